@@ -1,0 +1,32 @@
+# Every target does its own set-up: an environment in .venv, made once and renewed when pyproject.toml changes.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: run test test-slow lint clean
+
+run: $(READY)            ## prepare the embedded digits, train on them, evaluate
+	$(BIN)/python main.py
+
+test: $(READY)           ## everything that CI runs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-slow: $(READY)      ## minutes to an hour; tests that need real images skip where there are none
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)           ## format in place, then check style and types
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/pyright
+
+clean:                   ## remove the environment and every run
+	rm -rf .venv runs
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxcnn needs Python 3.11 or later; try make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)

@@ -1,0 +1,45 @@
+"""GoogLeNet with its two auxiliary heads (Szegedy et al. 2014), on ImageNet.
+
+COMMAND   python main.py --config=configs/googlenet.py
+PAPER     10.07 % top-5 error on the validation set (Table 3: one net, one crop)
+MEMORY    see the dry run: python main.py --config=configs/googlenet.py --dry_run
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "seed": 0,
+            "epochs": 250.0,  # unstated; BVLC bvlc_googlenet: 10 M iterations of 32
+            "batch_size": 32,  # unstated; BVLC bvlc_googlenet
+            "model": {"name": "googlenet"},
+            "data": {"source": "tfds:imagenet2012"},
+            "augment": {
+                "scale": (
+                    256,
+                    256,
+                ),  # unstated for BVLC's recipe; the paper's own sampling is by area and aspect
+                "flip": True,  # unstated; BVLC bvlc_googlenet
+                "mean": (
+                    123.0,
+                    117.0,
+                    104.0,
+                ),  # section 5 says mean subtraction; figures: BVLC bvlc_googlenet
+            },
+            "loss": {"auxiliary_weight": 0.3},  # section 5
+            "optim": {
+                "name": "momentum",
+                "momentum": 0.9,  # section 6
+                "weight_decay": 2e-4,  # unstated; BVLC bvlc_googlenet
+            },
+            "schedule": {
+                "name": "exponential",
+                "rate": 0.01,  # unstated; BVLC bvlc_googlenet
+                "factor": 0.96,  # section 6
+                "every": 8.0,  # section 6
+            },
+            "evals": ({"name": "centre", "scale": 256, "every_epochs": 1.0},),
+        }
+    )

@@ -1,0 +1,16 @@
+"""VGG A-LRN, 11 layers (Simonyan & Zisserman 2014), on ImageNet.
+
+COMMAND   python main.py --config=configs/vgg_a_lrn.py
+PAPER     29.7 % top-1 and 10.5 % top-5 error on the validation set (Table 3: S = Q = 256, dense)
+MEMORY    see the dry run: python main.py --config=configs/vgg_a_lrn.py --dry_run
+"""
+
+from ml_collections import ConfigDict
+
+from configs import vgg_a
+
+
+def get_config() -> ConfigDict:
+    config = vgg_a.get_config()
+    config.update({"model": {"column": "A-LRN"}})  # Table 1
+    return config

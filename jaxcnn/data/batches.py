@@ -1,0 +1,200 @@
+"""The iterator over batches, and the threads behind it.
+
+A pool of threads reads and decodes ahead; the consumer takes the results back in order and forms
+the batch, so what a batch holds does not depend on the threads. Memory is bounded: at most
+`prefetch` + 1 batches of decoded rows exist at a time, and the encoded bytes of the rows in work.
+"""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+
+from .crops import View
+from .decode import decode_view, load_tensorflow
+from .errors import CorruptImage, DataError
+from .order import Row
+from .source import Source
+
+_LOGGER = logging.getLogger(__name__)
+
+# What stands for an image that cannot be read.
+MID_GREY = 128
+# More than this share of corrupt images, once there are this many, is a broken data set.
+_CORRUPT_SHARE, _CORRUPT_COUNT = 0.01, 10
+
+
+class Batch(TypedDict):
+    """One batch, or one process's rows of it: numpy arrays, B rows.
+
+    image: uint8[B,H,W,3], RGB. label: int32[B]. id: int32[B], position in the source's split, -1
+    for padding. epoch: int32[B]. box: int32[B,4], (top, left, height, width) of the view in the
+    rescaled image. mask: bool[B], False for rows that count for nothing: padding, and in training
+    images that could not be read.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    id: np.ndarray
+    epoch: np.ndarray
+    box: np.ndarray
+    mask: np.ndarray
+
+
+class _Loaded(NamedTuple):
+    image: np.ndarray | None
+    label: int
+    box: tuple[int, int, int, int]
+    problem: str = ""
+
+
+# (image height, image width, epoch, id) -> the view wanted.
+Choose = Callable[[int, int, int, int], View]
+
+
+class Batches:
+    """An iterator over batches, with the threads behind it. Use it in a `with`, or `close()` it.
+
+    `corrupt` lists the names of the images that could not be read so far, each once, in the order
+    of the stream.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        rows: Iterator[list[Row]],
+        choose: Choose,
+        image_size: int,
+        threads: int,
+        prefetch: int,
+        *,
+        mask_corrupt: bool,
+    ):
+        self.corrupt: list[str] = []
+        self._source = source
+        self._ids = source.ids
+        self._rows = rows
+        self._choose = choose
+        self._image_size = image_size
+        self._mask_corrupt = mask_corrupt
+        self._prefetch = prefetch
+        self._drawn = self._corrupt_drawn = 0
+        self._closed = False
+        self._pending: deque[tuple[list[Row], deque[Future[_Loaded] | None]]] = deque()
+        # Imported here, once: threads must not race for it, and its failure belongs to the caller.
+        load_tensorflow()
+        self._pool = ThreadPoolExecutor(threads or available_cores(), "jaxcnn-data")
+        self._fill()  # the first batches are decoded while the caller compiles its step
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> Batch:
+        if self._closed:
+            raise StopIteration
+        try:
+            self._fill()
+            if not self._pending:
+                raise StopIteration
+            rows, futures = self._pending.popleft()
+            batch = self._form(rows, futures)
+        except BaseException:
+            self.close()
+            raise
+        return batch
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the threads and drops what they prepared. May be called more than once."""
+        self._closed = True
+        self._pending.clear()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _fill(self) -> None:
+        while len(self._pending) <= self._prefetch:
+            rows = next(self._rows, None)
+            if rows is None:
+                return
+            futures: deque[Future[_Loaded] | None] = deque(self._submit(row) for row in rows)
+            self._pending.append((rows, futures))
+
+    def _submit(self, row: Row) -> "Future[_Loaded] | None":
+        if row.position < 0:
+            return None
+        identity = int(self._ids[row.position])
+        return self._pool.submit(_load, self._source, row, identity, self._choose)
+
+    def _form(self, rows: list[Row], futures: "deque[Future[_Loaded] | None]") -> Batch:
+        count, side = len(rows), self._image_size
+        batch = Batch(
+            image=np.zeros((count, side, side, 3), np.uint8),
+            label=np.zeros(count, np.int32),
+            id=np.full(count, -1, np.int32),
+            epoch=np.array([row.epoch for row in rows], np.int32),
+            box=np.zeros((count, 4), np.int32),
+            mask=np.zeros(count, np.bool_),
+        )
+        for i, row in enumerate(rows):
+            # Taken out of the queue, so that the row's pixels live on in the batch alone.
+            future = futures.popleft()
+            if future is None:
+                continue
+            loaded = future.result()
+            self._drawn += 1
+            batch["label"][i] = loaded.label
+            batch["id"][i] = self._ids[row.position]
+            if loaded.image is None:
+                self._note_corrupt(row.position, loaded.problem)
+                batch["image"][i] = MID_GREY
+                batch["box"][i] = (0, 0, side, side)
+                batch["mask"][i] = not self._mask_corrupt
+            else:
+                batch["image"][i] = loaded.image
+                batch["box"][i] = loaded.box
+                batch["mask"][i] = True
+        return batch
+
+    def _note_corrupt(self, position: int, problem: str) -> None:
+        name = self._source.name(position)
+        self._corrupt_drawn += 1
+        if name not in self.corrupt:
+            self.corrupt.append(name)
+            treatment = "left out of the loss" if self._mask_corrupt else "judged as mid-grey"
+            _LOGGER.warning("cannot read image %s: %s; it is %s", name, problem, treatment)
+        share = self._corrupt_drawn / self._drawn
+        if self._corrupt_drawn >= _CORRUPT_COUNT and share > _CORRUPT_SHARE:
+            raise DataError(
+                f"{self._corrupt_drawn} of the first {self._drawn} images cannot be read, more "
+                f"than {_CORRUPT_SHARE:.0%}: the data set is damaged or is not what its name says; "
+                f"the first ones are {', '.join(self.corrupt[:5])}; prepare or copy it again"
+            )
+
+
+def _load(source: Source, row: Row, identity: int, choose: Choose) -> _Loaded:
+    """One row, in a worker thread: read, decode the view. Nothing here knows of the batch."""
+    label = -1
+    try:
+        data, label = source.read(row.position)
+        pixels, view = decode_view(
+            data, lambda height, width: choose(height, width, row.epoch, identity)
+        )
+    except CorruptImage as error:
+        known = label if error.label is None else error.label
+        return _Loaded(None, known, (0, 0, 0, 0), str(error))
+    return _Loaded(pixels, label, view.box)
+
+
+def available_cores() -> int:
+    """Cores that this process may use, which a container or a scheduler may have limited."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

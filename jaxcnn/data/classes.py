@@ -1,0 +1,33 @@
+"""ImageNet's 1000 classes: index, WNID, name, in the order of the sorted WNIDs.
+
+That order is TFDS's and torchvision's; the ILSVRC development kit's own numbers differ from it.
+"""
+
+import functools
+import importlib.resources
+from typing import NamedTuple
+
+
+class ImageNetClass(NamedTuple):
+    index: int
+    wnid: str
+    name: str
+
+
+@functools.cache
+def class_table() -> tuple[ImageNetClass, ...]:
+    """The 1000 classes; row i has index i. Names are unique: the two cranes are told apart."""
+    text = (importlib.resources.files("jaxcnn.data") / "imagenet_classes.tsv").read_text("utf-8")
+    rows = (line.split("\t") for line in text.splitlines()[1:])
+    return tuple(ImageNetClass(int(index), wnid, name) for index, wnid, name in rows)
+
+
+@functools.cache
+def _name_by_wnid() -> dict[str, str]:
+    return {row.wnid: row.name for row in class_table()}
+
+
+def display_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names to show to a reader: a WNID's name from the table, any other name as it is."""
+    names = _name_by_wnid()
+    return tuple(names.get(name, name) for name in class_names)

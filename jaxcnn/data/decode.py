@@ -1,0 +1,207 @@
+"""Encoded bytes to the pixels of one view.
+
+One policy for training, evaluation and prediction:
+
+* the format is told from the bytes, never from the file's name (one "JPEG" of ImageNet is a PNG);
+* colour comes out as 8-bit RGB: grey is repeated, CMYK converted, alpha dropped, 16 bits shifted
+  to 8, and of an animation the first frame is taken;
+* the EXIF rotation is ignored, as it was when the papers' images were decoded;
+* the rescale is bilinear with antialiasing (Pillow's BILINEAR);
+* sizes are read from the header, and more than `MAX_PIXELS` are refused before decoding.
+
+A JPEG is decoded only in the view's window plus the filter's margin. The result equals a full
+decode, rescale and crop to within one grey level (two at one value in a million).
+"""
+
+import functools
+import io
+import math
+import os
+import struct
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from .crops import View
+from .errors import CorruptImage, DataError
+
+MAX_PIXELS = 100_000_000
+
+# Start-of-frame markers: 0xC0..0xCF without DHT (C4), JPG (C8) and DAC (CC).
+_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Markers without a length: TEM and the restart markers.
+_BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})
+_PILLOW_FORMATS = ("PNG", "GIF", "BMP", "WEBP")
+# Beyond the bilinear filter's reach: chroma upsampling at the window's edge looks at neighbours.
+_CHROMA_MARGIN = 4
+
+
+class JpegHeader(NamedTuple):
+    height: int
+    width: int
+    components: int
+
+
+@functools.cache
+def load_tensorflow() -> Any:
+    """The tensorflow module, imported on first use, with accelerators hidden from it.
+
+    Raises:
+      DataError: TensorFlow was started earlier in this process and holds an accelerator.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Neither TensorFlow nor TFDS shall look for a cloud that is not there.
+    os.environ.setdefault("NO_GCE_CHECK", "true")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import tensorflow as tf
+    for kind in ("GPU", "TPU"):
+        try:
+            tf.config.set_visible_devices([], kind)
+        except RuntimeError as error:
+            if tf.config.get_visible_devices(kind):
+                raise DataError(
+                    f"TensorFlow already holds a {kind} of this process, which JAX needs; import "
+                    "jaxcnn.data before any other TensorFlow code, or install tensorflow-cpu"
+                ) from error
+    return tf
+
+
+def decode_view(
+    data: bytes, choose: Callable[[int, int], View]
+) -> tuple[UInt8[np.ndarray, "side side 3"], View]:
+    """The pixels of the view that `choose(height, width)` asks for, and that view.
+
+    Raises:
+      CorruptImage: not an image of a known format, truncated, broken, or too large.
+    """
+    if not data:
+        raise CorruptImage("the file is empty")
+    if data[:2] == b"\xff\xd8":
+        header = jpeg_header(data)
+        _check_size(header.height, header.width)
+        view = choose(header.height, header.width)
+        # TensorFlow rounds in its own way from CMYK; both know Adobe's inverted inks.
+        if header.components == 4:
+            return _rescale(_decode_with_pillow(data, ("JPEG",)), view, (0, 0)), view
+        return _rescale(*_decode_jpeg_window(data, view)), view
+    image = _decode_with_pillow(data, _PILLOW_FORMATS)
+    view = choose(image.height, image.width)
+    return _rescale(image, view, (0, 0)), view
+
+
+def jpeg_header(data: bytes) -> JpegHeader:
+    """Size and number of components from a JPEG's frame header, and a check that it is whole.
+
+    Inside the scan data an end marker cannot occur, so a file without one after the first scan's
+    start is truncated. The check makes truncation visible whatever part of the image is decoded.
+
+    Raises:
+      CorruptImage: no frame header, or no end marker.
+    """
+    position = 2
+    header = None
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:  # stray bytes between segments; decoders step over them too
+            position = data.find(b"\xff", position)
+            if position < 0:
+                break
+            continue
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker in _BARE_MARKERS:
+            position += 2
+            continue
+        if marker == 0xDA and header is not None:
+            if data.rfind(b"\xff\xd9", position) < 0:
+                raise CorruptImage("truncated JPEG: no end-of-image marker")
+            return header
+        if marker in _FRAME_MARKERS and position + 10 <= len(data):
+            height, width, components = struct.unpack_from(">HHB", data, position + 5)
+            header = JpegHeader(height, width, components)
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    raise CorruptImage("truncated JPEG: the file ends before its first scan")
+
+
+def _check_size(height: int, width: int) -> None:
+    if height <= 0 or width <= 0:
+        raise CorruptImage(f"the header gives a size of {width} x {height} pixels")
+    if height * width > MAX_PIXELS:
+        raise CorruptImage(
+            f"the header gives {width} x {height} pixels, over the limit of {MAX_PIXELS:,}"
+        )
+
+
+def _decode_with_pillow(data: bytes, formats: tuple[str, ...]) -> Image.Image:
+    # Pillow's plugins raise a dozen unrelated types on malformed files.
+    try:
+        image = Image.open(io.BytesIO(data), formats=formats)
+        _check_size(image.height, image.width)
+        image.load()
+        return _as_rgb(image)
+    except CorruptImage:
+        raise
+    except Image.UnidentifiedImageError:
+        raise CorruptImage(
+            f"not a readable JPEG, PNG, GIF, BMP or WebP image (first bytes: {data[:4].hex(' ')})"
+        ) from None
+    except Exception as error:
+        raise CorruptImage(f"broken {'/'.join(formats)}: {error}") from error
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        # 16-bit grey; Pillow's own conversion would clip at 255 instead of shifting.
+        wide = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((np.clip(wide, 0, 65535) >> 8).astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _source_box(view: View) -> tuple[float, float, float, float]:
+    """(left, upper, right, lower) of the view in pixels of the image before the rescale."""
+    across, down = view.image_width / view.width, view.image_height / view.height
+    left, top = view.left * across, view.top * down
+    right = min((view.left + view.side) * across, float(view.image_width))
+    bottom = min((view.top + view.side) * down, float(view.image_height))
+    return left, top, right, bottom
+
+
+def _decode_jpeg_window(data: bytes, view: View) -> tuple[Image.Image, View, tuple[int, int]]:
+    tf = load_tensorflow()
+    left, top, right, bottom = _source_box(view)
+    # The bilinear filter reaches one output pixel to each side, at least one input pixel.
+    across = math.ceil(max(1.0, view.image_width / view.width)) + _CHROMA_MARGIN
+    down = math.ceil(max(1.0, view.image_height / view.height)) + _CHROMA_MARGIN
+    first_row, first_column = max(0, math.floor(top) - down), max(0, math.floor(left) - across)
+    last_row = min(view.image_height, math.ceil(bottom) + down)
+    last_column = min(view.image_width, math.ceil(right) + across)
+    window = [first_row, first_column, last_row - first_row, last_column - first_column]
+    try:
+        pixels = tf.raw_ops.DecodeAndCropJpeg(
+            contents=data,
+            crop_window=np.array(window, np.int32),
+            channels=3,
+            dct_method="INTEGER_ACCURATE",
+        ).numpy()
+    except tf.errors.InvalidArgumentError as error:
+        raise CorruptImage(f"broken JPEG: {str(error).splitlines()[0][:200]}") from error
+    return Image.fromarray(pixels), view, (first_row, first_column)
+
+
+def _rescale(image: Image.Image, view: View, origin: tuple[int, int]) -> np.ndarray:
+    """The view's pixels from an image whose first pixel is pixel `origin` of the whole one."""
+    left, top, right, bottom = _source_box(view)
+    row, column = origin
+    box = (left - column, top - row, right - column, bottom - row)
+    scaled = image.resize((view.side, view.side), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(scaled)

@@ -1,0 +1,117 @@
+"""ImageNet (ILSVRC 2012) from its two tar files to a prepared TFDS data set."""
+
+import hashlib
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from .errors import DataError
+from .prepared import find_prepared, load_tfds
+
+NAME, VERSION = "imagenet2012", "5.1.0"
+
+
+class Tar(NamedTuple):
+    """What is publicly known of one of the two files."""
+
+    size: int
+    sha256: str
+
+
+TARS: Mapping[str, Tar] = {
+    "ILSVRC2012_img_train.tar": Tar(
+        147_897_477_120, "b08200a27a8e34218a0e58fde36b0fe8f73bc377f4acea2d91602057c3ca45bb"
+    ),
+    "ILSVRC2012_img_val.tar": Tar(
+        6_744_924_160, "c7e06a6c0baccf06d8dbeb6577d71efff84673a5dbdd50633ab44f8ea0456ae0"
+    ),
+}
+
+
+def check_tars(folder: Path, expected: Mapping[str, Tar] = TARS, *, checksums: bool) -> None:
+    """Checks names and sizes, and with `checksums` (an hour or so) the contents.
+
+    Raises:
+      DataError: says all that is wrong at once.
+    """
+    problems = []
+    for name, tar in expected.items():
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"no file {path}")
+        elif path.stat().st_size != tar.size:
+            problems.append(f"{path} has {path.stat().st_size:,} bytes, expected {tar.size:,}")
+        elif checksums and _sha256(path) != tar.sha256:
+            problems.append(f"{path} has the right size but another SHA-256 than {tar.sha256}")
+    if problems:
+        raise DataError(
+            f"{'; '.join(problems)}; register at https://image-net.org/download-images, download "
+            f"{' and '.join(expected)} in full, leave them packed, and name their folder with "
+            "--tars=DIR"
+        )
+
+
+def check_disk(data_dir: Path, needed: int) -> None:
+    """Raises DataError unless the disk that will hold `data_dir` has `needed` bytes free."""
+    place = data_dir.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise DataError(
+            f"{place} has {free / 1e9:.0f} GB free, the prepared data set needs "
+            f"{needed / 1e9:.0f} GB beside the tars; free some, or name another disk with "
+            "--data_dir=DIR"
+        )
+
+
+def prepare_imagenet(
+    tars: Path, data_dir: Path, expected: Mapping[str, Tar] = TARS, *, checksums: bool = False
+) -> Path:
+    """Writes the data set under `data_dir`, unless it is there; returns its folder.
+
+    TFDS writes into a folder of another name and renames it at the end. An interrupted run leaves
+    nothing that could be taken for the data set, and starts from the beginning the next time.
+
+    Raises:
+      DataError: the tars or the disk do not suffice.
+    """
+    found = find_prepared(f"{NAME}:{VERSION}", data_dir)
+    if found is not None:
+        print(f"{NAME} is already prepared in {found}")
+        return found
+    check_tars(tars, expected, checksums=checksums)
+    size = sum(tar.size for tar in expected.values())
+    check_disk(data_dir, size)
+    _mention_leftovers(data_dir / NAME)
+    # Read the tars; write and read the shuffle's files; write the records.
+    print(
+        f"preparing {NAME} in {data_dir}: {size / 1e9:.0f} GB of records beside the tars; "
+        f"{4 * size / 1e9:.0f} GB pass through the disk, {4 * size / 1e8 / 3600:.1f} hours at "
+        "100 MB/s",
+        flush=True,
+    )
+    tfds = load_tfds()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        builder = tfds.builder(f"{NAME}:{VERSION}", data_dir=str(data_dir))
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(manual_dir=str(tars.absolute())),
+            file_format="tfrecord",
+        )
+    return data_dir / NAME / VERSION
+
+
+def _mention_leftovers(parent: Path) -> None:
+    if parent.is_dir():
+        for entry in sorted(parent.iterdir()):
+            if "incomplete" in entry.name:
+                print(f"{entry} was left by an interrupted run and can be deleted")
+
+
+def _sha256(path: Path) -> str:
+    print(f"reading {path} to check its SHA-256", flush=True)
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

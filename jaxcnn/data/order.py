@@ -1,0 +1,93 @@
+"""Who comes when: keyed random words, the order of an epoch, and the rows of a step.
+
+Everything here is a pure function of (seed, epoch, id), so the order of images and the views drawn
+from them do not depend on hosts, threads or restarts. Only raw words of numpy's Philox counter are
+used: numpy promises their stability, whereas it may change the stream of `Generator`'s methods.
+"""
+
+import enum
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+_WORD = (1 << 64) - 1
+
+
+class Stream(enum.IntEnum):
+    """What a random word is for; two purposes never share words, whatever the seed."""
+
+    ORDER = 1
+    VIEW = 2
+    HELD_OUT = 3
+    SYNTHETIC = 4
+
+
+class Row(NamedTuple):
+    """One row of a batch: a position in the source (-1: padding) in an epoch."""
+
+    position: int
+    epoch: int
+
+
+PADDING = Row(-1, 0)
+
+
+def random_words(stream: Stream, seed: int, epoch: int, identity: int, count: int) -> np.ndarray:
+    """uint64[count], a function of the arguments alone."""
+    generator = np.random.Philox(
+        key=np.array([seed & _WORD, int(stream)], np.uint64),
+        counter=np.array([0, 0, epoch, identity], np.uint64),
+    )
+    return np.asarray(generator.random_raw(count), np.uint64)
+
+
+def permutation(stream: Stream, seed: int, epoch: int, size: int) -> np.ndarray:
+    """int64[size]: a permutation of 0..size-1, a function of the arguments alone."""
+    return np.argsort(random_words(stream, seed, epoch, 0, size), kind="stable")
+
+
+def train_rows(
+    size: int,
+    *,
+    seed: int,
+    batch_size: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[list[Row]]:
+    """This process's rows of each global batch from `start_step` on, for ever.
+
+    Stream position p = step * batch_size + i holds epoch p // size and, in it, example
+    permutation(seed, epoch)[p % size]; process h of P has the rows i of
+    [h * batch_size / P, (h + 1) * batch_size / P). A batch may span two or more epochs.
+    """
+    local = batch_size // process_count
+    orders: dict[int, np.ndarray] = {}
+    step = start_step
+    while True:
+        first = step * batch_size + process_index * local
+        epochs = range(first // size, (first + local - 1) // size + 1)
+        orders = {
+            epoch: orders[epoch]
+            if epoch in orders
+            else permutation(Stream.ORDER, seed, epoch, size)
+            for epoch in epochs
+        }
+        yield [
+            Row(int(orders[p // size][p % size]), p // size) for p in range(first, first + local)
+        ]
+        step += 1
+
+
+def eval_rows(
+    size: int, *, batch_size: int, process_index: int = 0, process_count: int = 1
+) -> Iterator[list[Row]]:
+    """This process's rows of ceil(size / batch_size) batches; the last one is padded.
+
+    Every process gets the same number of batches, so none waits for another in a collective.
+    """
+    local = batch_size // process_count
+    for start in range(0, size, batch_size):
+        first = start + process_index * local
+        yield [Row(p, 0) if p < size else PADDING for p in range(first, first + local)]

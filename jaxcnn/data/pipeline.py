@@ -1,0 +1,174 @@
+"""From a source to batches of uint8 views: the training stream, one pass, one file."""
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from .batches import Batches
+from .crops import View, centre_view, random_view
+from .decode import decode_view
+from .errors import CorruptImage, DataError
+from .order import eval_rows, train_rows
+from .source import Source
+
+
+def train_batches(
+    source: Source,
+    *,
+    seed: int,
+    batch_size: int,
+    image_size: int,
+    scale: Sequence[int] = (256, 256),
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 0,
+    prefetch: int = 2,
+) -> Batches:
+    """The training stream from step `start_step` on, without end.
+
+    Stream position p = step * batch_size + i holds epoch p // N and example
+    permutation(seed, epoch)[p % N]: nothing is dropped or repeated at an epoch's end, and the
+    batch of a step depends on neither threads, processes nor restarts. Views are random crops at
+    a random scale (VGG 3.1), keyed by (seed, epoch, id).
+
+    Args:
+      source: where the images come from.
+      seed: of the order and the views.
+      batch_size: rows of the *global* batch; this process gets batch_size / process_count.
+      image_size: side of the square views in pixels.
+      scale: smallest and largest training scale S, both included.
+      start_step: first step to produce; a resumed run continues as if never stopped.
+      process_index: this process's place among `process_count`.
+      process_count: number of processes that share each batch.
+      threads: decoding threads; 0 for one a core.
+      prefetch: batches decoded ahead.
+
+    Raises:
+      DataError: the arguments do not fit each other or the source.
+    """
+    _check(source, batch_size, process_index, process_count, threads, prefetch)
+    low, high = _check_scale(scale, image_size)
+    if batch_size > len(source):
+        raise DataError(
+            f"batch_size={batch_size} but there are only {len(source)} training images: the "
+            f"largest batch is {len(source)}; set --config.batch_size={len(source)} or less"
+        )
+    if start_step < 0:
+        raise DataError(f"start_step={start_step}: expected 0 or more")
+    rows = train_rows(
+        len(source),
+        seed=seed,
+        batch_size=batch_size,
+        start_step=start_step,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+    def choose(height: int, width: int, epoch: int, identity: int) -> View:
+        return random_view(
+            height,
+            width,
+            scale=(low, high),
+            image_size=image_size,
+            seed=seed,
+            epoch=epoch,
+            identity=identity,
+        )
+
+    return Batches(source, rows, choose, image_size, threads, prefetch, mask_corrupt=True)
+
+
+def eval_batches(
+    source: Source,
+    *,
+    scale: int,
+    image_size: int,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 0,
+    prefetch: int = 2,
+) -> Batches:
+    """Every image once, in the source's order: the centre crop of side `image_size` after the
+    rescale of the shorter side to `scale`.
+
+    The last batch is padded with rows of id -1 and mask False, and every process gets the same
+    number of batches, so the masks of all processes sum to len(source). An image that cannot be
+    read keeps mask True: it is judged as grey. Arguments and errors as in `train_batches`.
+    """
+    _check(source, batch_size, process_index, process_count, threads, prefetch)
+    _check_scale((scale, scale), image_size)
+    rows = eval_rows(
+        len(source),
+        batch_size=batch_size,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+    def choose(height: int, width: int, epoch: int, identity: int) -> View:  # noqa: ARG001
+        return centre_view(height, width, scale=scale, image_size=image_size)
+
+    return Batches(source, rows, choose, image_size, threads, prefetch, mask_corrupt=False)
+
+
+def preprocess(
+    path: str | os.PathLike, *, scale: int, image_size: int
+) -> UInt8[np.ndarray, "1 side side 3"]:
+    """One image file as evaluation sees it: uint8[1, image_size, image_size, 3].
+
+    Raises:
+      DataError: the file is missing or is no readable image.
+    """
+    _check_scale((scale, scale), image_size)
+    try:
+        data = Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"cannot read the image {path}: {error.strerror}; give the path of a JPEG, PNG, GIF, "
+            "BMP or WebP file"
+        ) from error
+    choose = functools.partial(centre_view, scale=scale, image_size=image_size)
+    try:
+        pixels, _ = decode_view(data, choose)
+    except CorruptImage as error:
+        raise DataError(f"cannot decode the image {path}: {error}") from error
+    return pixels[None]
+
+
+def _check(
+    source: Source,
+    batch_size: int,
+    process_index: int,
+    process_count: int,
+    threads: int,
+    prefetch: int,
+) -> None:
+    if len(source) == 0:
+        raise DataError("the source holds no images")
+    if batch_size < 1 or batch_size % process_count:
+        raise DataError(
+            f"batch_size={batch_size} does not split over {process_count} processes: give a "
+            f"positive multiple of {process_count}"
+        )
+    if not 0 <= process_index < process_count:
+        raise DataError(f"process_index={process_index}: expected 0 to {process_count - 1}")
+    if threads < 0 or prefetch < 0:
+        raise DataError(f"threads={threads}, prefetch={prefetch}: expected 0 or more")
+
+
+def _check_scale(scale: Sequence[int], image_size: int) -> tuple[int, int]:
+    if len(scale) != 2:
+        raise DataError(f"scale={scale}: expected (smallest, largest), for example (256, 512)")
+    low, high = scale
+    if not 1 <= image_size <= low <= high:
+        raise DataError(
+            f"scale=({low}, {high}) with image_size={image_size}: the shorter side is rescaled to "
+            f"the scale and must hold the crop; expected {image_size} <= smallest <= largest, for "
+            f"example scale=({max(image_size, 1)}, {max(image_size, high)})"
+        )
+    return low, high

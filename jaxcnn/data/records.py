@@ -1,0 +1,162 @@
+"""Where each record of a set of TFRecord files lies, so that any one can be read by itself.
+
+A TFRecord file is a row of records: length (uint64, little-endian), its checksum (uint32), the
+bytes, their checksum (uint32). The walk over the lengths is done once and kept in a file.
+"""
+
+import dataclasses
+import hashlib
+import os
+import struct
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from .errors import DataError
+
+_HEADER, _FOOTER = 12, 4
+# Reading lengths waits for the disk, not for a core.
+_WALKERS = 16
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecordIndex:
+    """shard (int32[N]), offset of the bytes (int64[N]) and their length (int64[N]) by record."""
+
+    shard: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+
+def index_records(shards: Sequence[Path], counts: Sequence[int], cache_name: str) -> RecordIndex:
+    """The index of `shards`, from its cache where that still fits them, else by a walk.
+
+    The cache is a .npz named after `cache_name` beside the shards or, where that is not writable,
+    under $XDG_CACHE_HOME/jaxcnn (~/.cache/jaxcnn). It holds the shards' names and sizes and is not
+    used when one differs.
+
+    Args:
+      shards: paths of the TFRecord files, in order.
+      counts: number of records that each must have.
+      cache_name: name of the split.
+
+    Raises:
+      DataError: a shard is missing, cut short or has another number of records.
+    """
+    sizes = _sizes(shards)
+    names = np.array([shard.name for shard in shards])
+    places = _cache_places(shards[0].parent, cache_name)
+    for place in places:
+        index = _load(place, names, sizes, sum(counts))
+        if index is not None:
+            return index
+    with ThreadPoolExecutor(min(_WALKERS, len(shards))) as pool:
+        walks = list(pool.map(_walk, shards, counts))
+    index = RecordIndex(
+        np.repeat(np.arange(len(shards), dtype=np.int32), counts),
+        np.concatenate([offset for offset, _ in walks]),
+        np.concatenate([length for _, length in walks]),
+    )
+    for place in places:
+        if _save(place, index, names, sizes):
+            break
+    return index
+
+
+def read_record(shard: Path, offset: int, length: int, name: str) -> bytes:
+    """The bytes of one record; safe from many threads.
+
+    The file is opened for each read: ImageNet has 1,088 of them, more than many systems let a
+    process keep open, and opening takes microseconds.
+
+    Raises:
+      DataError: the file is not the one that was indexed.
+      OSError: it cannot be read.
+    """
+    file = os.open(shard, os.O_RDONLY)
+    try:
+        data = os.pread(file, _HEADER + length, offset - _HEADER)
+    finally:
+        os.close(file)
+    if len(data) != _HEADER + length or struct.unpack_from("<Q", data)[0] != length:
+        raise DataError(
+            f"record {name} is not where the index says: the file changed after it was indexed; "
+            "start again, and prepare the data set again if this stays"
+        )
+    return data[_HEADER:]
+
+
+def _sizes(shards: Sequence[Path]) -> np.ndarray:
+    missing = [shard for shard in shards if not shard.is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(shards)} files of the data set are missing, the first is "
+            f"{missing[0]}; copy or prepare the data set again"
+        )
+    return np.array([shard.stat().st_size for shard in shards], np.int64)
+
+
+def _walk(shard: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    offsets, lengths = np.empty(count, np.int64), np.empty(count, np.int64)
+    size = shard.stat().st_size
+    file = os.open(shard, os.O_RDONLY)
+    try:
+        position = found = 0
+        while position < size and found < count:
+            header = os.pread(file, _HEADER, position)
+            if len(header) < _HEADER:
+                break
+            lengths[found] = length = struct.unpack_from("<Q", header)[0]
+            offsets[found] = position + _HEADER
+            position += _HEADER + length + _FOOTER
+            found += 1
+    finally:
+        os.close(file)
+    if found != count or position != size:
+        raise DataError(
+            f"{shard} is damaged: expected {count} records that fill its {size} bytes, found "
+            f"{found} that end at byte {position}; copy or prepare the data set again"
+        )
+    return offsets, lengths
+
+
+def _cache_places(folder: Path, cache_name: str) -> list[Path]:
+    name = f"jaxcnn-index-{cache_name}.npz"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxcnn"
+    key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    return [folder / name, home / key / name]
+
+
+def _load(place: Path, names: np.ndarray, sizes: np.ndarray, total: int) -> RecordIndex | None:
+    try:
+        with open(place, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            index = RecordIndex(file["shard"], file["offset"], file["length"])
+            same = np.array_equal(file["names"], names) and np.array_equal(file["sizes"], sizes)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None  # absent, or cut short; it is made again
+    return index if same and len(index) == total else None
+
+
+def _save(place: Path, index: RecordIndex, names: np.ndarray, sizes: np.ndarray) -> bool:
+    """Writes the cache in one move, so that no other process sees half of it."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
+            try:
+                np.savez(file, names=names, sizes=sizes, **dataclasses.asdict(index))
+                file.flush()
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, place)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,151 @@
+"""Sources: indexable tables of encoded images, and how a name opens one."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from .errors import DataError
+from .order import Stream, permutation
+
+
+@runtime_checkable
+class Source(Protocol):
+    """An indexable table of encoded images.
+
+    `ids` is int64[len]: each example's position in the split it comes from, which stays the same
+    when a slice is held out; it is computed at each access. `class_names[label]` names a label.
+    """
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def ids(self) -> np.ndarray: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """The encoded bytes and the label of example `index`. Safe to call from many threads.
+
+        Raises:
+          CorruptImage: the bytes of this example cannot be read.
+        """
+        ...
+
+    def name(self, index: int) -> str:
+        """Where example `index` comes from, for messages: a path, or shard#record."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subset:
+    """The examples `indices` (int64[n]) of another source, in that order."""
+
+    base: Source
+    indices: np.ndarray
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.base.class_names
+
+    @property
+    def ids(self) -> np.ndarray:
+        return self.base.ids[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        return self.base.read(int(self.indices[index]))
+
+    def name(self, index: int) -> str:
+        return self.base.name(int(self.indices[index]))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+    """What one data set gives: a training source without the held-out slice, and the rest.
+
+    `held_out` drives the plateau rule and the choice of the best checkpoint; `evaluation` is the
+    reported split and chooses nothing; `eval_split` is its name. `description` is one line for the
+    log.
+    """
+
+    train: Source
+    held_out: Source | None
+    evaluation: Source
+    eval_split: str
+    class_names: tuple[str, ...]
+    description: str
+
+
+def default_data_dir() -> Path:
+    """$TFDS_DATA_DIR, else ~/tensorflow_datasets: where TFDS itself looks."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def open_data(
+    source: str,
+    data_dir: str = "",
+    held_out: int = 0,
+    train_split: str = "train",
+    eval_split: str = "",
+) -> Data:
+    """Opens a data set by name; never downloads.
+
+    Args:
+      source: 'tfds:NAME' (a TFDS data set prepared under `data_dir`), 'folder:PATH' (train/ and
+        val/ with a folder a class, or ImageNet's flat val/), 'synthetic' (1000 classes) or
+        'synthetic:K' (K classes that a small net learns in seconds).
+      data_dir: where prepared data sets lie; '' for $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      held_out: number of training examples set apart by a fixed permutation, the same for every
+        seed, and removed from `train`.
+      train_split: split (TFDS) or folder to train on.
+      eval_split: split or folder to report on; '' for 'validation', else 'test' (TFDS), or 'val'
+        (folder).
+
+    Raises:
+      DataError: the data is missing or cannot be used; the message says what to do.
+    """
+    # Each kind is imported when asked for, so that none pays for another's libraries.
+    kind, _, argument = source.partition(":")
+    if kind == "tfds" and argument:
+        from .prepared import open_prepared
+
+        root = Path(data_dir).expanduser() if data_dir else default_data_dir()
+        opened = open_prepared(argument, root, train_split, eval_split)
+    elif kind == "folder" and argument:
+        from .folder import open_folder
+
+        root = Path(argument).expanduser()
+        opened = open_folder(root, train_split, eval_split or "val")
+    elif kind == "synthetic":
+        from .synthetic import open_synthetic
+
+        opened = open_synthetic(argument)
+    else:
+        raise DataError(
+            f"unknown data source {source!r}: expected 'tfds:NAME' (for example 'tfds:imagenet2012'"
+            " or 'tfds:digits'), 'folder:PATH', 'synthetic' or 'synthetic:K'"
+        )
+    train, evaluation, eval_split, description = opened
+    kept, apart = split_held_out(train, held_out)
+    if apart is not None:
+        description += f", {len(apart)} of train held out"
+    return Data(kept, apart, evaluation, eval_split, train.class_names, description)
+
+
+def split_held_out(train: Source, count: int) -> tuple[Source, Source | None]:
+    """(train without `count` examples, those examples or None), by a permutation fixed for ever."""
+    if count == 0:
+        return train, None
+    if not 0 < count < len(train):
+        raise DataError(
+            f"data.held_out={count} but the training split has {len(train)} examples: give a "
+            f"number from 0 to {len(train) - 1}"
+        )
+    order = permutation(Stream.HELD_OUT, 0, 0, len(train))
+    return Subset(train, np.sort(order[count:])), Subset(train, np.sort(order[:count]))

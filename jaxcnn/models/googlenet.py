@@ -1,0 +1,244 @@
+"""GoogLeNet (Szegedy et al. 2014, arXiv 1409.4842v1): Table 1, Figure 3 and section 5."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxcnn.models import initialisers, ops
+from jaxcnn.models.layers import (
+    AveragePool,
+    Conv,
+    Dropout,
+    FullyConnected,
+    LocalResponseNorm,
+    MaxPool,
+    Sizes,
+    out_sizes,
+)
+from jaxcnn.models.net import Net, channels, map_side
+from jaxcnn.models.ops import Window
+
+
+class Widths(NamedTuple):
+    """The filter columns of Table 1 for one inception module."""
+
+    conv1x1: int
+    conv3x3_reduce: int
+    conv3x3: int
+    conv5x5_reduce: int
+    conv5x5: int
+    pool_proj: int
+
+
+INCEPTION = {
+    "3a": Widths(64, 96, 128, 16, 32, 32),
+    "3b": Widths(128, 128, 192, 32, 96, 64),
+    "4a": Widths(192, 96, 208, 16, 48, 64),
+    "4b": Widths(160, 112, 224, 24, 64, 64),
+    "4c": Widths(128, 128, 256, 24, 64, 64),
+    "4d": Widths(112, 144, 288, 32, 64, 64),
+    "4e": Widths(256, 160, 320, 32, 128, 128),
+    "5a": Widths(256, 160, 320, 32, 128, 128),
+    "5b": Widths(384, 192, 384, 48, 128, 128),
+}
+STEM_CHANNELS, CONV2_CHANNELS = 64, 192
+DEPTHWISE_MULTIPLIER = 8  # of the separable stem; Table 1's 2.7K parameters and 34M operations
+AUXILIARY_AFTER = ("4a", "4d")
+AUXILIARY_CHANNELS, HIDDEN = 128, 1024
+
+# Padding 3 of which Caffe's floor rule uses 3 and 2. SAME would be (2, 3), another function.
+CONV1 = Window(7, 2, 3, 2)
+# Caffe's ceil rule: a last window past the edge, whose padding is -inf.
+POOL = Window(3, 2, 0, 1)
+POOL_IN_MODULE = Window(3, 1, 1, 1)
+AUXILIARY_POOL = Window(5, 3)
+
+
+class GoogLeNet(Net):
+    """GoogLeNet.
+
+    Layers: conv1, pool1, norm1, conv2_reduce, conv2, norm2, pool2, inception_3a .. inception_5b
+    with pool3 and pool4 between, average_pool, fc; aux_4a and aux_4d when train. ReLU after every
+    convolution. The plain call gives two auxiliary logits when train=True, in the order 4a, 4d, and
+    none otherwise; their parameters are made by an init with train=True.
+
+    Fields. module: 'reduced', or 'naive' (Figure 2a: no 1x1 reductions, the pool passed through).
+    stem: 'conv', or 'separable' (conv1 as depthwise 7x7 and 1x1, what Table 1's figures for it
+    describe). head: 'average', or 'fully_connected', section 5's comparison, for which we choose
+    fc1 of 1024 over the whole map, as in the auxiliary heads. auxiliary: whether train=True has the
+    auxiliary heads. lrn and lrn_constants: the paper gives no constants; 'caffe' are BVLC's
+    (n 5, alpha 1e-4 over n, beta 0.75, k 1). dropout, aux_dropout: section 5. kernel_init and
+    init_bias: unstated in the paper; BVLC's "xavier" and 0.2, with 0 in the classifiers. For the
+    rest see `Net`.
+    """
+
+    dropout: float = 0.4
+    aux_dropout: float = 0.7
+    module: str = "reduced"
+    stem: str = "conv"
+    head: str = "average"
+    auxiliary: bool = True
+    lrn: bool = True
+    lrn_constants: str = "caffe"
+    kernel_init: str = "lecun_uniform"
+    init_bias: float = 0.2
+
+    choices: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "module": ("reduced", "naive"),
+        "stem": ("conv", "separable"),
+        "head": ("average", "fully_connected"),
+        "lrn_constants": tuple(ops.LRN_CONSTANTS),
+        "kernel_init": tuple(initialisers.FAN_SCALED),
+    }
+    rates: ClassVar[tuple[str, ...]] = ("dropout", "aux_dropout")
+
+    def trunk(self) -> tuple[Window, ...]:
+        return (CONV1, POOL, POOL, POOL, POOL)
+
+    @nn.compact
+    def run(self, images, sizes: Sizes, train: bool):
+        x, aux = images.astype(self.dtype), []
+        stem = nn.remat(_stem) if self.remat else _stem
+        inception = nn.remat(Inception) if self.remat else Inception
+        x, sizes = stem(self, x, sizes)
+        for name, widths in INCEPTION.items():
+            if name in ("4a", "5a"):
+                pool = MaxPool(POOL, name="pool3" if name == "4a" else "pool4")
+                x, sizes = pool(x, sizes), out_sizes(POOL, sizes)
+            x = inception(self.settings(), widths, self.module, name=f"inception_{name}")(x, sizes)
+            if name in AUXILIARY_AFTER and train and self.auxiliary:
+                head = Auxiliary(
+                    self.settings(),
+                    self.num_classes,
+                    self.auxiliary_pool(),
+                    self.aux_dropout,
+                    self.dropout_convention,
+                    name=f"aux_{name}",
+                )
+                aux.append(head(x, train))
+        x, sizes = _head(self, x, sizes, train)
+        return x, tuple(aux), sizes
+
+    def settings(self) -> "Settings":
+        return Settings(self.width, self.dtype, self.kernel_init, self.init_bias)
+
+    def auxiliary_pool(self) -> Window:
+        """5x5/3 (section 5), or the whole map where image_size leaves less than 5x5 of it."""
+        side = map_side(self.trunk()[:-1], self.image_size)
+        return AUXILIARY_POOL if side >= AUXILIARY_POOL.size else Window(side)
+
+
+class Settings(NamedTuple):
+    """The fields of a GoogLeNet that all its layers share, and the layers made from them."""
+
+    width: float
+    dtype: str
+    kernel_init: str
+    bias: float
+
+    def conv(self, name: str, full: int, window: Window, **kinds) -> Conv:
+        start = initialisers.fan_scaled(self.kernel_init, fully_connected=False)
+        features = channels(full, self.width)
+        return Conv(features, window, start, bias=self.bias, dtype=self.dtype, name=name, **kinds)
+
+    def hidden(self, name: str, full: int, side: int) -> FullyConnected:
+        start = initialisers.fan_scaled(self.kernel_init, fully_connected=True)
+        features = channels(full, self.width)
+        return FullyConnected(
+            features, Window(side), start, bias=self.bias, dtype=self.dtype, name=name
+        )
+
+    def classifier(self, name: str, classes: int) -> FullyConnected:
+        start = initialisers.fan_scaled(self.kernel_init, fully_connected=True)
+        return FullyConnected(
+            classes,
+            Window(1),
+            start,
+            activation="none",
+            dtype=self.dtype,
+            result="float32",
+            name=name,
+        )
+
+
+class Inception(nn.Module):
+    """An inception module (section 4, Figure 2b; 2a when naive): its branches side by side."""
+
+    settings: Settings
+    widths: Widths
+    module: str
+
+    window: ClassVar[Window] = Window(1)
+
+    @nn.compact
+    def __call__(self, x, sizes: Sizes = None):
+        def conv(name: str, side: int, x):
+            window = Window(side, 1, side // 2, side // 2)
+            return self.settings.conv(name, getattr(self.widths, name), window)(x, sizes)
+
+        pooled = MaxPool(POOL_IN_MODULE, name="pool")(x, sizes)
+        if self.module == "naive":
+            branches = [conv("conv1x1", 1, x), conv("conv3x3", 3, x), conv("conv5x5", 5, x), pooled]
+        else:
+            branches = [
+                conv("conv1x1", 1, x),
+                conv("conv3x3", 3, conv("conv3x3_reduce", 1, x)),
+                conv("conv5x5", 5, conv("conv5x5_reduce", 1, x)),
+                conv("pool_proj", 1, pooled),
+            ]
+        return jnp.concatenate(branches, axis=-1)
+
+
+class Auxiliary(nn.Module):
+    """An auxiliary classifier (section 5); it exists in training only."""
+
+    settings: Settings
+    num_classes: int
+    pool: Window
+    dropout: float
+    convention: str
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        x = AveragePool(self.pool, name="pool")(x)
+        x = self.settings.conv("conv", AUXILIARY_CHANNELS, Window(1))(x)
+        x = self.settings.hidden("fc1", HIDDEN, x.shape[1])(x)
+        x = Dropout(self.dropout, self.convention, name="drop")(x, train)
+        return self.settings.classifier("fc2", self.num_classes)(x)
+
+
+def _stem(net: GoogLeNet, x, sizes: Sizes):
+    """conv1 to pool2: the first LRN follows its pool, the second comes before its own."""
+    layers = net.settings()
+    if net.stem == "separable":
+        # The multiplier is slim's: a narrow stem has no more than its outputs a colour.
+        features = 3 * max(1, min(DEPTHWISE_MULTIPLIER, channels(STEM_CHANNELS, net.width) // 3))
+        start = initialisers.fan_scaled(net.kernel_init, fully_connected=False)
+        depthwise = {"depthwise": True, "activation": "none", "dtype": net.dtype}
+        x = Conv(features, CONV1, start, name="conv1_depthwise", **depthwise)(x, sizes)
+        sizes = out_sizes(CONV1, sizes)
+        x = layers.conv("conv1_pointwise", STEM_CHANNELS, Window(1))(x, sizes)
+    else:
+        x = layers.conv("conv1", STEM_CHANNELS, CONV1)(x, sizes)
+        sizes = out_sizes(CONV1, sizes)
+    x, sizes = MaxPool(POOL, name="pool1")(x, sizes), out_sizes(POOL, sizes)
+    if net.lrn:
+        x = LocalResponseNorm(net.lrn_constants, name="norm1")(x)
+    x = layers.conv("conv2_reduce", STEM_CHANNELS, Window(1))(x, sizes)
+    x = layers.conv("conv2", CONV2_CHANNELS, Window(3, 1, 1, 1))(x, sizes)
+    if net.lrn:
+        x = LocalResponseNorm(net.lrn_constants, name="norm2")(x)
+    return MaxPool(POOL, name="pool2")(x, sizes), out_sizes(POOL, sizes)
+
+
+def _head(net: GoogLeNet, x, sizes: Sizes, train: bool):
+    """From the last map to the class scores."""
+    layers, window = net.settings(), Window(net.head_side())
+    if net.head == "average":
+        x = AveragePool(window, name="average_pool")(x, sizes)
+    else:
+        x = layers.hidden("fc1", HIDDEN, window.size)(x, sizes)
+    sizes = out_sizes(window, sizes)
+    x = Dropout(net.dropout, net.dropout_convention, name="drop")(x, train)
+    return layers.classifier("fc", net.num_classes)(x, sizes), sizes

@@ -1,0 +1,170 @@
+"""What the three nets share: fields, their check, the plain call and the score map."""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxcnn.models import ops
+from jaxcnn.models.layers import Sizes
+from jaxcnn.models.ops import Window
+
+
+class Net(nn.Module):
+    """An abstract net; a concrete one gives `trunk` and `run`, and adds its own fields.
+
+    Fields. num_classes: outputs. image_size: side in pixels of the images of the plain call; it
+    fixes the kernel of the first fully connected layer or of the average pool. width: multiplies
+    every channel count but num_classes. dtype: of the computation; parameters, logits and the sums
+    of LRN are float32. dropout: the probability of zeroing. dropout_convention: 'inverted', or
+    'paper' (Krizhevsky et al. 2012, section 4.2). remat: recompute each block in the backward pass.
+    """
+
+    num_classes: int = 1000
+    image_size: int = 224
+    width: float = 1.0
+    dtype: str = "float32"
+    dropout: float = 0.5
+    dropout_convention: str = "inverted"
+    remat: bool = False
+
+    # Fields with a closed list of values, and fields that are probabilities.
+    choices: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    rates: ClassVar[tuple[str, ...]] = ("dropout",)
+
+    def __post_init__(self):
+        super().__post_init__()
+        problems = self.problems()
+        if problems:
+            raise ValueError(f"{type(self).__name__}: " + "; ".join(problems))
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values of the fields, a sentence each."""
+        choices = {
+            "dtype": ("float32", "bfloat16"),
+            "dropout_convention": ("inverted", "paper"),
+            **self.choices,
+        }
+        found = [
+            f"{field}={getattr(self, field)!r} is not one of {', '.join(map(repr, allowed))}"
+            for field, allowed in choices.items()
+            if getattr(self, field) not in allowed
+        ]
+        if not found:  # the trunk depends on fields with choices
+            smallest = smallest_input(self.trunk(), 1)
+            if self.image_size < smallest:
+                found.append(f"image_size={self.image_size} is too small: give {smallest} or more")
+        found += [
+            f"{field}={getattr(self, field)!r} is not a probability: give 0 <= {field} < 1"
+            for field in self.rates
+            if not 0 <= getattr(self, field) < 1
+        ]
+        if self.num_classes < 1:
+            found.append(f"num_classes={self.num_classes} must be at least 1")
+        if self.width <= 0:
+            found.append(f"width={self.width} must be above 0; 1.0 is the paper's net")
+        return found
+
+    def trunk(self) -> tuple[Window, ...]:
+        """The windows, in order, that bring an image to the map that the head reads."""
+        raise NotImplementedError
+
+    def run(self, images: Array, sizes: Sizes, train: bool) -> tuple[Array, tuple[Array, ...], Any]:
+        """(scores, auxiliary logits, sizes of the score maps); sizes None means the plain call."""
+        raise NotImplementedError
+
+    def head_side(self) -> int:
+        """Side of the map that the head reads at image_size: 7 for VGG at 224."""
+        return map_side(self.trunk(), self.image_size)
+
+    def smallest_image(self) -> int:
+        """The smallest image side for which `score_map` has a cell."""
+        return smallest_input(self.trunk(), self.head_side())
+
+    def __call__(
+        self, images: Float[Array, "b h w 3"], train: bool = False
+    ) -> tuple[Float[Array, "b k"], tuple[Float[Array, "b k"], ...]]:
+        """Class scores before the softmax.
+
+        Args:
+          images: RGB of 0..255 minus the mean, image_size square.
+          train: True drops values at random (rngs={'dropout': key}) and adds the auxiliary heads.
+
+        Returns:
+          (logits float32[B,K], aux): aux is a tuple of auxiliary logits, () where there are none.
+
+        Raises:
+          ValueError: the images are not image_size square.
+        """
+        check_images(images)
+        side = self.image_size
+        if images.shape[1:3] != (side, side):
+            seen = "x".join(map(str, images.shape[1:3]))
+            raise ValueError(
+                f"{type(self).__name__} was given {seen} images but its image_size is {side}: crop "
+                f"them to {side}x{side}, build the net with another image_size, or use "
+                "method='score_map' for images of any size"
+            )
+        logits, aux, _ = self.run(images, None, train)
+        return logits, aux
+
+    def score_map(
+        self, images: Float[Array, "b H W 3"], sizes: Int[Array, "b 2"]
+    ) -> tuple[Float[Array, "b h w k"], Bool[Array, "b h w"]]:
+        """Class scores at every position of images of any size, from the same parameters.
+
+        The fully connected layers become convolutions (Simonyan and Zisserman 2014, section 3.2).
+        An image of image_size gives one cell, the plain call's logits.
+
+        Args:
+          images: as for the plain call, padded on the right and at the bottom with anything.
+          sizes: the true (height, width) of each image; results equal those of the image alone.
+
+        Returns:
+          (scores float32, zero where not valid; valid, the cells that each image has). An image
+          smaller than `smallest_image()` has no valid cell.
+
+        Raises:
+          ValueError: the padded images are smaller than `smallest_image()`.
+        """
+        check_images(images)
+        smallest = self.smallest_image()
+        if min(images.shape[1:3]) < smallest:
+            seen = "x".join(map(str, images.shape[1:3]))
+            raise ValueError(
+                f"score_map was given {seen} images, too small for {type(self).__name__} with "
+                f"image_size={self.image_size}: the smallest side is {smallest}"
+            )
+        scores, _, cells = self.run(ops.mask_outside(images, sizes), sizes, False)
+        return scores, ops.inside(cells, scores.shape[1], scores.shape[2])
+
+
+def check_images(images: Array) -> None:
+    """ValueError unless images are [B,H,W,3] of a floating dtype."""
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"images have shape {images.shape}; expected [B, H, W, 3]")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images are {images.dtype}; expected floats, RGB of 0..255 minus the mean: "
+            "see jaxcnn.pixels"
+        )
+
+
+def map_side(windows: tuple[Window, ...], side: int) -> int:
+    """The side of the map behind a chain of windows."""
+    for window in windows:
+        side = window.out(side)
+    return side
+
+
+def smallest_input(windows: tuple[Window, ...], out: int) -> int:
+    """The smallest input side of a chain of windows whose map has side `out`."""
+    for window in reversed(windows):
+        out = window.smallest_input(out)
+    return out
+
+
+def channels(full: int, width: float, multiple: int = 1) -> int:
+    """A channel count at a width, rounded to a multiple (the towers), at least one of each."""
+    return multiple * max(1, int(full / multiple * width + 0.5))

@@ -1,0 +1,181 @@
+"""What the three nets compute, as pure functions over arrays in NHWC.
+
+No parameters, no modules and no state: `jaxcnn.models.layers` adds those.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+Length = TypeVar("Length", int, Array)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A square window that slides over a map: of a convolution, a pool or a layer.
+
+    `before` is the padding above and on the left, `after` the padding below and on the right.
+    """
+
+    size: int
+    stride: int = 1
+    before: int = 0
+    after: int = 0
+
+    def out(self, length: Length) -> Length:
+        """The side of the map put out, for an input side; a partial window at the end is left out.
+
+        Never below zero, so that a chain of windows on too small an image stays empty.
+        """
+        covered = length + (self.before + self.after - self.size)
+        if isinstance(covered, int):
+            return max(covered // self.stride + 1, 0)
+        return jnp.maximum(covered // self.stride + 1, 0)
+
+    def smallest_input(self, out: int) -> int:
+        """The smallest input side that gives a map of side `out`."""
+        return max((out - 1) * self.stride + self.size - self.before - self.after, 1)
+
+    @property
+    def padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        return ((self.before, self.after), (self.before, self.after))
+
+
+class LrnConstants(NamedTuple):
+    """Constants of local response normalisation: b = a / (k + alpha · sum a²)^beta."""
+
+    k: float
+    n: int
+    alpha: float
+    beta: float
+    alpha_over_n: bool
+
+
+# One name for each convention met in the literature; each constant stands here only.
+LRN_CONSTANTS = {
+    # Krizhevsky et al. 2012, section 3.3, as printed.
+    "paper": LrnConstants(2.0, 5, 1e-4, 0.75, False),
+    # cuda-convnet2, Krizhevsky's released code: the scale is divided by the size.
+    "cuda_convnet2": LrnConstants(2.0, 5, 1e-4, 0.75, True),
+    # Caffe's layer with the constants of BVLC AlexNet and BVLC GoogLeNet.
+    "caffe": LrnConstants(1.0, 5, 1e-4, 0.75, True),
+}
+
+
+def lrn(
+    x: Float[Array, "*batch c"],
+    k: float,
+    n: int,
+    alpha: float,
+    beta: float,
+    alpha_over_n: bool = False,
+) -> Float[Array, "*batch c"]:
+    """Local response normalisation across maps (Krizhevsky et al. 2012, section 3.3).
+
+    Divides each value by (k + alpha · s)^beta, where s sums the squares of the n neighbouring
+    channels at the same pixel, fewer at the first and last channels. `alpha_over_n` divides alpha
+    by n, as Caffe, PyTorch and cuda-convnet do. Sums and powers are float32 whatever the dtype of
+    x; the result has x's dtype. ValueError for an even n, whose window has no centre.
+    """
+    if n < 1 or n % 2 == 0:
+        raise ValueError(f"lrn: n is {n}, but the window needs a centre: use an odd n such as 5")
+    with jax.named_scope("lrn"):
+        wide = x.astype(jnp.float32)
+        sums = _neighbour_sums(wide * wide, n // 2)
+        base = k + (alpha / n if alpha_over_n else alpha) * sums
+        if beta == 0.75:  # two square roots take a fifth of the time of a power on a CPU
+            root = lax.rsqrt(base)
+            scale = root * jnp.sqrt(root)
+        else:
+            scale = base**-beta
+        return (wide * scale).astype(x.dtype)
+
+
+def _neighbour_sums(x: Float[Array, "*batch c"], reach: int) -> Float[Array, "*batch c"]:
+    """Sums over channels i-reach..i+reach: a product with a banded matrix of ones.
+
+    On a CPU this takes a fifth of reduce_window's time, and its gradient is the same product.
+    """
+    channel = jnp.arange(x.shape[-1])
+    band = jnp.abs(channel[:, None] - channel[None, :]) <= reach
+    return jnp.matmul(x, band.astype(x.dtype), precision=lax.Precision.HIGHEST)
+
+
+def convolve(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "kh kw ci co"],
+    window: Window,
+    groups: int = 1,
+) -> Float[Array, "b oh ow co"]:
+    """Cross-correlation with explicit zero padding; `groups` > 1 is for depthwise kernels only."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (window.stride, window.stride),
+        window.padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def max_pool(x: Float[Array, "b h w c"], window: Window) -> Float[Array, "b oh ow c"]:
+    """Max-pool whose padding is -inf, so that it is never the maximum."""
+    return lax.reduce_window(x, -jnp.inf, lax.max, *_pool_arguments(window))
+
+
+def average_pool(x: Float[Array, "b h w c"], window: Window) -> Float[Array, "b oh ow c"]:
+    """Mean over each window. None of the papers pads one, so padding is a ValueError."""
+    if window.before or window.after:
+        raise ValueError(f"average_pool: {window} has padding: use a window without any")
+    sums = lax.reduce_window(x, 0.0, lax.add, *_pool_arguments(window))
+    return sums * (1.0 / window.size**2)
+
+
+def _pool_arguments(window: Window):
+    dimensions = (1, window.size, window.size, 1)
+    strides = (1, window.stride, window.stride, 1)
+    return dimensions, strides, ((0, 0), *window.padding, (0, 0))
+
+
+def dropout(
+    x: Float[Array, "*shape"], rate: float, convention: str, key: PRNGKeyArray | None
+) -> Float[Array, "*shape"]:
+    """Zeroes each value with probability `rate`; key None means test time.
+
+    'paper' (Krizhevsky et al. 2012, section 4.2): not rescaled in training, times (1 - rate) at
+    test. 'inverted': divided by (1 - rate) in training, untouched at test.
+    """
+    if rate == 0.0:
+        return x
+    scale_here = (convention == "inverted") == (key is not None)
+    if key is not None:
+        kept = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+        x = jnp.where(kept, x, jnp.zeros_like(x))
+    if not scale_here:
+        return x
+    return x / (1.0 - rate) if convention == "inverted" else x * (1.0 - rate)
+
+
+def inside(sizes: Int[Array, "b 2"], height: int, width: int) -> Bool[Array, "b {height} {width}"]:
+    """Which cells of padded maps belong to each image, whose true (height, width) is in sizes."""
+    rows = jnp.arange(height)[None, :, None] < sizes[:, 0][:, None, None]
+    columns = jnp.arange(width)[None, None, :] < sizes[:, 1][:, None, None]
+    return rows & columns
+
+
+def mask_outside(
+    x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"] | None
+) -> Float[Array, "b h w c"]:
+    """Zero beyond each image's true size, as the zero padding of the image alone would be.
+
+    Zero serves max-pools too: every map that a padded max-pool reads comes from a ReLU, so it
+    has no negative value, and every window that counts holds a true cell.
+    """
+    if sizes is None:
+        return x
+    keep = inside(sizes, x.shape[1], x.shape[2])[..., None]
+    return jnp.where(keep, x, jnp.zeros_like(x))

@@ -1,0 +1,118 @@
+"""The figures that the papers print about their nets, for comparison only.
+
+Some are slips of the papers, so nothing is derived from them: `jaxcnn.models.summary` shows each
+beside our own count. They describe the papers' nets and are left out for any other.
+"""
+
+from dataclasses import dataclass, replace
+
+from jaxcnn.models.alexnet import AlexNet
+from jaxcnn.models.googlenet import GoogLeNet
+from jaxcnn.models.net import Net
+from jaxcnn.models.vgg import VGG
+
+KIBI = 1024.0  # the K of GoogLeNet's parameter column: 112K is 114,688 weights
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A printed figure, of the `layers` together where it belongs to rows."""
+
+    of: str  # 'parameters', 'macs' or 'neurons'
+    text: str  # as printed
+    value: float
+    unit: float  # what one in the last printed digit is worth
+    where: str
+    layers: tuple[str, ...] = ()
+    ours: int = -1  # our count, once known
+
+    def beside(self, ours: int) -> "Printed":
+        return replace(self, ours=ours)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether our count rounds or cuts to the printed figure."""
+        return abs(self.ours - self.value) < self.unit
+
+
+# Figure 2's caption. conv1's is a slip: 55·48·96, where the layer has 55·55·96 = 290,400.
+ALEXNET_NEURONS = {
+    "conv1": 253_440,
+    "conv2": 186_624,
+    "conv3": 64_896,
+    "conv4": 64_896,
+    "conv5": 43_264,
+    "fc6": 4096,
+    "fc7": 4096,
+    "fc8": 1000,
+}
+
+# Table 2, millions of parameters. Section 4.1 gives none for B with 5x5 kernels.
+VGG_MILLIONS = {"A": 133, "A-LRN": 133, "B": 133, "C": 134, "D": 138, "E": 144}
+
+# Table 1: K parameters and million operations. conv1's are those of a separable stem; 5a's and the
+# parameters from 4a on were written for slightly different widths.
+GOOGLENET_TABLE = {
+    ("conv1",): ("2.7", "34"),
+    ("conv2_reduce", "conv2"): ("112", "360"),
+    ("inception_3a",): ("159", "128"),
+    ("inception_3b",): ("380", "304"),
+    ("inception_4a",): ("364", "73"),
+    ("inception_4b",): ("437", "88"),
+    ("inception_4c",): ("463", "100"),
+    ("inception_4d",): ("580", "119"),
+    ("inception_4e",): ("840", "170"),
+    ("inception_5a",): ("1072", "54"),
+    ("inception_5b",): ("1388", "71"),
+    ("fc",): ("1000", "1"),
+}
+
+
+def printed_rows(net: Net) -> dict[str, tuple[Printed, ...]]:
+    """The paper's figures by the layer beside which they stand; empty for a net of our own."""
+    if isinstance(net, AlexNet) and _is_printed(net):
+        return {
+            layer: (Printed("neurons", f"{count:,}", float(count), 1.0, "Figure 2", (layer,)),)
+            for layer, count in ALEXNET_NEURONS.items()
+        }
+    if isinstance(net, GoogLeNet) and _is_printed(net):
+        rows = {}
+        for layers, (parameters, operations) in GOOGLENET_TABLE.items():
+            if layers == ("conv1",) and net.stem == "separable":
+                layers = ("conv1_depthwise", "conv1_pointwise")
+            unit = KIBI / 10 if "." in parameters else KIBI
+            thousands = float(parameters) * KIBI
+            rows[layers[-1]] = (
+                Printed("parameters", f"{parameters}K", thousands, unit, "Table 1", layers),
+                Printed("macs", f"{operations}M", float(operations) * 1e6, 1e6, "Table 1", layers),
+            )
+        return rows
+    return {}
+
+
+def printed_totals(net: Net) -> tuple[Printed, ...]:
+    """The paper's figures for the whole net; empty for a net of our own."""
+    if not _is_printed(net):
+        return ()
+    if isinstance(net, AlexNet):
+        return (
+            Printed("parameters", "60 million", 60e6, 1e6, "abstract"),
+            Printed("neurons", "650,000", 650e3, 10e3, "abstract"),
+        )
+    if isinstance(net, VGG) and net.column in VGG_MILLIONS:
+        millions = VGG_MILLIONS[net.column]
+        return (Printed("parameters", f"{millions} million", millions * 1e6, 1e6, "Table 2"),)
+    if isinstance(net, GoogLeNet):
+        return (Printed("macs", "1.5 billion", 1.5e9, 0.1e9, "section 1"),)
+    return ()
+
+
+def _is_printed(net: Net) -> bool:
+    """Whether the net is one that its paper prints figures of."""
+    if (net.num_classes, net.image_size, net.width) != (1000, 224, 1.0):
+        return False
+    if isinstance(net, AlexNet):
+        return net.towers == 2 and not net.ungrouped and not net.drop_layer
+    if isinstance(net, GoogLeNet):
+        return net.module == "reduced" and net.head == "average"
+    return True

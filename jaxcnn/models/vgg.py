@@ -1,0 +1,126 @@
+"""VGG (Simonyan and Zisserman 2014, arXiv 1409.1556v6): nets A, A-LRN, B, C, D and E."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxcnn.models import initialisers
+from jaxcnn.models.layers import (
+    Conv,
+    Dropout,
+    FullyConnected,
+    LocalResponseNorm,
+    MaxPool,
+    Sizes,
+    out_sizes,
+)
+from jaxcnn.models.net import Net, channels
+from jaxcnn.models.ops import Window
+
+# Channels of the five blocks and of fc6 and fc7, the same in every column (Table 1).
+BLOCK_CHANNELS = (64, 128, 256, 512, 512)
+HIDDEN = 4096
+POOL = Window(2, 2)
+
+
+class Column(NamedTuple):
+    """A column of Table 1: the side of each convolution's kernel, block by block."""
+
+    kernels: tuple[tuple[int, ...], ...]
+    lrn_after: str = ""  # the convolution that one LRN follows, with AlexNet's constants
+
+
+COLUMNS = {
+    "A": Column(((3,), (3,), (3, 3), (3, 3), (3, 3))),
+    "A-LRN": Column(((3,), (3,), (3, 3), (3, 3), (3, 3)), lrn_after="conv1_1"),
+    "B": Column(((3, 3), (3, 3), (3, 3), (3, 3), (3, 3))),
+    "C": Column(((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1))),
+    "D": Column(((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3))),
+    "E": Column(((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3))),
+    # Section 4.1's shallow comparison: net B, one 5x5 for each pair of 3x3.
+    "B-5x5": Column(((5,), (5,), (5,), (5,), (5,))),
+}
+
+
+class VGG(Net):
+    """VGG, by the column of Table 1.
+
+    Layers: conv1_1 .. conv5_4, fc6, fc7, fc8, each but the last with a ReLU; pool1 .. pool5; norm1
+    in A-LRN. Dropout follows fc6 and fc7 (section 3.1). Biases start at 0.
+
+    Fields. column: a key of COLUMNS. kernel_init: 'glorot_uniform' or 'glorot_normal', with which
+    every column trains alone (the paper's later finding, section 3.1); 'std_1e-2', a Gaussian of
+    deviation 0.01; 'variance_1e-2', the section's words to the letter, deviation 0.1, which
+    explodes. For the rest see `Net`.
+    """
+
+    column: str = "D"
+    kernel_init: str = "glorot_uniform"
+
+    choices: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "column": tuple(COLUMNS),
+        "kernel_init": ("glorot_uniform", "glorot_normal", *initialisers.DEVIATIONS),
+    }
+
+    def trunk(self) -> tuple[Window, ...]:
+        # The convolutions keep the size.
+        return (POOL,) * len(BLOCK_CHANNELS)
+
+    @nn.compact
+    def run(self, images, sizes: Sizes, train: bool):
+        x, full_inputs = images.astype(self.dtype), 3
+        for number, full in enumerate(BLOCK_CHANNELS, start=1):
+            block = nn.remat(_block, static_argnums=(3, 4)) if self.remat else _block
+            x = block(self, x, sizes, number, full_inputs)
+            sizes = out_sizes(POOL, sizes)
+            full_inputs = full
+
+        def fully_connected(name, side, features, full_inputs, **kinds):
+            layer = FullyConnected(
+                features,
+                Window(side),
+                self.start(x.shape[-1], full_inputs, fully_connected=True),
+                dtype=self.dtype,
+                name=name,
+                **kinds,
+            )
+            return layer(x, sizes), out_sizes(layer.window, sizes)
+
+        def dropout(name):
+            return Dropout(self.dropout, self.dropout_convention, name=name)(x, train)
+
+        hidden = channels(HIDDEN, self.width)
+        x, sizes = fully_connected("fc6", self.head_side(), hidden, full_inputs)
+        x = dropout("drop6")
+        x, sizes = fully_connected("fc7", 1, hidden, HIDDEN)
+        x = dropout("drop7")
+        x, sizes = fully_connected(
+            "fc8", 1, self.num_classes, HIDDEN, activation="none", result="float32"
+        )
+        return x, (), sizes
+
+    def start(self, inputs: int, full_inputs: int, fully_connected: bool):
+        """The kernel initialiser of a layer, from its input channels here and at width 1."""
+        if self.kernel_init in initialisers.DEVIATIONS:
+            std = initialisers.DEVIATIONS[self.kernel_init]
+            return initialisers.gaussian(std, inputs, full_inputs)
+        return initialisers.fan_scaled(self.kernel_init, fully_connected)
+
+
+def _block(net: VGG, x: jnp.ndarray, sizes: Sizes, number: int, full_inputs: int):
+    """One block of Table 1: its convolutions, LRN where the column has it, and the pool."""
+    column, full = COLUMNS[net.column], BLOCK_CHANNELS[number - 1]
+    for position, side in enumerate(column.kernels[number - 1], start=1):
+        name = f"conv{number}_{position}"
+        x = Conv(
+            channels(full, net.width),
+            Window(side, 1, side // 2, side // 2),
+            net.start(x.shape[-1], full_inputs, fully_connected=False),
+            dtype=net.dtype,
+            name=name,
+        )(x, sizes)
+        full_inputs = full
+        if column.lrn_after == name:
+            x = LocalResponseNorm("paper", name=f"norm{number}")(x, sizes)
+    return MaxPool(POOL, name=f"pool{number}")(x, sizes)

@@ -1,0 +1,67 @@
+"""Resolves a config and prints the shapes and bytes of batch, state and step; computes nothing.
+
+python -m jaxcnn.tools.check configs/vgg_e.py [SECTION.KEY=VALUE ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxcnn import config as configs
+from jaxcnn.parallel import describe_devices
+from jaxcnn.training import sections
+from jaxcnn.training.experiment import assemble, with_classes
+from jaxcnn.training.state import describe_leaves
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxcnn.tools.check", description="What a config means, computing nothing."
+    )
+    parser.add_argument("config", help="file, or name of one in configs/")
+    parser.add_argument("overrides", nargs="*", help="SECTION.KEY=VALUE")
+    options = parser.parse_args(arguments)
+    try:
+        given, config = sections.read(options.config, options.overrides, Path("configs"))
+        print(configs.show(config, given, options.overrides))
+        print()
+        print(describe(config))
+    except configs.ConfigError as error:
+        print(f"config error: {error}", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def describe(config: dict[str, Any]) -> str:
+    """Shapes and bytes of the batch, the state and the step of `config`, as text."""
+    experiment = assemble(with_classes(config, config["model"]["num_classes"] or 1000))
+    state, batch = experiment.abstract_state(), experiment.abstract_batch()
+    flops = (experiment.lower_train().cost_analysis() or {}).get("flops", float("nan"))
+    lines = [f"devices  {describe_devices()}", "batch"]
+    lines += [f"  {name:<40} {text}" for name, text in describe_leaves(batch).items()]
+    lines += ["parameters"]
+    lines += [f"  {name:<40} {text}" for name, text in describe_leaves(state.params).items()]
+    lines += [
+        f"batch      {_bytes(batch) / 1e6:12.1f} MB",
+        f"parameters {_bytes(state.params) / 1e6:12.1f} MB",
+        f"state      {_bytes(state) / 1e6:12.1f} MB (parameters, momentum, counters)",
+        f"train step {flops / 1e9:12.1f} GFLOP, as XLA counts before it compiles",
+    ]
+    return "\n".join(lines)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

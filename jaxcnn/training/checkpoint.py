@@ -1,0 +1,191 @@
+"""Orbax behind one module: whole states, the latest two and the best, restored exactly or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from jaxcnn.training.state import TrainState, describe_leaves
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or does not fit; says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpointing:
+    """When states are saved and how many are kept; the end and a stop always save.
+
+    Attributes:
+        every_epochs: epochs between saves.
+        keep: how many of the latest are kept, beside the best on `data.held_out` where there is one.
+    """
+
+    every_epochs: float = 1.0
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        if self.every_epochs <= 0:
+            raise ValueError(f"every_epochs must be above 0, got {self.every_epochs}")
+        if self.keep < 1:
+            raise ValueError(f"keep must be at least 1, got {self.keep}")
+
+
+class Checkpoints:
+    """The checkpoints of one workdir. Saves are asynchronous; `close` waits for the last one."""
+
+    def __init__(self, folder: Path, keep: int = 2, read_only: bool = False) -> None:
+        # Orbax logs each save at INFO through absl, and its own error pages; ours say it in a line.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self.folder = folder.absolute()  # Orbax fails late and loudly on a relative path
+        preserve = policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(keep),
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics["top1"],
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preserve, create=not read_only, read_only=read_only
+        )
+        # Named here too, so that a manager that has not saved yet can read metadata.
+        handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        self._last: int | None = None  # the step of the latest save, which may still be under way
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that were written to their end, lowest first."""
+        return sorted(
+            s for s in self._manager.all_steps() if (self.folder / str(s) / "state").is_dir()
+        )
+
+    def save(self, state: TrainState, meta: Mapping[str, Any], best: float | None = None) -> None:
+        """Saves `state` under its step; a step that is there already is left as it is.
+
+        Args:
+            state: on devices; it may be donated once this returns.
+            meta: JSON values kept with it.
+            best: top-1 on the held-out images, where there are any: the highest is kept.
+
+        Raises:
+            CheckpointError: an earlier save could not be written.
+        """
+        step = int(state.step)
+        if step == self._last or step in self.steps():
+            return
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
+        )
+        try:
+            self._manager.check_for_errors()
+            self._manager.save(
+                step, args=arguments, metrics=None if best is None else {"top1": best}, force=True
+            )
+            self._last = step
+        except Exception as error:
+            raise self._not_written(step, error) from error
+
+    def wait(self) -> None:
+        """Returns once the last save is whole on disk."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._not_written(None, error) from error
+
+    def restore(
+        self, like: TrainState, step: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest whole checkpoint (or that of `step`) and its meta; None where there is none.
+
+        Args:
+            like: shapes, dtypes and shardings to restore to.
+            step: which one; None takes the newest, and goes back one where the newest cannot be read.
+
+        Raises:
+            CheckpointError: it is of another net (names and shapes that differ are listed), or none of
+                those there can be read.
+        """
+        failures = []
+        for candidate in reversed(self.steps() if step is None else [step]):
+            try:
+                self._check_fits(candidate, like)
+                found = self._manager.restore(
+                    candidate,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
+                    ),
+                )
+                return found["state"], found["meta"]
+            except CheckpointError:
+                raise
+            except Exception as error:
+                failures.append(f"step {candidate}: {_first_line(error)}")
+                logging.getLogger("jaxcnn").warning(
+                    "checkpoint %s in %s cannot be read (%s); trying the one before",
+                    candidate,
+                    self.folder,
+                    _first_line(error),
+                )
+        if failures:
+            raise CheckpointError(
+                f"no checkpoint in {self.folder} can be read:\n  " + "\n  ".join(failures) + "\n"
+                "move that folder away to start afresh"
+            )
+        return None
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _check_fits(self, step: int, like: TrainState) -> None:
+        saved = self._manager.item_metadata(step)["state"]
+        if saved is None:
+            raise ValueError("its state has no metadata")
+        there, wanted = describe_leaves(saved.tree), describe_leaves(_as_saved(like))
+        lines = [
+            f"  {name}: checkpoint has {there.get(name, 'nothing')}, the config's net wants "
+            f"{wanted.get(name, 'nothing')}"
+            for name in sorted({*there, *wanted})
+            if there.get(name) != wanted.get(name) and not name.startswith("opt_state")
+        ]
+        if lines:
+            more = [f"  and {len(lines) - 8} more"] if len(lines) > 8 else []
+            raise CheckpointError(
+                f"checkpoint {step} in {self.folder} is of another net:\n"
+                + "\n".join(lines[:8] + more)
+                + "\nuse the config it was trained with, or another --workdir"
+            )
+
+    def _not_written(self, step: int | None, error: Exception) -> CheckpointError:
+        what = "a checkpoint" if step is None else f"checkpoint {step}"
+        whole = self.steps()
+        left = f"the last whole one is step {whole[-1]}" if whole else "there is no whole one yet"
+        return CheckpointError(
+            f"{what} could not be written to {self.folder}: {_first_line(error)}\n"
+            f"{left}; if the disk is full, make room on the disk (or choose another --workdir), then the "
+            "same command goes on"
+        )
+
+
+def abstract(state: Any, sharding: Any) -> Any:
+    """Shapes and dtypes of `state`, to be restored with `sharding`."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+
+
+def _as_saved(state: TrainState) -> dict[str, Any]:
+    return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

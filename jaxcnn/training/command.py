@@ -1,0 +1,98 @@
+"""The program behind main.py: flags in, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_DIVERGED, EXIT_STOPPED = 0, 1, 2, 3, 143
+
+
+def main(arguments: Sequence[str], configs_folder: Path) -> int:
+    """Runs what the command line asks for.
+
+    Args:
+        arguments: without the program's name.
+        configs_folder: where bare config names are looked up.
+
+    Returns:
+        0 done, 1 error, 2 usage, 3 diverged, 143 stopped by a signal with the state saved.
+    """
+    options, overrides = _parse(arguments)
+    # Imported here, so that --help answers at once.
+    from jaxcnn import config as configs
+    from jaxcnn.data import DataError
+    from jaxcnn.training import Diverged, Stopped, run, sections
+    from jaxcnn.training.checkpoint import CheckpointError
+    from jaxcnn.training.dry_run import dry_run
+    from jaxcnn.training.workdir import WorkdirError
+
+    path = Path(options.config)
+    workdir = options.workdir or f"runs/{path.stem}"
+    again = shlex.join(["python", "main.py", *arguments])
+    try:
+        given, resolved = sections.read(options.config, overrides, configs_folder)
+        if options.print_config:
+            print(configs.show(resolved, given, overrides))
+        elif options.dry_run:
+            print(dry_run(resolved))
+        else:
+            run(resolved, workdir, command=["main.py", *arguments])
+    except configs.ConfigError as error:
+        return _fail("config error", error, EXIT_USAGE)
+    except Diverged as error:
+        return _fail("diverged", error, EXIT_DIVERGED)
+    except Stopped as error:
+        print(
+            f"stopped by {error}; the state is saved in {Path(workdir).absolute()}. To go on: {again}",
+            flush=True,
+        )
+        return EXIT_STOPPED
+    except (DataError, CheckpointError, WorkdirError, ValueError, OSError) as error:
+        return _fail("error", error, EXIT_ERROR)
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _fail("out of memory", _memory_advice(error, resolved["batch_size"]), EXIT_ERROR)
+    return EXIT_DONE
+
+
+def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="main.py",
+        allow_abbrev=False,
+        description="Trains and evaluates a config. The same workdir again goes on where it left.",
+        epilog="Any key of the config: --config.SECTION.KEY=VALUE, for example --config.batch_size=64 "
+        "--config.data.source=folder:PATH. Exit codes: 0 done, 1 error, 2 usage, 3 diverged, "
+        "143 stopped by a signal with the state saved.",
+    )
+    parser.add_argument(
+        "--config", default="quickstart", help="file, or name of one in configs/ (%(default)s)"
+    )
+    parser.add_argument("--workdir", default="", help="where the run is kept (runs/NAME)")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="one step of the real shapes; says memory and time"
+    )
+    parser.add_argument(
+        "--print_config", action="store_true", help="print every key, its value and its origin"
+    )
+    mine = [a for a in arguments if not a.startswith("--config.")]
+    overrides = [a.removeprefix("--config.") for a in arguments if a.startswith("--config.")]
+    return parser.parse_args(mine), overrides
+
+
+def _fail(what: str, error: object, code: int) -> int:
+    print(f"{what}: {error}", file=sys.stderr, flush=True)
+    return code
+
+
+def _memory_advice(error: RuntimeError, batch_size: int) -> str:
+    half = max(1, batch_size // 2)
+    return (
+        f"{str(error).splitlines()[0][:200]}\nthe step does not fit; try --config.batch_size={half}, "
+        "--config.loss.accumulate=2 (same batch in two halves), --config.model.remat=True, or "
+        "--config.model.dtype=bfloat16"
+    )

@@ -1,0 +1,85 @@
+"""`--dry_run`: one step and one evaluation batch of the real shapes, on synthetic images."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jaxcnn.models.summary import format_table, summarise
+from jaxcnn.parallel import describe_devices
+from jaxcnn.training.experiment import Experiment, assemble, synthetic_batch, with_classes
+
+UNKNOWN_CLASSES = 1000
+
+
+def dry_run(config: Mapping[str, Any]) -> str:
+    """Compiles and runs both steps once; the text says what memory and time they took.
+
+    Touches no dataset and writes no file. Where the config leaves the number of classes to the data,
+    1000 stand in.
+    """
+    config = with_classes(config, config["model"]["num_classes"] or UNKNOWN_CLASSES)
+    experiment = assemble(config)
+    print(format_table(summarise(experiment.net)), flush=True)
+    batch = synthetic_batch(experiment)
+    state = experiment.fresh_state()
+    train, train_text = _compile("train", experiment.lower_train())
+    judge, judge_text = _compile("evaluation", experiment.lower_eval())
+    state, step_seconds = _time(
+        lambda: train(state, batch, experiment.put_rate(experiment.schedule(0.0)))[0]
+    )
+    _, eval_seconds = _time(lambda: judge(state.params, batch))
+    size = config["batch_size"]
+    return "\n".join(
+        [
+            "",
+            f"dry run: {describe_devices()}, batch {size}, {experiment.net.num_classes} classes, "
+            "random images",
+            train_text,
+            judge_text,
+            f"one train step       {step_seconds:8.2f} s   {size / step_seconds:8.1f} images/s",
+            f"one evaluation batch {eval_seconds:8.2f} s   {size / eval_seconds:8.1f} images/s",
+            f"peak memory of this process {_peak() / 1e9:.2f} GB{_device_memory(experiment)}",
+        ]
+    )
+
+
+def memory_bytes(compiled: Any) -> int:
+    """What a compiled step needs at once on one device: arguments, outputs not aliased, temporaries."""
+    stats = compiled.memory_analysis()
+    return (
+        stats.argument_size_in_bytes
+        + stats.output_size_in_bytes
+        - stats.alias_size_in_bytes
+        + stats.temp_size_in_bytes
+    )
+
+
+def _compile(what: str, lowered: Any) -> tuple[Any, str]:
+    began = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - began
+    return (
+        compiled,
+        f"{what + ' step':<16} compiled in {seconds:.1f} s, {memory_bytes(compiled) / 1e9:.2f} GB a device",
+    )
+
+
+def _time(call: Any) -> tuple[Any, float]:
+    began = time.perf_counter()
+    result = jax.block_until_ready(call())
+    return result, time.perf_counter() - began
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
+def _device_memory(experiment: Experiment) -> str:
+    stats = experiment.placement.mesh.devices.flat[0].memory_stats() or {}
+    peak = stats.get("peak_bytes_in_use")
+    return f", of a device {peak / 1e9:.2f} GB" if peak else ""

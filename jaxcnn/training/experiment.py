@@ -1,0 +1,142 @@
+"""From a resolved config to the pieces of a run: net, update rule, compiled steps, first state."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn import config as configs
+from jaxcnn import models
+from jaxcnn.evaluation import make_eval_step
+from jaxcnn.losses import Objective
+from jaxcnn.parallel.mesh import Placement, check_batch
+from jaxcnn.pixels import Augment
+from jaxcnn.training.sections import SECTIONS
+from jaxcnn.training.state import TrainState, create
+from jaxcnn.training.step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config, made. Nothing here holds arrays; steps are jitted but not yet compiled."""
+
+    config: Mapping[str, Any]
+    net: Any
+    tx: Any
+    schedule: Any
+    augment: Augment
+    placement: Placement
+    train_step: Any
+    eval_step: Any
+
+    def fresh_state(self) -> TrainState:
+        """A new state, made in place on the devices."""
+        # The key is an argument: XLA would take minutes to fold a constant one into the parameters.
+        make = jax.jit(self._create, out_shardings=self.placement.replicated)
+        return make(jax.random.key(self.config["init"]["seed"]))
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state; computes nothing."""
+        shapes = jax.eval_shape(self._create, jax.random.key(0))
+        return jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self.placement.replicated),
+            shapes,
+        )
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, dtypes and shardings of a global batch."""
+        size, side = self.config["batch_size"], self.net.image_size
+        make = partial(jax.ShapeDtypeStruct, sharding=self.placement.batch)
+        return {
+            "image": make((size, side, side, 3), jnp.uint8),
+            "label": make((size,), jnp.int32),
+            "id": make((size,), jnp.int32),
+            "epoch": make((size,), jnp.int32),
+            "box": make((size, 4), jnp.int32),
+            "mask": make((size,), jnp.bool_),
+        }
+
+    def put_rate(self, rate: float) -> jax.Array:
+        """A learning rate on every device, float32."""
+        return self.placement.put_replicated(np.float32(rate))
+
+    def lower_train(self) -> Any:
+        """The train step, lowered for these shapes."""
+        rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=self.placement.replicated)
+        return self.train_step.lower(self.abstract_state(), self.abstract_batch(), rate)
+
+    def lower_eval(self) -> Any:
+        """The evaluation step, lowered for these shapes."""
+        return self.eval_step.lower(self.abstract_state().params, self.abstract_batch())
+
+    def _create(self, key: Any) -> TrainState:
+        return create(self.net, self.tx, key)
+
+
+def assemble(config: Mapping[str, Any]) -> Experiment:
+    """The pieces of a run of `config`, whose number of classes is known (`with_classes`).
+
+    Raises:
+        ValueError: a batch that does not split over the devices.
+    """
+    placement = configs.build("mesh", config["mesh"], SECTIONS)
+    objective: Objective = configs.build("loss", config["loss"], SECTIONS)
+    check_batch(config["batch_size"], objective.accumulate, placement)
+    net = models.build(**config["model"])
+    tx = configs.build("optim", config["optim"], SECTIONS)
+    augment: Augment = configs.build("augment", config["augment"], SECTIONS)
+    train = make_train_step(
+        net, tx, objective, augment, seed=config["seed"], data_seed=config["data"]["seed"]
+    )
+    whole, split = placement.replicated, placement.batch
+    return Experiment(
+        config=config,
+        net=net,
+        tx=tx,
+        schedule=configs.build("schedule", config["schedule"], SECTIONS),
+        augment=augment,
+        placement=placement,
+        train_step=jax.jit(
+            train,
+            in_shardings=(whole, split, whole),
+            out_shardings=(whole, whole),
+            donate_argnums=0,
+        ),
+        eval_step=jax.jit(
+            make_eval_step(net, augment.mean), in_shardings=(whole, split), out_shardings=whole
+        ),
+    )
+
+
+def with_classes(config: Mapping[str, Any], source_classes: int) -> dict[str, Any]:
+    """`config` with the source's number of classes.
+
+    Raises:
+        ConfigError: the config names another number.
+    """
+    wanted = config["model"]["num_classes"]
+    if wanted not in (0, source_classes):
+        raise configs.ConfigError(
+            f"model.num_classes is {wanted}, but {config['data']['source']} has {source_classes} classes; "
+            "leave model.num_classes out, it follows the data"
+        )
+    return {**config, "model": {**config["model"], "num_classes": source_classes}}
+
+
+def synthetic_batch(experiment: Experiment) -> dict[str, jax.Array]:
+    """A batch of the real shapes with random pixels and labels, on the devices."""
+    rng = np.random.default_rng(0)
+    size = experiment.config["batch_size"]
+    shapes = experiment.abstract_batch()
+    batch: dict[str, np.ndarray] = {k: np.zeros(s.shape, s.dtype) for k, s in shapes.items()}
+    batch["image"] = rng.integers(0, 256, shapes["image"].shape, np.uint8)
+    batch["label"] = rng.integers(0, experiment.net.num_classes, size, np.int32)
+    batch["id"] = np.arange(size, dtype=np.int32)
+    batch["mask"][:] = True
+    return experiment.placement.put_batch(batch)

@@ -1,0 +1,131 @@
+"""Evaluation within a run: what is due, done on the state that is about to be saved."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from jaxcnn import data as room
+from jaxcnn.evaluation import PROTOCOLS, Result, evaluate
+from jaxcnn.training.experiment import Experiment
+from jaxcnn.training.logging import Metrics, Screen
+from jaxcnn.training.pace import Pace
+from jaxcnn.training.report import result_text
+from jaxcnn.training.state import TrainState
+
+HELD_OUT = "held_out"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One protocol on one split."""
+
+    protocol: Any
+    label: str
+    split: str
+    source: Any
+
+
+@dataclasses.dataclass
+class Judge:
+    """Attributes:
+    step: gives the compiled evaluation step.
+    results: the latest result of each (protocol, split), with the step it is of.
+    corrupt: names of images that could not be read.
+    """
+
+    experiment: Experiment
+    data: room.Data
+    pace: Pace
+    metrics: Metrics
+    screen: Screen
+    check_stop: Callable[[], None]
+    step: Callable[[], Any]
+    results: dict[tuple[str, str], tuple[int, Result]] = dataclasses.field(default_factory=dict)
+    corrupt: set[str] = dataclasses.field(default_factory=set)
+
+    def tasks(self, done: int) -> list[Task]:
+        """What is due after `done` updates. Held-out images are judged before each save, by the first
+        protocol: they choose the best checkpoint, the reported split chooses nothing."""
+        config, side = self.experiment.config, self.experiment.net.image_size
+        rows = [
+            PROTOCOLS[r["name"]](**{k: v for k, v in r.items() if k != "name"})
+            for r in config["evals"]
+        ]
+        due = [
+            Task(row, row.label(side), self.data.eval_split, self.data.evaluation)
+            for row in rows
+            if self.pace.due(done, row.every_epochs)
+        ]
+        if self.data.held_out is not None and rows and self.saves(done):
+            due.append(Task(rows[0], rows[0].label(side), HELD_OUT, self.data.held_out))
+        return due
+
+    def saves(self, done: int) -> bool:
+        """Whether a checkpoint is due after `done` updates."""
+        return self.pace.due(done, self.experiment.config["checkpoint"]["every_epochs"])
+
+    def judge(self, state: TrainState, tasks: Iterable[Task]) -> None:
+        """Evaluates `state` by each of `tasks`, writes and prints the results."""
+        for task in tasks:
+            began = time.perf_counter()
+            done, result = int(state.step), self._evaluate(state, task)
+            self.results[task.label, task.split] = (done, result)
+            self.metrics.write(
+                {
+                    "kind": "eval",
+                    "step": done,
+                    "epoch": self.pace.epoch(done),
+                    **dataclasses.asdict(result),
+                    "seconds": time.perf_counter() - began,
+                }
+            )
+            self.screen.line(f"eval  step {done}  {result_text(dataclasses.asdict(result))}")
+
+    def missing(self, events: Iterable[Mapping[str, Any]], done: int) -> list[Task]:
+        """What was due after `done` updates and is not among `events`: a stop came in between."""
+        there = {
+            (e["protocol"], e["split"]) for e in events if e["kind"] == "eval" and e["step"] == done
+        }
+        return [t for t in self.tasks(done) if (t.label, t.split) not in there]
+
+    def best_metric(self, done: int) -> float | None:
+        """Top-1 on the held-out images after `done` updates, where they were judged."""
+        for (_, split), (step, result) in self.results.items():
+            if split == HELD_OUT and step == done:
+                return result.top1
+        return None
+
+    def _evaluate(self, state: TrainState, task: Task) -> Result:
+        config = self.experiment.config
+        with room.eval_batches(
+            task.source,
+            scale=task.protocol.scale,
+            image_size=self.experiment.net.image_size,
+            batch_size=config["batch_size"],
+            threads=config["data"]["threads"],
+            prefetch=config["data"]["prefetch"],
+        ) as batches:
+            result = evaluate(
+                self.step(),
+                state.params,
+                (self.experiment.placement.put_batch(batch) for batch in batches),
+                protocol=task.label,
+                split=task.split,
+                expected=len(task.source),
+                check_stop=self.check_stop,
+            )
+            self.corrupt.update(batches.corrupt)
+        return result
+
+
+def open_splits(settings: Mapping[str, Any]) -> room.Data:
+    """The splits that the config's `data` section names.
+
+    Raises:
+        DataError: the data is missing or cannot be used; the message says what to do.
+    """
+    keys = ("source", "data_dir", "held_out", "train_split", "eval_split")
+    return room.open_data(**{key: settings[key] for key in keys})

@@ -1,0 +1,199 @@
+"""What a run says: metrics.jsonl, TensorBoard events, one line in place on a terminal.
+
+The only module that touches clu; its writers need TensorFlow and are imported inside a run only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+TRAIN_SUMS = ("loss", "top1", "top5", "n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """How often a run speaks.
+
+    Attributes:
+        every_steps: steps to an event in metrics.jsonl, each the mean over those steps.
+        tensorboard: write TensorBoard events too.
+    """
+
+    every_steps: int = 20
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 1:
+            raise ValueError(f"every_steps must be at least 1, got {self.every_steps}")
+
+
+class Metrics:
+    """Appends events to metrics.jsonl, and to TensorBoard."""
+
+    def __init__(self, workdir: Path, tensorboard: bool) -> None:
+        self.path = workdir / "metrics.jsonl"
+        self._board = _tensorboard(workdir) if tensorboard else None
+
+    def cut_back(self, step: int) -> list[dict[str, Any]]:
+        """Drops the events after `step`, which a resumed run will write again; gives those kept."""
+        events = [e for e in read_events(self.path) if e["step"] <= step]
+        whole = self.path.with_suffix(".tmp")
+        whole.write_text("".join(json.dumps(e) + "\n" for e in events))
+        whole.replace(self.path)
+        return events
+
+    def write(self, event: Mapping[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(event) + "\n")
+        if self._board is not None:
+            prefix = (
+                event["kind"]
+                if event["kind"] == "train"
+                else f"{event['split']}/{event['protocol']}"
+            )
+            numbers = {k: v for k, v in event.items() if isinstance(v, float) and k != "epoch"}
+            self._board.write_scalars(
+                event["step"], {f"{prefix}/{k}": v for k, v in numbers.items()}
+            )
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The events of a metrics.jsonl, oldest first; a last line that a kill cut short is left out."""
+    events = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return events
+
+
+class Window:
+    """Sums over the steps since the last train event. Saved with the state, so that a resumed run
+    writes the very events of an undisturbed one."""
+
+    def __init__(self, sums: Mapping[str, float] | None = None) -> None:
+        self.sums = dict(sums) if sums else dict.fromkeys(TRAIN_SUMS, 0.0)
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts the clock of rates anew; the sums stay."""
+        self.started = time.perf_counter()
+        self.waited = 0.0
+        self.images = 0.0
+
+    def pause(self, seconds: float) -> None:
+        """Leaves `seconds` that were no training out of the rates."""
+        self.started += seconds
+
+    def add(self, sums: Mapping[str, float]) -> None:
+        for key in TRAIN_SUMS:
+            self.sums[key] += sums[key]
+        self.images += sums["n"]
+
+    def event(self, step: int, epoch: float, rate: float, started: float) -> dict[str, Any]:
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        n = max(self.sums["n"], 1.0)
+        return {
+            "kind": "train",
+            "step": step,
+            "epoch": epoch,
+            "loss": self.sums["loss"] / n,
+            "top1": self.sums["top1"] / n,
+            "top5": self.sums["top5"] / n,
+            "learning_rate": rate,
+            "images_per_second": self.images / seconds,
+            "data_wait": min(self.waited / seconds, 1.0),
+            "seconds": time.perf_counter() - started,
+        }
+
+
+class Screen:
+    """Lines for a person: one line rewritten in place on a terminal, plain lines elsewhere."""
+
+    PLAIN_SECONDS = 10.0
+    PLACE_SECONDS = 0.2
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stdout
+        self.in_place = self.stream.isatty()
+        self._open = False
+        self._last = 0.0
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        self._end_place()
+        print(text, file=self.stream, flush=True)
+
+    def progress(self, text: str, last: bool = False) -> None:
+        """A line that the next one replaces; elsewhere than on a terminal one every ten seconds."""
+        now = time.monotonic()
+        if not last and now - self._last < (
+            self.PLACE_SECONDS if self.in_place else self.PLAIN_SECONDS
+        ):
+            return
+        self._last = now
+        if self.in_place:
+            print("\r\x1b[2K" + text, end="", file=self.stream, flush=True)
+            self._open = True
+        else:
+            print(text, file=self.stream, flush=True)
+
+    def _end_place(self) -> None:
+        if self._open:
+            print(file=self.stream)
+            self._open = False
+
+
+class Clock:
+    """Seconds a step, as the median of the latest: what the ETA is made of. Compilation, evaluation
+    and saves are not in it."""
+
+    def __init__(self) -> None:
+        self._seconds: list[float] = []
+
+    def add(self, seconds: float) -> None:
+        self._seconds = [*self._seconds[-63:], seconds]
+
+    def eta(self, steps_left: int) -> str:
+        return duration(statistics.median(self._seconds) * steps_left) if self._seconds else "?"
+
+
+def duration(seconds: float) -> str:
+    """`42s`, `3m10s`, `1h02m`, `2d03h`."""
+    whole = round(seconds)
+    for unit, size, small, small_size in (
+        ("d", 86400, "h", 3600),
+        ("h", 3600, "m", 60),
+        ("m", 60, "s", 1),
+    ):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // small_size:02d}{small}"
+    return f"{whole}s"
+
+
+def progress_text(event: Mapping[str, Any], total: int, epochs: float, eta: str) -> str:
+    return (
+        f"step {event['step']}/{total}  epoch {event['epoch']:.2f}/{epochs:g}  loss {event['loss']:.4f}  "
+        f"top-1 {event['top1']:.1%}  lr {event['learning_rate']:.3g}  "
+        f"{event['images_per_second']:.0f} images/s  data wait {event['data_wait']:.0%}  ETA {eta}"
+    )
+
+
+def _tensorboard(workdir: Path) -> Any:
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    from clu import metric_writers
+
+    return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(workdir))])

@@ -1,0 +1,211 @@
+"""The loop: draw, update, log, evaluate, save. One loop for every net; T steps are T updates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxcnn import data as room
+from jaxcnn.training import report, sections
+from jaxcnn.training.checkpoint import Checkpoints
+from jaxcnn.training.experiment import Experiment, assemble, with_classes
+from jaxcnn.training.judging import Judge, open_splits
+from jaxcnn.training.logging import Clock, Metrics, Screen, Window, progress_text
+from jaxcnn.training.pace import Pace
+from jaxcnn.training.state import TrainState
+from jaxcnn.training.stopping import Stopped, Stopper
+from jaxcnn.training.workdir import announce, conclude, prepare
+
+
+class Diverged(RuntimeError):
+    """Loss or gradients stopped being finite; nothing of that step was kept."""
+
+
+def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dict[str, Any]:
+    """Trains and evaluates `config` in `workdir`; goes on where an earlier run left.
+
+    Args:
+        config: a ConfigDict or nested dicts, resolved or not.
+        workdir: made if absent. The same one again resumes, and a finished run does the protocols that
+            its report lacks.
+        command: what the user typed, for run.json.
+
+    Returns:
+        report.json's content.
+
+    Raises:
+        ConfigError, DataError, WorkdirError, CheckpointError: bad input, with what to do.
+        Diverged: loss or gradients stopped being finite.
+        Stopped: a signal came; the state is saved.
+    """
+    config = sections.resolve(config)
+    with Stopper() as stopper:
+        data = open_splits(config["data"])
+        config = with_classes(config, len(data.class_names))
+        experiment = assemble(config)
+        folder = Path(workdir).absolute()
+        prepare(folder, config, data.class_names)
+        return _Run(experiment, data, folder, stopper).go(command)
+
+
+class _Run:
+    def __init__(
+        self, experiment: Experiment, data: room.Data, folder: Path, stopper: Stopper
+    ) -> None:
+        self.experiment, self.data, self.folder, self.stopper = experiment, data, folder, stopper
+        self.config = experiment.config
+        self.pace = Pace(len(data.train), self.config["batch_size"], self.config["epochs"])
+        self.screen, self.clock, self.window = Screen(), Clock(), Window()
+        self.checkpoints = Checkpoints(folder / "checkpoints", self.config["checkpoint"]["keep"])
+        self.metrics = Metrics(folder, self.config["log"]["tensorboard"])
+        self.compiled: dict[str, Any] = {}
+        self.compile_seconds = 0.0
+        self.judge = Judge(
+            experiment,
+            data,
+            self.pace,
+            self.metrics,
+            self.screen,
+            stopper.check,
+            lambda: self._compile("evaluation"),
+        )
+
+    def go(self, command: Sequence[str]) -> dict[str, Any]:
+        """Restores or starts, trains, judges, reports."""
+        try:
+            restored = self.checkpoints.restore(self.experiment.abstract_state())
+            state, meta = restored or (self.experiment.fresh_state(), {})
+            start = int(state.step)
+            self.window = Window(meta.get("window"))
+            self.judge.corrupt.update(meta.get("corrupt", ()))
+            self.began = time.perf_counter() - meta.get("seconds", 0.0)
+            events = self.metrics.cut_back(start)
+            announce(self.screen, self.experiment, self.data, self.pace, self.folder, start)
+            report.add_start(self.folder / "run.json", command, self.config["seed"], start)
+            if 0 < start <= self.pace.total:
+                self.judge.judge(state, self.judge.missing(events, start))
+            if start < self.pace.total:
+                state = self._train(state, start)
+            self._save(state)
+            self._finish(state)
+            seconds = time.perf_counter() - self.began
+            return conclude(
+                self.screen, self.judge, self.folder, int(state.step), seconds, self.compile_seconds
+            )
+        finally:
+            self.metrics.close()
+            self.checkpoints.close()
+
+    def _finish(self, state: TrainState) -> None:
+        """The protocols that neither this run nor the report has done on the final state."""
+        known = report.read_report(self.folder / "report.json")
+        done = {key for key, (step, _) in self.judge.results.items() if step == int(state.step)}
+        done |= {
+            (r["protocol"], r["split"]) for r in known["results"] if r["step"] == int(state.step)
+        }
+        self.judge.judge(
+            state, [t for t in self.judge.tasks(self.pace.total) if (t.label, t.split) not in done]
+        )
+        self.checkpoints.wait()
+
+    def _train(self, state: TrainState, start: int) -> TrainState:
+        pending = None
+        with self._batches(start) as batches:
+            try:
+                step = self._compile("train")  # while the first batches are decoded
+                self.window.restart()
+                for done in range(start + 1, self.pace.total + 1):
+                    self.stopper.check()
+                    began = time.perf_counter()
+                    batch = self.experiment.placement.put_batch(next(batches))
+                    self.window.waited += time.perf_counter() - began
+                    rate = self.experiment.schedule(self.pace.epoch(done - 1))
+                    state, sums = step(state, batch, self.experiment.put_rate(rate))
+                    pending = self._log(pending, (done, rate, sums))
+                    self.clock.add(time.perf_counter() - began)
+                    tasks, saves = self.judge.tasks(done), self.judge.saves(done)
+                    if tasks or saves:
+                        pending = self._log(pending)
+                        paused = time.perf_counter()
+                        self.judge.corrupt.update(batches.corrupt)
+                        self.judge.judge(state, tasks)
+                        if saves:
+                            self._save(state)
+                        self.window.pause(time.perf_counter() - paused)
+                self._log(pending)
+            except Stopped:
+                self._log(pending)
+                self.judge.corrupt.update(batches.corrupt)
+                self._save(state)
+                self.checkpoints.wait()
+                raise
+        return state
+
+    def _batches(self, start: int) -> Any:
+        settings = self.config["data"]
+        return room.train_batches(
+            self.data.train,
+            seed=settings["seed"],
+            batch_size=self.config["batch_size"],
+            image_size=self.experiment.net.image_size,
+            scale=self.config["augment"]["scale"],
+            start_step=start,
+            threads=settings["threads"],
+            prefetch=settings["prefetch"],
+        )
+
+    def _log(self, pending: Any, following: Any = None) -> Any:
+        """Counts the finished step `pending`, writes an event where one is due, gives `following` back.
+
+        Called a step late, so that the device never waits for the host.
+        """
+        if pending is None:
+            return following
+        done, rate, sums = pending
+        sums = {k: float(v) for k, v in jax.device_get(sums).items()}
+        if not sums["finite"]:
+            raise Diverged(self._divergence(done, rate, sums))
+        self.window.add(sums)
+        event = self.window.event(done, self.pace.epoch(done), rate, self.began)
+        eta = self.clock.eta(self.pace.total - done)
+        last = done == self.pace.total
+        self.screen.progress(progress_text(event, self.pace.total, self.pace.epochs, eta), last)
+        if last or done % self.config["log"]["every_steps"] == 0:
+            self.metrics.write(event)
+            self.window = Window()
+        return following
+
+    def _divergence(self, done: int, rate: float, sums: dict[str, float]) -> str:
+        steps = self.checkpoints.steps()
+        kept = f"the last checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
+        loss, tenth = sums["loss"] / max(sums["n"], 1), self.config["schedule"]["rate"] / 10
+        return (
+            f"step {done}: the loss ({loss:g}) or its gradients are not finite, at learning rate "
+            f"{rate:g}. Nothing of that step was kept; {kept}.\n"
+            f"Try a tenth of the rate (--config.schedule.rate={tenth:g}), "
+            "--config.model.dtype=float32, or another start, in another --workdir"
+        )
+
+    def _save(self, state: TrainState) -> None:
+        meta = {
+            "seconds": time.perf_counter() - self.began,
+            "window": self.window.sums,
+            "corrupt": sorted(self.judge.corrupt),
+        }
+        self.checkpoints.save(state, meta, best=self.judge.best_metric(int(state.step)))
+
+    def _compile(self, what: str) -> Any:
+        """The compiled step, timed apart so that neither rates nor the ETA hold it."""
+        if what not in self.compiled:
+            lower = self.experiment.lower_train if what == "train" else self.experiment.lower_eval
+            self.screen.progress(f"compiling the {what} step ...", last=True)
+            began = time.perf_counter()
+            self.compiled[what] = lower().compile()
+            seconds = time.perf_counter() - began
+            self.compile_seconds += seconds
+            self.screen.line(f"compiled the {what} step in {seconds:.1f} s")
+        return self.compiled[what]

@@ -1,0 +1,38 @@
+"""Steps, epochs and what is due when: pure arithmetic on (examples, batch size, epochs)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """Attributes:
+    examples: N, training examples an epoch (without the held-out ones).
+    batch_size: B, examples a step over all devices.
+    epochs: length of the run.
+    """
+
+    examples: int
+    batch_size: int
+    epochs: float
+
+    @property
+    def total(self) -> int:
+        """Updates of the whole run."""
+        return math.ceil(self.epochs * self.examples / self.batch_size)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.examples / self.batch_size
+
+    def epoch(self, step: int) -> float:
+        """Epochs seen after `step` updates; exact at whole epochs, where it matters to schedules."""
+        return step * self.batch_size / self.examples
+
+    def due(self, step: int, every: float) -> bool:
+        """Whether something done each `every` epochs is due after `step` updates; at the end always."""
+        if step == self.total:
+            return True
+        return every > 0 and self.epoch(step) // every > self.epoch(step - 1) // every

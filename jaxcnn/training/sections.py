@@ -1,0 +1,115 @@
+"""Which callable each section of a config is splatted into: the one table of what can be configured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcnn import config as configs
+from jaxcnn.evaluation import PROTOCOLS
+from jaxcnn.losses import Objective
+from jaxcnn.models import NETS
+from jaxcnn.parallel import make_placement
+from jaxcnn.pixels import Augment
+from jaxcnn.training.checkpoint import Checkpointing
+from jaxcnn.training.logging import Log
+from jaxcnn.training.optim import OPTIMISERS
+from jaxcnn.training.schedules import SCHEDULES
+from jaxcnn.training.state import Init
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where examples come from, and in which order.
+
+    Attributes:
+        source: `tfds:NAME`, `folder:PATH`, `synthetic` or `synthetic:CLASSES`.
+        data_dir: where tfds keeps prepared datasets; '' is its own default.
+        held_out: examples of the training split that are never trained on; they choose the best
+            checkpoint, since the reported split chooses nothing.
+        train_split: the split, or folder, to train on.
+        eval_split: the split to report on; '' is `validation`, else `test` (tfds), or `val` (folder).
+        seed: fixes the order of examples and their augmentation; -1 takes the config's `seed`.
+        threads: decoding threads; 0 is one a core.
+        prefetch: batches decoded ahead.
+    """
+
+    source: str
+    data_dir: str = ""
+    held_out: int = 0
+    train_split: str = "train"
+    eval_split: str = ""
+    seed: int = -1
+    threads: int = 0
+    prefetch: int = 2
+
+    def __post_init__(self) -> None:
+        kind = self.source.partition(":")[0]
+        if kind not in ("tfds", "folder", "synthetic"):
+            raise ValueError(
+                f"source must be tfds:NAME, folder:PATH or synthetic, got {self.source!r}"
+            )
+        for name in ("held_out", "threads"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.prefetch < 1:
+            raise ValueError(f"prefetch must be at least 1, got {self.prefetch}")
+
+
+SECTIONS: configs.Sections = {
+    "model": NETS,
+    "data": Data,
+    "augment": Augment,
+    "init": Init,
+    "loss": Objective,
+    "optim": OPTIMISERS,
+    "schedule": SCHEDULES,
+    "checkpoint": Checkpointing,
+    "mesh": make_placement,
+    "log": Log,
+}
+
+
+def resolve(config: Any, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A checked config with every key present (see `jaxcnn.config.resolve`).
+
+    Raises:
+        ConfigError: all errors at once.
+    """
+    config = configs.plain(config)
+    if isinstance(config.get("model"), dict) and config["model"].get("num_classes") == 0:
+        del config["model"]["num_classes"]
+    resolved = configs.resolve(config, overrides, SECTIONS, PROTOCOLS)
+    if "num_classes" not in _named(config, overrides):
+        resolved["model"]["num_classes"] = 0  # the source's, which `with_classes` fills in
+    image_size = resolved["model"]["image_size"]
+    errors = []
+    if resolved["augment"]["scale"][0] < image_size:
+        errors.append(
+            f"augment.scale {resolved['augment']['scale']} must not start below model.image_size "
+            f"{image_size}: the crop would not fit"
+        )
+    errors += [
+        f"evals[{i}].scale {row['scale']} must not be below model.image_size {image_size}"
+        for i, row in enumerate(resolved["evals"])
+        if row["scale"] < image_size
+    ]
+    if errors:
+        raise configs.ConfigError("\n".join(errors))
+    return resolved
+
+
+def read(
+    path: str, overrides: Sequence[str], folder: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the config as the file gives it, the resolved config) of a config file and overrides."""
+    given = configs.read(configs.find(path, folder))
+    return given, resolve(given, overrides)
+
+
+def _named(config: Any, overrides: Sequence[str]) -> set[str]:
+    """The model keys that a config or an override names itself."""
+    typed = (o.partition("=")[0].partition("model.")[2] for o in overrides)
+    return {*config.get("model", {}), *typed}

@@ -1,0 +1,96 @@
+"""One update: batch and state in, state and sums out. Pure: no jit and no mesh of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from jaxcnn.evaluation import ranks
+from jaxcnn.losses import Objective
+from jaxcnn.pixels import Augment, augmented
+from jaxcnn.training.state import TrainState
+
+Batch = dict[str, Array]
+Sums = dict[str, Float[Array, ""]]
+
+
+def make_train_step(
+    net: Any,
+    tx: optax.GradientTransformationExtraArgs,
+    objective: Objective,
+    augment: Augment,
+    *,
+    seed: int,
+    data_seed: int,
+) -> Callable[[TrainState, Batch, Float[Array, ""]], tuple[TrainState, Sums]]:
+    """(state, batch, learning rate) -> (state, sums).
+
+    Sums are float32 over the examples whose mask is True: `loss` (the objective, nats), `top1`, `top5`
+    (counts), `n`, and `finite`: 1 where loss and gradients are finite. An update that is not finite
+    leaves the state as it was, so no such value reaches the parameters or a checkpoint.
+
+    The gradient is of the summed objective and divided by n once it is summed over the devices, so that
+    counts and gradients travel in one all-reduce.
+    """
+
+    def sums(params: Any, batch: Batch, key: Array) -> tuple[Float[Array, ""], Sums]:
+        images = augmented(
+            jax.random.key(data_seed), batch["image"], batch["epoch"], batch["id"], augment
+        )
+        logits, aux = net.apply({"params": params}, images, train=True, rngs={"dropout": key})
+        total = lambda x: jnp.sum(jnp.where(batch["mask"], x, 0.0))  # noqa: E731
+        loss, rank = total(objective(logits, aux, batch["label"])), ranks(logits, batch["label"])
+        n, top1, top5 = total(1.0), total(jnp.float32(rank < 1)), total(jnp.float32(rank < 5))
+        return loss, {"loss": loss, "top1": top1, "top5": top5, "n": n}
+
+    gradient = jax.grad(sums, has_aux=True)
+
+    def step(
+        state: TrainState, batch: Batch, learning_rate: Float[Array, ""]
+    ) -> tuple[TrainState, Sums]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        grads, total = _accumulated(gradient, state.params, batch, key, objective.accumulate)
+        n = jnp.maximum(total["n"], 1.0)
+        grads = jax.tree.map(lambda g: g / n, grads)
+        updates, opt_state = tx.update(
+            grads, state.opt_state, state.params, learning_rate=learning_rate
+        )
+        finite = jnp.isfinite(total["loss"]) & jnp.isfinite(optax.tree.norm(grads))
+        new = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+        )
+        state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        return state, {**total, "finite": finite.astype(jnp.float32)}
+
+    return step
+
+
+def _accumulated(
+    gradient: Any, params: Any, batch: Batch, key: Array, slices: int
+) -> tuple[Any, Sums]:
+    """`gradient` of the whole batch, summed over `slices` parts of it one after the other.
+
+    A part takes every slices-th row, so each device's rows stay on that device.
+    """
+    if slices == 1:
+        return gradient(params, batch, key)
+    parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, slices, *x.shape[1:]), 1, 0), batch)
+
+    def one(carry: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
+        rows, index = part
+        return jax.tree.map(
+            jnp.add, carry, gradient(params, rows, jax.random.fold_in(key, index))
+        ), None
+
+    shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts), key)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(one, zeros, (parts, jnp.arange(slices)))[0]

@@ -1,0 +1,9 @@
+"""Trains and evaluates a config: python main.py --config=configs/vgg_e.py (see --help)."""
+
+import sys
+from pathlib import Path
+
+from jaxcnn.training.command import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], Path(__file__).parent / "configs"))

@@ -1,0 +1,348 @@
+"""The batch contract: what train_batches and eval_batches promise."""
+
+import gc
+import itertools
+import logging
+import threading
+
+import numpy as np
+import pytest
+
+from jaxcnn.data import (
+    CorruptImage,
+    DataError,
+    eval_batches,
+    open_data,
+    preprocess,
+    train_batches,
+)
+
+TRAIN = {"seed": 3, "batch_size": 4, "image_size": 24, "scale": (24, 40)}
+
+
+@pytest.fixture
+def folder(image_folder):
+    return open_data(f"folder:{image_folder}")
+
+
+def take(source, count, **changes):
+    with train_batches(source, **(TRAIN | changes)) as batches:
+        return list(itertools.islice(batches, count))
+
+
+def join(batches):
+    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+
+
+def assert_equal(first, second):
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert np.array_equal(one[key], other[key]), key
+
+
+def test_columns(folder):
+    batch = take(folder.train, 1)[0]
+    assert {key: (column.shape, column.dtype.name) for key, column in batch.items()} == {
+        "image": ((4, 24, 24, 3), "uint8"),
+        "label": ((4,), "int32"),
+        "id": ((4,), "int32"),
+        "epoch": ((4,), "int32"),
+        "box": ((4, 4), "int32"),
+        "mask": ((4,), "bool"),
+    }
+    assert batch["mask"].all()
+    assert (batch["box"][:, 2:] == 24).all()
+
+
+def test_each_epoch_holds_each_image_once(folder):
+    rows = join(take(folder.train, 15))  # 60 rows of 15 images: 4 epochs, batches span them
+    for epoch in range(4):
+        assert sorted(rows["id"][rows["epoch"] == epoch]) == list(range(15))
+    assert np.array_equal(rows["label"], rows["id"] // 5)
+
+
+def test_pixels_belong_to_their_id(folder):
+    """Every row equals its own image decoded alone: nothing is swapped on the way."""
+    rows = join(take(folder.train, 4, scale=(24, 24), image_size=24))
+    for image, identity in zip(rows["image"], rows["id"], strict=True):
+        alone = preprocess(folder.train.name(int(identity)), scale=24, image_size=24)[0]
+        # The same image up to the position of the crop along the longer side.
+        assert np.abs(image.mean((0, 1)) - alone.mean((0, 1))).max() < 40
+
+
+@pytest.mark.parametrize("threads", [1, 3, 8])
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_threads_change_nothing(folder, threads, prefetch):
+    assert_equal(
+        take(folder.train, 8, threads=2), take(folder.train, 8, threads=threads, prefetch=prefetch)
+    )
+
+
+@pytest.mark.parametrize("start", [1, 4, 7])
+def test_start_step_continues_as_if_never_stopped(folder, start):
+    assert_equal(take(folder.train, 9)[start:], take(folder.train, 9 - start, start_step=start))
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_hold_the_slices_of_one(folder, processes):
+    whole = take(folder.train, 8)
+    parts = [
+        take(folder.train, 8, process_index=h, process_count=processes) for h in range(processes)
+    ]
+    assert_equal(whole, [join(list(shares)) for shares in zip(*parts, strict=True)])
+
+
+def test_seeds_and_epochs_differ(folder):
+    first, second = join(take(folder.train, 4)), join(take(folder.train, 4, seed=4))
+    assert not np.array_equal(first["id"], second["id"])
+    rows = join(take(folder.train, 15))
+    boxes = [rows["box"][rows["id"] == 2][i].tolist() for i in range(4)]
+    assert len({tuple(box) for box in boxes}) > 1
+
+
+def test_held_out_slice_keeps_ids_and_is_the_same_for_every_seed(image_folder):
+    data = open_data(f"folder:{image_folder}", held_out=4)
+    again = open_data(f"folder:{image_folder}", held_out=4)
+    assert (len(data.train), len(data.held_out)) == (11, 4)
+    kept, apart = set(data.train.ids.tolist()), set(data.held_out.ids.tolist())
+    assert kept | apart == set(range(15))
+    assert not kept & apart
+    assert np.array_equal(data.held_out.ids, again.held_out.ids)
+    rows = join(take(data.train, 11))  # 44 rows: 4 epochs of 11
+    assert {*rows["id"].tolist()} == kept
+    assert np.array_equal(rows["label"], rows["id"] // 5)
+    assert [sorted(rows["id"][rows["epoch"] == e]) for e in range(4)] == [sorted(kept)] * 4
+    nested = open_data(f"folder:{image_folder}", held_out=3)
+    assert set(nested.held_out.ids.tolist()) < apart
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_evaluation_counts_every_image_once(folder, processes):
+    shares = [
+        list(
+            eval_batches(
+                folder.evaluation,
+                scale=32,
+                image_size=24,
+                batch_size=4,
+                process_index=h,
+                process_count=processes,
+            )
+        )
+        for h in range(processes)
+    ]
+    assert {len(share) for share in shares} == {3}
+    rows = join([batch for share in shares for batch in share])
+    assert sorted(rows["id"][rows["mask"]]) == list(range(9))
+    assert rows["mask"].sum() == 9
+    assert set(rows["id"][~rows["mask"]]) == {-1}
+    assert not rows["image"][~rows["mask"]].any()
+    assert set(rows["epoch"]) == {0}
+
+
+def test_evaluation_equals_preprocess(folder):
+    with eval_batches(folder.evaluation, scale=32, image_size=24, batch_size=9) as batches:
+        batch = next(batches)
+    for i in range(9):
+        alone = preprocess(folder.evaluation.name(i), scale=32, image_size=24)
+        assert alone.shape == (1, 24, 24, 3)
+        assert np.array_equal(alone[0], batch["image"][i])
+
+
+def test_small_images_are_enlarged(tmp_path, encoded, picture):
+    (tmp_path / "tiny.png").write_bytes(encoded(picture(8, 8), "PNG"))
+    assert preprocess(tmp_path / "tiny.png", scale=64, image_size=56).shape == (1, 56, 56, 3)
+
+
+def spoil(path, content=b""):
+    path.write_bytes(content)
+    return str(path)
+
+
+def test_corrupt_image_is_grey_masked_named_and_counted_once(image_folder, caplog):
+    name = spoil(image_folder / "train" / "bee" / "2.jpg", b"\xff\xd8\xff\xe0 no image")
+    data = open_data(f"folder:{image_folder}")
+    with (
+        caplog.at_level(logging.WARNING),
+        train_batches(data.train, **(TRAIN | {"batch_size": 15})) as batches,
+    ):
+        for epoch in range(3):
+            batch = next(batches)
+            assert set(batch["epoch"]) == {epoch}
+            row = batch["id"].tolist().index(7)
+            assert (batch["image"][row] == 128).all()
+            assert batch["label"][row] == 1
+            assert batch["mask"].tolist() == [i != row for i in range(15)]
+        assert batches.corrupt == [name]
+    messages = [record.getMessage() for record in caplog.records if "jaxcnn" in record.name]
+    assert len(messages) == 1
+    assert name in messages[0]
+    assert "truncated JPEG" in messages[0]
+
+
+def test_corrupt_image_counts_in_evaluation(image_folder):
+    name = spoil(image_folder / "val" / "cat" / "0.jpg")
+    data = open_data(f"folder:{image_folder}")
+    with eval_batches(data.evaluation, scale=32, image_size=24, batch_size=9) as batches:
+        batch = next(batches)
+        assert batches.corrupt == [name]
+    assert batch["mask"].all()
+    assert (batch["image"][6] == 128).all()
+    assert batch["label"][6] == 2
+
+
+def test_vanished_file_is_a_corrupt_image(image_folder):
+    data = open_data(f"folder:{image_folder}")
+    (image_folder / "val" / "ant" / "1.jpg").unlink()
+    with eval_batches(data.evaluation, scale=32, image_size=24, batch_size=9) as batches:
+        batch = next(batches)
+    assert batch["label"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert (batch["image"][1] == 128).all()
+
+
+class Listed:
+    """A source of given results; an exception among them is raised."""
+
+    class_names = ("one", "two")
+
+    def __init__(self, results):
+        self.results = results
+        self.ids = np.arange(len(results))
+
+    def __len__(self):
+        return len(self.results)
+
+    def read(self, index):
+        result = self.results[index]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def name(self, index):
+        return f"listed#{index}"
+
+
+def test_too_many_corrupt_images_are_an_error(encoded, picture):
+    good = (encoded(picture(30, 30)), 0)
+    few = Listed([CorruptImage("gone", 1) if i < 9 else good for i in range(40)])
+    assert len(list(eval_batches(few, scale=24, image_size=24, batch_size=8))) == 5
+    many = Listed([CorruptImage("gone", 1) if i % 3 == 0 else good for i in range(40)])
+    with pytest.raises(DataError, match=r"10 of the first 28 images.*more than 1%.*listed#0, "):
+        list(eval_batches(many, scale=24, image_size=24, batch_size=8))
+
+
+def test_worker_error_comes_in_order_and_stops_the_threads(encoded, picture):
+    good = (encoded(picture(30, 30)), 0)
+    source = Listed([good] * 10 + [RuntimeError("the disk is on fire")] + [good] * 9)
+    batches = eval_batches(source, scale=24, image_size=24, batch_size=4, threads=2)
+    assert [next(batches)["id"].tolist() for _ in range(2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    with pytest.raises(RuntimeError, match="the disk is on fire"):
+        next(batches)
+    assert not loader_threads()
+    with pytest.raises(StopIteration):
+        next(batches)
+
+
+def loader_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("jaxcnn-data")]
+
+
+def test_close_stops_the_threads(folder):
+    batches = train_batches(folder.train, **TRAIN)
+    next(batches)
+    assert loader_threads()
+    batches.close()
+    batches.close()
+    assert not loader_threads()
+    assert next(batches, None) is None
+
+
+def test_a_forgotten_iterator_leaves_no_threads(folder):
+    batches = train_batches(folder.train, **TRAIN)
+    next(batches)
+    threads = loader_threads()
+    del batches
+    gc.collect()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert not loader_threads()
+
+
+def test_evaluation_stops_its_threads_at_the_end(folder):
+    list(eval_batches(folder.evaluation, scale=32, image_size=24, batch_size=4))
+    assert not loader_threads()
+
+
+def test_no_more_is_read_ahead_than_asked(encoded, picture):
+    reads = []
+    good = (encoded(picture(30, 30)), 0)
+
+    class Counted(Listed):
+        def read(self, index):
+            reads.append(index)
+            return super().read(index)
+
+    with train_batches(Counted([good] * 20), **(TRAIN | {"prefetch": 1, "threads": 2})) as batches:
+        next(batches)
+        next(batches)
+    assert len(reads) <= 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 16}, r"batch_size=16.*only 15 training images.*--config.batch_size=15"),
+        ({"batch_size": 3, "process_count": 2}, "batch_size=3 does not split over 2 processes"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"process_index": 1}, "process_index=1: expected 0 to 0"),
+        ({"scale": (20, 40)}, r"scale=\(20, 40\) with image_size=24.*scale=\(24, 40\)"),
+        ({"scale": (40, 30)}, r"scale=\(40, 30\)"),
+        ({"scale": [24]}, r"scale=\[24\]: expected \(smallest, largest\)"),
+        ({"start_step": -1}, "start_step=-1"),
+        ({"threads": -1}, "threads=-1"),
+    ],
+)
+def test_impossible_arguments(folder, changes, message):
+    with pytest.raises(DataError, match=message):
+        train_batches(folder.train, **(TRAIN | changes))
+
+
+def test_preprocess_errors(tmp_path):
+    with pytest.raises(DataError, match=r"cannot read the image .*none.jpg: No such file"):
+        preprocess(tmp_path / "none.jpg", scale=24, image_size=24)
+    (tmp_path / "text.jpg").write_text("hello")
+    with pytest.raises(DataError, match=r"cannot decode the image .*text.jpg: not a readable JPEG"):
+        preprocess(tmp_path / "text.jpg", scale=24, image_size=24)
+
+
+def test_synthetic_is_fixed_and_differs_by_class_and_split():
+    data = open_data("synthetic:4")
+    assert (len(data.train), len(data.evaluation), data.class_names[3]) == (256, 64, "class_003")
+    again = open_data("synthetic:4")
+    assert data.train.read(5) == again.train.read(5)
+    assert data.train.read(5)[1] == 1
+    assert data.train.read(5)[0] != data.evaluation.read(5)[0]
+    assert len(open_data("synthetic").class_names) == 1000
+
+
+@pytest.mark.parametrize("name", ["", "cifar10", "tfds:", "folder:", "synthetic:1", "synthetic:x"])
+def test_unknown_source(name):
+    with pytest.raises(DataError, match="expected"):
+        open_data(name)
+
+
+@pytest.mark.parametrize("held_out", [-1, 15, 100])
+def test_held_out_must_leave_something(image_folder, held_out):
+    with pytest.raises(DataError, match=f"held_out={held_out} but the training split has 15"):
+        open_data(f"folder:{image_folder}", held_out=held_out)
+
+
+def test_a_png_under_a_jpeg_name_is_read(image_folder, encoded, picture):
+    spoil(image_folder / "val" / "ant" / "0.jpg", encoded(picture(30, 30), "PNG"))
+    data = open_data(f"folder:{image_folder}")
+    with eval_batches(data.evaluation, scale=32, image_size=24, batch_size=9) as batches:
+        image = next(batches)["image"][0]
+        assert batches.corrupt == []
+    assert image.std() > 10

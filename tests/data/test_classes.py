@@ -1,0 +1,54 @@
+import subprocess
+import sys
+from pathlib import Path
+
+from jaxcnn.data import class_table, display_names
+
+
+def test_class_table():
+    table = class_table()
+    assert len(table) == 1000
+    assert [row.index for row in table] == list(range(1000))
+    wnids = [row.wnid for row in table]
+    assert wnids == sorted(set(wnids))
+    assert all(len(wnid) == 9 and wnid[0] == "n" and wnid[1:].isdigit() for wnid in wnids)
+    assert len({row.name for row in table}) == 1000
+    assert all(row.name.strip() == row.name != "" for row in table)
+
+
+def test_known_rows():
+    known = {
+        0: ("n01440764", "tench"),
+        1: ("n01443537", "goldfish"),
+        134: ("n02012849", "crane (bird)"),
+        207: ("n02099601", "golden retriever"),
+        281: ("n02123045", "tabby"),
+        517: ("n03126707", "crane (machine)"),
+        639: ("n03710721", "maillot, tank suit"),
+        999: ("n15075141", "toilet tissue"),
+    }
+    table = class_table()
+    assert {index: tuple(table[index][1:]) for index in known} == known
+
+
+def test_table_is_in_the_order_of_tfds():
+    import importlib.util
+
+    spec = importlib.util.find_spec("tensorflow_datasets")
+    labels = Path(spec.submodule_search_locations[0]) / "datasets" / "imagenet2012" / "labels.txt"
+    assert [row.wnid for row in class_table()] == labels.read_text().split()
+
+
+def test_display_names():
+    assert display_names(("n01443537", "my class")) == ("goldfish", "my class")
+
+
+def test_import_does_not_import_tensorflow():
+    """Nor JAX: the data room stands by itself."""
+    code = (
+        "import sys, jaxcnn.data, jaxcnn.data.prepared, jaxcnn.data.digits, jaxcnn.data.imagenet;"
+        "heavy = {'tensorflow', 'tensorflow_datasets', 'jax', 'sklearn'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=60)

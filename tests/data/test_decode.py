@@ -1,0 +1,180 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxcnn.data.crops import View, centre_view, rescaled_size
+from jaxcnn.data.decode import decode_view, jpeg_header
+from jaxcnn.data.errors import CorruptImage
+
+
+def centre(height, width):
+    return centre_view(height, width, scale=32, image_size=32)
+
+
+def reference(data, view):
+    """The slow way: decode all, rescale all, cut."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    scaled = np.asarray(image.resize((view.width, view.height), Image.Resampling.BILINEAR))
+    return scaled[view.top : view.top + view.side, view.left : view.left + view.side]
+
+
+def difference(first, second):
+    return int(np.abs(first.astype(int) - second.astype(int)).max())
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize(
+    ("height", "width", "scale"), [(190, 241, 64), (101, 67, 80), (24, 40, 72)]
+)
+def test_window_equals_full_decode(
+    encoded, picture, height, width, scale, subsampling, progressive
+):
+    noise = np.random.default_rng(0).integers(0, 60, (height, width, 3), np.uint8)
+    pixels = picture(height, width) // 2 + noise
+    data = encoded(pixels, quality=90, subsampling=subsampling, progressive=progressive)
+    side = 64
+    tall, wide = rescaled_size(height, width, scale)
+    down, across = tall - side, wide - side
+    for top in {0, down // 2, down}:
+        for left in {0, across // 3, across}:
+            view = View(height, width, tall, wide, top, left, side)
+            got, used = decode_view(data, lambda *_, v=view: v)
+            assert used == view
+            assert got.shape == (side, side, 3)
+            assert got.dtype == np.uint8
+            assert difference(got, reference(data, view)) <= 1
+
+
+def test_no_rescale_is_the_identity(encoded, picture):
+    data = encoded(picture(32, 32), "PNG")
+    assert np.array_equal(decode_view(data, centre)[0], picture(32, 32))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "WEBP"])
+def test_other_formats_are_told_from_their_bytes(encoded, kind):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    pixels = np.zeros((40, 48, 3), np.uint8)
+    pixels[:, 24:] = (200, 100, 50)
+    data = encoded(pixels, kind, **options)
+    got, view = decode_view(data, centre)
+    assert (view.image_height, view.image_width) == (40, 48)
+    assert difference(got, reference(data, view)) == 0
+    assert got[5, 30].tolist() == [200, 100, 50]
+
+
+def test_grey_jpeg_is_repeated(encoded, picture):
+    data = encoded(picture(40, 40)[..., 0])
+    got = decode_view(data, centre)[0]
+    assert jpeg_header(data).components == 1
+    assert np.array_equal(got[..., 0], got[..., 1])
+    assert np.array_equal(got[..., 0], got[..., 2])
+
+
+def test_cmyk_jpeg_becomes_rgb(encoded, picture):
+    image = Image.fromarray(picture(40, 40)).convert("CMYK")
+    data = encoded(image, quality=95)
+    assert jpeg_header(data).components == 4
+    got = decode_view(data, centre)[0]
+    rgb = decode_view(encoded(picture(40, 40), quality=95), centre)[0]
+    assert np.abs(got.astype(int) - rgb).mean() < 3
+
+
+def test_sixteen_bit_grey_is_shifted(encoded):
+    wide = np.full((40, 40), 0x80FF, np.uint16)
+    assert set(np.unique(decode_view(encoded(wide, "PNG"), centre)[0])) == {0x80}
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1"])
+def test_odd_modes_come_out_as_rgb(encoded, picture, mode):
+    data = encoded(Image.fromarray(picture(40, 40)).convert(mode), "PNG")
+    assert decode_view(data, centre)[0].shape == (32, 32, 3)
+
+
+def test_palette_with_transparency_raises_no_warning(encoded, picture):
+    image = Image.fromarray(picture(40, 40)).convert("P")
+    data = encoded(image, "PNG", transparency=bytes(range(256)))
+    assert decode_view(data, centre)[0].shape == (32, 32, 3)
+
+
+def test_first_frame_of_an_animation(encoded):
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode_view(data, centre)[0][0, 0].tolist() == [255, 0, 0]
+
+
+def test_exif_rotation_is_ignored(encoded, picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    plain, tagged = (
+        encoded(picture(40, 60), quality=95, **options) for options in ({}, {"exif": exif})
+    )
+    assert len(tagged) > len(plain)
+    assert np.array_equal(decode_view(plain, centre)[0], decode_view(tagged, centre)[0])
+    assert jpeg_header(tagged)[:2] == (40, 60)
+
+
+def test_stray_bytes_before_a_marker_are_stepped_over(encoded, picture):
+    data = encoded(picture(40, 60))
+    (length,) = struct.unpack_from(">H", data, 4)
+    stray = data[: 4 + length] + b"\x00\x12\x34" + data[4 + length :]
+    assert jpeg_header(stray)[:2] == (40, 60)
+
+
+def with_size(data, height, width):
+    """The JPEG with another size in its frame header."""
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+def png_header(height, width):
+    data = b"\x89PNG\r\n\x1a\n"
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    for kind, content in ((b"IHDR", size), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")):
+        crc = struct.pack(">I", zlib.crc32(kind + content))
+        data += struct.pack(">I", len(content)) + kind + content + crc
+    return data
+
+
+@pytest.mark.parametrize("kept", [3, 100, 0.3, 0.6, 0.95, -2])
+def test_truncated_jpeg_is_corrupt_whatever_the_window(encoded, picture, kept):
+    data = encoded(picture(90, 90), quality=95)
+    cut = data[: int(kept * len(data)) if 0 < kept < 1 else kept]
+    # The top rows are all there, but the file is not.
+    with pytest.raises(CorruptImage, match="truncated JPEG"):
+        decode_view(cut, lambda h, w: View(h, w, h, w, 0, 0, 16))
+
+
+def test_corrupt_files_say_why(encoded, picture):
+    jpeg, png = encoded(picture(90, 90)), encoded(picture(90, 90), "PNG")
+    for data, reason in (
+        (b"", "is empty"),
+        (b"<html>not found</html>", "not a readable JPEG.*3c 68 74 6d"),
+        (b"\x00" * 5000, "not a readable JPEG"),
+        (png[: len(png) // 2], "broken PNG"),
+        (with_size(jpeg, 0, 90), "size of 90 x 0"),
+        (with_size(jpeg, 60000, 60000), "60000 x 60000 pixels, over the limit"),
+        (png_header(20000, 20000), "decompression bomb"),
+        (jpeg[:200] + b"\xff\xd9", "truncated JPEG"),
+    ):
+        with pytest.raises(CorruptImage, match=reason):
+            decode_view(data, centre)
+
+
+def test_random_damage_never_escapes(encoded, picture):
+    """Whatever is wrong, the outcome is pixels of the right shape or CorruptImage."""
+    generator = np.random.default_rng(0)
+    kinds = [encoded(picture(60, 50), kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP")]
+    for i in range(200):
+        damaged = bytearray(kinds[i % len(kinds)])
+        for position in generator.integers(0, min(len(damaged), 700), 6):
+            damaged[position] = generator.integers(0, 256)
+        try:
+            pixels, _ = decode_view(bytes(damaged), centre)
+        except CorruptImage:
+            continue
+        assert pixels.shape == (32, 32, 3)

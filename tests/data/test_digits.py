@@ -1,0 +1,91 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from jaxcnn.data import eval_batches, open_data
+from jaxcnn.data.digits import encode_digit, split_digits
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def data(data_dir):
+    return open_data("tfds:digits", str(data_dir))
+
+
+def test_split_is_fixed_and_even():
+    labels = load_digits().target
+    train, evaluation = split_digits(labels)
+    assert (len(train), len(evaluation)) == (1442, 355)
+    assert sorted([*train, *evaluation]) == list(range(1797))
+    counts, held = np.bincount(labels), np.bincount(labels[evaluation])
+    assert held.tolist() == (counts // 5).tolist()
+    assert np.array_equal(evaluation, split_digits(labels)[1])
+
+
+def test_encoded_digit_shows_the_digit():
+    image = load_digits().images[0]
+    decoded = Image.open(io.BytesIO(encode_digit(image)))
+    assert (decoded.size, decoded.mode) == ((64, 64), "RGB")
+    small = np.asarray(decoded.convert("L").resize((8, 8), Image.Resampling.BOX), float)
+    assert np.corrcoef(small.ravel(), image.ravel())[0, 1] > 0.98
+    assert small.max() > 200
+
+
+def test_first_use_prepares_and_says_so_in_one_line(data, data_dir, capsys):
+    assert data.class_names == tuple("0123456789")
+    assert (len(data.train), len(data.evaluation)) == (1442, 355)
+    assert sorted(path.name for path in data_dir.glob("digits/*")) == ["1.0.0"]
+    again = open_data("tfds:digits", str(data_dir))
+    assert again.description == data.description
+    assert capsys.readouterr().out == ""
+
+
+def test_first_use_message(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jaxcnn.data.digits._examples", few_examples)
+    open_data("tfds:digits", str(tmp_path))
+    out = capsys.readouterr().out
+    assert out == f"prepared the handwritten digits in {tmp_path / 'digits' / '1.0.0'}\n"
+
+
+def few_examples(part):
+    digits = load_digits()
+    for i in range(part, 20, 2):
+        yield i, {"image": io.BytesIO(encode_digit(digits.images[i])), "label": i % 10}
+
+
+def test_labels_and_pixels_are_those_of_scikit_learn(data):
+    digits = load_digits()
+    counts = np.bincount([data.train.read(i)[1] for i in range(len(data.train))], minlength=10)
+    train, _ = split_digits(digits.target)
+    assert counts.tolist() == np.bincount(digits.target[train]).tolist()
+    encoded = {encode_digit(digits.images[i]): int(digits.target[i]) for i in train}
+    assert all(encoded[data.train.read(i)[0]] == data.train.read(i)[1] for i in range(40))
+
+
+def test_whole_evaluation_split_is_read(data):
+    total = 0
+    with eval_batches(data.evaluation, scale=40, image_size=32, batch_size=64) as batches:
+        for batch in batches:
+            total += int(batch["mask"].sum())
+        assert batches.corrupt == []
+    assert total == 355
+
+
+def test_interrupted_preparation_leaves_no_data_set(tmp_path, monkeypatch):
+    def stop(part):
+        yield from few_examples(part)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxcnn.data.digits._examples", stop)
+    with pytest.raises(KeyboardInterrupt):
+        open_data("tfds:digits", str(tmp_path))
+    assert not (tmp_path / "digits" / "1.0.0").exists()
+    monkeypatch.setattr("jaxcnn.data.digits._examples", few_examples)
+    assert len(open_data("tfds:digits", str(tmp_path)).train) == 10

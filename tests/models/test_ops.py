@@ -1,0 +1,191 @@
+"""LRN, pools and dropout against values worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from jaxcnn.models import ops
+from jaxcnn.models.googlenet import AUXILIARY_POOL, CONV1, POOL, POOL_IN_MODULE
+from jaxcnn.models.ops import LRN_CONSTANTS, LrnConstants, Window
+
+# For maps 1..7 at one pixel, and for 100 in every map at the middle one.
+LRN_BY_HAND = {
+    LRN_CONSTANTS["paper"]: (
+        [
+            0.5942915817,
+            1.187871011,
+            1.780140350,
+            2.370418559,
+            2.958055233,
+            3.550856725,
+            4.145137937,
+        ],
+        23.2368080243,
+    ),
+    LRN_CONSTANTS["cuda_convnet2"]: (
+        [
+            0.5945411318,
+            1.188939614,
+            1.783075205,
+            2.376810064,
+            2.970011158,
+            3.564253656,
+            4.158794369,
+        ],
+        43.8691337651,
+    ),
+    LRN_CONSTANTS["caffe"]: (
+        [
+            0.9997900514,
+            1.999100472,
+            2.997527380,
+            3.994608491,
+            4.989898861,
+            5.988684947,
+            6.988472189,
+        ],
+        59.4603557501,
+    ),
+    LrnConstants(2.0, 5, 1.0, 0.75, False): (
+        [0.125, 0.1486508894, 0.1446155897, 0.1346539572, 0.1248617964, 0.1576680779, 0.2033220702],
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("constants", LRN_BY_HAND)
+def test_lrn_by_hand(constants):
+    ramp, middle = LRN_BY_HAND[constants]
+    assert_allclose(ops.lrn(jnp.arange(1.0, 8.0), *constants), ramp, rtol=1e-6)
+    assert_array_equal(ops.lrn(jnp.zeros(7), *constants), np.zeros(7))
+    if middle is not None:
+        assert_allclose(ops.lrn(jnp.full(7, 100.0), *constants)[3], middle, rtol=1e-6)
+
+
+def test_lrn_keeps_pixels_and_images_apart():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 7)) * 50
+    y = ops.lrn(x, *LRN_CONSTANTS["paper"])
+    assert_allclose(y[1, 2, 3], ops.lrn(x[1, 2, 3], *LRN_CONSTANTS["paper"]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.75, 0.5])
+def test_lrn_gradient(beta):
+    """Against finite differences of the printed formula in float64, edge channels included."""
+
+    def formula(a):
+        square = np.pad(a * a, 2)
+        sums = np.stack([square[i : i + 5].sum() for i in range(len(a))])
+        return np.sum(np.arange(1, len(a) + 1) * a / (2 + 0.5 * sums) ** beta)
+
+    a = np.array([1.0, -2.0, 0.5, 3.0, 0.1, -1.5, 2.0])
+    steps = 1e-6 * np.eye(7)
+    expected = [(formula(a + step) - formula(a - step)) / 2e-6 for step in steps]
+    weights = jnp.arange(1.0, 8.0)
+    gradient = jax.grad(lambda x: jnp.sum(weights * ops.lrn(x, 2.0, 5, 0.5, beta)))
+    assert_allclose(gradient(jnp.asarray(a, jnp.float32)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_lrn_sums_are_float32():
+    """In bfloat16 1 + 2e-5 · 100² · 5 would lose its terms; only the result is rounded."""
+    x = (100 + 3 * jax.random.normal(jax.random.key(0), (5, 32))).astype(jnp.bfloat16)
+    exact = ops.lrn(x.astype(jnp.float32), *LRN_CONSTANTS["caffe"])
+    y = ops.lrn(x, *LRN_CONSTANTS["caffe"])
+    assert y.dtype == jnp.bfloat16
+    assert_array_equal(y.astype(jnp.float32), exact.astype(jnp.bfloat16).astype(jnp.float32))
+
+
+@pytest.mark.parametrize("n", [0, 4])
+def test_lrn_refuses_even_windows(n):
+    with pytest.raises(ValueError, match=f"n is {n}.*odd n"):
+        ops.lrn(jnp.ones(4), 2.0, n, 1e-4, 0.75)
+
+
+def caffe_ceil_pool(x, size, stride):
+    """Caffe's rule: a last window may hang over the edge, and counts only what is there."""
+    out = -(-(x.shape[0] - size) // stride) + 1
+    edges = range(0, out * stride, stride)
+    return np.array([[x[i : i + size, j : j + size].max() for j in edges] for i in edges])
+
+
+@pytest.mark.parametrize("side", [112, 56, 28, 14, 13, 7])
+def test_googlenet_pool_is_caffes_ceil_pool(side):
+    x = -np.abs(np.random.default_rng(0).normal(size=(side, side))).astype(np.float32) - 1
+    y = ops.max_pool(jnp.asarray(x)[None, :, :, None], POOL)[0, :, :, 0]
+    assert y.shape == (POOL.out(side),) * 2 == (side // 2,) * 2
+    assert_array_equal(y, caffe_ceil_pool(x, 3, 2))  # negative values: a zero pad would show
+
+
+def test_inception_pool_pads_with_minus_infinity():
+    x = -jnp.ones((1, 4, 4, 1))
+    assert_array_equal(ops.max_pool(x, POOL_IN_MODULE), x)
+
+
+def test_auxiliary_pool_is_not_adaptive():
+    """Windows 0-5, 3-8, 6-11, 9-14 of a 14x14 map, not torchvision's 0-4, 3-7, 7-11, 10-14."""
+    ramp = np.arange(14.0, dtype=np.float32)
+    x = jnp.asarray(np.broadcast_to(ramp[:, None] + 100 * ramp, (14, 14)))[None, :, :, None]
+    starts = [0, 3, 6, 9]
+    expected = [[r + 2 + 100 * (c + 2) for c in starts] for r in starts]
+    assert_allclose(ops.average_pool(x, AUXILIARY_POOL)[0, :, :, 0], expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="padding"):
+        ops.average_pool(x, Window(3, 1, 1, 1))
+
+
+def test_googlenet_conv1_padding_is_not_same():
+    """(3, 2), what Caffe's pad of 3 comes to, where SAME would be (2, 3)."""
+    x = jax.random.normal(jax.random.key(0), (1, 224, 224, 3))
+    kernel = jax.random.normal(jax.random.key(1), (7, 7, 3, 2))
+    ours = ops.convolve(x, kernel, CONV1)
+    caffe = ops.convolve(x, kernel, Window(7, 2, 3, 3))  # the floor rule drops the last row
+    same = ops.convolve(x, kernel, Window(7, 2, 2, 3))
+    assert ours.shape == caffe.shape == same.shape == (1, 112, 112, 2)
+    assert_array_equal(ours, caffe)
+    assert not np.allclose(ours, same, atol=1.0)
+
+
+@pytest.mark.parametrize("window", [Window(11, 4, 0, 3), Window(3, 2), Window(3, 2, 0, 1)])
+def test_window_sizes(window):
+    """`out` for numbers and arrays agrees with what XLA gives; `smallest_input` is its inverse."""
+    for side in range(8, 60):
+        x = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
+        y = jax.eval_shape(lambda x: ops.max_pool(x, window), x)
+        assert window.out(side) == y.shape[1] == int(window.out(jnp.int32(side)))
+    for out in range(1, 9):
+        smallest = window.smallest_input(out)
+        assert window.out(smallest) == out
+        assert smallest == 1 or window.out(smallest - 1) == out - 1
+
+
+def test_paper_dropout_is_inverted_dropout_with_the_next_weights_halved():
+    x = jax.random.normal(jax.random.key(0), (4, 16))
+    weights = jax.random.normal(jax.random.key(1), (16, 3))
+    for key in (jax.random.key(2), None):
+        paper = ops.dropout(x, 0.5, "paper", key) @ weights
+        inverted = ops.dropout(x, 0.5, "inverted", key) @ (weights * 0.5)
+        assert_array_equal(paper, inverted)
+    assert_array_equal(ops.dropout(x, 0.5, "paper", None), x * 0.5)
+    kept = ops.dropout(x, 0.5, "paper", jax.random.key(2))
+    assert_array_equal(kept, np.where(kept == 0, 0, x))
+
+
+@pytest.mark.parametrize("rate", [0.4, 0.5, 0.7])
+def test_dropout_keeps_its_fraction(rate):
+    x = jnp.ones((400, 500))
+    y = ops.dropout(x, rate, "inverted", jax.random.key(0))
+    assert_allclose(np.mean(y != 0), 1 - rate, atol=5e-3)
+    assert_allclose(np.unique(y), [0, 1 / (1 - rate)], rtol=1e-6)
+    assert_array_equal(ops.dropout(x, rate, "inverted", None), x)
+
+
+def test_a_stack_of_3x3_sees_what_one_larger_kernel_sees():
+    """Simonyan and Zisserman 2014, section 2.3: two see 5x5, three see 7x7."""
+    point = jnp.zeros((1, 15, 15, 1)).at[0, 7, 7, 0].set(1.0)
+    kernel = jnp.ones((3, 3, 1, 1))
+    for count, side in ((2, 5), (3, 7)):
+        seen = point
+        for _ in range(count):
+            seen = ops.convolve(seen, kernel, Window(3, 1, 1, 1))
+        rows = np.flatnonzero(np.asarray(seen).sum(axis=(0, 2, 3)))
+        assert (rows[0], rows[-1]) == (7 - side // 2, 7 + side // 2)

@@ -1,0 +1,148 @@
+"""Configs: every file resolves, every error is named at once, and what differs is shown."""
+
+from pathlib import Path
+
+import pytest
+
+from jaxcnn import config as configs
+from jaxcnn.training import sections
+
+FOLDER = Path(__file__).parent.parent / "configs"
+FILES = sorted(p.stem for p in FOLDER.glob("*.py"))
+
+
+def read(name, *overrides):
+    return sections.read(name, overrides, FOLDER)[1]
+
+
+def errors(name, *overrides):
+    with pytest.raises(configs.ConfigError) as caught:
+        read(name, *overrides)
+    return str(caught.value)
+
+
+def test_the_designs_configs_are_there():
+    papers = {"alexnet", "vgg_a", "vgg_a_lrn", "vgg_b", "vgg_c", "vgg_d", "vgg_e", "googlenet"}
+    assert set(FILES) == papers | {"quickstart", "cifar10"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_resolves_and_survives_json(name, tmp_path):
+    config = read(name)
+    configs.save(config, tmp_path / "config.json")
+    again = configs.load(tmp_path / "config.json")
+    assert configs.difference(again, config) == []
+    assert sections.resolve(again) == config
+
+
+def test_the_papers_numbers():
+    facts = {
+        "alexnet": (90.0, 128, 0.01, 5e-4),
+        **{f"vgg_{c}": (74.0, 256, 1e-2, 5e-4) for c in ("a", "a_lrn", "b", "c", "d", "e")},
+        "googlenet": (250.0, 32, 0.01, 2e-4),
+    }
+    for name, (epochs, batch, rate, decay) in facts.items():
+        config = read(name)
+        assert (config["epochs"], config["batch_size"]) == (epochs, batch)
+        assert config["schedule"]["rate"] == rate
+        assert (config["optim"]["momentum"], config["optim"]["weight_decay"]) == (0.9, decay)
+        assert config["data"]["source"] == "tfds:imagenet2012"
+        if name != "googlenet":
+            assert len(config["schedule"]["drops"]) == 3
+
+
+def test_all_errors_at_once_each_with_the_nearest_key():
+    text = errors("vgg_e", "optim.momntum=1", "lr=3", "epochs=x", "model.colum=E", "evals=3")
+    for part in (
+        "unknown key optim.momntum; did you mean optim.momentum?",
+        "unknown key lr; did you mean schedule.rate?",
+        "epochs must be float, got 'x'",
+        "unknown key model.colum; did you mean model.column?",
+        "evals must be a tuple of rows",
+    ):
+        assert part in text
+    assert len(text.splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("batch_size=1.5", "batch_size must be int, got 1.5"),
+        ("batch_size=0", "batch_size must be at least 1, got 0"),
+        ("epochs=-1", "epochs must be 0 or more, got -1"),
+        ("model.dropout=1.5", "dropout=1.5 is not a probability"),
+        ("model.column=Z", "column='Z' is not one of"),
+        ("schedule.name=lsted", "unknown schedule.name 'lsted'; did you mean 'listed'?"),
+        ("optim.momentum=2", "momentum must lie in [0, 1), got 2.0"),
+        ("augment.scale=256", "augment.scale must be tuple[int, int], got 256"),
+        ("augment.scale=(128,256)", "must not start below model.image_size 224"),
+        ("evals=(dict(name='centre'),)", "evals must be a tuple of rows"),
+        ("evals=({'name': 'centre', 'scale': 100},)", "evals[0].scale 100 must not be below"),
+        ("evals=({'name': 'center'},)", "unknown evals[0].name 'center'; did you mean 'centre'?"),
+        ("evals=({'name': 'centre', 'skale': 300},)", "unknown key evals[0].skale"),
+        ("data.source=imagenet", "source must be tfds:NAME, folder:PATH or synthetic"),
+        ("data=3", "data is a section; set its keys one by one"),
+        ("model.width", "--config.model.width needs a value"),
+        ("model.width=-1", "width=-1.0 must be above 0"),
+        ("mesh.data=99", "mesh.data must be 0 (all) to 8"),
+        ("mesh.model=2", "mesh.model must be 1, got 2"),
+        ("loss.accumulate=0", "accumulate must be at least 1"),
+        ("checkpoint.keep=0", "keep must be at least 1"),
+        ("log.every_steps=0", "every_steps must be at least 1"),
+    ],
+)
+def test_one_error(override, message):
+    assert message in errors("vgg_e", override)
+
+
+def test_overrides_take_the_type_of_their_key():
+    config = read(
+        "vgg_e", "epochs=1e1", "batch_size=1e2", "augment.flip=false", "augment.scale=(256,512)"
+    )
+    assert (config["epochs"], config["batch_size"]) == (10.0, 100)
+    assert config["augment"]["flip"] is False
+    assert config["augment"]["scale"] == (256, 512)
+    assert read("vgg_e", "data.data_dir=5")["data"]["data_dir"] == "5"
+
+
+def test_missing_keys_are_named():
+    given = configs.read(FOLDER / "vgg_e.py")
+    del given["batch_size"], given["schedule"]["rate"], given["data"]["source"]
+    with pytest.raises(configs.ConfigError) as caught:
+        sections.resolve(given)
+    for key in ("batch_size", "schedule.rate (float)", "data.source (str)"):
+        assert f"missing key {key}" in str(caught.value)
+
+
+def test_seeds_default_to_the_one_seed():
+    config = read("vgg_e", "seed=7")
+    assert (config["init"]["seed"], config["data"]["seed"]) == (7, 7)
+    config = read("vgg_e", "seed=7", "data.seed=3")
+    assert (config["init"]["seed"], config["data"]["seed"]) == (7, 3)
+
+
+def test_a_config_that_is_not_there_names_the_nearest():
+    assert "did you mean --config=vgg_e?" in errors("configs/vgg_ee.py")
+
+
+def test_a_file_without_get_config(tmp_path):
+    (tmp_path / "mine.py").write_text("x = 1\n")
+    with pytest.raises(configs.ConfigError, match="has no function get_config"):
+        configs.read(tmp_path / "mine.py")
+
+
+def test_what_may_and_may_not_differ_on_resume():
+    old = read("quickstart")
+    new = read(
+        "quickstart", "epochs=50", "log.every_steps=3", "checkpoint.keep=5", "optim.momentum=0.8"
+    )
+    assert configs.forbidden_difference(old, new) == ["optim.momentum: 0.9 -> 0.8"]
+    assert len(configs.difference(old, new)) == 4
+
+
+def test_show_says_where_a_value_comes_from():
+    given, config = sections.read("vgg_e", ["optim.momentum=0.8"], FOLDER)
+    shown = configs.show(config, given, ["optim.momentum=0.8"])
+    assert "optim.momentum = 0.8  # command line" in shown
+    assert "model.column = 'E'  # file" in shown
+    assert "loss.accumulate = 1  # default" in shown

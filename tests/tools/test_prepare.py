@@ -1,0 +1,126 @@
+import io
+import subprocess
+import sys
+import tarfile
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from jaxcnn.data import DataError, class_table, open_data
+from jaxcnn.data import imagenet as imagenet_module
+from jaxcnn.data.imagenet import TARS, Tar, check_disk, check_tars, prepare_imagenet
+from jaxcnn.tools import prepare
+
+ROOT = Path(__file__).parents[2]
+TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+
+
+def test_digits_by_the_command(tmp_path):
+    command = [sys.executable, "-m", "jaxcnn.tools.prepare", "digits", f"--data_dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "10 classes, 1442 train, 355 validation" in done.stdout
+    expected = f"python main.py --config=configs/quickstart.py --config.data.data_dir={tmp_path}"
+    assert done.stdout.splitlines()[-1].strip() == expected
+    assert (tmp_path / "digits" / "1.0.0" / "jaxcnn-index-train.npz").is_file()
+
+
+def test_usage_errors(capsys):
+    for arguments, message in (
+        ([], "required: name"),
+        (["imagenet2012"], "imagenet2012 needs --tars=DIR"),
+        (["imagenet2012:5.0.0", "--tars=x"], "only version 5.1.0 of imagenet2012 is prepared"),
+        (["digits", "--tars=x"], "--tars and --checksums are for imagenet2012, not for digits"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            prepare.main(arguments)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_missing_tars_are_named_with_exit_code_1(tmp_path, capsys):
+    assert prepare.main(["imagenet2012", f"--tars={tmp_path}", f"--data_dir={tmp_path}"]) == 1
+    message = capsys.readouterr().err
+    assert f"no file {tmp_path / TRAIN}; no file {tmp_path / VAL}" in message
+    assert "https://image-net.org/download-images" in message
+    assert "--tars=DIR" in message
+
+
+def test_public_sizes_of_the_tars():
+    assert {name: tar.size for name, tar in TARS.items()} == {
+        TRAIN: 147_897_477_120,
+        VAL: 6_744_924_160,
+    }
+
+
+def test_size_and_checksum_of_the_tars(tmp_path):
+    (tmp_path / "one.tar").write_bytes(b"short")
+    (tmp_path / "two.tar").write_bytes(b"whole")
+    expected = {"one.tar": Tar(6, ""), "two.tar": Tar(5, "not this")}
+    with pytest.raises(DataError, match=r"one.tar has 5 bytes, expected 6") as caught:
+        check_tars(tmp_path, expected, checksums=False)
+    assert "two.tar has" not in str(caught.value)
+    with pytest.raises(DataError, match=r"two.tar has the right size but another SHA-256"):
+        check_tars(tmp_path, expected, checksums=True)
+
+
+def test_disk_must_suffice(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(imagenet_module.shutil, "disk_usage", lambda _: usage(0, 0, 20 * 10**9))
+    check_disk(tmp_path / "not" / "yet", 19 * 10**9)
+    with pytest.raises(DataError, match=r"20 GB free, .* needs 155 GB .*--data_dir=DIR"):
+        check_disk(tmp_path / "not" / "yet", 154_600_000_000)
+
+
+def jpeg(colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (50, 40), colour).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def write_tar(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+
+
+@pytest.fixture
+def small_tars(tmp_path):
+    """Two tars laid out as ImageNet's, of a few images."""
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    for k, wnid in enumerate(("n01440764", "n01443537")):
+        members = {f"{wnid}_{i}.JPEG": jpeg((100 * k, 20 * i, 0)) for i in range(3)}
+        write_tar(tmp_path / f"{wnid}.tar", members)
+    inner = {f"{w}.tar": (tmp_path / f"{w}.tar").read_bytes() for w in ("n01440764", "n01443537")}
+    write_tar(folder / TRAIN, inner)
+    write_tar(folder / VAL, {f"ILSVRC2012_val_{i:08d}.JPEG": jpeg("red") for i in (1, 2)})
+    sizes = {name: Tar((folder / name).stat().st_size, "") for name in (TRAIN, VAL)}
+    return folder, sizes
+
+
+def test_imagenet_end_to_end(small_tars, tmp_path, capsys):
+    tars, sizes = small_tars
+    data_dir = tmp_path / "data"
+    (data_dir / "imagenet2012" / "5.1.0.incompleteAB").mkdir(parents=True)
+    folder = prepare_imagenet(tars, data_dir, sizes)
+    assert folder == data_dir / "imagenet2012" / "5.1.0"
+    out = capsys.readouterr().out
+    assert "5.1.0.incompleteAB was left by an interrupted run" in out
+    assert "GB pass through the disk" in out
+    data = open_data("tfds:imagenet2012", str(data_dir))
+    assert data.class_names == tuple(row.wnid for row in class_table())
+    assert sorted(data.train.read(i)[1] for i in range(6)) == [0, 0, 0, 1, 1, 1]
+    # Validation images 1 and 2 are a sea snake and an alp.
+    assert sorted(data.evaluation.read(i)[1] for i in range(2)) == [65, 970]
+    assert prepare_imagenet(tars, data_dir, sizes) == folder
+    assert "imagenet2012 is already prepared in" in capsys.readouterr().out
+    # What is prepared needs its tars no more; the command ends with how to train.
+    arguments = ["imagenet2012", f"--tars={tmp_path}", f"--data_dir={data_dir}"]
+    assert prepare.main(arguments) == 0
+    last = capsys.readouterr().out.splitlines()[-1].strip()
+    assert last == f"python main.py --config=configs/vgg_e.py --config.data.data_dir={data_dir}"

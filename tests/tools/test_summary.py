@@ -1,0 +1,63 @@
+"""The summary as a program."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from jaxcnn.tools.summary import main
+
+
+def test_started_as_a_program():
+    command = [sys.executable, "-m", "jaxcnn.tools.summary", "vgg_a_lrn"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "132,863,336" in text
+    assert "(paper: 133 million, Table 2)" in text
+    assert "27C²" in text
+    assert "81% more" in text
+
+
+@pytest.mark.parametrize("flags", [["alexnet"], ["googlenet", "--detail"], ["vgg_b_5x5"]])
+def test_table_fits_a_terminal(flags, capsys):
+    assert main(flags) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert not any(line != line.rstrip() for line in lines)
+
+
+def test_the_papers_slips_are_marked(capsys):
+    assert main(["googlenet"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert lines["conv1"].endswith("2.7K *, 34M *")
+    assert lines["inception_3a"].endswith("159K, 128M")
+    assert lines["inception_5a"].endswith("1072K *, 54M *")
+    assert "in training" in lines["+"]
+
+
+def test_figures_of_the_paper_are_for_its_net_only(capsys):
+    assert main(["googlenet", "--width", "0.5", "--stem", "separable", "--auxiliary", "false"]) == 0
+    text = capsys.readouterr().out
+    assert "paper:" not in text
+    assert "159K" not in text
+    assert "aux_4a" not in text
+
+
+def test_json(capsys):
+    assert main(["vgg", "--column", "E", "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert (tree["parameters"], tree["macs"]) == (143_667_240, 19_632_062_464)
+    (pool5,) = [row for row in tree["rows"] if row["layer"] == "pool5"]
+    assert pool5["shape"] == [7, 7, 512]
+    assert pool5["field"]["size"] == 268
+
+
+def test_usage_errors(capsys):
+    assert main(["alexnet", "--column", "E"]) == 2
+    assert "unknown field 'column'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main(["resnet"])
+    assert caught.value.code == 2
+    with pytest.raises(SystemExit):
+        main(["alexnet", "--remat", "maybe"])
+    assert "neither true nor false" in capsys.readouterr().err

@@ -1,0 +1,440 @@
+"""Whole runs: files, exact resume, stops in every phase, and what bad input says."""
+
+import json
+import logging
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxcnn
+from jaxcnn.parallel.mesh import Placement
+from jaxcnn.training import Diverged, Stopped, judging, loop, run, sections
+from jaxcnn.training.checkpoint import CheckpointError
+from jaxcnn.training.command import main
+from jaxcnn.training.workdir import WorkdirError
+
+ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.xdist_group("run")
+
+# Eight steps an epoch of 32 generated images of 4 classes, by the smallest VGG.
+TINY = {
+    "batch_size": "32",
+    "epochs": "3",
+    "model.width": "0.0625",
+    "model.image_size": "32",
+    "data.source": "synthetic:4",
+    "augment.scale": "(32,40)",
+    "augment.flip": "true",
+    "evals": "({'name':'centre','scale':32,'every_epochs':1.0},)",
+    "schedule.rate": "0.002",
+    "checkpoint.every_epochs": "1.0",
+    "log.every_steps": "3",
+    "log.tensorboard": "false",
+}
+
+
+def arguments(**changes):
+    keys = TINY | {k.replace("__", "."): str(v) for k, v in changes.items()}
+    return ["--config=quickstart", *(f"--config.{k}={v}" for k, v in keys.items())]
+
+
+def config(**changes):
+    overrides = [a.removeprefix("--config.") for a in arguments(**changes)[1:]]
+    return sections.read("quickstart", overrides, ROOT / "configs")[1]
+
+
+def child(*arguments, limit=None, **options):
+    """main.py as a user starts it, on one device."""
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        preexec_fn=None
+        if limit is None
+        else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        **options,
+    )
+
+
+def events(folder):
+    return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(folder):
+    """Events without what the clock says."""
+    clock = ("images_per_second", "data_wait", "seconds")
+    return [{k: v for k, v in e.items() if k not in clock} for e in events(folder)]
+
+
+def state_of(folder, **changes):
+    """The newest saved state of a run, as NumPy arrays."""
+    exp = loop.assemble(loop.with_classes(config(**changes), 4))
+    checkpoints = loop.Checkpoints(Path(folder) / "checkpoints", read_only=True)
+    try:
+        return jax.device_get(checkpoints.restore(exp.abstract_state())[0])
+    finally:
+        checkpoints.close()
+
+
+def assert_same_state(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run(config(), folder, command=["main.py", "--config=quickstart"])
+    return folder
+
+
+def test_the_files_of_a_run(finished):
+    names = {p.name for p in finished.iterdir()}
+    assert names == {
+        "config.json", "run.json", "metrics.jsonl", "checkpoints", "classes.txt", "report.json", "curves.png",
+    }  # fmt: skip
+    assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (finished / "classes.txt").read_text().split() == [f"class_00{i}" for i in range(4)]
+    saved = json.loads((finished / "config.json").read_text())
+    assert (saved["model"]["num_classes"], saved["batch_size"]) == (4, 32)
+    (first,) = json.loads((finished / "run.json").read_text())["starts"]
+    assert first["command"] == ["main.py", "--config=quickstart"]
+    assert first["step"] == 0
+    assert first["versions"]["jax"] == jax.__version__
+    assert len(first["devices"]) == 8
+    assert sorted(int(p.name) for p in (finished / "checkpoints").iterdir()) == [16, 24]
+
+
+def test_events_and_report_agree(finished):
+    rows = events(finished)
+    train = [e for e in rows if e["kind"] == "train"]
+    assert [e["step"] for e in train] == [3, 6, 9, 12, 15, 18, 21, 24]
+    assert set(train[0]) == {
+        "kind", "step", "epoch", "loss", "top1", "top5", "learning_rate", "images_per_second", "data_wait",
+        "seconds",
+    }  # fmt: skip
+    assert all(0 <= e["data_wait"] <= 1 and e["images_per_second"] > 0 for e in train)
+    judged = [e for e in rows if e["kind"] == "eval"]
+    assert [e["step"] for e in judged] == [8, 16, 24]
+    report = json.loads((finished / "report.json").read_text())
+    (result,) = report["results"]
+    assert result["n"] == 64
+    assert {k: result[k] for k in ("protocol", "split", "n", "top1", "top5", "loss", "step")} == {
+        k: judged[-1][k] for k in ("protocol", "split", "n", "top1", "top5", "loss", "step")
+    }
+    assert result["protocol"] == "centre(32->32)"
+    assert report["step"] == 24
+    assert report["parameters"] == sum(x.size for x in jax.tree.leaves(state_of(finished).params))
+
+
+def test_it_learns(finished):
+    losses = [e["loss"] for e in events(finished) if e["kind"] == "train"]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_finished_run_prints_its_result_again(finished, capsys):
+    before = (finished / "metrics.jsonl").read_bytes()
+    report = run(config(), finished)
+    assert (finished / "metrics.jsonl").read_bytes() == before
+    shown = capsys.readouterr().out
+    assert "resumed at step 24" in shown
+    assert f"top-1 {report['results'][0]['top1']:.2%}" in shown
+    assert "compil" not in shown
+
+
+def test_a_protocol_that_the_report_lacks_is_done(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    rows = "({'name':'centre','scale':32},{'name':'centre','scale':40})"
+    report = run(config(evals=rows, epochs=0), folder)
+    assert [r["protocol"] for r in report["results"]] == ["centre(32->32)", "centre(40->32)"]
+    assert {r["step"] for r in report["results"]} == {24}
+
+
+def signalling(monkeypatch, where, at):
+    """Sends SIGTERM to this very process in a phase of the run."""
+
+    def after(count):
+        if count == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    if where == "compile":
+        original = loop._Run._compile
+
+        def compile_(self, what):
+            after(0)
+            return original(self, what)
+
+        monkeypatch.setattr(loop._Run, "_compile", compile_)
+        return
+    name, module = (
+        ("train_batches", loop.room) if where == "train" else ("eval_batches", judging.room)
+    )
+    made = getattr(module, name)
+
+    class Counting:
+        drawn = 0
+
+        def __init__(self, batches):
+            self.batches = batches
+
+        def __getattr__(self, name):
+            return getattr(self.batches, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.batches.close()
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            Counting.drawn += 1
+            after(Counting.drawn)
+            return next(self.batches)
+
+    monkeypatch.setattr(module, name, lambda *a, **k: Counting(made(*a, **k)))
+
+
+@pytest.mark.parametrize(
+    ("where", "at", "saved"),
+    [("train", 1, 1), ("train", 13, 13), ("evaluation", 3, 16), ("compile", 0, 0)],
+)
+def test_a_stop_anywhere_goes_on_bit_for_bit(finished, tmp_path, monkeypatch, where, at, saved):
+    """n steps, a stop, then m steps equal n + m: states, and every logged number."""
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        signalling(patch, where, at)
+        with pytest.raises(Stopped, match="SIGTERM"):
+            run(config(), folder)
+    assert int(state_of(folder).step) == saved
+    run(config(), folder)
+    assert_same_state(state_of(folder), state_of(finished))
+    assert timeless(folder) == timeless(finished)
+    assert [s["step"] for s in json.loads((folder / "run.json").read_text())["starts"]] == [
+        0,
+        saved,
+    ]
+
+
+def test_epochs_may_be_extended(tmp_path, finished):
+    folder = tmp_path / "run"
+    run(config(epochs=1), folder)
+    report = run(config(), folder)
+    assert report["step"] == 24
+    assert_same_state(state_of(folder), state_of(finished))
+
+
+def test_one_and_eight_devices_take_the_same_examples(tmp_path, monkeypatch):
+    seen, put = [], Placement.put_batch
+    monkeypatch.setattr(
+        Placement, "put_batch", lambda self, b: (seen.append(b["id"].tolist()), put(self, b))[1]
+    )
+    losses, ids = [], []
+    for devices in (1, 8):
+        seen.clear()
+        changes = {
+            "mesh__data": devices,
+            "log__every_steps": 1,
+            "epochs": 2.5,
+            "schedule__rate": 0.001,
+        }
+        run(config(**changes), tmp_path / str(devices))
+        losses.append([e["loss"] for e in events(tmp_path / str(devices)) if e["kind"] == "train"])
+        ids.append(list(seen))
+    assert ids[0] == ids[1]
+    assert len(losses[0]) == 20
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+def test_held_out_images_choose_the_best_checkpoint(tmp_path):
+    folder = tmp_path / "run"
+    run(config(data__held_out=64, epochs=5, schedule__rate=0.005), folder)
+    held = {
+        e["step"]: e["top1"]
+        for e in events(folder)
+        if e["kind"] == "eval" and e["split"] == "held_out"
+    }
+    assert all(e["n"] == 64 for e in events(folder) if e["kind"] == "eval")
+    kept = {int(p.name) for p in (folder / "checkpoints").iterdir()}
+    assert kept <= held.keys()
+    assert set(sorted(held)[-2:]) <= kept
+    assert max(held[s] for s in kept) == max(held.values())
+
+
+def test_divergence_leaves_no_trace_in_checkpoints(tmp_path):
+    with pytest.raises(
+        Diverged, match=r"not finite.*Nothing of that step was kept(?s:.*)schedule.rate="
+    ):
+        run(config(schedule__rate=1e9), tmp_path / "run")
+    assert not any((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(finished, tmp_path, caplog):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    for file in (folder / "checkpoints" / "24" / "state").rglob("*"):
+        if file.is_file() and "metadata" not in file.name.lower():
+            file.unlink()
+    with caplog.at_level(logging.WARNING):
+        run(config(), folder)
+    assert "checkpoint 24" in caplog.text
+    assert "trying the one before" in caplog.text
+    assert_same_state(state_of(folder), state_of(finished))
+
+
+def test_a_checkpoint_of_another_net_shows_a_short_diff(finished, tmp_path):
+    folder = tmp_path / "run"
+    run(config(model__width=0.125, epochs=0), folder)
+    shutil.rmtree(folder / "checkpoints")
+    shutil.copytree(finished / "checkpoints", folder / "checkpoints")
+    with pytest.raises(CheckpointError) as caught:
+        run(config(model__width=0.125), folder)
+    text = str(caught.value)
+    assert (
+        "params/conv1_1/kernel: checkpoint has float32[3, 3, 3, 4], the config's net wants" in text
+    )
+    assert len(text.splitlines()) < 15
+
+
+def test_a_workdir_of_another_config(finished):
+    with pytest.raises(WorkdirError, match=r"(?s)another config.*optim.momentum: 0.9 -> 0.5"):
+        run(config(optim__momentum=0.5), finished)
+
+
+def test_load_gives_what_the_run_learnt(finished, tmp_path):
+    loaded = jaxcnn.load(finished)
+    assert (loaded.step, loaded.classes[1], loaded.net.num_classes) == (24, "class_001", 4)
+    data = judging.open_splits(loaded.config["data"])
+    (tmp_path / "0.jpg").write_bytes(data.evaluation.read(0)[0])
+    view = loaded.preprocess(tmp_path / "0.jpg")
+    assert (view.shape, view.dtype) == ((1, 32, 32, 3), np.uint8)
+    posterior = loaded.probabilities(view)
+    assert float(posterior.sum()) == pytest.approx(1.0, abs=1e-5)
+    right = 0
+    for i in range(64):
+        (tmp_path / "x.jpg").write_bytes(data.evaluation.read(i)[0])
+        right += int(
+            loaded.probabilities(loaded.preprocess(tmp_path / "x.jpg")).argmax()
+            == data.evaluation.read(i)[1]
+        )
+    assert right / 64 == json.loads((finished / "report.json").read_text())["results"][0]["top1"]
+    with pytest.raises(CheckpointError, match=r"no checkpoint 5; there are \[16, 24\]"):
+        jaxcnn.load(finished, step=5)
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        jaxcnn.load(tmp_path)
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "tensorflow_datasets"):
+            raise ImportError("not here: " + name)
+sys.meta_path.insert(0, Refuse())
+import jaxcnn, numpy as np
+run = jaxcnn.load(sys.argv[1])
+print(run.probabilities(np.zeros((2, 32, 32, 3), np.uint8)).shape)
+"""
+
+
+def test_load_and_forward_where_tensorflow_cannot_be_imported(finished):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TENSORFLOW, str(finished)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "(2, 4)\n", done.stderr
+
+
+# What a user types, as a child process.
+
+
+def test_main_stops_on_a_signal_with_143_and_says_how_to_go_on(tmp_path):
+    process = child(*arguments(epochs=2000), "--workdir=here", cwd=tmp_path)
+    shown = ""
+    while "  loss " not in shown:
+        shown += process.stdout.readline()
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    shown += process.communicate(timeout=60)[0]
+    assert process.returncode == 143, shown
+    assert (
+        f"stopped by SIGINT; the state is saved in {tmp_path / 'here'}. To go on: python main.py"
+        in shown
+    )
+    assert [
+        p.name for p in (tmp_path / "here" / "checkpoints").iterdir()
+    ]  # a relative workdir is fine
+
+
+def test_main_on_a_full_disk(tmp_path):
+    """A limit on file size stands for the full disk: the write fails in the same place."""
+    process = child(*arguments(epochs=1), f"--workdir={tmp_path / 'run'}", limit=100_000)
+    shown = process.communicate(timeout=120)[0]
+    assert process.returncode == 1, shown
+    assert "could not be written" in shown
+    assert "make room on the disk" in shown
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    ("extra", "code", "message"),
+    [
+        (["--config.optim.momntum=1"], 2, "unknown key optim.momntum; did you mean optim.momentum?"),
+        (["--config=vgg_x"], 2, "no config file 'vgg_x'; did you mean"),
+        (["--config.data.source=tfds:imagenet2012", "--config.data.data_dir=nowhere"], 1, "jaxcnn.tools.prepare"),
+        (["--config.data.source=folder:nowhere"], 1, "no folder nowhere"),
+        (["--config.batch_size=512"], 1, "only 256 training images"),
+        (["--config.batch_size=30"], 1, "the nearest that does: --config.batch_size=32"),
+        (["--config.model.num_classes=7"], 2, "synthetic:4 has 4 classes"),
+        (["--config.schedule.rate=1e9"], 3, "Nothing of that step was kept"),
+    ],
+)  # fmt: skip
+def test_exit_codes(extra, code, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    began = time.monotonic()
+    assert main([*arguments(), *extra], ROOT / "configs") == code
+    assert message in capsys.readouterr().err
+    assert code == 3 or time.monotonic() - began < 20
+
+
+def test_usage_errors_exit_with_2(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--confg=vgg_e"], ROOT / "configs")
+    assert caught.value.code == 2
+    assert "unrecognized arguments: --confg=vgg_e" in capsys.readouterr().err
+
+
+def test_dry_run_says_memory_and_time_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments(), "--dry_run"], ROOT / "configs") == 0
+    shown = capsys.readouterr().out
+    for part in (
+        "dry run:",
+        "one train step",
+        "one evaluation batch",
+        "GB a device",
+        "peak memory",
+    ):
+        assert part in shown
+    assert not list(tmp_path.iterdir())
+
+
+def test_print_config(capsys):
+    assert main([*arguments(), "--print_config"], ROOT / "configs") == 0
+    assert "model.width = 0.0625  # command line" in capsys.readouterr().out

@@ -1,0 +1,60 @@
+"""Schedules at listed epochs (papers.md section 6, O5), and steps against epochs."""
+
+import pytest
+
+from jaxcnn.training.pace import Pace
+from jaxcnn.training.schedules import SCHEDULES, constant, exponential, listed
+
+# Every schedule must have its facts here.
+FACTS = {
+    "constant": (constant(rate=0.1), {0: 0.1, 50: 0.1}),
+    "listed": (
+        listed(rate=1e-2, drops=(20.0, 40.0, 60.0)),
+        {0: 1e-2, 19.999: 1e-2, 20: 1e-3, 40: 1e-4, 73.9: 1e-5},
+    ),
+    "exponential": (
+        exponential(rate=1.0),
+        {0: 1, 7: 1, 7.999: 1, 8: 0.96, 16: 0.9216, 60: 0.7514, 100: 0.6127, 249: 0.2821},
+    ),
+}
+
+
+def test_every_schedule_has_facts():
+    assert FACTS.keys() == SCHEDULES.keys()
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_values(name):
+    schedule, values = FACTS[name]
+    for epoch, rate in values.items():
+        assert schedule(epoch) == pytest.approx(rate, rel=1e-4), epoch
+
+
+@pytest.mark.parametrize(
+    ("make", "keyword"),
+    [
+        (lambda: constant(rate=0.0), "rate"),
+        (lambda: listed(rate=1.0, drops=(3.0, 1.0)), "drops"),
+        (lambda: listed(rate=1.0, drops=(), factor=2.0), "factor"),
+        (lambda: exponential(rate=1.0, every=0.0), "every"),
+    ],
+)
+def test_values_out_of_range_are_named(make, keyword):
+    with pytest.raises(ValueError, match=keyword):
+        make()
+
+
+def test_the_papers_lengths_in_steps():
+    """74 epochs of 1,281,167 images at 256 are the paper's 370 K iterations; 90 at 128 are 900,821."""
+    assert Pace(1_281_167, 256, 74.0).total == 370_338
+    assert Pace(1_281_167, 256, 370_000 * 256 / 1_281_167).epochs == pytest.approx(73.93, abs=0.005)
+    assert Pace(1_281_167, 128, 90.0).total == 900_821
+
+
+def test_the_epoch_is_exact_where_a_schedule_looks():
+    pace = Pace(examples=1437, batch_size=64, epochs=64.0)
+    assert pace.total == 1437
+    assert pace.epoch(1437) == 64.0
+    assert sum(pace.due(step, 4.0) for step in range(1, pace.total + 1)) == 16
+    assert pace.due(pace.total, 0.0)
+    assert not pace.due(1, 0.0)
