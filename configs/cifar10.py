@@ -14,16 +14,16 @@ def get_config() -> ConfigDict:
     config = vgg_a.get_config()
     config.update(
         {
-            "epochs": 30.0,
-            "batch_size": 64,
+            "epochs": 18.0,
+            "batch_size": 32,
             "model": {"width": 0.25, "image_size": 32},
             "data": {"source": "folder:data/cifar10"},
             "augment": {
                 "scale": (32, 40),
                 "mean": (125.3, 123.0, 113.9),  # mean of CIFAR-10's training images
             },
-            "schedule": {"drops": (18.0, 25.0)},
-            "evals": ({"name": "centre", "scale": 32, "every_epochs": 1.0},),
+            "schedule": {"rate": 5e-3, "drops": (11.0, 15.0)},
+            "evals": ({"name": "centre", "scale": 32, "every_epochs": 2.0},),
             "checkpoint": {"every_epochs": 5.0},
         }
     )

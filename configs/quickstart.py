@@ -14,16 +14,16 @@ def get_config() -> ConfigDict:
     config = vgg_a.get_config()
     config.update(
         {
-            "epochs": 30.0,
-            "batch_size": 64,
+            "epochs": 20.0,
+            "batch_size": 32,
             "model": {"width": 0.125, "image_size": 56},
             "data": {"source": "tfds:digits"},
             "augment": {
-                "scale": (56, 64),
+                "scale": (56, 60),
                 "flip": False,  # a mirrored digit is another sign
                 "mean": (127.5, 127.5, 127.5),
             },
-            "schedule": {"drops": (24.0,)},
+            "schedule": {"rate": 5e-3, "drops": (15.0, 18.0)},
             "evals": ({"name": "centre", "scale": 56, "every_epochs": 5.0},),
             "checkpoint": {"every_epochs": 5.0},
         }

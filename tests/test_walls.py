@@ -75,10 +75,15 @@ def imports_of_text(path):
 
 WITHOUT_TENSORFLOW = """
 import sys
+import importlib.machinery
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("tensorflow", "tensorflow_datasets"):
-            raise ImportError("TensorFlow is not to be imported here: " + name)
+            return importlib.machinery.ModuleSpec(name, self)
+    def create_module(self, spec):
+        raise ImportError("not to be imported here: " + spec.name)
+    def exec_module(self, module):
+        pass
 sys.meta_path.insert(0, Refuse())
 import pkgutil, importlib, jaxcnn
 for module in pkgutil.walk_packages(jaxcnn.__path__, "jaxcnn."):

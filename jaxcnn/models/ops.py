@@ -123,7 +123,15 @@ def convolve(
 
 
 def max_pool(x: Float[Array, "b h w c"], window: Window) -> Float[Array, "b oh ow c"]:
-    """Max-pool whose padding is -inf, so that it is never the maximum."""
+    """Max-pool whose padding is -inf, so that it is never the maximum.
+
+    Windows that do not overlap are taken by reshaping, whose gradient XLA computes several times faster
+    on CPU; among equal maxima it shares the gradient, which `reduce_window` gives to the first.
+    """
+    if window.stride == window.size and not (window.before or window.after):
+        size, (height, width) = window.size, (window.out(x.shape[1]), window.out(x.shape[2]))
+        x = x[:, : size * height, : size * width, :]
+        return x.reshape(x.shape[0], height, size, width, size, x.shape[3]).max(axis=(2, 4))
     return lax.reduce_window(x, -jnp.inf, lax.max, *_pool_arguments(window))
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,8 +45,7 @@ class Checkpoints:
     """The checkpoints of one workdir. Saves are asynchronous; `close` waits for the last one."""
 
     def __init__(self, folder: Path, keep: int = 2, read_only: bool = False) -> None:
-        # Orbax logs each save at INFO through absl, and its own error pages; ours say it in a line.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        _quieten()
         self.folder = folder.absolute()  # Orbax fails late and loudly on a relative path
         preserve = policies.AnyPreservationPolicy(
             [
@@ -61,6 +63,7 @@ class Checkpoints:
         # Named here too, so that a manager that has not saved yet can read metadata.
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        self._read_only = read_only
         self._last: int | None = None  # the step of the latest save, which may still be under way
 
     def steps(self) -> list[int]:
@@ -86,6 +89,7 @@ class Checkpoints:
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
         )
+        self._check_room(step, state)
         try:
             self._manager.check_for_errors()
             self._manager.save(
@@ -131,21 +135,27 @@ class Checkpoints:
                 raise
             except Exception as error:
                 failures.append(f"step {candidate}: {_first_line(error)}")
-                logging.getLogger("jaxcnn").warning(
-                    "checkpoint %s in %s cannot be read (%s); trying the one before",
-                    candidate,
-                    self.folder,
-                    _first_line(error),
-                )
+                self._set_aside(candidate, failures[-1])
         if failures:
             raise CheckpointError(
                 f"no checkpoint in {self.folder} can be read:\n  " + "\n  ".join(failures) + "\n"
-                "move that folder away to start afresh"
+                "train in another --workdir, or start afresh: remove the checkpoints folder"
             )
         return None
 
     def close(self) -> None:
         self._manager.close()
+
+    def _set_aside(self, step: int, problem: str) -> None:
+        """Warns of an unreadable checkpoint and moves it away, so that its step can be saved again."""
+        text = f"checkpoint of {problem}; it cannot be read, trying the one before"
+        if not self._read_only:
+            aside = self.folder.with_name("unreadable_checkpoints")
+            aside.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(aside / f"{step}_{time.time_ns()}")
+            self._manager.reload()
+            text += f" (moved to {aside})"
+        logging.getLogger("jaxcnn").warning("%s", text)
 
     def _check_fits(self, step: int, like: TrainState) -> None:
         saved = self._manager.item_metadata(step)["state"]
@@ -166,6 +176,14 @@ class Checkpoints:
                 + "\nuse the config it was trained with, or another --workdir"
             )
 
+    def _check_room(self, step: int, state: TrainState) -> None:
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.folder).free
+        if free < needed * 1.05:
+            raise self._not_written(
+                step, OSError(f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
+            )
+
     def _not_written(self, step: int | None, error: Exception) -> CheckpointError:
         what = "a checkpoint" if step is None else f"checkpoint {step}"
         whole = self.steps()
@@ -180,6 +198,24 @@ class Checkpoints:
 def abstract(state: Any, sharding: Any) -> Any:
     """Shapes and dtypes of `state`, to be restored with `sharding`."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+
+
+def _quieten() -> None:
+    """Leaves what goes wrong to the errors raised here, which say it in a line.
+
+    Orbax logs each save, and prints pages for an exception in one of its threads although `wait` and
+    `save` raise that exception too.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    before = threading.excepthook
+    if getattr(before, "__module__", "") == __name__:
+        return
+
+    def hook(failed: threading.ExceptHookArgs, /) -> None:
+        if not type(failed.thread).__module__.startswith("orbax"):
+            before(failed)
+
+    threading.excepthook = hook
 
 
 def _as_saved(state: TrainState) -> dict[str, Any]:

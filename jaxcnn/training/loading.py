@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,16 @@ class Loaded:
 
     def probabilities(self, views: UInt8[np.ndarray | Array, "B H W 3"]) -> Float[Array, "B K"]:
         """Softmax posteriors of uint8 views of side `net.image_size`, float32[B,K]."""
-        return _posteriors(self.net, self.config["augment"]["mean"], self.variables, views)
+        return self._forward(self.variables, views)
+
+    @functools.cached_property
+    def _forward(self) -> Any:
+        mean = self.config["augment"]["mean"]
+
+        def forward(variables: Any, views: Any) -> Array:
+            return jax.nn.softmax(self.net.apply(variables, centred(views, mean), train=False)[0])
+
+        return jax.jit(forward)
 
     def preprocess(self, path: str | Path) -> UInt8[np.ndarray, "1 H W 3"]:
         """An image file as the uint8 view that the run's first protocol takes. Imports TensorFlow.
@@ -93,11 +103,3 @@ def load(workdir: str | Path, step: int | None = None) -> Loaded:
     params = {name: leaves for name, leaves in state.params.items() if not name.startswith("aux_")}
     classes = tuple((folder / "classes.txt").read_text().splitlines())
     return Loaded(net, {"params": params}, classes, int(state.step), config)
-
-
-def _posteriors(net: Any, mean: tuple[float, float, float], variables: Any, views: Any) -> Array:
-    @jax.jit
-    def forward(variables: Any, views: Any) -> Array:
-        return jax.nn.softmax(net.apply(variables, centred(views, mean), train=False)[0], axis=-1)
-
-    return forward(variables, views)

@@ -8,14 +8,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import statistics
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
-
-TRAIN_SUMS = ("loss", "top1", "top5", "n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,46 +77,6 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return events
 
 
-class Window:
-    """Sums over the steps since the last train event. Saved with the state, so that a resumed run
-    writes the very events of an undisturbed one."""
-
-    def __init__(self, sums: Mapping[str, float] | None = None) -> None:
-        self.sums = dict(sums) if sums else dict.fromkeys(TRAIN_SUMS, 0.0)
-        self.restart()
-
-    def restart(self) -> None:
-        """Starts the clock of rates anew; the sums stay."""
-        self.started = time.perf_counter()
-        self.waited = 0.0
-        self.images = 0.0
-
-    def pause(self, seconds: float) -> None:
-        """Leaves `seconds` that were no training out of the rates."""
-        self.started += seconds
-
-    def add(self, sums: Mapping[str, float]) -> None:
-        for key in TRAIN_SUMS:
-            self.sums[key] += sums[key]
-        self.images += sums["n"]
-
-    def event(self, step: int, epoch: float, rate: float, started: float) -> dict[str, Any]:
-        seconds = max(time.perf_counter() - self.started, 1e-9)
-        n = max(self.sums["n"], 1.0)
-        return {
-            "kind": "train",
-            "step": step,
-            "epoch": epoch,
-            "loss": self.sums["loss"] / n,
-            "top1": self.sums["top1"] / n,
-            "top5": self.sums["top5"] / n,
-            "learning_rate": rate,
-            "images_per_second": self.images / seconds,
-            "data_wait": min(self.waited / seconds, 1.0),
-            "seconds": time.perf_counter() - started,
-        }
-
-
 class Screen:
     """Lines for a person: one line rewritten in place on a terminal, plain lines elsewhere."""
 
@@ -157,20 +114,6 @@ class Screen:
             self._open = False
 
 
-class Clock:
-    """Seconds a step, as the median of the latest: what the ETA is made of. Compilation, evaluation
-    and saves are not in it."""
-
-    def __init__(self) -> None:
-        self._seconds: list[float] = []
-
-    def add(self, seconds: float) -> None:
-        self._seconds = [*self._seconds[-63:], seconds]
-
-    def eta(self, steps_left: int) -> str:
-        return duration(statistics.median(self._seconds) * steps_left) if self._seconds else "?"
-
-
 def duration(seconds: float) -> str:
     """`42s`, `3m10s`, `1h02m`, `2d03h`."""
     whole = round(seconds)
@@ -182,14 +125,6 @@ def duration(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size}{unit}{whole % size // small_size:02d}{small}"
     return f"{whole}s"
-
-
-def progress_text(event: Mapping[str, Any], total: int, epochs: float, eta: str) -> str:
-    return (
-        f"step {event['step']}/{total}  epoch {event['epoch']:.2f}/{epochs:g}  loss {event['loss']:.4f}  "
-        f"top-1 {event['top1']:.1%}  lr {event['learning_rate']:.3g}  "
-        f"{event['images_per_second']:.0f} images/s  data wait {event['data_wait']:.0%}  ETA {eta}"
-    )
 
 
 def _tensorboard(workdir: Path) -> Any:

@@ -7,22 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from jaxcnn import data as room
 from jaxcnn.training import report, sections
 from jaxcnn.training.checkpoint import Checkpoints
 from jaxcnn.training.experiment import Experiment, assemble, with_classes
 from jaxcnn.training.judging import Judge, open_splits
-from jaxcnn.training.logging import Clock, Metrics, Screen, Window, progress_text
+from jaxcnn.training.logging import Metrics, Screen
 from jaxcnn.training.pace import Pace
+from jaxcnn.training.recording import Diverged, Recorder
 from jaxcnn.training.state import TrainState
 from jaxcnn.training.stopping import Stopped, Stopper
 from jaxcnn.training.workdir import announce, conclude, prepare
-
-
-class Diverged(RuntimeError):
-    """Loss or gradients stopped being finite; nothing of that step was kept."""
 
 
 def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dict[str, Any]:
@@ -59,9 +54,10 @@ class _Run:
         self.experiment, self.data, self.folder, self.stopper = experiment, data, folder, stopper
         self.config = experiment.config
         self.pace = Pace(len(data.train), self.config["batch_size"], self.config["epochs"])
-        self.screen, self.clock, self.window = Screen(), Clock(), Window()
+        self.screen = Screen()
         self.checkpoints = Checkpoints(folder / "checkpoints", self.config["checkpoint"]["keep"])
         self.metrics = Metrics(folder, self.config["log"]["tensorboard"])
+        self.recorder = Recorder(self.pace, self.config, self.metrics, self.screen)
         self.compiled: dict[str, Any] = {}
         self.compile_seconds = 0.0
         self.judge = Judge(
@@ -80,9 +76,8 @@ class _Run:
             restored = self.checkpoints.restore(self.experiment.abstract_state())
             state, meta = restored or (self.experiment.fresh_state(), {})
             start = int(state.step)
-            self.window = Window(meta.get("window"))
+            self.recorder.go_on(meta)
             self.judge.corrupt.update(meta.get("corrupt", ()))
-            self.began = time.perf_counter() - meta.get("seconds", 0.0)
             events = self.metrics.cut_back(start)
             announce(self.screen, self.experiment, self.data, self.pace, self.folder, start)
             report.add_start(self.folder / "run.json", command, self.config["seed"], start)
@@ -92,9 +87,9 @@ class _Run:
                 state = self._train(state, start)
             self._save(state)
             self._finish(state)
-            seconds = time.perf_counter() - self.began
+            seconds, step = self.recorder.seconds(), int(state.step)
             return conclude(
-                self.screen, self.judge, self.folder, int(state.step), seconds, self.compile_seconds
+                self.screen, self.judge, self.folder, step, seconds, self.compile_seconds
             )
         finally:
             self.metrics.close()
@@ -113,36 +108,36 @@ class _Run:
         self.checkpoints.wait()
 
     def _train(self, state: TrainState, start: int) -> TrainState:
-        pending = None
+        recorder = self.recorder
         with self._batches(start) as batches:
             try:
                 step = self._compile("train")  # while the first batches are decoded
-                self.window.restart()
+                recorder.restart()
                 for done in range(start + 1, self.pace.total + 1):
                     self.stopper.check()
-                    began = time.perf_counter()
-                    batch = self.experiment.placement.put_batch(next(batches))
-                    self.window.waited += time.perf_counter() - began
+                    with recorder.waiting():
+                        batch = self.experiment.placement.put_batch(next(batches))
                     rate = self.experiment.schedule(self.pace.epoch(done - 1))
                     state, sums = step(state, batch, self.experiment.put_rate(rate))
-                    pending = self._log(pending, (done, rate, sums))
-                    self.clock.add(time.perf_counter() - began)
+                    recorder.put(done, rate, sums)
                     tasks, saves = self.judge.tasks(done), self.judge.saves(done)
                     if tasks or saves:
-                        pending = self._log(pending)
-                        paused = time.perf_counter()
-                        self.judge.corrupt.update(batches.corrupt)
-                        self.judge.judge(state, tasks)
-                        if saves:
-                            self._save(state)
-                        self.window.pause(time.perf_counter() - paused)
-                self._log(pending)
+                        with recorder.pause():
+                            self.judge.corrupt.update(batches.corrupt)
+                            self.judge.judge(state, tasks)
+                            if saves:
+                                self._save(state)
+                recorder.flush()
             except Stopped:
-                self._log(pending)
+                recorder.flush()
                 self.judge.corrupt.update(batches.corrupt)
                 self._save(state)
                 self.checkpoints.wait()
                 raise
+            except Diverged as error:
+                steps = self.checkpoints.steps()
+                kept = f"checkpoint of step {steps[-1]}" if steps else "there is no checkpoint yet"
+                raise Diverged(f"{error}\nWhat is left: {kept}") from None
         return state
 
     def _batches(self, start: int) -> Any:
@@ -158,44 +153,8 @@ class _Run:
             prefetch=settings["prefetch"],
         )
 
-    def _log(self, pending: Any, following: Any = None) -> Any:
-        """Counts the finished step `pending`, writes an event where one is due, gives `following` back.
-
-        Called a step late, so that the device never waits for the host.
-        """
-        if pending is None:
-            return following
-        done, rate, sums = pending
-        sums = {k: float(v) for k, v in jax.device_get(sums).items()}
-        if not sums["finite"]:
-            raise Diverged(self._divergence(done, rate, sums))
-        self.window.add(sums)
-        event = self.window.event(done, self.pace.epoch(done), rate, self.began)
-        eta = self.clock.eta(self.pace.total - done)
-        last = done == self.pace.total
-        self.screen.progress(progress_text(event, self.pace.total, self.pace.epochs, eta), last)
-        if last or done % self.config["log"]["every_steps"] == 0:
-            self.metrics.write(event)
-            self.window = Window()
-        return following
-
-    def _divergence(self, done: int, rate: float, sums: dict[str, float]) -> str:
-        steps = self.checkpoints.steps()
-        kept = f"the last checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
-        loss, tenth = sums["loss"] / max(sums["n"], 1), self.config["schedule"]["rate"] / 10
-        return (
-            f"step {done}: the loss ({loss:g}) or its gradients are not finite, at learning rate "
-            f"{rate:g}. Nothing of that step was kept; {kept}.\n"
-            f"Try a tenth of the rate (--config.schedule.rate={tenth:g}), "
-            "--config.model.dtype=float32, or another start, in another --workdir"
-        )
-
     def _save(self, state: TrainState) -> None:
-        meta = {
-            "seconds": time.perf_counter() - self.began,
-            "window": self.window.sums,
-            "corrupt": sorted(self.judge.corrupt),
-        }
+        meta = {**self.recorder.meta(), "corrupt": sorted(self.judge.corrupt)}
         self.checkpoints.save(state, meta, best=self.judge.best_metric(int(state.step)))
 
     def _compile(self, what: str) -> Any:

@@ -116,5 +116,13 @@ def conclude(
     screen.line(
         f"step {step:,} in {duration(seconds)}; report.json, metrics.jsonl and curves.png in {folder}"
     )
-    screen.line(f"next: python -c \"import jaxcnn; print(jaxcnn.load('{folder}').classes)\"")
+    screen.line(f"next, what it sees in an image of yours:\n  {_try_it(folder)}")
     return whole
+
+
+def _try_it(folder: Path) -> str:
+    place = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    return (
+        f"python -c \"import jaxcnn; r = jaxcnn.load('{place}'); "
+        "print(r.classes[r.probabilities(r.preprocess('IMAGE.jpg')).argmax()])\""
+    )

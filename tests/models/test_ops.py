@@ -10,6 +10,11 @@ from jaxcnn.models import ops
 from jaxcnn.models.googlenet import AUXILIARY_POOL, CONV1, POOL, POOL_IN_MODULE
 from jaxcnn.models.ops import LRN_CONSTANTS, LrnConstants, Window
 
+
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
 # For maps 1..7 at one pixel, and for 100 in every map at the middle one.
 LRN_BY_HAND = {
     LRN_CONSTANTS["paper"]: (
@@ -65,7 +70,7 @@ def test_lrn_by_hand(constants):
 
 
 def test_lrn_keeps_pixels_and_images_apart():
-    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 7)) * 50
+    x = 50 * normal(2, 3, 4, 7)
     y = ops.lrn(x, *LRN_CONSTANTS["paper"])
     assert_allclose(y[1, 2, 3], ops.lrn(x[1, 2, 3], *LRN_CONSTANTS["paper"]), rtol=1e-6)
 
@@ -89,7 +94,7 @@ def test_lrn_gradient(beta):
 
 def test_lrn_sums_are_float32():
     """In bfloat16 1 + 2e-5 · 100² · 5 would lose its terms; only the result is rounded."""
-    x = (100 + 3 * jax.random.normal(jax.random.key(0), (5, 32))).astype(jnp.bfloat16)
+    x = (100 + 3 * normal(5, 32)).astype(jnp.bfloat16)
     exact = ops.lrn(x.astype(jnp.float32), *LRN_CONSTANTS["caffe"])
     y = ops.lrn(x, *LRN_CONSTANTS["caffe"])
     assert y.dtype == jnp.bfloat16
@@ -135,8 +140,8 @@ def test_auxiliary_pool_is_not_adaptive():
 
 def test_googlenet_conv1_padding_is_not_same():
     """(3, 2), what Caffe's pad of 3 comes to, where SAME would be (2, 3)."""
-    x = jax.random.normal(jax.random.key(0), (1, 224, 224, 3))
-    kernel = jax.random.normal(jax.random.key(1), (7, 7, 3, 2))
+    x = normal(1, 224, 224, 3)
+    kernel = normal(7, 7, 3, 2, seed=1)
     ours = ops.convolve(x, kernel, CONV1)
     caffe = ops.convolve(x, kernel, Window(7, 2, 3, 3))  # the floor rule drops the last row
     same = ops.convolve(x, kernel, Window(7, 2, 2, 3))
@@ -159,8 +164,8 @@ def test_window_sizes(window):
 
 
 def test_paper_dropout_is_inverted_dropout_with_the_next_weights_halved():
-    x = jax.random.normal(jax.random.key(0), (4, 16))
-    weights = jax.random.normal(jax.random.key(1), (16, 3))
+    x = normal(4, 16)
+    weights = normal(16, 3, seed=1)
     for key in (jax.random.key(2), None):
         paper = ops.dropout(x, 0.5, "paper", key) @ weights
         inverted = ops.dropout(x, 0.5, "inverted", key) @ (weights * 0.5)
@@ -189,3 +194,20 @@ def test_a_stack_of_3x3_sees_what_one_larger_kernel_sees():
             seen = ops.convolve(seen, kernel, Window(3, 1, 1, 1))
         rows = np.flatnonzero(np.asarray(seen).sum(axis=(0, 2, 3)))
         assert (rows[0], rows[-1]) == (7 - side // 2, 7 + side // 2)
+
+
+@pytest.mark.parametrize(("size", "side"), [(2, 8), (2, 9), (3, 7)])
+def test_pools_by_reshaping_equal_reduce_window_in_value_and_gradient(size, side):
+    x = jax.random.normal(jax.random.key(0), (2, side, side, 3))
+    dimensions = (1, size, size, 1)
+
+    def plain(x):
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, dimensions, dimensions, "VALID")
+
+    def ours(x):
+        return ops.max_pool(x, ops.Window(size, size))
+
+    assert_array_equal(ours(x), plain(x))
+    seed = jax.random.normal(jax.random.key(1), plain(x).shape)
+    gradients = [jax.grad(lambda x, f=f: jnp.sum(f(x) * seed))(x) for f in (ours, plain)]
+    assert_array_equal(*gradients)

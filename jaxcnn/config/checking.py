@@ -1,31 +1,19 @@
-"""Read, check, print and compare configs.
-
-A config file is a Python file with `get_config() -> ConfigDict`: the sections of `SECTION_NAMES`, each
-the keyword arguments of one callable, and a few plain keys (`PLAIN`). What keys a section may hold is
-read from the signature of that callable, so there is no second list of them to keep in step.
-"""
+"""What a config may hold: every key against the callable that its section is splatted into."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import difflib
-import importlib.util
 import inspect
-import json
-import sys
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import ml_collections
+from jaxcnn.config.files import ConfigError, plain
+from jaxcnn.config.values import parse, spell, typed
 
 # The keys of a config that are no section: name -> type.
 PLAIN: dict[str, Any] = {"seed": int, "epochs": float, "batch_size": int}
-# What may differ when a run goes on in its workdir (design: the update rule and the data may not).
-MAY_DIFFER = ("epochs", "evals", "checkpoint", "log", "mesh")
 
 # What people call some keys elsewhere.
 SYNONYMS = {
@@ -38,57 +26,6 @@ SYNONYMS = {
 
 # A section's callable, or several of them by the section's `name` key.
 Sections = Mapping[str, Callable[..., Any] | Mapping[str, Callable[..., Any]]]
-
-
-class ConfigError(ValueError):
-    """A config that cannot be used; the message lists every error found, one a line."""
-
-
-def find(path: str, folder: Path) -> Path:
-    """The file that `path` names: a path, or the bare name of a file in `folder` (`vgg_e`)."""
-    for candidate in (Path(path), folder / path, folder / f"{path}.py"):
-        if candidate.is_file():
-            return candidate
-    names = sorted(f.stem for f in folder.glob("*.py"))
-    near = difflib.get_close_matches(Path(path).stem, names, n=1)
-    hint = f"; did you mean --config={near[0]}?" if near else ""
-    raise ConfigError(f"no config file {path!r}{hint}\n  there are: {', '.join(names)}")
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The config that the file at `path` returns, as plain nested dicts.
-
-    The file is Python and is executed: read only files you trust.
-    """
-    parent = str(path.resolve().parent.parent)
-    sys.path.insert(0, parent)  # a config may build on one sibling: from configs import vgg_a
-    try:
-        spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
-        if spec is None or spec.loader is None:
-            raise ConfigError(f"{path} is no Python file")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(parent)
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f"{path} has no function get_config() that returns a ConfigDict")
-    config = module.get_config()
-    if not isinstance(config, ml_collections.ConfigDict):
-        raise ConfigError(
-            f"{path}: get_config() must return a ConfigDict, got {type(config).__name__}"
-        )
-    return plain(config)
-
-
-def plain(config: Any) -> Any:
-    """`config` with every ConfigDict as a dict and every list as a tuple: what JSON gives back too."""
-    if isinstance(config, ml_collections.ConfigDict):
-        config = config.to_dict()
-    if isinstance(config, Mapping):
-        return {str(k): plain(v) for k, v in config.items()}
-    if isinstance(config, list | tuple):
-        return tuple(plain(v) for v in config)
-    return config
 
 
 def resolve(
@@ -116,7 +53,7 @@ def resolve(
         if key not in given:
             errors.append(f"missing key {key}")
         else:
-            resolved[key] = _typed(key, given[key], kind, errors)
+            resolved[key] = typed(key, given[key], kind, errors)
     for key in given:
         if key not in PLAIN and key not in sections and key != "evals":
             errors.append(_unknown(key, known))
@@ -171,55 +108,6 @@ def parameters(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
         for p in inspect.signature(target).parameters.values()
         if p.kind is p.KEYWORD_ONLY
     }
-
-
-def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The keys whose values differ, each as `key: old -> new`."""
-    lines = []
-    for key in sorted({*old, *new}):
-        a, b = old.get(key, "(absent)"), new.get(key, "(absent)")
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += difference(a, b, f"{prefix}{key}.")
-        elif plain(a) != plain(b):
-            lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
-    return lines
-
-
-def forbidden_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs and may not when a run goes on in its workdir."""
-    drop = lambda c: {k: v for k, v in c.items() if k not in MAY_DIFFER}  # noqa: E731
-    return difference(drop(plain(old)), drop(plain(new)))
-
-
-def save(config: Mapping[str, Any], path: Path) -> None:
-    """Writes a resolved config as JSON."""
-    path.write_text(json.dumps(config, indent=2) + "\n")
-
-
-def load(path: Path) -> dict[str, Any]:
-    """Reads a resolved config that `save` wrote."""
-    return plain(json.loads(path.read_text()))
-
-
-def show(config: Mapping[str, Any], given: Mapping[str, Any], overrides: Sequence[str]) -> str:
-    """The resolved config, a key a line, with where each value comes from."""
-    typed = {text.partition("=")[0] for text in overrides}
-    lines = []
-
-    def walk(node: Mapping[str, Any], source: Any, prefix: str) -> None:
-        for key, value in node.items():
-            inside = source.get(key) if isinstance(source, Mapping) else None
-            if isinstance(value, Mapping):
-                walk(value, inside, f"{prefix}{key}.")
-                continue
-            name = prefix + key
-            origin = (
-                "command line" if name in typed else "file" if inside is not None else "default"
-            )
-            lines.append(f"{name} = {value!r}  # {origin}")
-
-    walk(config, plain(given), "")
-    return "\n".join(lines)
 
 
 def _default(field: dataclasses.Field) -> Any:
@@ -282,9 +170,9 @@ def _section(
             errors.append(_unknown(f"{name}.{key}", [*known, *(f"{name}.{k}" for k in accepted)]))
     for key, (kind, default) in accepted.items():
         if key in given:
-            resolved[key] = _typed(f"{name}.{key}", given[key], kind, errors)
+            resolved[key] = typed(f"{name}.{key}", given[key], kind, errors)
         elif default is inspect.Parameter.empty:
-            errors.append(f"missing key {name}.{key} ({_spell(kind)})")
+            errors.append(f"missing key {name}.{key} ({spell(kind)})")
         else:
             resolved[key] = plain(default)
     return resolved
@@ -334,70 +222,10 @@ def _override(config: dict[str, Any], text: str, sections: Sections) -> str:
     if len(parts) == 1:
         if key in sections:
             return f"{key} is a section; set its keys one by one: --config.{key}.KEY=VALUE"
-        config[key] = _parse(value, PLAIN.get(key, Any))
+        config[key] = parse(value, PLAIN.get(key, Any))
         return ""
     section = config.setdefault(parts[0], {})
     chosen = _target(section, sections[parts[0]])
     kind = parameters(chosen).get(parts[1], (Any, None))[0] if chosen else Any
-    section[parts[1]] = _parse(value, str if parts[1] == "name" else kind)
+    section[parts[1]] = parse(value, str if parts[1] == "name" else kind)
     return ""
-
-
-def _parse(text: str, kind: Any) -> Any:
-    if kind is str:
-        return text
-    if kind is bool and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return plain(ast.literal_eval(text))
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _typed(key: str, value: Any, kind: Any, errors: list[str]) -> Any:
-    ok, value = _convert(value, kind)
-    if not ok:
-        errors.append(f"{key} must be {_spell(kind)}, got {value!r}")
-    return value
-
-
-def _convert(value: Any, kind: Any) -> tuple[bool, Any]:
-    """Whether `value` is of type `kind`, and the value as that type (1e2 is a good int)."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return True, value
-    if origin is typing.Literal:
-        return value in arguments, value
-    if origin in (typing.Union, types.UnionType):
-        for option in arguments:
-            ok, converted = _convert(value, option)
-            if ok:
-                return True, converted
-        return False, value
-    if kind is type(None):
-        return value is None, value
-    if origin is tuple or kind is tuple:
-        if not isinstance(value, tuple):
-            return False, value
-        if not arguments:
-            return True, value
-        if arguments[-1] is Ellipsis:
-            pairs = [_convert(v, arguments[0]) for v in value]
-        else:
-            if len(value) != len(arguments):
-                return False, value
-            pairs = [_convert(v, a) for v, a in zip(value, arguments, strict=True)]
-        return all(ok for ok, _ in pairs), tuple(v for _, v in pairs)
-    if isinstance(value, bool) or kind is bool:
-        return isinstance(value, bool) and kind is bool, value
-    if kind is float and isinstance(value, int | float):
-        return True, float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return True, int(value)
-    return isinstance(value, kind) if isinstance(kind, type) else True, value
-
-
-def _spell(kind: Any) -> str:
-    if typing.get_origin(kind) is typing.Literal:
-        return "one of " + ", ".join(repr(a) for a in typing.get_args(kind))
-    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")

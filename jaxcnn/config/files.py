@@ -1,0 +1,116 @@
+"""Configs as files and as text: read, saved, shown, compared."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+# What may differ when a run goes on in its workdir (design: the update rule and the data may not).
+MAY_DIFFER = ("epochs", "evals", "checkpoint", "log", "mesh")
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message lists every error found, one a line."""
+
+
+def find(path: str, folder: Path) -> Path:
+    """The file that `path` names: a path, or the bare name of a file in `folder` (`vgg_e`)."""
+    for candidate in (Path(path), folder / path, folder / f"{path}.py"):
+        if candidate.is_file():
+            return candidate
+    names = sorted(f.stem for f in folder.glob("*.py"))
+    near = difflib.get_close_matches(Path(path).stem, names, n=1)
+    hint = f"; did you mean --config={near[0]}?" if near else ""
+    raise ConfigError(f"no config file {path!r}{hint}\n  there are: {', '.join(names)}")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The config that the file at `path` returns, as plain nested dicts.
+
+    The file is Python and is executed: read only files you trust.
+    """
+    parent = str(path.resolve().parent.parent)
+    sys.path.insert(0, parent)  # a config may build on one sibling: from configs import vgg_a
+    try:
+        spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+        if spec is None or spec.loader is None:
+            raise ConfigError(f"{path} is no Python file")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(parent)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"{path} has no function get_config() that returns a ConfigDict")
+    config = module.get_config()
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ConfigError(
+            f"{path}: get_config() must return a ConfigDict, got {type(config).__name__}"
+        )
+    return plain(config)
+
+
+def plain(config: Any) -> Any:
+    """`config` with every ConfigDict as a dict and every list as a tuple: what JSON gives back too."""
+    if isinstance(config, ml_collections.ConfigDict):
+        config = config.to_dict()
+    if isinstance(config, Mapping):
+        return {str(k): plain(v) for k, v in config.items()}
+    if isinstance(config, list | tuple):
+        return tuple(plain(v) for v in config)
+    return config
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The keys whose values differ, each as `key: old -> new`."""
+    lines = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key, "(absent)"), new.get(key, "(absent)")
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += difference(a, b, f"{prefix}{key}.")
+        elif plain(a) != plain(b):
+            lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
+    return lines
+
+
+def forbidden_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs and may not when a run goes on in its workdir."""
+    drop = lambda c: {k: v for k, v in c.items() if k not in MAY_DIFFER}  # noqa: E731
+    return difference(drop(plain(old)), drop(plain(new)))
+
+
+def save(config: Mapping[str, Any], path: Path) -> None:
+    """Writes a resolved config as JSON."""
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Reads a resolved config that `save` wrote."""
+    return plain(json.loads(path.read_text()))
+
+
+def show(config: Mapping[str, Any], given: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    """The resolved config, a key a line, with where each value comes from."""
+    typed = {text.partition("=")[0] for text in overrides}
+    lines = []
+
+    def walk(node: Mapping[str, Any], source: Any, prefix: str) -> None:
+        for key, value in node.items():
+            inside = source.get(key) if isinstance(source, Mapping) else None
+            if isinstance(value, Mapping):
+                walk(value, inside, f"{prefix}{key}.")
+                continue
+            name = prefix + key
+            origin = (
+                "command line" if name in typed else "file" if inside is not None else "default"
+            )
+            lines.append(f"{name} = {value!r}  # {origin}")
+
+    walk(config, plain(given), "")
+    return "\n".join(lines)

@@ -1,0 +1,165 @@
+"""Counts finished steps, a step late, and says what they came to."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from jaxcnn.training.logging import Metrics, Screen, duration
+from jaxcnn.training.pace import Pace
+
+TRAIN_SUMS = ("loss", "top1", "top5", "n")
+
+
+class Diverged(RuntimeError):
+    """Loss or gradients stopped being finite; nothing of that step was kept."""
+
+
+class Recorder:
+    """Takes the sums of each step as it is dispatched and reads them once the next one is, so that the
+    device never waits for the host."""
+
+    def __init__(
+        self, pace: Pace, config: Mapping[str, Any], metrics: Metrics, screen: Screen
+    ) -> None:
+        self.pace, self.config, self.metrics, self.screen = pace, config, metrics, screen
+        self.clock = Clock()
+        self.go_on({})
+
+    def go_on(self, meta: Mapping[str, Any]) -> None:
+        """Goes on from what `meta` of an earlier start kept."""
+        self.window = Window(meta.get("window"))
+        self.began = time.perf_counter() - meta.get("seconds", 0.0)
+        self._pending: tuple[int, float, Any] | None = None
+        self._last_step = time.perf_counter()
+
+    def meta(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that a resumed run writes the very events of another."""
+        return {"seconds": self.seconds(), "window": self.window.sums}
+
+    def seconds(self) -> float:
+        """Wall seconds of the run, over all its starts."""
+        return time.perf_counter() - self.began
+
+    def restart(self) -> None:
+        """Starts the clock of rates: what went before was no training."""
+        self.window.restart()
+        self._last_step = time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around the wait for a batch."""
+        began = time.perf_counter()
+        yield
+        self.window.waited += time.perf_counter() - began
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Around evaluation and saving, which no rate holds. The last step is counted first."""
+        self.flush()
+        began = time.perf_counter()
+        yield
+        self.window.started += time.perf_counter() - began
+        self._last_step = time.perf_counter()
+
+    def put(self, done: int, rate: float, sums: Any) -> None:
+        """Takes the sums of step `done`, counts the step before."""
+        self.flush()
+        self._pending = (done, rate, sums)
+        now = time.perf_counter()
+        self.clock.add(now - self._last_step)
+        self._last_step = now
+
+    def flush(self) -> None:
+        """Counts the step that was put last; writes its event where one is due.
+
+        Raises:
+            Diverged: its loss or gradients are not finite.
+        """
+        if self._pending is None:
+            return
+        done, rate, sums = self._pending
+        self._pending = None
+        sums = {k: float(v) for k, v in jax.device_get(sums).items()}
+        if not sums["finite"]:
+            raise Diverged(self._divergence(done, rate, sums))
+        self.window.add(sums)
+        event = self.window.event(done, self.pace.epoch(done), rate, self.seconds())
+        last = done == self.pace.total
+        eta = self.clock.eta(self.pace.total - done)
+        self.screen.progress(progress_text(event, self.pace.total, self.pace.epochs, eta), last)
+        if last or done % self.config["log"]["every_steps"] == 0:
+            self.metrics.write(event)
+            self.window = Window()
+
+    def _divergence(self, done: int, rate: float, sums: Mapping[str, float]) -> str:
+        loss, tenth = sums["loss"] / max(sums["n"], 1), self.config["schedule"]["rate"] / 10
+        return (
+            f"step {done}: the loss ({loss:g}) or its gradients are not finite, at learning rate "
+            f"{rate:g}. Nothing of that step was kept.\n"
+            f"Try a tenth of the rate (--config.schedule.rate={tenth:g}), "
+            "--config.model.dtype=float32, or another start, in another --workdir"
+        )
+
+
+class Window:
+    """Sums over the steps since the last train event. Saved with the state, so that a resumed run
+    writes the very events of an undisturbed one."""
+
+    def __init__(self, sums: Mapping[str, float] | None = None) -> None:
+        self.sums = dict(sums) if sums else dict.fromkeys(TRAIN_SUMS, 0.0)
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts the clock of rates anew; the sums stay."""
+        self.started = time.perf_counter()
+        self.waited = 0.0
+        self.images = 0.0
+
+    def add(self, sums: Mapping[str, float]) -> None:
+        for key in TRAIN_SUMS:
+            self.sums[key] += sums[key]
+        self.images += sums["n"]
+
+    def event(self, step: int, epoch: float, rate: float, total_seconds: float) -> dict[str, Any]:
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        n = max(self.sums["n"], 1.0)
+        return {
+            "kind": "train",
+            "step": step,
+            "epoch": epoch,
+            "loss": self.sums["loss"] / n,
+            "top1": self.sums["top1"] / n,
+            "top5": self.sums["top5"] / n,
+            "learning_rate": rate,
+            "images_per_second": self.images / seconds,
+            "data_wait": min(self.waited / seconds, 1.0),
+            "seconds": total_seconds,
+        }
+
+
+class Clock:
+    """Seconds a step, as the median of the latest: what the ETA is made of. Compilation, evaluation
+    and saves are not in it."""
+
+    def __init__(self) -> None:
+        self._seconds: list[float] = []
+
+    def add(self, seconds: float) -> None:
+        self._seconds = [*self._seconds[-63:], seconds]
+
+    def eta(self, steps_left: int) -> str:
+        return duration(statistics.median(self._seconds) * steps_left) if self._seconds else "?"
+
+
+def progress_text(event: Mapping[str, Any], total: int, epochs: float, eta: str) -> str:
+    return (
+        f"step {event['step']}/{total}  epoch {event['epoch']:.2f}/{epochs:g}  loss {event['loss']:.4f}  "
+        f"top-1 {event['top1']:.1%}  lr {event['learning_rate']:.3g}  "
+        f"{event['images_per_second']:.0f} images/s  data wait {event['data_wait']:.0%}  ETA {eta}"
+    )

@@ -1,0 +1,92 @@
+"""The code blocks of README.md and docs/ run as they stand, and its figures are those of the reports."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# What sets up an environment, or is tested by itself (`make run` below; `make test` is this).
+NOT_HERE = ("make ", "pip install")
+
+
+def blocks(language):
+    for page in PAGES:
+        for text in re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S):
+            yield page.name, text
+
+
+COMMANDS = [
+    line.partition("#")[0].strip()
+    for _, text in blocks("bash")
+    for line in text.splitlines()
+    if line.strip() and not line.startswith(NOT_HERE)
+]
+
+
+def start(arguments, tmp_path):
+    environment = {
+        **os.environ,
+        "JAX_NUM_CPU_DEVICES": "1",
+        "TFDS_DATA_DIR": str(tmp_path / "tfds"),
+    }
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_there_are_commands():
+    assert any("jaxcnn.tools.summary" in command for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(command, tmp_path):
+    program, *arguments = shlex.split(command)
+    assert program in ("python", ".venv/bin/python"), (
+        f"{command}: is it a command that a test can start?"
+    )
+    done = start(arguments, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("python"))
+def test_python_blocks(page, text, tmp_path):
+    done = start(["-c", text], tmp_path)
+    assert done.returncode == 0, f"{page}: {done.stderr}"
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize(
+    "report", sorted((ROOT / "results").glob("*/report.json")), ids=lambda p: p.parent.name
+)
+def test_readme_figures_come_from_reports(report):
+    (row,) = json.loads(report.read_text())["results"]
+    assert f"{row['top1']:.2%}" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_make_run_reaches_98_percent(tmp_path):
+    """The README's quick run, in the environment that runs this test."""
+    workdir = tmp_path / "run"
+    done = start(["main.py", f"--workdir={workdir}"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((workdir / "report.json").read_text())["results"]
+    assert row["n"] == 355
+    assert row["top1"] >= 0.98

@@ -1,0 +1,30 @@
+"""python -m jaxcnn.tools.check: shapes and bytes, computing nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from jaxcnn.tools.check import main
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _at_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_vgg_e_at_full_size(capsys):
+    """143,667,240 parameters are 574.7 MB; with momentum the state is twice that and the counter."""
+    assert main(["configs/vgg_e.py"]) == 0
+    shown = capsys.readouterr().out
+    assert "conv5_4/kernel" in shown
+    assert "float32[3, 3, 512, 512]" in shown
+    assert "uint8[256, 224, 224, 3]" in shown
+    assert "parameters        574.7 MB" in shown
+    assert "state            1149.3 MB" in shown
+
+
+def test_errors_exit_with_2(capsys):
+    assert main(["vgg_e", "model.colum=E"]) == 2
+    assert "did you mean model.column?" in capsys.readouterr().err

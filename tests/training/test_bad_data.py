@@ -1,0 +1,149 @@
+"""Bad image folders given to the whole program: its message, its exit code, and nothing lost."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxcnn.training.command import main
+
+ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.xdist_group("run")
+CLASSES, TRAIN, VAL = ("cat", "dog"), 12, 4
+
+
+def jpeg(seed, size=(40, 40), mode="RGB", form="JPEG"):
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 4), np.uint8)
+    image = Image.fromarray(pixels[..., :3]).convert(mode)
+    encoded = io.BytesIO()
+    image.save(encoded, form)
+    return encoded.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """24 training and 8 validation images of two classes."""
+    root = tmp_path / "images"
+    for split, count in (("train", TRAIN), ("val", VAL)):
+        for c, name in enumerate(CLASSES):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                (root / split / name / f"{i}.jpg").write_bytes(jpeg(100 * c + i))
+    return root
+
+
+def start(folder, workdir, **changes):
+    keys = {
+        "batch_size": "8",
+        "epochs": "1",
+        "model.width": "0.0625",
+        "model.image_size": "32",
+        "data.source": f"folder:{folder}",
+        "augment.scale": "(32,32)",
+        "evals": "({'name':'centre','scale':32},)",
+        "schedule.rate": "0.001",
+        "log.tensorboard": "false",
+    } | {k.replace("__", "."): v for k, v in changes.items()}
+    arguments = [f"--config.{k}={v}" for k, v in keys.items()]
+    return main(["--config=quickstart", f"--workdir={workdir}", *arguments], ROOT / "configs")
+
+
+def report(workdir):
+    return json.loads((workdir / "report.json").read_text())
+
+
+def test_an_empty_class_folder(folder, tmp_path, capsys):
+    for file in (folder / "train" / "dog").iterdir():
+        file.unlink()
+    assert start(folder, tmp_path / "run") == 1
+    assert "dog" in capsys.readouterr().err
+
+
+def test_classes_that_differ(folder, tmp_path, capsys):
+    (folder / "val" / "dog").rename(folder / "val" / "wolf")
+    assert start(folder, tmp_path / "run") == 1
+    shown = capsys.readouterr().err
+    assert "dog" in shown
+    assert "wolf" in shown
+
+
+def test_no_images(folder, tmp_path, capsys):
+    for file in folder.rglob("*.jpg"):
+        file.unlink()
+    assert start(folder, tmp_path / "run") == 1
+    assert "no images" in capsys.readouterr().err
+
+
+def test_no_train_folder(folder, tmp_path, capsys):
+    shutil.rmtree(folder / "train")
+    assert start(folder, tmp_path / "run") == 1
+    assert "has no train/" in capsys.readouterr().err
+
+
+def test_fewer_images_than_a_batch(folder, tmp_path, capsys):
+    assert start(folder, tmp_path / "run", batch_size="32") == 1
+    assert "only 24 training images" in capsys.readouterr().err
+
+
+def test_one_corrupt_image_in_each_split_is_named_and_the_counts_stay_true(
+    folder, tmp_path, capsys
+):
+    for split in ("train", "val"):
+        bad = folder / split / "cat" / "2.jpg"
+        bad.write_bytes(bad.read_bytes()[:200])
+    assert start(folder, tmp_path / "run") == 0
+    found = report(tmp_path / "run")
+    assert found["unreadable_images"] == [
+        str(folder / s / "cat" / "2.jpg") for s in ("train", "val")
+    ]
+    assert found["results"][0]["n"] == 2 * VAL
+    assert "2 images could not be read (report.json names them)" in capsys.readouterr().out
+
+
+def test_other_formats_and_colours_under_a_jpeg_name(folder, tmp_path):
+    forms = [
+        ("RGB", "PNG"),
+        ("L", "JPEG"),
+        ("CMYK", "JPEG"),
+        ("RGB", "BMP"),
+        ("L", "PNG"),
+        ("RGB", "GIF"),
+    ]
+    for i, (mode, form) in enumerate(forms):
+        (folder / "train" / "cat" / f"{i}.jpg").write_bytes(jpeg(i, mode=mode, form=form))
+        (folder / "val" / "cat" / f"{i % VAL}.jpg").write_bytes(jpeg(i, mode=mode, form=form))
+    assert start(folder, tmp_path / "run") == 0
+    assert report(tmp_path / "run")["unreadable_images"] == []
+
+
+def test_tiny_and_narrow_images_are_rescaled(folder, tmp_path):
+    (folder / "train" / "cat" / "0.jpg").write_bytes(jpeg(0, size=(1, 1)))
+    (folder / "val" / "cat" / "0.jpg").write_bytes(jpeg(0, size=(3, 200)))
+    assert start(folder, tmp_path / "run") == 0
+    assert report(tmp_path / "run")["unreadable_images"] == []
+
+
+def test_an_image_size_too_small_for_the_net(folder, tmp_path, capsys):
+    assert start(folder, tmp_path / "run", model__image_size="16") == 2
+    assert "image_size=16 is too small: give image_size=32 or more" in capsys.readouterr().err
+
+
+def test_a_workdir_of_another_config_or_net(folder, tmp_path, capsys):
+    assert start(folder, tmp_path / "run", epochs="0") == 0
+    assert start(folder, tmp_path / "run", optim__momentum="0.5") == 1
+    assert "optim.momentum: 0.9 -> 0.5" in capsys.readouterr().err
+    assert start(folder, tmp_path / "wide", epochs="0", model__width="0.125") == 0
+    shutil.rmtree(tmp_path / "wide" / "checkpoints")
+    shutil.copytree(tmp_path / "run" / "checkpoints", tmp_path / "wide" / "checkpoints")
+    assert start(folder, tmp_path / "wide", model__width="0.125") == 1
+    assert "is of another net" in capsys.readouterr().err
+
+
+def test_a_workdir_that_cannot_be_written(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert start(folder, tmp_path / "file" / "run") == 1
+    assert "cannot write to the workdir" in capsys.readouterr().err
