@@ -61,7 +61,7 @@ def test_commands(command, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("page", "text"), blocks("python"))
+@pytest.mark.parametrize(("page", "text"), list(blocks("python")))
 def test_python_blocks(page, text, tmp_path):
     done = start(["-c", text], tmp_path)
     assert done.returncode == 0, f"{page}: {done.stderr}"

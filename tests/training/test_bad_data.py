@@ -12,7 +12,6 @@ from PIL import Image
 from jaxcnn.training.command import main
 
 ROOT = Path(__file__).parent.parent.parent
-pytestmark = pytest.mark.xdist_group("run")
 CLASSES, TRAIN, VAL = ("cat", "dog"), 12, 4
 
 

@@ -22,7 +22,6 @@ from jaxcnn.training.command import main
 from jaxcnn.training.workdir import WorkdirError
 
 ROOT = Path(__file__).parent.parent.parent
-pytestmark = pytest.mark.xdist_group("run")
 
 # Eight steps an epoch of 32 generated images of 4 classes, by the smallest VGG.
 TINY = {
