@@ -2,7 +2,7 @@
 
 COMMAND   python main.py --config=configs/alexnet.py
 PAPER     40.7 % top-1 and 18.2 % top-5 error on the validation set (Table 2, 1 CNN: ten crops averaged)
-MEMORY    see the dry run: python main.py --config=configs/alexnet.py --dry_run
+MEMORY    3.1 GB for a step of 128 on one device (float32, compiled for CPU); elsewhere: add --dry_run
 """
 
 from ml_collections import ConfigDict

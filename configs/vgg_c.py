@@ -2,7 +2,7 @@
 
 COMMAND   python main.py --config=configs/vgg_c.py
 PAPER     28.1 % top-1 and 9.4 % top-5 error on the validation set (Table 3: S = Q = 256, dense)
-MEMORY    see the dry run: python main.py --config=configs/vgg_c.py --dry_run
+MEMORY    32.8 GB for a step of 256 on one device (float32, compiled for CPU); elsewhere: add --dry_run
 """
 
 from ml_collections import ConfigDict

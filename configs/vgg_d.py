@@ -2,7 +2,7 @@
 
 COMMAND   python main.py --config=configs/vgg_d.py
 PAPER     27.0 % top-1 and 8.8 % top-5 error on the validation set (Table 3: S = Q = 256, dense)
-MEMORY    see the dry run: python main.py --config=configs/vgg_d.py --dry_run
+MEMORY    32.9 GB for a step of 256 on one device (float32, compiled for CPU); elsewhere: add --dry_run
 """
 
 from ml_collections import ConfigDict
