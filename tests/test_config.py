@@ -69,7 +69,10 @@ def test_all_errors_at_once_each_with_the_nearest_key():
     [
         ("batch_size=1.5", "batch_size must be int, got 1.5"),
         ("batch_size=0", "batch_size must be at least 1, got 0"),
-        ("epochs=-1", "epochs must be 0 or more, got -1"),
+        ("epochs=-1", "epochs must be 0 or more and finite, got -1"),
+        ("epochs=1e999", "epochs must be 0 or more and finite, got inf"),
+        ("seed=99999999999", "seed must lie in 0 to"),
+        ("modle.width=2", "unknown key modle.width; did you mean model.width?"),
         ("model.dropout=1.5", "dropout=1.5 is not a probability"),
         ("model.column=Z", "column='Z' is not one of"),
         ("schedule.name=lsted", "unknown schedule.name 'lsted'; did you mean 'listed'?"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -63,12 +64,7 @@ def resolve(
         _section(f"evals[{i}]", row, protocols, known, errors)
         for i, row in enumerate(_rows(given.get("evals", ()), errors))
     )
-    for name in ("batch_size", "epochs"):
-        value = resolved.get(name)
-        if isinstance(value, int | float) and value < (1 if name == "batch_size" else 0):
-            errors.append(
-                f"{name} must be {'at least 1' if name == 'batch_size' else '0 or more'}, got {value}"
-            )
+    errors += _range_errors(resolved)
     for name in ("init", "data"):
         section = resolved.get(name, {})
         if section.get("seed") == -1:
@@ -110,6 +106,23 @@ def parameters(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def _range_errors(resolved: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the plain keys and the seeds, where they have the right type."""
+    seeds = {"seed": resolved.get("seed"), "init.seed": resolved.get("init", {}).get("seed")}
+    seeds["data.seed"] = resolved.get("data", {}).get("seed")
+    found = [
+        f"{name} must lie in 0 to {2**31 - 1}, got {value}"
+        for name, value in seeds.items()
+        if isinstance(value, int) and not (-1 if "." in name else 0) <= value < 2**31
+    ]
+    batch_size, epochs = resolved.get("batch_size"), resolved.get("epochs")
+    if isinstance(batch_size, int) and batch_size < 1:
+        found.append(f"batch_size must be at least 1, got {batch_size}")
+    if isinstance(epochs, float) and not 0 <= epochs < math.inf:
+        found.append(f"epochs must be 0 or more and finite, got {epochs:g}")
+    return found
+
+
 def _default(field: dataclasses.Field) -> Any:
     if field.default is not dataclasses.MISSING:
         return field.default
@@ -140,7 +153,7 @@ def _unknown(key: str, known: Sequence[str]) -> str:
     near = near or [k for k in (SYNONYMS.get(key.rpartition(".")[2], ""),) if k]
     near = near or [tails[t] for t in difflib.get_close_matches(key.rpartition(".")[2], tails, n=1)]
     hint = f"; did you mean {near[0]}?" if near else ""
-    valid = dict.fromkeys(section if "." in key else known)
+    valid = dict.fromkeys((section if "." in key else known) or known)
     return f"unknown key {key}{hint} (valid: {', '.join(valid)})"
 
 

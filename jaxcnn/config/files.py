@@ -44,6 +44,8 @@ def read(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path} is no Python file")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(parent)
     if not hasattr(module, "get_config"):

@@ -82,7 +82,7 @@ class Batches:
         self._image_size = image_size
         self._mask_corrupt = mask_corrupt
         self._prefetch = prefetch
-        self._drawn = self._corrupt_drawn = 0
+        self._drawn = 0
         self._closed = False
         self._pending: deque[tuple[list[Row], deque[Future[_Loaded] | None]]] = deque()
         # Imported here, once: threads must not race for it, and its failure belongs to the caller.
@@ -165,15 +165,14 @@ class Batches:
 
     def _note_corrupt(self, position: int, problem: str) -> None:
         name = self._source.name(position)
-        self._corrupt_drawn += 1
         if name not in self.corrupt:
             self.corrupt.append(name)
             treatment = "left out of the loss" if self._mask_corrupt else "judged as mid-grey"
             _LOGGER.warning("cannot read image %s: %s; it is %s", name, problem, treatment)
-        share = self._corrupt_drawn / self._drawn
-        if self._corrupt_drawn >= _CORRUPT_COUNT and share > _CORRUPT_SHARE:
+        seen = min(self._drawn, len(self._source))
+        if len(self.corrupt) >= _CORRUPT_COUNT and len(self.corrupt) > _CORRUPT_SHARE * seen:
             raise DataError(
-                f"{self._corrupt_drawn} of the first {self._drawn} images cannot be read, more "
+                f"{len(self.corrupt)} of the first {seen} images cannot be read, more "
                 f"than {_CORRUPT_SHARE:.0%}: the data set is damaged or is not what its name says; "
                 f"the first ones are {', '.join(self.corrupt[:5])}; prepare or copy it again"
             )

@@ -28,7 +28,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", help="SECTION.KEY=VALUE")
     options = parser.parse_args(arguments)
     try:
-        given, config = sections.read(options.config, options.overrides, Path("configs"))
+        given, config = sections.read(
+            options.config, options.overrides, Path(__file__).parents[2] / "configs"
+        )
         print(configs.show(config, given, options.overrides))
         print()
         print(describe(config))

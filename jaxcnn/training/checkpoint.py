@@ -58,7 +58,12 @@ class Checkpoints:
             ]
         )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=preserve, create=not read_only, read_only=read_only
+            preservation_policy=preserve,
+            best_fn=lambda metrics: metrics[
+                "top1"
+            ],  # without it Orbax keeps metrics in memory only
+            create=not read_only,
+            read_only=read_only,
         )
         # Named here too, so that a manager that has not saved yet can read metadata.
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
@@ -84,8 +89,12 @@ class Checkpoints:
             CheckpointError: an earlier save could not be written.
         """
         step = int(state.step)
-        if step == self._last or step in self.steps():
+        if step == self._last:
             return
+        if step in self.steps():
+            if best is None or self._manager.metrics(step):
+                return
+            self._manager.delete(step)  # saved by a stop before its held-out images were judged
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
         )
@@ -120,7 +129,7 @@ class Checkpoints:
             CheckpointError: it is of another net (names and shapes that differ are listed), or none of
                 those there can be read.
         """
-        failures = []
+        failures: dict[int, str] = {}
         for candidate in reversed(self.steps() if step is None else [step]):
             try:
                 self._check_fits(candidate, like)
@@ -130,32 +139,46 @@ class Checkpoints:
                         state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
                     ),
                 )
-                return found["state"], found["meta"]
-            except CheckpointError:
+            except (CheckpointError, MemoryError):
                 raise
             except Exception as error:
-                failures.append(f"step {candidate}: {_first_line(error)}")
-                self._set_aside(candidate, failures[-1])
+                if "RESOURCE_EXHAUSTED" in str(error):
+                    raise
+                failures[candidate] = _first_line(error)
+                continue
+            self._set_aside(failures)
+            return found["state"], found["meta"]
         if failures:
+            lines = [f"  step {step}: {problem}" for step, problem in failures.items()]
             raise CheckpointError(
-                f"no checkpoint in {self.folder} can be read:\n  " + "\n  ".join(failures) + "\n"
-                "train in another --workdir, or start afresh: remove the checkpoints folder"
+                f"no checkpoint in {self.folder} can be read:\n" + "\n".join(lines) + "\n"
+                "see whether the disk is well and the versions are those of run.json; or train in "
+                "another --workdir. Nothing was changed"
             )
         return None
+
+    def best(self) -> dict[str, Any] | None:
+        """`step` and `top1` of the best checkpoint on the held-out images; None without any."""
+        step = self._manager.best_step()
+        metrics = None if step is None else self._manager.metrics(step)
+        return {"step": step, "top1": metrics["top1"]} if metrics else None
 
     def close(self) -> None:
         self._manager.close()
 
-    def _set_aside(self, step: int, problem: str) -> None:
-        """Warns of an unreadable checkpoint and moves it away, so that its step can be saved again."""
-        text = f"checkpoint of {problem}; it cannot be read, trying the one before"
-        if not self._read_only:
-            aside = self.folder.with_name("unreadable_checkpoints")
-            aside.mkdir(exist_ok=True)
-            (self.folder / str(step)).rename(aside / f"{step}_{time.time_ns()}")
+    def _set_aside(self, unreadable: Mapping[int, str]) -> None:
+        """Warns of checkpoints newer than the one read, and moves them away, so that their steps can be
+        saved again."""
+        for step, problem in unreadable.items():
+            text = f"checkpoint of step {step} cannot be read ({problem}), going on from the one before"
+            if not self._read_only:
+                aside = self.folder.with_name("unreadable_checkpoints")
+                aside.mkdir(exist_ok=True)
+                (self.folder / str(step)).rename(aside / f"{step}_{time.time_ns()}")
+                text += f"; it is now in {aside}"
+            logging.getLogger("jaxcnn").warning("%s", text)
+        if unreadable and not self._read_only:
             self._manager.reload()
-            text += f" (moved to {aside})"
-        logging.getLogger("jaxcnn").warning("%s", text)
 
     def _check_fits(self, step: int, like: TrainState) -> None:
         saved = self._manager.item_metadata(step)["state"]

@@ -45,6 +45,8 @@ def main(arguments: Sequence[str], configs_folder: Path) -> int:
         return _fail("config error", error, EXIT_USAGE)
     except Diverged as error:
         return _fail("diverged", error, EXIT_DIVERGED)
+    except KeyboardInterrupt:
+        return _fail("interrupted", f"nothing was trained yet. To start again: {again}", 130)
     except Stopped as error:
         print(
             f"stopped by {error}; the state is saved in {Path(workdir).absolute()}. To go on: {again}",

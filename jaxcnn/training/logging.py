@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -91,7 +92,7 @@ class Screen:
 
     def line(self, text: str) -> None:
         """A line that stays."""
-        self._end_place()
+        self.end_place()
         print(text, file=self.stream, flush=True)
 
     def progress(self, text: str, last: bool = False) -> None:
@@ -103,12 +104,13 @@ class Screen:
             return
         self._last = now
         if self.in_place:
-            print("\r\x1b[2K" + text, end="", file=self.stream, flush=True)
+            columns = shutil.get_terminal_size().columns  # a wrapped line could not be rewritten
+            print("\r\x1b[2K" + text[: columns - 1], end="", file=self.stream, flush=True)
             self._open = True
         else:
             print(text, file=self.stream, flush=True)
 
-    def _end_place(self) -> None:
+    def end_place(self) -> None:
         if self._open:
             print(file=self.stream)
             self._open = False

@@ -43,7 +43,7 @@ def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dic
         config = with_classes(config, len(data.class_names))
         experiment = assemble(config)
         folder = Path(workdir).absolute()
-        prepare(folder, config, data.class_names)
+        prepare(folder, config, data.class_names, len(data.train))
         return _Run(experiment, data, folder, stopper).go(command)
 
 
@@ -80,18 +80,28 @@ class _Run:
             self.judge.corrupt.update(meta.get("corrupt", ()))
             events = self.metrics.cut_back(start)
             announce(self.screen, self.experiment, self.data, self.pace, self.folder, start)
-            report.add_start(self.folder / "run.json", command, self.config["seed"], start)
+            report.add_start(
+                self.folder / "run.json", command, self.config["seed"], start, self.pace.examples
+            )
             if 0 < start <= self.pace.total:
                 self.judge.judge(state, self.judge.missing(events, start))
+                self._save(state)  # with what the held-out images say of it
             if start < self.pace.total:
                 state = self._train(state, start)
             self._save(state)
             self._finish(state)
             seconds, step = self.recorder.seconds(), int(state.step)
             return conclude(
-                self.screen, self.judge, self.folder, step, seconds, self.compile_seconds
+                self.screen,
+                self.judge,
+                self.folder,
+                step,
+                seconds,
+                self.compile_seconds,
+                self.checkpoints.best(),
             )
         finally:
+            self.screen.end_place()
             self.metrics.close()
             self.checkpoints.close()
 
@@ -128,7 +138,7 @@ class _Run:
                             if saves:
                                 self._save(state)
                 recorder.flush()
-            except Stopped:
+            except (Stopped, room.DataError):
                 recorder.flush()
                 self.judge.corrupt.update(batches.corrupt)
                 self._save(state)

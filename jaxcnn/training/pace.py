@@ -21,7 +21,8 @@ class Pace:
     @property
     def total(self) -> int:
         """Updates of the whole run."""
-        return math.ceil(self.epochs * self.examples / self.batch_size)
+        # 1.1 x 100 / 10 is a little over 11 in binary
+        return math.ceil(self.epochs * self.examples / self.batch_size - 1e-9)
 
     @property
     def steps_per_epoch(self) -> float:

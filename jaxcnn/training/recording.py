@@ -40,7 +40,8 @@ class Recorder:
 
     def meta(self) -> dict[str, Any]:
         """What a checkpoint keeps, so that a resumed run writes the very events of another."""
-        return {"seconds": self.seconds(), "window": self.window.sums}
+        # a copy: Orbax writes it in the background
+        return {"seconds": self.seconds(), "window": dict(self.window.sums)}
 
     def seconds(self) -> float:
         """Wall seconds of the run, over all its starts."""
@@ -89,7 +90,8 @@ class Recorder:
         if not sums["finite"]:
             raise Diverged(self._divergence(done, rate, sums))
         self.window.add(sums)
-        event = self.window.event(done, self.pace.epoch(done), rate, self.seconds())
+        least = self.clock.median() * self.window.steps if self.window.steps < 3 else 0.0
+        event = self.window.event(done, self.pace.epoch(done), rate, self.seconds(), least)
         last = done == self.pace.total
         eta = self.clock.eta(self.pace.total - done)
         self.screen.progress(progress_text(event, self.pace.total, self.pace.epochs, eta), last)
@@ -120,14 +122,24 @@ class Window:
         self.started = time.perf_counter()
         self.waited = 0.0
         self.images = 0.0
+        self.steps = 0
 
     def add(self, sums: Mapping[str, float]) -> None:
         for key in TRAIN_SUMS:
             self.sums[key] += sums[key]
         self.images += sums["n"]
+        self.steps += 1
 
-    def event(self, step: int, epoch: float, rate: float, total_seconds: float) -> dict[str, Any]:
-        seconds = max(time.perf_counter() - self.started, 1e-9)
+    def event(
+        self, step: int, epoch: float, rate: float, total_seconds: float, least: float
+    ) -> dict[str, Any]:
+        """The train event of this window.
+
+        Args:
+            least: seconds that its steps take at least; of the few steps of a short window the first
+                ran before the window began.
+        """
+        seconds = max(time.perf_counter() - self.started, least, 1e-9)
         n = max(self.sums["n"], 1.0)
         return {
             "kind": "train",
@@ -153,8 +165,11 @@ class Clock:
     def add(self, seconds: float) -> None:
         self._seconds = [*self._seconds[-63:], seconds]
 
+    def median(self) -> float:
+        return statistics.median(self._seconds) if self._seconds else 0.0
+
     def eta(self, steps_left: int) -> str:
-        return duration(statistics.median(self._seconds) * steps_left) if self._seconds else "?"
+        return duration(self.median() * steps_left) if self._seconds else "?"
 
 
 def progress_text(event: Mapping[str, Any], total: int, epochs: float, eta: str) -> str:

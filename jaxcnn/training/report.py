@@ -22,15 +22,16 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def add_start(path: Path, command: Sequence[str], seed: int, step: int) -> None:
-    """Appends this start to run.json: what was typed, on what, from which step."""
-    starts = json.loads(path.read_text())["starts"] if path.exists() else []
+def add_start(path: Path, command: Sequence[str], seed: int, step: int, examples: int) -> None:
+    """Appends this start to run.json: what was typed, on what, from which step, on how many examples."""
+    starts = read_starts(path)
     starts.append(
         {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": list(command),
             "step": step,
             "seed": seed,
+            "examples": examples,
             "versions": {"python": platform.python_version(), **_versions()},
             "git_commit": _git("rev-parse", "HEAD"),
             "git_modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
@@ -39,6 +40,11 @@ def add_start(path: Path, command: Sequence[str], seed: int, step: int) -> None:
         }
     )
     _write(path, {"starts": starts})
+
+
+def read_starts(path: Path) -> list[dict[str, Any]]:
+    """The starts that run.json lists, oldest first."""
+    return json.loads(path.read_text())["starts"] if path.exists() else []
 
 
 def read_report(path: Path) -> dict[str, Any]:

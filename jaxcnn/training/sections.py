@@ -96,6 +96,10 @@ def resolve(config: Any, overrides: Sequence[str] = ()) -> dict[str, Any]:
         for i, row in enumerate(resolved["evals"])
         if row["scale"] < image_size
     ]
+    if resolved["data"]["held_out"] and not resolved["evals"]:
+        errors.append(
+            "data.held_out needs a row in evals: the first one judges the held-out images"
+        )
     if errors:
         raise configs.ConfigError("\n".join(errors))
     return resolved

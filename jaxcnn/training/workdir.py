@@ -22,36 +22,69 @@ class WorkdirError(RuntimeError):
     """A workdir that cannot be used for this run; says what to do."""
 
 
-def prepare(folder: Path, config: Mapping[str, Any], class_names: Sequence[str]) -> None:
+def prepare(
+    folder: Path, config: Mapping[str, Any], class_names: Sequence[str], examples: int
+) -> None:
     """Makes `folder` this run's, or checks that it is.
 
+    Args:
+        class_names: of the source, by label.
+        examples: training examples an epoch, without those held out.
+
     Raises:
-        WorkdirError: it holds a run of another config, or it cannot be written.
+        WorkdirError: it holds a run of another config or of other data, or it cannot be written.
     """
-    path = folder / "config.json"
-    if path.exists():
-        try:
-            changed = configs.forbidden_difference(configs.load(path), config)
-        except ValueError as error:
-            raise WorkdirError(
-                f"{path} is not readable as JSON ({error}); use another --workdir"
-            ) from error
-        if changed:
-            raise WorkdirError(
-                f"{folder} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
-                f"only {', '.join(configs.MAY_DIFFER)} may differ when a run goes on; use another --workdir, "
-                "or that run's own settings"
-            )
-    elif (folder / "checkpoints").exists():
+    path, names = folder / "config.json", "".join(f"{name}\n" for name in class_names)
+    begun = any(entry.name.isdigit() for entry in _entries(folder / "checkpoints"))
+    if begun and not path.exists():
         raise WorkdirError(f"{folder} has checkpoints but no config.json; use another --workdir")
+    if begun:
+        _check_same_config(folder, config)
+        _check_same_data(folder, names, examples)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         configs.save(config, path)
-        (folder / "classes.txt").write_text("\n".join(class_names) + "\n")
+        (folder / "classes.txt").write_text(names)
     except OSError as error:
         raise WorkdirError(
             f"cannot write to the workdir {folder}: {error}; use another --workdir"
         ) from error
+
+
+def _check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
+    path = folder / "config.json"
+    try:
+        changed = configs.forbidden_difference(configs.load(path), config)
+    except ValueError as error:
+        raise WorkdirError(
+            f"{path} is not readable as JSON ({error}); use another --workdir"
+        ) from error
+    if changed:
+        raise WorkdirError(
+            f"{folder} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
+            f"only {', '.join(configs.MAY_DIFFER)} may differ when a run goes on; use another "
+            "--workdir, or that run's own settings"
+        )
+
+
+def _check_same_data(folder: Path, names: str, examples: int) -> None:
+    before = folder / "classes.txt"
+    if before.exists() and before.read_text() != names:
+        raise WorkdirError(
+            f"the classes of the data are no longer those of {before}, so labels would mean other "
+            "things than the run learnt; use another --workdir, or the data as it was"
+        )
+    starts = report.read_starts(folder / "run.json")
+    if starts and starts[-1]["examples"] != examples:
+        raise WorkdirError(
+            f"the run in {folder} began with {starts[-1]['examples']:,} training examples, now there "
+            f"are {examples:,}, so it could not go on exactly; use another --workdir, or the data as "
+            "it was"
+        )
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def announce(
@@ -78,13 +111,20 @@ def announce(
 
 
 def conclude(
-    screen: Screen, judge: Judge, folder: Path, step: int, seconds: float, compile_seconds: float
+    screen: Screen,
+    judge: Judge,
+    folder: Path,
+    step: int,
+    seconds: float,
+    compile_seconds: float,
+    best: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Writes report.json and curves.png, prints the result and the next command.
 
     Args:
         seconds: wall seconds of training and evaluation, over all starts.
         compile_seconds: of this start.
+        best: step and top-1 of the best checkpoint on the held-out images.
     """
     path = folder / "report.json"
     before = report.read_report(path)
@@ -103,6 +143,7 @@ def conclude(
         images_per_second=statistics.median(rates) if rates else None,
         seconds=seconds,
         compile_seconds=compile_seconds or before.get("compile_seconds", 0.0),
+        best=best,
         unreadable_images=sorted(judge.corrupt),
     )
     report.draw_curves(
@@ -111,6 +152,8 @@ def conclude(
     screen.line("")
     for row in whole["results"]:
         screen.line(report.result_text(row))
+    if best:
+        screen.line(f"best on held-out images: step {best['step']:,}, top-1 {best['top1']:.2%}")
     if judge.corrupt:
         screen.line(f"{len(judge.corrupt)} images could not be read (report.json names them)")
     screen.line(

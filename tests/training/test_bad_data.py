@@ -88,6 +88,28 @@ def test_fewer_images_than_a_batch(folder, tmp_path, capsys):
     assert "only 24 training images" in capsys.readouterr().err
 
 
+def test_the_advised_batch_size_works_in_the_same_workdir(folder, tmp_path):
+    assert start(folder, tmp_path / "run", batch_size="32") == 1
+    assert start(folder, tmp_path / "run", batch_size="24", epochs="0") == 0
+
+
+def test_data_that_changed_since_the_run_began(folder, tmp_path, capsys):
+    assert start(folder, tmp_path / "run") == 0
+    (folder / "train" / "dog" / "new.jpg").write_bytes(jpeg(7))
+    assert start(folder, tmp_path / "run", epochs="2") == 1
+    assert "began with 24 training examples, now there are 25" in capsys.readouterr().err
+    for split in ("train", "val"):
+        (folder / split / "cat").rename(folder / split / "zebra")
+    assert start(folder, tmp_path / "run", epochs="2") == 1
+    assert "the classes of the data are no longer those" in capsys.readouterr().err
+
+
+def test_one_corrupt_image_stays_one_over_many_epochs(folder, tmp_path):
+    (folder / "train" / "cat" / "2.jpg").write_bytes(b"no image")
+    assert start(folder, tmp_path / "run", epochs="20") == 0
+    assert len(report(tmp_path / "run")["unreadable_images"]) == 1
+
+
 def test_one_corrupt_image_in_each_split_is_named_and_the_counts_stay_true(
     folder, tmp_path, capsys
 ):

@@ -1,5 +1,6 @@
 """Whole runs: files, exact resume, stops in every phase, and what bad input says."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -280,6 +281,46 @@ def test_held_out_images_choose_the_best_checkpoint(tmp_path):
     assert max(held[s] for s in kept) == max(held.values())
 
 
+def test_the_best_checkpoint_outlives_restarts(finished, tmp_path):
+    """Metrics must reach the disk: a second manager keeps what the first one found best."""
+    exp = loop.assemble(loop.with_classes(config(), 4))
+    state = jax.device_get(state_of(finished))
+    for tops in ({1: 0.9, 2: 0.2}, {3: 0.3, 4: 0.4}):
+        checkpoints = loop.Checkpoints(tmp_path / "checkpoints")
+        for step, top1 in tops.items():
+            at = dataclasses.replace(state, step=np.int32(step))
+            checkpoints.save(exp.placement.put_replicated(at), {"seconds": 0.0}, best=top1)
+            checkpoints.wait()
+        assert checkpoints.best() == {"step": 1, "top1": 0.9}
+        checkpoints.close()
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [1, 3, 4]
+
+
+def test_a_checkpoint_gets_the_metric_that_a_stop_kept_from_it(finished, tmp_path):
+    exp = loop.assemble(loop.with_classes(config(), 4))
+    state = exp.placement.put_replicated(state_of(finished))
+    for best in (None, 0.5):
+        checkpoints = loop.Checkpoints(tmp_path / "checkpoints")
+        checkpoints.save(state, {"seconds": 0.0}, best=best)
+        checkpoints.wait()
+        assert checkpoints.steps() == [24]
+        assert checkpoints.best() == (None if best is None else {"step": 24, "top1": 0.5})
+        checkpoints.close()
+
+
+def test_where_no_checkpoint_can_be_read_nothing_is_changed(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    for file in (folder / "checkpoints").rglob("*"):
+        if file.is_file() and "state" in file.parts and "metadata" not in file.name.lower():
+            file.unlink()
+    for _ in range(2):  # the second time says the same, rather than start afresh
+        with pytest.raises(
+            CheckpointError, match=r"(?s)no checkpoint.*step 24.*step 16.*Nothing was changed"
+        ):
+            run(config(), folder)
+    assert events(folder) == events(finished)
+
+
 def test_divergence_leaves_no_trace_in_checkpoints(tmp_path):
     with pytest.raises(
         Diverged, match=r"not finite.*Nothing of that step was kept(?s:.*)schedule.rate="
@@ -296,7 +337,7 @@ def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(finished, tmp_p
     with caplog.at_level(logging.WARNING):
         run(config(), folder)
     assert "checkpoint of step 24" in caplog.text
-    assert "trying the one before" in caplog.text
+    assert "going on from the one before" in caplog.text
     assert_same_state(state_of(folder), state_of(finished))
 
 
