@@ -150,7 +150,7 @@ def test_tiny_and_narrow_images_are_rescaled(folder, tmp_path):
 
 def test_an_image_size_too_small_for_the_net(folder, tmp_path, capsys):
     assert start(folder, tmp_path / "run", model__image_size="16") == 2
-    assert "image_size=16 is too small: give image_size=32 or more" in capsys.readouterr().err
+    assert "image_size=16 is too small: give 32 or more" in capsys.readouterr().err
 
 
 def test_a_workdir_of_another_config_or_net(folder, tmp_path, capsys):
