@@ -64,6 +64,20 @@ def test_all_errors_at_once_each_with_the_nearest_key():
     assert len(text.splitlines()) == 5
 
 
+def test_ranges_are_named_beside_wrong_keys_and_types():
+    text = errors(
+        "vgg_e", "modle.width=2", "batch_size=-3", "model.width=-1", "optim.momentum=2", "epochs=x"
+    )
+    for part in (
+        "unknown key modle.width",
+        "batch_size must be",
+        "width=-1.0",
+        "momentum must lie",
+        "epochs must",
+    ):
+        assert part in text
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

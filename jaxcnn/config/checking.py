@@ -69,8 +69,7 @@ def resolve(
         section = resolved.get(name, {})
         if section.get("seed") == -1:
             section["seed"] = resolved.get("seed", 0)
-    if not errors:
-        errors += _build_errors(resolved, sections, protocols)
+    errors += _build_errors(resolved, sections, protocols)
     if errors:
         raise ConfigError("\n".join(dict.fromkeys(errors)))
     return resolved
@@ -210,11 +209,23 @@ def _build_errors(
         chosen: Any = _target(section, target)
         if chosen is None or not _only_settings(chosen):
             continue
+        keys = {k: v for k, v in section.items() if k != "name"}
+        if not _well_typed(keys, chosen):
+            continue  # named already
         try:
-            chosen(**{k: v for k, v in section.items() if k != "name"})
+            chosen(**keys)
         except ValueError as error:
             errors.append(f"{name}: {error}")
     return errors
+
+
+def _well_typed(keys: Mapping[str, Any], target: Any) -> bool:
+    """Whether every key of a callable is there and of its type."""
+    problems: list[str] = []
+    accepted = parameters(target)
+    for key in accepted.keys() & keys.keys():
+        typed(key, keys[key], accepted[key][0], problems)
+    return accepted.keys() == keys.keys() and not problems
 
 
 def _only_settings(target: Any) -> bool:
