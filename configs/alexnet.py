@@ -17,10 +17,17 @@ def get_config() -> ConfigDict:
             "model": {"name": "alexnet"},
             "data": {"source": "tfds:imagenet2012"},
             "augment": {
+                "sampling": "square",  # section 2: the central square; 4.1: 224 crops of it
                 "scale": (256, 256),  # section 2
-                "flip": True,  # section 4.1
-                # section 2 subtracts a mean image; these are the RGB means of BVLC's (CaffeNet's) mean image
-                "mean": (122.679, 116.669, 104.007),
+                "flip": 0.5,  # section 4.1
+                # section 4.1. The unit of its formula is unstated: here pixels of 0..1; 'deviation' is what
+                # Krizhevsky's cuda-convnet2 computes.
+                "pca": "unit",
+                "pca_std": 0.1,  # section 4.1
+                "mean": "per_pixel",  # section 2; or 'rgb'
+                # Of the training images, computed at the first start (python -m jaxcnn.tools.statistics
+                # computes them once for many runs).
+                "statistics": "auto",
             },
             "optim": {
                 "name": "momentum",

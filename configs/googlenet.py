@@ -17,11 +17,16 @@ def get_config() -> ConfigDict:
             "model": {"name": "googlenet"},
             "data": {"source": "tfds:imagenet2012"},
             "augment": {
-                "scale": (
-                    256,
-                    256,
-                ),  # unstated for BVLC's recipe; the paper's own sampling is by area and aspect
-                "flip": True,  # unstated; BVLC bvlc_googlenet
+                "sampling": "area",  # section 6
+                "area": (0.08, 1.0),  # section 6
+                "aspect": (3 / 4, 4 / 3),  # section 6
+                "aspect_law": "log_uniform",  # unstated; as likely wide as tall. Or 'uniform'
+                "interpolation": ("bilinear", "area", "nearest", "cubic"),  # section 6
+                "flip": 0.5,  # unstated; BVLC bvlc_googlenet
+                "distort": (0.5, 1.5),  # section 6 names Howard's distortions: 1312.5402, factors 0.5 to 1.5
+                "pca": "unit",  # the last of Howard's: Krizhevsky et al. 2012, section 4.1
+                "pca_std": 0.1,
+                "statistics": "imagenet",  # for 'pca': Krizhevsky's figures (cuda-convnet2)
                 "mean": (
                     123.0,
                     117.0,
@@ -40,6 +45,8 @@ def get_config() -> ConfigDict:
                 "factor": 0.96,  # section 6
                 "every": 8.0,  # section 6
             },
+            # section 6: the net for inference is a Polyak average. Its window is unstated: ours.
+            "average": {"kind": "exponential", "decay": 0.9999},
             "evals": ({"name": "centre", "scale": 256, "every_epochs": 1.0},),
         }
     )

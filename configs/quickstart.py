@@ -20,7 +20,8 @@ def get_config() -> ConfigDict:
             "data": {"source": "tfds:digits"},
             "augment": {
                 "scale": (56, 60),
-                "flip": False,  # a mirrored digit is another sign
+                "flip": 0.0,  # a mirrored digit is another sign
+                "pca": "off",  # the digits are grey
                 "mean": (127.5, 127.5, 127.5),
             },
             "schedule": {"rate": 5e-3, "drops": (15.0, 18.0)},

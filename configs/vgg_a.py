@@ -22,8 +22,14 @@ def get_config() -> ConfigDict:
             },
             "data": {"source": "tfds:imagenet2012"},
             "augment": {
+                "sampling": "scale",  # section 3.1: one crop of the rescaled image
                 "scale": (256, 256),  # section 3.1: S, smallest side of the rescaled image
-                "flip": True,  # section 3.1
+                "flip": 0.5,  # section 3.1
+                # section 3.1: the colour shift of Krizhevsky et al. 2012, section 4.1. The unit of its formula
+                # is unstated: here pixels of 0..1.
+                "pca": "unit",
+                "pca_std": 0.1,
+                "statistics": "imagenet",  # for 'pca': Krizhevsky's figures (cuda-convnet2)
                 "mean": (
                     123.68,
                     116.779,
@@ -46,4 +52,35 @@ def get_config() -> ConfigDict:
             # The paper's own figure is of dense evaluation; this is one centre crop.
             "evals": ({"name": "centre", "scale": 256, "every_epochs": 1.0},),
         }
+    )
+
+
+def get_chain() -> tuple[dict, ...]:
+    return chain("A")
+
+
+def chain(column: str) -> tuple[dict, ...]:
+    """The order in which section 3.1 trains the nets of a column, for `python -m jaxcnn.tools.chain`.
+
+    Table 3 has figures at S = 384 and S in [256, 512] for C, D and E alone.
+    """
+    deeper = column not in ("A", "A-LRN")
+    # Section 3.1: "the first four convolutional layers and the last three fully-connected layers" of net A,
+    # the others at random. By position in the net their shapes would not fit; by name they do.
+    from_net_a = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8")
+    later = {
+        "schedule.rate": 1e-3,  # section 3.1, of S = 384; of S in [256, 512] it is unstated
+        # Unstated: the first stage's schedule from its first drop on, three quarters of its length.
+        "epochs": 55.5,
+        "schedule.drops": (18.5, 37.0),
+        "evals": ({"name": "centre", "scale": 384, "every_epochs": 1.0},),  # Table 3: Q
+    }
+    return (
+        *([{"name": "net_a", "config": "vgg_a"}] if deeper else []),
+        {
+            "name": "s256",
+            **({"start": "net_a", "overrides": {"init.layers": from_net_a}} if deeper else {}),
+        },
+        {"name": "s384", "start": "s256", "overrides": {**later, "augment.scale": (384, 384)}},
+        {"name": "s256_512", "start": "s384", "overrides": {**later, "augment.scale": (256, 512)}},
     )

@@ -1,4 +1,4 @@
-"""What the device does to a batch first: float, flip, minus the mean.
+"""What the device does to a batch first: distortions, colour, minus the mean, mirror.
 
 Pure functions of (key, images, box), shared by training, evaluation and prediction. An example's draws
 come from its own key, made of (seed, epoch, id), so they do not depend on devices, workers or restarts.
@@ -7,41 +7,198 @@ come from its own key, made of (seed, epoch, id), so they do not depend on devic
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt8
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
+
+from jaxcnn.data.sampling import Sampling
+from jaxcnn.data.statistics import Statistics, eigen
+
+# Rec. 601 luma, which Pillow's grey is.
+LUMA = (0.299, 0.587, 0.114)
+# The six orders of brightness (0), colour (1) and contrast (2).
+ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+# How the eigenvalues of the colours' covariance scale the shifts of Krizhevsky et al. 2012, section 4.1,
+# as powers of the standard deviation (in 0..255) and the factor that goes with it.
+READINGS = {"unit": (2, 1 / 255), "deviation": (1, 1.0)}
+_REFUSED = (
+    "pca='byte', the formula of Krizhevsky et al. 2012, section 4.1, on pixels of 0..255, is refused: "
+    "its eigenvalues (14830 on ImageNet) would shift images by some 1480 grey levels; give 'unit' (the "
+    "formula on pixels of 0..1) or 'deviation' (roots of the eigenvalues, as in cuda-convnet2)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Augment:
+class Augment(Sampling):
     """How a training view is made from an image, and what is subtracted from every view.
 
+    Where the view lies and how it is resized is `Sampling`'s. The rest happens on the device, in the
+    order: distortions, colour shift, mean, mirror.
+
     Attributes:
-        scale: (lowest, highest) shorter side S of the rescaled image that the crop is cut from; drawn
-            uniformly for each image and epoch (Simonyan & Zisserman 2014, section 3.1). Equal values fix S.
-        flip: mirror each training view with probability 0.5.
-        mean: what is subtracted from R, G and B, on the 0..255 scale.
+        flip: probability that a training view is mirrored.
+        distort: bounds of the factors of brightness, colour and contrast, drawn uniformly and applied in
+            a random order (Howard 2013, named in Szegedy et al. 2014, section 6: 0.5 to 1.5). (1, 1) is
+            off.
+        pca: the colour shift of Krizhevsky et al. 2012, section 4.1: 'off'; 'unit', its formula on
+            pixels of 0..1; 'deviation', Krizhevsky's later code, with roots of the eigenvalues.
+        pca_std: standard deviation of its draws; 0.1 in the paper.
+        mean: what is subtracted: three values for R, G and B on the 0..255 scale; 'rgb', the training
+            set's; 'per_pixel', the mean of the training set's central squares at each pixel.
+        statistics: where mean and colours come from, where they are needed: 'imagenet', Krizhevsky's
+            figures, which hold no mean image; 'auto', computed from the training images at the first
+            start and kept in the workdir; or a file of `python -m jaxcnn.tools.statistics`.
     """
 
-    scale: tuple[int, int] = (256, 256)
-    flip: bool = True
-    mean: tuple[float, float, float] = (123.68, 116.779, 103.939)
+    flip: float = 0.5
+    distort: tuple[float, float] = (1.0, 1.0)
+    pca: str = "off"
+    pca_std: float = 0.1
+    mean: tuple[float, float, float] | str = (123.68, 116.779, 103.939)
+    statistics: str = "imagenet"
 
     def __post_init__(self) -> None:
-        if not 0 < self.scale[0] <= self.scale[1]:
+        super().__post_init__()
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip is a probability and must lie in [0, 1], got {self.flip}")
+        if not 0 <= self.distort[0] <= self.distort[1]:
             raise ValueError(
-                f"scale must be (lowest, highest) with 0 < lowest <= highest, got {self.scale}"
+                f"distort must be (lowest, highest) with 0 <= lowest <= highest, got {self.distort}"
             )
-        if not all(0 <= m <= 255 for m in self.mean):
-            raise ValueError(f"mean must hold three values in 0..255 (RGB), got {self.mean}")
+        if self.pca == "byte":
+            raise ValueError(_REFUSED)
+        if self.pca not in ("off", *READINGS):
+            raise ValueError(f"pca must be one of off, {', '.join(READINGS)}; got {self.pca!r}")
+        if self.pca_std < 0:
+            raise ValueError(f"pca_std must be 0 or more, got {self.pca_std}")
+        self._check_mean()
+
+    def _check_mean(self) -> None:
+        if not isinstance(self.mean, str):
+            if not all(0 <= m <= 255 for m in self.mean):
+                raise ValueError(f"mean must hold three values in 0..255 (RGB), got {self.mean}")
+            return
+        if self.mean not in ("rgb", "per_pixel"):
+            raise ValueError(
+                f"mean must be three values (RGB), 'rgb' or 'per_pixel', got {self.mean!r}"
+            )
+        if self.mean == "rgb":
+            return
+        if self.sampling not in ("square", "centre") or self.scale[0] != self.scale[1]:
+            raise ValueError(
+                "mean='per_pixel' is a mean of central squares of one size: it needs "
+                f"sampling='square' or 'centre' and one scale, got sampling={self.sampling!r} and "
+                f"scale={self.scale}; or give mean='rgb'"
+            )
+        if self.statistics == "imagenet":
+            raise ValueError(
+                "mean='per_pixel' needs a mean image, which statistics='imagenet' does not hold; give "
+                "statistics='auto' or a file of python -m jaxcnn.tools.statistics"
+            )
+
+    @property
+    def in_square(self) -> bool:
+        """Whether every view must lie in the central square, which alone has a mean image."""
+        return self.mean == "per_pixel"
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether anything of `statistics` is used."""
+        return self.pca != "off" or isinstance(self.mean, str)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Treatment:
+    """`Augment`'s part for the device, with its figures filled in.
+
+    Attributes:
+        mean: float32[3], or float32[S,S,3] of the central squares.
+        flip, distort, pca_std: as in `Augment`.
+        shifts: float32[3,3]; row i is what a draw of 1 along component i adds to R, G and B; None is off.
+    """
+
+    mean: np.ndarray
+    flip: float
+    distort: tuple[float, float]
+    pca_std: float
+    shifts: np.ndarray | None
+
+    @property
+    def distorts(self) -> bool:
+        return self.distort != (1.0, 1.0)
+
+
+def make_treatment(augment: Augment, statistics: Statistics | None) -> Treatment:
+    """The treatment that `augment` asks for.
+
+    Args:
+        augment: the config's section.
+        statistics: of the data; None where `augment.needs_statistics` is False.
+
+    Raises:
+        ValueError: statistics are needed and None, or lack the mean image of the right side.
+    """
+    if statistics is None and augment.needs_statistics:
+        raise ValueError("augment needs statistics of the data, and none were given")
+    mean = augment.mean
+    if statistics is not None and mean == "rgb":
+        mean = statistics.mean
+    elif statistics is not None and mean == "per_pixel":
+        mean, side = statistics.mean_image, augment.scale[0]
+        if mean is None or mean.shape[0] != side:
+            there = "no mean image" if mean is None else f"a mean image of side {mean.shape[0]}"
+            raise ValueError(
+                f"augment.mean='per_pixel' at scale {side} needs a mean image of side {side}, the "
+                f"statistics hold {there}; compute them again: python -m jaxcnn.tools.statistics"
+            )
+    shifts = None
+    if statistics is not None and augment.pca != "off":
+        shifts = colour_shifts(*eigen(statistics), augment.pca).astype(np.float32)
+    return Treatment(
+        np.asarray(mean, np.float32), augment.flip, augment.distort, augment.pca_std, shifts
+    )
+
+
+def colour_shifts(
+    values: Float[np.ndarray, 3], vectors: Float[np.ndarray, "3 3"], reading: str
+) -> Float[np.ndarray, "3 3"]:
+    """What a draw of 1 along each principal component adds to R, G and B on the 0..255 scale.
+
+    The paper adds [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T, a formula that depends on the unit of pixels.
+
+    Args:
+        values: eigenvalues l of the covariance of pixels of 0..255.
+        vectors: eigenvectors p, one a column.
+        reading: 'unit': l of pixels of 0..1, the shift brought back to 0..255. 'deviation': the root of
+            l in place of l, as in Krizhevsky's cuda-convnet2.
+
+    Returns:
+        Row i is the shift along component i.
+    """
+    power, factor = READINGS[reading]
+    return (np.sqrt(values) ** power * factor * vectors).T
 
 
 def centred(
-    images: UInt8[Array, "B H W 3"], mean: tuple[float, float, float]
-) -> Float[Array, "B H W 3"]:
-    """Views as the nets take them: float32 RGB 0..255 minus the mean, not divided by a deviation."""
-    return images.astype(jnp.float32) - jnp.asarray(mean, jnp.float32)[None, None, None, :]
+    images: UInt8[Array, "B H W 3"] | Float32[Array, "B H W 3"],
+    mean: Float32[Array | np.ndarray, ...],
+    box: Int[Array, "B 4"],
+) -> Float32[Array, "B H W 3"]:
+    """Views as the nets take them: float32 RGB 0..255 minus the mean, not divided by a deviation.
+
+    Args:
+        mean: float32[3], or a mean image float32[S,S,3], which is cut at each view's own place.
+        box: (top, left, height, width) of each view in the central square of side S.
+    """
+    views, mean = images.astype(jnp.float32), jnp.asarray(mean)
+    if mean.ndim == 1:
+        return views - mean[None, None, None, :]
+    size = (*views.shape[1:3], 3)
+    cut = lambda top, left: jax.lax.dynamic_slice(mean, (top, left, jnp.zeros_like(top)), size)  # noqa: E731
+    return views - jax.vmap(cut)(box[:, 0], box[:, 1])
 
 
 def example_keys(key: Array, epochs: Int[Array, " B"], ids: Int[Array, " B"]) -> Array:
@@ -50,20 +207,71 @@ def example_keys(key: Array, epochs: Int[Array, " B"], ids: Int[Array, " B"]) ->
     return jax.vmap(one)(epochs, jnp.maximum(ids, 0))
 
 
-def flips(keys: Array) -> Bool[Array, " B"]:
-    """Which views are mirrored, each with probability 0.5."""
-    return jax.vmap(jax.random.bernoulli)(keys)
+def flips(keys: Array, probability: float = 0.5) -> Bool[Array, " B"]:
+    """Which views are mirrored."""
+    return jax.vmap(lambda key: jax.random.bernoulli(key, probability))(keys)
+
+
+def normals(keys: Array) -> Float32[Array, "B 3"]:
+    """Three draws from N(0, 1) for each view, one a principal component."""
+    return jax.vmap(lambda key: jax.random.normal(key, (3,), jnp.float32))(keys)
+
+
+def distortions(
+    keys: Array, bounds: tuple[float, float]
+) -> tuple[Float32[Array, "B 3"], Int[Array, " B"]]:
+    """(factors of brightness, colour and contrast, uniform in `bounds`; row of `ORDERS`) of each view."""
+
+    def draw(key: Array) -> tuple[Array, Array]:
+        first, second = jax.random.split(key)
+        factors = jax.random.uniform(first, (3,), jnp.float32, *bounds)
+        return factors, jax.random.randint(second, (), 0, len(ORDERS))
+
+    return jax.vmap(draw)(keys)
+
+
+def distorted(
+    images: Float32[Array, "B H W 3"], factors: Float32[Array, "B 3"], order: Int[Array, " B"]
+) -> Float32[Array, "B H W 3"]:
+    """Brightness, colour and contrast, each view in its own order (Howard 2013).
+
+    Each goes from a plain image by its factor: out = plain + factor * (in - plain), cut to 0..255. Plain
+    is black for brightness, the grey image for colour, and the mean of the grey image, rounded, for
+    contrast, as in the Python imaging library; values in between are not rounded.
+    """
+    luma, steps = jnp.asarray(LUMA, jnp.float32), jnp.asarray(ORDERS)[order]
+    for position in range(3):
+        step = steps[:, position, None, None, None]
+        factor = jnp.take_along_axis(factors, steps[:, position, None], axis=1)[:, :, None, None]
+        grey = jnp.sum(images * luma[None, None, None, :], axis=-1, keepdims=True)
+        flat = jnp.round(jnp.mean(grey, axis=(1, 2), keepdims=True))
+        plain = jnp.where(step == 0, 0.0, jnp.where(step == 1, grey, flat))
+        images = jnp.clip(plain + factor * (images - plain), 0.0, 255.0)
+    return images
 
 
 def augmented(
-    key: Array,
-    images: UInt8[Array, "B H W 3"],
-    epochs: Int[Array, " B"],
-    ids: Int[Array, " B"],
-    augment: Augment,
-) -> Float[Array, "B H W 3"]:
-    """Training views as the nets take them: mirrored by their own draw, then minus the mean."""
-    if augment.flip:
-        mirrored = flips(example_keys(key, epochs, ids))
-        images = jnp.where(mirrored[:, None, None, None], images[:, :, ::-1, :], images)
-    return centred(images, augment.mean)
+    key: Array, batch: Mapping[str, Array], treatment: Treatment
+) -> Float32[Array, "B H W 3"]:
+    """Training views as the nets take them.
+
+    Args:
+        key: of the data's seed.
+        batch: its `image`, `epoch`, `id` and `box`.
+        treatment: what to do.
+    """
+    keys, images = example_keys(key, batch["epoch"], batch["id"]), batch["image"]
+    # Flips have the example's own key; what came later draws from keys folded out of it.
+    purpose = lambda number: jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)  # noqa: E731
+    if treatment.distorts:
+        images = distorted(images.astype(jnp.float32), *distortions(purpose(1), treatment.distort))
+    if treatment.shifts is not None:
+        draws = treatment.pca_std * normals(purpose(2))
+        shifts = jnp.matmul(draws, jnp.asarray(treatment.shifts), precision="highest")
+        images = images.astype(jnp.float32) + shifts[:, None, None, :]
+    # The mean image lies under the view before it is mirrored.
+    views = centred(images, treatment.mean, batch["box"])
+    if treatment.flip > 0:
+        mirrored = flips(keys, treatment.flip)
+        views = jnp.where(mirrored[:, None, None, None], views[:, :, ::-1, :], views)
+    return views

@@ -23,7 +23,7 @@ def errors(name, *overrides):
 
 def test_the_designs_configs_are_there():
     papers = {"alexnet", "vgg_a", "vgg_a_lrn", "vgg_b", "vgg_c", "vgg_d", "vgg_e", "googlenet"}
-    assert set(FILES) == papers | {"quickstart", "cifar10"}
+    assert set(FILES) == papers | {"quickstart", "cifar10", "cifar10_cuda_convnet"}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -114,10 +114,10 @@ def test_one_error(override, message):
 
 def test_overrides_take_the_type_of_their_key():
     config = read(
-        "vgg_e", "epochs=1e1", "batch_size=1e2", "augment.flip=false", "augment.scale=(256,512)"
+        "vgg_e", "epochs=1e1", "batch_size=1e2", "model.remat=true", "augment.scale=(256,512)"
     )
     assert (config["epochs"], config["batch_size"]) == (10.0, 100)
-    assert config["augment"]["flip"] is False
+    assert config["model"]["remat"] is True
     assert config["augment"]["scale"] == (256, 512)
     assert read("vgg_e", "data.data_dir=5")["data"]["data_dir"] == "5"
 

@@ -1,59 +1,321 @@
-"""What the device does to a batch: mean and flip, keyed by example."""
+"""What the device does to a batch: distortions, colour, mean and mirror, keyed by example."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from PIL import Image, ImageEnhance
 
-from jaxcnn.pixels import Augment, augmented, centred, example_keys, flips
+from jaxcnn.data.statistics import IMAGENET, Statistics, eigen
+from jaxcnn.parallel import make_placement
+from jaxcnn.pixels import (
+    ORDERS,
+    Augment,
+    augmented,
+    centred,
+    colour_shifts,
+    distorted,
+    distortions,
+    example_keys,
+    flips,
+    make_treatment,
+    normals,
+)
 
 MEAN = (123.68, 116.779, 103.939)
+ZERO = (0.0, 0.0, 0.0)
+
+# papers.md 1.8: Krizhevsky's figures, components in rows.
+DEVIATIONS = np.array([121.780061, 37.093889, 19.720833])
+COMPONENTS = np.array(
+    [
+        [-0.56351045, -0.5761844, -0.59200296],
+        [-0.71257945, -0.02354167, 0.70119634],
+        [0.41795513, -0.81698062, 0.39731118],
+    ]
+)
 
 
-def images(count):
-    values = np.random.default_rng(0).integers(0, 256, (count, 4, 5, 3), np.uint8)
-    return jnp.asarray(values)
+def batch_of(images, epoch=0, box=None):
+    count, side = len(images), images.shape[1]
+    return {
+        "image": jnp.asarray(images),
+        "epoch": jnp.full(count, epoch, jnp.int32),
+        "id": jnp.arange(count, dtype=jnp.int32),
+        "box": jnp.asarray(np.tile([0, 0, side, side], (count, 1)) if box is None else box),
+    }
 
 
-def test_mean_is_subtracted_by_channel_and_nothing_divided():
-    out = centred(images(2), MEAN)
+def images(count, side=6):
+    return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
+
+
+def keys(count, seed=0):
+    return example_keys(jax.random.key(seed), jnp.zeros(count, int), jnp.arange(count))
+
+
+def treat(batch, figures=None, seed=3, **settings):
+    treatment = make_treatment(Augment(**{"mean": ZERO} | settings), figures)
+    return np.asarray(augmented(jax.random.key(seed), batch, treatment))
+
+
+# The mean.
+
+
+def test_rgb_mean_is_subtracted_by_channel_and_nothing_divided():
+    out = centred(jnp.asarray(images(2)), np.float32(MEAN), batch_of(images(2))["box"])
     assert out.dtype == jnp.float32
-    np.testing.assert_allclose(out, np.asarray(images(2), np.float32) - np.float32(MEAN), rtol=1e-6)
+    np.testing.assert_allclose(out, np.float32(images(2)) - np.float32(MEAN), rtol=1e-6)
 
 
-def test_flips_mirror_about_half_of_the_views():
-    drawn = flips(example_keys(jax.random.key(0), jnp.zeros(4000, int), jnp.arange(4000)))
-    assert 0.46 < drawn.mean() < 0.54
+def squares(side=8):
+    """Statistics whose mean image tells its own rows, columns and channels apart."""
+    image = np.arange(side * side * 3, dtype=np.float32).reshape(side, side, 3)
+    return Statistics(np.full(3, 100.0), np.eye(3), image, {})
+
+
+def test_the_mean_image_lies_under_the_crop():
+    box = [[0, 2, 6, 6], [2, 0, 6, 6], [1, 1, 6, 6]]
+    batch, mean = batch_of(images(3), box=box), squares().mean_image
+    out = centred(batch["image"], mean, batch["box"])
+    for view, image, (top, left, _, _) in zip(out, images(3), box, strict=True):
+        np.testing.assert_array_equal(
+            view, np.float32(image) - mean[top : top + 6, left : left + 6]
+        )
+
+
+def test_the_mean_image_is_subtracted_before_the_mirror():
+    settings = {"mean": "per_pixel", "statistics": "auto", "sampling": "square", "scale": (8, 8)}
+    batch = batch_of(images(2), box=[[1, 2, 6, 6], [0, 0, 6, 6]])
+    plain = treat(batch, squares(), flip=0.0, **settings)
+    np.testing.assert_array_equal(
+        treat(batch, squares(), flip=1.0, **settings), plain[:, :, ::-1, :]
+    )
+
+
+def test_mean_rgb_is_that_of_the_statistics():
+    batch = batch_of(images(2))
+    out = treat(batch, squares(), flip=0.0, mean="rgb", statistics="auto")
+    np.testing.assert_array_equal(out, np.float32(images(2)) - 100)
+
+
+def test_a_mean_image_of_another_side_is_refused():
+    augment = Augment(mean="per_pixel", statistics="auto", sampling="square", scale=(9, 9))
+    with pytest.raises(ValueError, match=r"at scale 9 needs a mean image of side 9.*side 8"):
+        make_treatment(augment, squares(8))
+    with pytest.raises(ValueError, match="no mean image"):
+        make_treatment(augment, IMAGENET)
+
+
+# Mirrors.
+
+
+@pytest.mark.parametrize(("probability", "low", "high"), [(0.5, 0.47, 0.53), (0.2, 0.17, 0.23)])
+def test_flips_come_with_their_probability(probability, low, high):
+    assert low < flips(keys(4000), probability).mean() < high
 
 
 def test_a_view_is_the_image_or_its_mirror():
-    batch, ids = images(64), jnp.arange(64)
-    out = augmented(
-        jax.random.key(3), batch, jnp.zeros(64, int), ids, Augment(mean=(0.0, 0.0, 0.0))
-    )
-    plain, mirrored = np.asarray(batch, np.float32), np.asarray(batch[:, :, ::-1], np.float32)
+    out, plain = treat(batch_of(images(64))), np.float32(images(64))
     same = [np.array_equal(o, p) for o, p in zip(out, plain, strict=True)]
-    other = [np.array_equal(o, m) for o, m in zip(out, mirrored, strict=True)]
+    other = [np.array_equal(o, p[:, ::-1]) for o, p in zip(out, plain, strict=True)]
     assert all(a != b for a, b in zip(same, other, strict=True))
     assert 0 < sum(same) < 64
-    unflipped = augmented(
-        jax.random.key(3), batch, jnp.zeros(64, int), ids, Augment(flip=False, mean=(0.0, 0.0, 0.0))
-    )
-    np.testing.assert_array_equal(unflipped, plain)
+    np.testing.assert_array_equal(treat(batch_of(images(64)), flip=0.0), plain)
+    np.testing.assert_array_equal(treat(batch_of(images(64)), flip=1.0), plain[:, :, ::-1])
 
 
-def test_draws_depend_on_seed_epoch_and_id_alone():
-    key, ids = jax.random.key(0), jnp.arange(256)
-    whole = flips(example_keys(key, jnp.full(256, 2), ids))
-    order = jax.random.permutation(jax.random.key(9), 256)
-    assert (flips(example_keys(key, jnp.full(256, 2), ids[order])) == whole[order]).all()
-    assert (flips(example_keys(key, jnp.full(256, 3), ids)) != whole).any()
-    assert (flips(example_keys(jax.random.key(1), jnp.full(256, 2), ids)) != whole).any()
+# K1: the colour shift.
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"scale": (0, 5)}, {"scale": (9, 5)}, {"mean": (300.0, 0.0, 0.0)}]
+    ("reading", "expected"),
+    [("unit", (-3.0723, -3.3696, -3.6201)), ("deviation", (-5.3760, -7.2953, -8.3532))],
 )
-def test_values_out_of_range_are_named(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+def test_k1_shift_by_hand(reading, expected):
+    shifts = colour_shifts(DEVIATIONS**2, COMPONENTS.T, reading)
+    np.testing.assert_allclose(np.array([0.1, -0.05, 0.02]) @ shifts, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("reading", "expected"), [("unit", (3.3, 3.4, 3.5)), ("deviation", (7.4, 7.2, 7.7))]
+)
+def test_k1_deviation_of_the_shifts_with_krizhevskys_figures(reading, expected):
+    flat = np.zeros((8000, 1, 1, 3), np.uint8)
+    shifts = treat(batch_of(flat), IMAGENET, pca=reading, flip=0.0)[:, 0, 0]
+    np.testing.assert_allclose(shifts.std(axis=0), expected, rtol=0.03)
+    np.testing.assert_allclose(shifts.mean(axis=0), 0, atol=0.3)
+
+
+def test_k1_krizhevskys_figures_are_the_shipped_ones():
+    values, vectors = eigen(IMAGENET)
+    np.testing.assert_allclose(values, DEVIATIONS**2, rtol=1e-5)
+    np.testing.assert_allclose(np.abs(vectors.T), np.abs(COMPONENTS), atol=1e-5)
+    np.testing.assert_allclose(IMAGENET.mean, (127.305, 119.715, 104.913), atol=1e-3)
+
+
+def test_k1_one_draw_an_image_and_a_new_one_at_the_next_use():
+    difference = treat(batch_of(images(16)), IMAGENET, pca="unit", flip=0.0) - np.float32(
+        images(16)
+    )
+    assert np.ptp(difference, axis=(1, 2)).max() < 1e-4
+    assert len(np.unique(difference[:, 0, 0, 0].round(3))) == 16
+    again = treat(batch_of(images(16), epoch=1), IMAGENET, pca="unit", flip=0.0)
+    assert (np.abs(again - np.float32(images(16)) - difference).max(axis=(1, 2, 3)) > 1e-3).all()
+
+
+# K2: Howard's distortions.
+
+BRIGHTNESS, COLOUR, CONTRAST = ORDERS.index((0, 1, 2)), 1, 2
+
+
+def distort(image, factors, order=0):
+    """One image through `distorted`."""
+    out = distorted(
+        jnp.float32(image)[None], jnp.float32(factors)[None], jnp.array([order], jnp.int32)
+    )
+    return np.asarray(out[0])
+
+
+def test_k2_factor_one_is_the_identity():
+    for order in range(6):
+        np.testing.assert_allclose(distort(images(1)[0], (1, 1, 1), order), images(1)[0], atol=1e-4)
+
+
+def test_k2_brightness_scales_and_then_clips():
+    image = images(1)[0]
+    np.testing.assert_allclose(distort(image, (0.7, 1, 1)), 0.7 * image, atol=1e-4)
+    np.testing.assert_allclose(distort(image, (1.4, 1, 1)), np.minimum(1.4 * image, 255), atol=1e-4)
+
+
+def test_k2_colour_leaves_grey_and_contrast_leaves_a_constant():
+    grey = np.repeat(images(1)[0][:, :, :1], 3, axis=2)
+    np.testing.assert_allclose(distort(grey, (1, 0.5, 1)), grey, atol=1e-4)
+    plain = np.full((6, 6, 3), 77, np.uint8)
+    np.testing.assert_allclose(distort(plain, (1, 1, 1.5)), plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.8, 1.3, 1.5])
+@pytest.mark.parametrize(
+    ("position", "enhance"),
+    [(0, ImageEnhance.Brightness), (1, ImageEnhance.Color), (2, ImageEnhance.Contrast)],
+)
+def test_k2_agrees_with_the_python_imaging_library(position, enhance, factor):
+    """To the library's rounding to whole grey levels."""
+    image = images(1, side=16)[0]
+    expected = np.asarray(enhance(Image.fromarray(image)).enhance(factor), np.float32)
+    factors = [factor if i == position else 1.0 for i in range(3)]
+    assert np.abs(distort(image, factors) - expected).max() < 1.51
+
+
+def test_k2_all_six_orders_occur_and_differ():
+    factors, order = distortions(keys(6000), (0.5, 1.5))
+    counts = np.bincount(order, minlength=6)
+    assert counts.sum() == 6000
+    assert (np.abs(counts - 1000) < 150).all(), counts
+    assert (factors >= 0.5).all() and (factors <= 1.5).all()  # noqa: PT018
+    np.testing.assert_allclose(factors.mean(axis=0), 1, atol=0.02)
+    np.testing.assert_allclose(factors.std(axis=0), 1 / np.sqrt(12), atol=0.01)
+    assert sorted(ORDERS) == sorted(set(ORDERS))
+    outcomes = [distort(images(1)[0], (1.5, 0.5, 1.4), order) for order in range(6)]
+    for i in range(6):
+        assert all(np.abs(outcomes[i] - outcomes[j]).max() > 1 for j in range(i))
+
+
+# Of (seed, epoch, id) alone.
+
+EVERYTHING = {"distort": (0.5, 1.5), "pca": "deviation", "mean": MEAN}
+
+
+def test_draws_depend_on_seed_epoch_and_id_alone():
+    batch = batch_of(images(32))
+    whole = treat(batch, IMAGENET, **EVERYTHING)
+    order = np.random.default_rng(9).permutation(32)[:20]
+    part = treat({k: v[order] for k, v in batch.items()}, IMAGENET, **EVERYTHING)
+    np.testing.assert_array_equal(part, whole[order])
+    for other in (
+        treat(batch_of(images(32), epoch=1), IMAGENET, **EVERYTHING),
+        treat(batch, IMAGENET, seed=4, **EVERYTHING),
+    ):
+        assert (np.abs(other - whole).max(axis=(1, 2, 3)) > 0.1).all()
+
+
+def on_devices(count, function, *arguments):
+    """`function` of arguments split over so many devices, under jit."""
+    placement = make_placement(data=count)
+    sharded = NamedSharding(placement.mesh, PartitionSpec("data"))
+    put = jax.device_put(arguments, sharded)
+    return jax.tree.map(np.asarray, jax.jit(function, out_shardings=sharded)(*put))
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_draws_are_equal_on_any_number_of_devices(count):
+    def draws(epochs, ids):
+        mine = example_keys(jax.random.key(3), epochs, ids)
+        return flips(mine, 0.4), distortions(mine, (0.5, 1.5)), normals(mine)
+
+    arguments = (np.full(16, 2, np.int32), np.arange(16, dtype=np.int32))
+    for one, many in zip(
+        *(jax.tree.leaves(on_devices(n, draws, *arguments)) for n in (1, count)), strict=True
+    ):
+        np.testing.assert_array_equal(many, one)
+
+
+PER_PIXEL = {"mean": "per_pixel", "statistics": "auto", "sampling": "square", "scale": (8, 8)}
+
+
+@pytest.mark.parametrize("settings", [EVERYTHING, EVERYTHING | PER_PIXEL], ids=["rgb", "per_pixel"])
+def test_views_are_equal_on_any_number_of_devices(settings):
+    """To the last bit of their arithmetic, which XLA orders by the shapes on a device."""
+    figures = dataclasses.replace(squares(), covariance=IMAGENET.covariance)
+    treatment = make_treatment(Augment(**settings), figures)
+    batch = batch_of(images(16), box=np.random.default_rng(1).integers(0, 3, (16, 4)))
+
+    def views(batch):
+        return augmented(jax.random.key(3), batch, treatment)
+
+    one, two, eight = (on_devices(count, views, batch) for count in (1, 2, 8))
+    np.testing.assert_allclose(two, one, atol=1e-4)
+    np.testing.assert_allclose(eight, one, atol=1e-4)
+    assert np.ptp(one) > 100
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"scale": (0, 5)}, "scale"),
+        ({"scale": (9, 5)}, "scale"),
+        ({"mean": (300.0, 0.0, 0.0)}, "mean"),
+        ({"mean": "pixel"}, "'rgb' or 'per_pixel', got 'pixel'"),
+        ({"flip": 1.5}, r"probability and must lie in \[0, 1\], got 1.5"),
+        ({"distort": (1.5, 0.5)}, "lowest <= highest"),
+        ({"pca": "byte"}, "1480 grey levels"),
+        ({"pca": "pca"}, "one of off, unit, deviation"),
+        ({"pca_std": -0.1}, "pca_std"),
+        ({"interpolation": ("lanczos",)}, "interpolation"),
+        ({"aspect": (1.4, 0.7)}, "aspect"),
+        ({"area": (0.0, 1.0)}, "area"),
+        ({"sampling": "crop"}, "sampling"),
+        ({"mean": "per_pixel", "statistics": "auto"}, "sampling='square'"),
+        (
+            {"mean": "per_pixel", "statistics": "auto", "sampling": "square", "scale": (9, 12)},
+            "one scale",
+        ),
+        ({"mean": "per_pixel", "sampling": "square"}, "statistics='imagenet' does not hold"),
+    ],
+)
+def test_values_out_of_range_are_named(wrong, said):
+    with pytest.raises(ValueError, match=said):
         Augment(**wrong)
+
+
+def test_statistics_that_are_needed_are_demanded():
+    with pytest.raises(ValueError, match="needs statistics"):
+        make_treatment(Augment(pca="unit"), None)
+    assert make_treatment(Augment(), None).shifts is None

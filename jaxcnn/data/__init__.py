@@ -4,6 +4,7 @@ from .batches import Batch, Batches
 from .classes import class_table, display_names
 from .errors import CorruptImage, DataError
 from .pipeline import eval_batches, preprocess, train_batches
+from .sampling import Sampling
 from .source import Data, Source, Subset, default_data_dir, open_data
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "CorruptImage",
     "Data",
     "DataError",
+    "Sampling",
     "Source",
     "Subset",
     "class_table",

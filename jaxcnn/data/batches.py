@@ -32,9 +32,13 @@ class Batch(TypedDict):
     """One batch, or one process's rows of it: numpy arrays, B rows.
 
     image: uint8[B,H,W,3], RGB. label: int32[B]. id: int32[B], position in the source's split, -1
-    for padding. epoch: int32[B]. box: int32[B,4], (top, left, height, width) of the view in the
-    rescaled image. mask: bool[B], False for rows that count for nothing: padding, and in training
-    images that could not be read.
+    for padding. epoch: int32[B]. mask: bool[B], False for rows that count for nothing: padding, and in
+    training images that could not be read.
+
+    box: int32[B,4], (top, left, height, width) of the view in the rescaled image; relative to its
+    central square, of side S, where views are cut from that (training by 'square' or 'centre', and
+    `square=True`), so that a mean image of side S lies under it. Where a patch is cut before any rescale
+    (training by 'area') it is the patch in the image's own pixels, rounded.
     """
 
     image: np.ndarray
@@ -167,7 +171,7 @@ class Batches:
         name = self._source.name(position)
         if name not in self.corrupt:
             self.corrupt.append(name)
-            treatment = "left out of the loss" if self._mask_corrupt else "judged as mid-grey"
+            treatment = "left out" if self._mask_corrupt else "judged as mid-grey"
             _LOGGER.warning("cannot read image %s: %s; it is %s", name, problem, treatment)
         seen = min(self._drawn, len(self._source))
         if len(self.corrupt) >= _CORRUPT_COUNT and len(self.corrupt) > _CORRUPT_SHARE * seen:

@@ -1,33 +1,42 @@
-"""Views: which rectangle of the rescaled image becomes a row of the batch. Pure functions.
+"""Views: which rectangle of an image becomes a row of the batch. Pure functions.
 
 VGG 3.1: the image is rescaled isotropically so that its *shorter* side is S, and one crop is cut
-from it at random. Here nothing is cut: a view says which rectangle is wanted, and decode.py reads
-just those pixels from the file.
+from it at random. Here nothing is cut: a view says which rectangle of the image is wanted and of how
+many pixels, and decode.py reads just those from the file.
 """
 
+import math
 from typing import NamedTuple
 
 from .order import Stream, random_words
+from .sampling import Sampling
 
 
 class View(NamedTuple):
-    """A rectangle of an image of (image_height, image_width) rescaled to (height, width).
+    """A rectangle of an image of (image_height, image_width), made into `side` x `side` pixels.
 
-    `top`, `left` and `side` are in pixels of the rescaled image; a view is square.
+    `region` is (left, top, right, bottom) in the image's own pixels, which need not be whole; across and
+    down may have different scales. `interpolation` is one of sampling.py's filters. `box` is the batch's
+    column (see `Batch`).
     """
 
     image_height: int
     image_width: int
-    height: int
-    width: int
+    region: tuple[float, float, float, float]
+    side: int
+    box: tuple[int, int, int, int]
+    interpolation: str = "bilinear"
+
+
+class _Words(NamedTuple):
+    """What each random word of a view is for. A word's place is fixed for ever: it decides the draws."""
+
+    scale: int
     top: int
     left: int
-    side: int
-
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """(top, left, height, width) in the rescaled image: the batch's `box` column."""
-        return self.top, self.left, self.side, self.side
+    interpolation: int
+    area: int
+    aspect: int
 
 
 def rescaled_size(height: int, width: int, scale: int) -> tuple[int, int]:
@@ -40,37 +49,146 @@ def rescaled_size(height: int, width: int, scale: int) -> tuple[int, int]:
     return (2 * height * scale + width) // (2 * width), scale
 
 
-def centre_view(height: int, width: int, *, scale: int, image_size: int) -> View:
-    """The centre crop of side `image_size` after the rescale of the shorter side to `scale`.
+def rescaled_crop(
+    height: int,
+    width: int,
+    *,
+    scale: int,
+    top: int,
+    left: int,
+    side: int,
+    square: bool = False,
+    interpolation: str = "bilinear",
+) -> View:
+    """The crop of `side` pixels at (top, left) after the rescale of the shorter side to `scale`.
 
-    An odd margin leaves its extra pixel at the bottom and on the right.
+    With `square`, top, left and the view's box are relative to the rescaled image's central square.
     """
     tall, wide = rescaled_size(height, width, scale)
-    top, left = (tall - image_size) // 2, (wide - image_size) // 2
-    return View(height, width, tall, wide, top, left, image_size)
+    row, column = (top + (tall - scale) // 2, left + (wide - scale) // 2) if square else (top, left)
+    down, across = height / tall, width / wide
+    region = (
+        column * across,
+        row * down,
+        min((column + side) * across, float(width)),
+        min((row + side) * down, float(height)),
+    )
+    return View(height, width, region, side, (top, left, side, side), interpolation)
+
+
+def centre_view(
+    height: int,
+    width: int,
+    *,
+    scale: int,
+    image_size: int,
+    square: bool = False,
+    interpolation: str = "bilinear",
+) -> View:
+    """The centre crop of side `image_size` after the rescale of the shorter side to `scale`.
+
+    An odd margin leaves its extra pixel at the bottom and on the right. With `square` the crop is that
+    of the central square, and its box is relative to it; it may then lie a pixel higher or further left.
+    """
+    tall, wide = (scale, scale) if square else rescaled_size(height, width, scale)
+    return rescaled_crop(
+        height,
+        width,
+        scale=scale,
+        top=(tall - image_size) // 2,
+        left=(wide - image_size) // 2,
+        side=image_size,
+        square=square,
+        interpolation=interpolation,
+    )
 
 
 def random_view(
     height: int,
     width: int,
     *,
-    scale: tuple[int, int],
+    sampling: Sampling,
     image_size: int,
     seed: int,
     epoch: int,
     identity: int,
 ) -> View:
-    """A random crop of a randomly rescaled image: a function of (seed, epoch, identity).
+    """The training view of an image, by the rule that `sampling` names: a function of (seed, epoch,
+    identity).
 
-    The training scale S is uniform over the integers scale[0]..scale[1], both included (VGG 3.1,
-    "multi-scale training": [256, 512]), and the crop's offsets over all (H - side + 1) x
-    (W - side + 1) positions. AlexNet 4.1 counts 32 x 32 positions in a 256 x 256 image; 33 x 33
-    are possible and used.
+    Of the crops, S is uniform over the integers scale[0]..scale[1], both included (VGG 3.1,
+    "multi-scale training": [256, 512]), and the offsets are uniform over all positions, (H - side + 1) x
+    (W - side + 1) in the rescaled image of 'scale', (S - side + 1)^2 in the square of 'square'. AlexNet
+    4.1 counts 32 x 32 positions in a 256 x 256 image; 33 x 33 are possible and used.
     """
     # The bias of a remainder of 64-bit words is below 1e-15 for any image.
-    words = [int(word) for word in random_words(Stream.VIEW, seed, epoch, identity, 3)]
-    low, high = scale
-    tall, wide = rescaled_size(height, width, low + words[0] % (high - low + 1))
-    top = words[1] % (tall - image_size + 1)
-    left = words[2] % (wide - image_size + 1)
-    return View(height, width, tall, wide, top, left, image_size)
+    words = _Words(*map(int, random_words(Stream.VIEW, seed, epoch, identity, len(_Words._fields))))
+    interpolation = sampling.interpolation[words.interpolation % len(sampling.interpolation)]
+    low, high = sampling.scale
+    if sampling.sampling == "area":
+        return _patch_view(height, width, sampling, image_size, words, interpolation)
+    if sampling.sampling == "centre":
+        return centre_view(
+            height,
+            width,
+            scale=low,
+            image_size=image_size,
+            square=True,
+            interpolation=interpolation,
+        )
+    scale, square = low + words.scale % (high - low + 1), sampling.sampling == "square"
+    tall, wide = (scale, scale) if square else rescaled_size(height, width, scale)
+    return rescaled_crop(
+        height,
+        width,
+        scale=scale,
+        top=words.top % (tall - image_size + 1),
+        left=words.left % (wide - image_size + 1),
+        side=image_size,
+        square=square,
+        interpolation=interpolation,
+    )
+
+
+def _patch_view(
+    height: int,
+    width: int,
+    sampling: Sampling,
+    image_size: int,
+    words: _Words,
+    interpolation: str,
+) -> View:
+    """A patch of random area and aspect (GoogLeNet 6), resized to the view.
+
+    The area is uniform over those shares of [area[0], area[1]] that some aspect allows, the aspect has its
+    law over those values with which a patch of that area fits, the place is uniform over all where it
+    lies inside; all three are real numbers. Nothing is drawn twice. An image so long that even the
+    smallest area does not fit gives the largest patch that does.
+    """
+    narrowest, widest = sampling.aspect
+    # The largest patch has the allowed aspect nearest to the image's.
+    nearest = min(max(width / height, narrowest), widest)
+    largest = min(height * height * nearest, width * width / nearest)
+    smallest, most = (min(share * height * width, largest) for share in sampling.area)
+    area = smallest + _unit(words.area) * (most - smallest)
+    low = min(max(narrowest, area / height**2), nearest)
+    high = max(min(widest, width**2 / area), nearest)
+    if sampling.aspect_law == "uniform":
+        aspect = low + _unit(words.aspect) * (high - low)
+    else:
+        aspect = low * (high / low) ** _unit(words.aspect)
+    # The bounds take off what rounding adds.
+    wide, tall = (
+        min(math.sqrt(area * aspect), float(width)),
+        min(math.sqrt(area / aspect), float(height)),
+    )
+    left, top = _unit(words.left) * (width - wide), _unit(words.top) * (height - tall)
+    region = (left, top, min(left + wide, float(width)), min(top + tall, float(height)))
+    first_column, first_row, last_column, last_row = (round(value) for value in region)
+    box = (first_row, first_column, last_row - first_row, last_column - first_column)
+    return View(height, width, region, image_size, box, interpolation)
+
+
+def _unit(word: int) -> float:
+    """A real number in [0, 1) from a word of 64 bits."""
+    return (word >> 11) / 2**53

@@ -2,7 +2,6 @@
 
 import functools
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from .crops import View, centre_view, random_view
 from .decode import decode_view
 from .errors import CorruptImage, DataError
 from .order import eval_rows, train_rows
+from .sampling import Sampling
 from .source import Source
 
 
@@ -22,7 +22,7 @@ def train_batches(
     seed: int,
     batch_size: int,
     image_size: int,
-    scale: Sequence[int] = (256, 256),
+    sampling: Sampling = Sampling(),  # noqa: B008 (it is frozen)
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -33,15 +33,15 @@ def train_batches(
 
     Stream position p = step * batch_size + i holds epoch p // N and example
     permutation(seed, epoch)[p % N]: nothing is dropped or repeated at an epoch's end, and the
-    batch of a step depends on neither threads, processes nor restarts. Views are random crops at
-    a random scale (VGG 3.1), keyed by (seed, epoch, id).
+    batch of a step depends on neither threads, processes nor restarts. Views are drawn as `sampling`
+    says, keyed by (seed, epoch, id).
 
     Args:
       source: where the images come from.
       seed: of the order and the views.
       batch_size: rows of the *global* batch; this process gets batch_size / process_count.
       image_size: side of the square views in pixels.
-      scale: smallest and largest training scale S, both included.
+      sampling: how views are cut from the images, and with which filter they are resized.
       start_step: first step to produce; a resumed run continues as if never stopped.
       process_index: this process's place among `process_count`.
       process_count: number of processes that share each batch.
@@ -52,7 +52,8 @@ def train_batches(
       DataError: the arguments do not fit each other or the source.
     """
     _check(source, batch_size, process_index, process_count, threads, prefetch)
-    low, high = _check_scale(scale, image_size)
+    # A patch of 'area' is resized to the view, whatever its size.
+    _check_crop(sampling.scale if sampling.sampling != "area" else (image_size,), image_size)
     if batch_size > len(source):
         raise DataError(
             f"batch_size={batch_size} but there are only {len(source)} training images: the "
@@ -73,7 +74,7 @@ def train_batches(
         return random_view(
             height,
             width,
-            scale=(low, high),
+            sampling=sampling,
             image_size=image_size,
             seed=seed,
             epoch=epoch,
@@ -93,16 +94,19 @@ def eval_batches(
     process_count: int = 1,
     threads: int = 0,
     prefetch: int = 2,
+    square: bool = False,
+    mask_corrupt: bool = False,
 ) -> Batches:
     """Every image once, in the source's order: the centre crop of side `image_size` after the
-    rescale of the shorter side to `scale`.
+    rescale of the shorter side to `scale`; with `square`, of the rescaled image's central square.
 
     The last batch is padded with rows of id -1 and mask False, and every process gets the same
     number of batches, so the masks of all processes sum to len(source). An image that cannot be
-    read keeps mask True: it is judged as grey. Arguments and errors as in `train_batches`.
+    read keeps mask True: it is judged as grey; with `mask_corrupt` its mask is False. Arguments and
+    errors as in `train_batches`.
     """
     _check(source, batch_size, process_index, process_count, threads, prefetch)
-    _check_scale((scale, scale), image_size)
+    _check_crop((scale,), image_size)
     rows = eval_rows(
         len(source),
         batch_size=batch_size,
@@ -111,20 +115,20 @@ def eval_batches(
     )
 
     def choose(height: int, width: int, epoch: int, identity: int) -> View:  # noqa: ARG001
-        return centre_view(height, width, scale=scale, image_size=image_size)
+        return centre_view(height, width, scale=scale, image_size=image_size, square=square)
 
-    return Batches(source, rows, choose, image_size, threads, prefetch, mask_corrupt=False)
+    return Batches(source, rows, choose, image_size, threads, prefetch, mask_corrupt=mask_corrupt)
 
 
 def preprocess(
-    path: str | os.PathLike, *, scale: int, image_size: int
+    path: str | os.PathLike, *, scale: int, image_size: int, square: bool = False
 ) -> UInt8[np.ndarray, "1 side side 3"]:
-    """One image file as evaluation sees it: uint8[1, image_size, image_size, 3].
+    """One image file as `eval_batches` gives it: uint8[1, image_size, image_size, 3].
 
     Raises:
       DataError: the file is missing or is no readable image.
     """
-    _check_scale((scale, scale), image_size)
+    _check_crop((scale,), image_size)
     try:
         data = Path(path).expanduser().read_bytes()
     except OSError as error:
@@ -132,7 +136,7 @@ def preprocess(
             f"cannot read the image {path}: {error.strerror}; give the path of a JPEG, PNG, GIF, "
             "BMP or WebP file"
         ) from error
-    choose = functools.partial(centre_view, scale=scale, image_size=image_size)
+    choose = functools.partial(centre_view, scale=scale, image_size=image_size, square=square)
     try:
         pixels, _ = decode_view(data, choose)
     except CorruptImage as error:
@@ -161,14 +165,12 @@ def _check(
         raise DataError(f"threads={threads}, prefetch={prefetch}: expected 0 or more")
 
 
-def _check_scale(scale: Sequence[int], image_size: int) -> tuple[int, int]:
-    if len(scale) != 2:
-        raise DataError(f"scale={scale}: expected (smallest, largest), for example (256, 512)")
-    low, high = scale
-    if not 1 <= image_size <= low <= high:
+def _check_crop(scale: tuple[int, ...], image_size: int) -> None:
+    """Checks that a crop of side `image_size` fits an image rescaled to the first of `scale` or more."""
+    if not 1 <= image_size <= scale[0]:
+        given, low = ", ".join(map(str, scale)), max(image_size, 1)
+        fitting = ", ".join(str(max(low, value)) for value in scale)
         raise DataError(
-            f"scale=({low}, {high}) with image_size={image_size}: the shorter side is rescaled to "
-            f"the scale and must hold the crop; expected {image_size} <= smallest <= largest, for "
-            f"example scale=({max(image_size, 1)}, {max(image_size, high)})"
+            f"scale=({given}) with image_size={image_size}: the shorter side is rescaled to the scale and "
+            f"must hold the crop; expected 1 <= image_size <= scale, for example scale=({fitting})"
         )
-    return low, high

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcnn.losses import cross_entropy
@@ -54,12 +55,16 @@ def count_batch(
 
 
 def make_eval_step(
-    net: Any, mean: tuple[float, float, float]
+    net: Any, mean: np.ndarray
 ) -> Callable[[Any, dict[str, Array]], dict[str, Array]]:
-    """(params, batch) -> counts of the batch. Pure: no jit and no mesh of its own."""
+    """(params, batch) -> counts of the batch. Pure: no jit and no mesh of its own.
+
+    `mean` is float32[3], or a mean image float32[S,S,3] of the central square that boxes lie in.
+    """
 
     def step(params: Any, batch: dict[str, Array]) -> dict[str, Array]:
-        logits, _ = net.apply({"params": params}, centred(batch["image"], mean), train=False)
+        views = centred(batch["image"], mean, batch["box"])
+        logits, _ = net.apply({"params": params}, views, train=False)
         return count_batch(logits, batch["label"], batch["mask"])
 
     return step

@@ -19,6 +19,7 @@ from jaxcnn.training import sections
 from jaxcnn.training.dry_run import UNKNOWN_CLASSES
 from jaxcnn.training.experiment import assemble, with_classes
 from jaxcnn.training.state import describe_leaves
+from jaxcnn.training.statistics import stand_in
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def describe(config: dict[str, Any]) -> str:
     """Shapes and bytes of the batch, the state and the step of `config`, as text."""
-    experiment = assemble(with_classes(config, config["model"]["num_classes"] or UNKNOWN_CLASSES))
+    config = with_classes(config, config["model"]["num_classes"] or UNKNOWN_CLASSES)
+    experiment = assemble(config, stand_in(config))
     state, batch = experiment.abstract_state(), experiment.abstract_batch()
     flops = (experiment.lower_train().cost_analysis() or {}).get("flops", float("nan"))
     lines = [f"devices  {describe_devices()}", "batch"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_DIVERGED, EXIT_STOPPED = 0, 1, 2, 3, 143
 
@@ -24,24 +26,50 @@ def main(arguments: Sequence[str], configs_folder: Path) -> int:
     options, overrides = _parse(arguments)
     # Imported here, so that --help answers at once.
     from jaxcnn import config as configs
-    from jaxcnn.data import DataError
-    from jaxcnn.training import Diverged, Stopped, run, sections
-    from jaxcnn.training.checkpoint import CheckpointError
+    from jaxcnn.training import run, sections
     from jaxcnn.training.dry_run import dry_run
-    from jaxcnn.training.workdir import WorkdirError
 
     path = Path(options.config)
     workdir = options.workdir or f"runs/{path.stem}"
     again = shlex.join(["python", "main.py", *arguments])
-    try:
-        given, resolved = sections.read(options.config, overrides, configs_folder)
+    resolved: dict[str, Any] = {}
+
+    def work() -> None:
+        given, config = sections.read(options.config, overrides, configs_folder)
+        resolved.update(config)
         if options.print_config:
-            print(configs.show(resolved, given, overrides))
+            print(configs.show(config, given, overrides))
         elif options.dry_run:
-            print(dry_run(resolved))
+            print(dry_run(config))
         else:
-            run(resolved, workdir, command=["main.py", *arguments])
-    except configs.ConfigError as error:
+            run(config, workdir, command=["main.py", *arguments])
+
+    return exit_code(work, again=again, workdir=workdir, config=resolved)
+
+
+def exit_code(
+    work: Callable[[], None],
+    *,
+    again: str,
+    workdir: str | Path,
+    config: Mapping[str, Any] = MappingProxyType({}),
+) -> int:
+    """Does `work`. What is wrong with the input, and a stop, become a line and an exit code.
+
+    Args:
+        again: what to type to go on.
+        workdir: where a stopped run is saved.
+        config: of the run, resolved, for advice when memory runs out; `work` may fill it in.
+    """
+    from jaxcnn.config import ConfigError
+    from jaxcnn.data import DataError
+    from jaxcnn.training import Diverged, Stopped
+    from jaxcnn.training.checkpoint import CheckpointError
+    from jaxcnn.training.workdir import WorkdirError
+
+    try:
+        work()
+    except ConfigError as error:
         return _fail("config error", error, EXIT_USAGE)
     except Diverged as error:
         return _fail("diverged", error, EXIT_DIVERGED)
@@ -58,7 +86,7 @@ def main(arguments: Sequence[str], configs_folder: Path) -> int:
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return _fail("out of memory", _memory_advice(error, resolved["batch_size"]), EXIT_ERROR)
+        return _fail("out of memory", _memory_advice(error, config["batch_size"]), EXIT_ERROR)
     return EXIT_DONE
 
 

@@ -12,6 +12,7 @@ import jax
 from jaxcnn.models.summary import format_table, summarise
 from jaxcnn.parallel import describe_devices
 from jaxcnn.training.experiment import Experiment, assemble, synthetic_batch, with_classes
+from jaxcnn.training.statistics import stand_in
 
 UNKNOWN_CLASSES = 1000
 
@@ -23,16 +24,16 @@ def dry_run(config: Mapping[str, Any]) -> str:
     1000 stand in.
     """
     config = with_classes(config, config["model"]["num_classes"] or UNKNOWN_CLASSES)
-    experiment = assemble(config)
+    experiment = assemble(config, stand_in(config))
     print(format_table(summarise(experiment.net)), flush=True)
     batch = synthetic_batch(experiment)
     state = experiment.fresh_state()
     train, train_text = _compile("train", experiment.lower_train())
     judge, judge_text = _compile("evaluation", experiment.lower_eval())
     state, step_seconds = _time(
-        lambda: train(state, batch, experiment.put_rate(experiment.schedule(0.0)))[0]
+        lambda: train(state, batch, experiment.put_controls(experiment.schedule(0.0)))[0]
     )
-    _, eval_seconds = _time(lambda: judge(state.params, batch))
+    _, eval_seconds = _time(lambda: judge(state.evaluated, batch))
     size = config["batch_size"]
     return "\n".join(
         [

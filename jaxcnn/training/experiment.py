@@ -13,12 +13,14 @@ import numpy as np
 
 from jaxcnn import config as configs
 from jaxcnn import models
+from jaxcnn.data.statistics import Statistics
 from jaxcnn.evaluation import make_eval_step
 from jaxcnn.losses import Objective
 from jaxcnn.parallel.mesh import Placement, check_batch
-from jaxcnn.pixels import Augment
+from jaxcnn.pixels import Augment, Treatment, make_treatment
+from jaxcnn.training.averaging import Average
 from jaxcnn.training.sections import SECTIONS
-from jaxcnn.training.state import TrainState, create
+from jaxcnn.training.state import Controls, TrainState, create
 from jaxcnn.training.step import make_train_step
 
 
@@ -30,7 +32,9 @@ class Experiment:
     net: Any
     tx: Any
     schedule: Any
+    average: Average
     augment: Augment
+    treatment: Treatment
     placement: Placement
     train_step: Any
     eval_step: Any
@@ -62,25 +66,44 @@ class Experiment:
             "mask": make((size,), jnp.bool_),
         }
 
-    def put_rate(self, rate: float) -> jax.Array:
-        """A learning rate on every device, float32."""
-        return self.placement.put_replicated(np.float32(rate))
+    def put_controls(self, rate: float, epoch: float = 0.0) -> Controls:
+        """What the update after `epoch` epochs takes from the host, on every device.
+
+        Args:
+            rate: learning rate.
+            epoch: epochs seen before the update.
+        """
+        return self.placement.put_replicated(self._controls(rate, epoch))
 
     def lower_train(self) -> Any:
         """The train step, lowered for these shapes."""
-        rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=self.placement.replicated)
-        return self.train_step.lower(self.abstract_state(), self.abstract_batch(), rate)
+        controls = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.placement.replicated),
+            self._controls(0.0, 0.0),
+        )
+        return self.train_step.lower(self.abstract_state(), self.abstract_batch(), controls)
 
     def lower_eval(self) -> Any:
         """The evaluation step, lowered for these shapes."""
         return self.eval_step.lower(self.abstract_state().params, self.abstract_batch())
 
     def _create(self, key: Any) -> TrainState:
-        return create(self.net, self.tx, key)
+        return create(self.net, self.tx, self.average, key)
+
+    def _controls(self, rate: float, epoch: float) -> Controls:
+        return Controls(
+            learning_rate=np.float32(rate),
+            seed=np.int32(self.config["seed"]),
+            data_seed=np.int32(self.config["data"]["seed"]),
+            averaged=np.bool_(self.average.counts(epoch)),
+        )
 
 
-def assemble(config: Mapping[str, Any]) -> Experiment:
+def assemble(config: Mapping[str, Any], statistics: Statistics | None = None) -> Experiment:
     """The pieces of a run of `config`, whose number of classes is known (`with_classes`).
+
+    Args:
+        statistics: of the data; None where the config's `augment` needs none.
 
     Raises:
         ValueError: a batch that does not split over the devices.
@@ -91,25 +114,26 @@ def assemble(config: Mapping[str, Any]) -> Experiment:
     net = models.build(**config["model"])
     tx = configs.build("optim", config["optim"], SECTIONS)
     augment: Augment = configs.build("augment", config["augment"], SECTIONS)
-    train = make_train_step(
-        net, tx, objective, augment, seed=config["seed"], data_seed=config["data"]["seed"]
-    )
+    treatment = make_treatment(augment, statistics)
+    average: Average = configs.build("average", config["average"], SECTIONS)
     whole, split = placement.replicated, placement.batch
     return Experiment(
         config=config,
         net=net,
         tx=tx,
         schedule=configs.build("schedule", config["schedule"], SECTIONS),
+        average=average,
         augment=augment,
+        treatment=treatment,
         placement=placement,
         train_step=jax.jit(
-            train,
+            make_train_step(net, tx, objective, treatment, average),
             in_shardings=(whole, split, whole),
             out_shardings=(whole, whole),
             donate_argnums=0,
         ),
         eval_step=jax.jit(
-            make_eval_step(net, augment.mean), in_shardings=(whole, split), out_shardings=whole
+            make_eval_step(net, treatment.mean), in_shardings=(whole, split), out_shardings=whole
         ),
     )
 

@@ -50,10 +50,7 @@ class Judge:
         """What is due after `done` updates. Held-out images are judged before each save, by the first
         protocol: they choose the best checkpoint, the reported split chooses nothing."""
         config, side = self.experiment.config, self.experiment.net.image_size
-        rows = [
-            PROTOCOLS[r["name"]](**{k: v for k, v in r.items() if k != "name"})
-            for r in config["evals"]
-        ]
+        rows = protocols(config)
         due = [
             Task(row, row.label(side), self.data.eval_split, self.data.evaluation)
             for row in rows
@@ -104,13 +101,14 @@ class Judge:
             task.source,
             scale=task.protocol.scale,
             image_size=self.experiment.net.image_size,
+            square=self.experiment.augment.in_square,
             batch_size=config["batch_size"],
             threads=config["data"]["threads"],
             prefetch=config["data"]["prefetch"],
         ) as batches:
             result = evaluate(
                 self.step(),
-                state.params,
+                state.evaluated,
                 (self.experiment.placement.put_batch(batch) for batch in batches),
                 protocol=task.label,
                 split=task.split,
@@ -119,6 +117,12 @@ class Judge:
             )
             self.corrupt.update(batches.corrupt)
         return result
+
+
+def protocols(config: Mapping[str, Any]) -> list[Any]:
+    """The test protocols that the rows of a config's `evals` name."""
+    rows = [(row["name"], {k: v for k, v in row.items() if k != "name"}) for row in config["evals"]]
+    return [PROTOCOLS[name](**keys) for name, keys in rows]
 
 
 def open_splits(settings: Mapping[str, Any]) -> room.Data:

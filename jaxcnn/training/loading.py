@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from jaxcnn import config as configs
 from jaxcnn import models
-from jaxcnn.pixels import centred
+from jaxcnn.data import statistics
+from jaxcnn.pixels import Augment, centred, make_treatment
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints, abstract
 from jaxcnn.training.sections import SECTIONS
-from jaxcnn.training.state import create
+from jaxcnn.training.state import TrainState, create
+from jaxcnn.training.statistics import NAME
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Loaded:
         classes: names, by label.
         step: updates done.
         config: the run's resolved config.
+        mean: what is subtracted from views: float32[3], or a mean image float32[S,S,3].
     """
 
     net: Any
@@ -36,17 +41,24 @@ class Loaded:
     classes: tuple[str, ...]
     step: int
     config: dict[str, Any]
+    mean: np.ndarray
 
     def probabilities(self, views: UInt8[np.ndarray | Array, "B H W 3"]) -> Float[Array, "B K"]:
-        """Softmax posteriors of uint8 views of side `net.image_size`, float32[B,K]."""
+        """Softmax posteriors of uint8 views of side `net.image_size`, float32[B,K].
+
+        A mean image is cut at its centre, as for the views of `preprocess`.
+        """
         return self._forward(self.variables, views)
 
     @functools.cached_property
     def _forward(self) -> Any:
-        mean = self.config["augment"]["mean"]
+        side = self.net.image_size
+        edge = (self.mean.shape[0] - side) // 2 if self.mean.ndim == 3 else 0
 
         def forward(variables: Any, views: Any) -> Array:
-            return jax.nn.softmax(self.net.apply(variables, centred(views, mean), train=False)[0])
+            box = jnp.broadcast_to(jnp.array([edge, edge, side, side]), (views.shape[0], 4))
+            views = centred(jnp.asarray(views), self.mean, box)
+            return jax.nn.softmax(self.net.apply(variables, views, train=False)[0])
 
         return jax.jit(forward)
 
@@ -60,11 +72,12 @@ class Loaded:
 
         rows = self.config["evals"]
         scale = rows[0]["scale"] if rows else self.config["augment"]["scale"][0]
-        return preprocess(path, scale=scale, image_size=self.net.image_size)
+        square = self.config["augment"]["mean"] == "per_pixel"
+        return preprocess(path, scale=scale, image_size=self.net.image_size, square=square)
 
 
 def load(workdir: str | Path, step: int | None = None) -> Loaded:
-    """The net that the run in `workdir` trained.
+    """The net that the run in `workdir` trained; the averaged weights where it averages.
 
     Args:
         workdir: a run's folder.
@@ -75,6 +88,15 @@ def load(workdir: str | Path, step: int | None = None) -> Loaded:
         CheckpointError: no checkpoint there, or none of that step.
     """
     folder = Path(workdir).absolute()
+    config, net, state = read_run(folder, step)
+    params = {n: leaves for n, leaves in state.evaluated.items() if not n.startswith("aux_")}
+    classes = tuple((folder / "classes.txt").read_text().splitlines())
+    mean = _mean(config, folder)
+    return Loaded(net, {"params": params}, classes, int(state.step), config, mean)
+
+
+def read_run(folder: Path, step: int | None = None) -> tuple[dict[str, Any], Any, TrainState]:
+    """(resolved config, net, state on the first device) of the run in `folder`; for the rest see `load`."""
     if not (folder / "config.json").exists():
         raise FileNotFoundError(
             f"{folder} holds no run (no config.json); give a --workdir of main.py"
@@ -82,8 +104,9 @@ def load(workdir: str | Path, step: int | None = None) -> Loaded:
     config = configs.load(folder / "config.json")
     net = models.build(**config["model"])
     tx = configs.build("optim", config["optim"], SECTIONS)
+    average = configs.build("average", config["average"], SECTIONS)
     like = abstract(
-        jax.eval_shape(lambda key: create(net, tx, key), jax.random.key(0)),
+        jax.eval_shape(partial(create, net, tx, average), jax.random.key(0)),
         jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
     )
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
@@ -97,9 +120,12 @@ def load(workdir: str | Path, step: int | None = None) -> Loaded:
         checkpoints.close()
     if found is None:
         raise CheckpointError(
-            f"{folder} has no checkpoint yet; train first: python main.py --workdir={workdir}"
+            f"{folder} has no checkpoint yet; train first: python main.py --workdir={folder}"
         )
-    state = found[0]
-    params = {name: leaves for name, leaves in state.params.items() if not name.startswith("aux_")}
-    classes = tuple((folder / "classes.txt").read_text().splitlines())
-    return Loaded(net, {"params": params}, classes, int(state.step), config)
+    return config, net, found[0]
+
+
+def _mean(config: dict[str, Any], folder: Path) -> np.ndarray:
+    augment: Augment = configs.build("augment", config["augment"], SECTIONS)
+    kept = statistics.load(folder / NAME) if augment.needs_statistics else None
+    return make_treatment(augment, kept).mean

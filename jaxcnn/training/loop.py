@@ -16,7 +16,9 @@ from jaxcnn.training.logging import Metrics, Screen
 from jaxcnn.training.pace import Pace
 from jaxcnn.training.recording import Diverged, Recorder
 from jaxcnn.training.state import TrainState
+from jaxcnn.training.statistics import obtain, stand_in
 from jaxcnn.training.stopping import Stopped, Stopper
+from jaxcnn.training.transfer import Transfer, first_state, read_transfer
 from jaxcnn.training.workdir import announce, conclude, prepare
 
 
@@ -33,7 +35,7 @@ def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dic
         report.json's content.
 
     Raises:
-        ConfigError, DataError, WorkdirError, CheckpointError: bad input, with what to do.
+        ConfigError, DataError, WorkdirError, CheckpointError, TransferError: bad input, with what to do.
         Diverged: loss or gradients stopped being finite.
         Stopped: a signal came; the state is saved.
     """
@@ -41,10 +43,15 @@ def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dic
     with Stopper() as stopper:
         data = open_splits(config["data"])
         config = with_classes(config, len(data.class_names))
-        experiment = assemble(config)
+        # Whatever is wrong with the config is said before statistics take their time.
+        experiment = assemble(config, stand_in(config))
         folder = Path(workdir).absolute()
-        prepare(folder, config, data.class_names, len(data.train))
-        return _Run(experiment, data, folder, stopper).go(command)
+        begun = prepare(folder, config, data.class_names, len(data.train))
+        transfer = None if begun else read_transfer(experiment)
+        if experiment.augment.needs_statistics:
+            found = obtain(experiment, data, folder, stopper.check, begun=begun)
+            experiment = assemble(config, found)
+        return _Run(experiment, data, folder, stopper).go(command, transfer)
 
 
 class _Run:
@@ -70,18 +77,27 @@ class _Run:
             lambda: self._compile("evaluation"),
         )
 
-    def go(self, command: Sequence[str]) -> dict[str, Any]:
+    def go(self, command: Sequence[str], transfer: Transfer | None) -> dict[str, Any]:
         """Restores or starts, trains, judges, reports."""
         try:
             restored = self.checkpoints.restore(self.experiment.abstract_state())
-            state, meta = restored or (self.experiment.fresh_state(), {})
+            if restored is None:  # also where the folder's checkpoints are none of them whole
+                transfer = transfer or read_transfer(self.experiment)
+            state, meta = restored or (first_state(self.experiment, transfer), {})
             start = int(state.step)
             self.recorder.go_on(meta)
             self.judge.corrupt.update(meta.get("corrupt", ()))
             events = self.metrics.cut_back(start)
-            announce(self.screen, self.experiment, self.data, self.pace, self.folder, start)
+            announce(
+                self.screen, self.experiment, self.data, self.pace, self.folder, start, transfer
+            )
             report.add_start(
-                self.folder / "run.json", command, self.config["seed"], start, self.pace.examples
+                self.folder / "run.json",
+                command,
+                self.config["seed"],
+                start,
+                self.pace.examples,
+                transfer.record() if transfer else None,
             )
             if 0 < start <= self.pace.total:
                 self.judge.judge(state, self.judge.missing(events, start))
@@ -127,8 +143,9 @@ class _Run:
                     self.stopper.check()
                     with recorder.waiting():
                         batch = self.experiment.placement.put_batch(next(batches))
-                    rate = self.experiment.schedule(self.pace.epoch(done - 1))
-                    state, sums = step(state, batch, self.experiment.put_rate(rate))
+                    epoch = self.pace.epoch(done - 1)
+                    rate = self.experiment.schedule(epoch)
+                    state, sums = step(state, batch, self.experiment.put_controls(rate, epoch))
                     recorder.put(done, rate, sums)
                     tasks, saves = self.judge.tasks(done), self.judge.saves(done)
                     if tasks or saves:
@@ -157,7 +174,7 @@ class _Run:
             seed=settings["seed"],
             batch_size=self.config["batch_size"],
             image_size=self.experiment.net.image_size,
-            scale=self.config["augment"]["scale"],
+            sampling=self.experiment.augment,
             start_step=start,
             threads=settings["threads"],
             prefetch=settings["prefetch"],

@@ -22,8 +22,16 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def add_start(path: Path, command: Sequence[str], seed: int, step: int, examples: int) -> None:
-    """Appends this start to run.json: what was typed, on what, from which step, on how many examples."""
+def add_start(
+    path: Path,
+    command: Sequence[str],
+    seed: int,
+    step: int,
+    examples: int,
+    started_from: Mapping[str, Any] | None,
+) -> None:
+    """Appends this start to run.json: what was typed, on what, from which step, on how many examples,
+    and what a fresh run took from another."""
     starts = read_starts(path)
     starts.append(
         {
@@ -37,6 +45,7 @@ def add_start(path: Path, command: Sequence[str], seed: int, step: int, examples
             "git_modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
             "devices": [f"{d.device_kind} ({d.platform})" for d in jax.devices()],
             "processes": jax.process_count(),
+            **({"started_from": dict(started_from)} if started_from else {}),
         }
     )
     _write(path, {"starts": starts})

@@ -13,6 +13,7 @@ from jaxcnn.losses import Objective
 from jaxcnn.models import NETS
 from jaxcnn.parallel import make_placement
 from jaxcnn.pixels import Augment
+from jaxcnn.training.averaging import Average
 from jaxcnn.training.checkpoint import Checkpointing
 from jaxcnn.training.logging import Log
 from jaxcnn.training.optim import OPTIMISERS
@@ -66,6 +67,7 @@ SECTIONS: configs.Sections = {
     "loss": Objective,
     "optim": OPTIMISERS,
     "schedule": SCHEDULES,
+    "average": Average,
     "checkpoint": Checkpointing,
     "mesh": make_placement,
     "log": Log,
@@ -86,15 +88,22 @@ def resolve(config: Any, overrides: Sequence[str] = ()) -> dict[str, Any]:
         resolved["model"]["num_classes"] = 0  # the source's, which `with_classes` fills in
     image_size = resolved["model"]["image_size"]
     errors = []
-    if resolved["augment"]["scale"][0] < image_size:
+    augment = resolved["augment"]
+    if augment["sampling"] != "area" and augment["scale"][0] < image_size:
         errors.append(
-            f"augment.scale {resolved['augment']['scale']} must not start below model.image_size "
+            f"augment.scale {augment['scale']} must not start below model.image_size "
             f"{image_size}: the crop would not fit"
         )
     errors += [
         f"evals[{i}].scale {row['scale']} must not be below model.image_size {image_size}"
         for i, row in enumerate(resolved["evals"])
         if row["scale"] < image_size
+    ]
+    errors += [
+        f"evals[{i}].scale is {row['scale']}, but augment.mean='per_pixel' holds means of squares of "
+        f"side {augment['scale'][0]}: give that scale, or augment.mean='rgb'"
+        for i, row in enumerate(resolved["evals"])
+        if augment["mean"] == "per_pixel" and row["scale"] != augment["scale"][0]
     ]
     if resolved["data"]["held_out"] and not resolved["evals"]:
         errors.append(

@@ -11,6 +11,8 @@ import optax
 from flax import struct
 from jaxtyping import Array
 
+from jaxcnn.training.averaging import Average
+
 
 @struct.dataclass
 class TrainState:
@@ -21,7 +23,7 @@ class TrainState:
         params: the net's parameters, float32.
         opt_state: the optimiser's buffers.
         plateau: best, waited and drops of the plateau rule; empty when it is off.
-        average: params and count of Polyak averaging; empty when it is off.
+        average: params and count of Polyak averaging (`Average`); empty when it is off.
     """
 
     step: Any
@@ -30,6 +32,29 @@ class TrainState:
     plateau: Any
     average: Any
 
+    @property
+    def evaluated(self) -> Any:
+        """The parameters that every evaluation uses: the averaged ones where there are such."""
+        return self.average["params"] if self.average else self.params
+
+
+@struct.dataclass
+class Controls:
+    """What the host hands to each update. Arguments of the compiled step, so that runs which differ in
+    them alone share one program.
+
+    Attributes:
+        learning_rate: float32[].
+        seed: int32[], of dropout.
+        data_seed: int32[], of augmentation.
+        averaged: bool[], whether the update counts in the average.
+    """
+
+    learning_rate: Any
+    seed: Any
+    data_seed: Any
+    averaged: Any
+
 
 @dataclasses.dataclass(frozen=True)
 class Init:
@@ -37,17 +62,32 @@ class Init:
 
     Attributes:
         seed: they are drawn from it; -1 takes the config's `seed`.
+        from_run: workdir of another run, relative to the current directory: a fresh run takes layers
+            from its newest checkpoint by name, the averaged weights where it averages. '' takes none.
+        layers: those to take, with all that is inside them; () takes every layer. A classifier of
+            another number of classes is drawn anew.
     """
 
     seed: int = -1
+    from_run: str = ""
+    layers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.layers and not self.from_run:
+            raise ValueError(f"layers {self.layers} need from_run, the workdir to take them from")
 
 
-def create(net: Any, tx: optax.GradientTransformation, key: Array) -> TrainState:
-    """A fresh state: parameters drawn from `key` (training form, so auxiliary heads are made)."""
+def create(net: Any, tx: optax.GradientTransformation, average: Average, key: Array) -> TrainState:
+    """A fresh state, its parameters drawn from `key`."""
+    params = draw(net, key)
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), {}, average.start(params))
+
+
+def draw(net: Any, key: Array) -> Any:
+    """A net's parameters, in training form: auxiliary heads are made."""
     images = jnp.zeros((1, net.image_size, net.image_size, 3), jnp.float32)
     key, dropout = jax.random.split(key)
-    params = net.init({"params": key, "dropout": dropout}, images, train=True)["params"]
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), {}, {})
+    return net.init({"params": key, "dropout": dropout}, images, train=True)["params"]
 
 
 def describe_leaves(tree: Any) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,23 +13,29 @@ from jaxtyping import Array, Float
 
 from jaxcnn.evaluation import ranks
 from jaxcnn.losses import Objective
-from jaxcnn.pixels import Augment, augmented
-from jaxcnn.training.state import TrainState
+from jaxcnn.pixels import Treatment, augmented
+from jaxcnn.training.averaging import Average
+from jaxcnn.training.state import Controls, TrainState
 
 Batch = dict[str, Array]
 Sums = dict[str, Float[Array, ""]]
+
+
+class Keys(NamedTuple):
+    """Of augmentation, the same at every update, and of this update's dropout."""
+
+    data: Array
+    dropout: Array
 
 
 def make_train_step(
     net: Any,
     tx: optax.GradientTransformationExtraArgs,
     objective: Objective,
-    augment: Augment,
-    *,
-    seed: int,
-    data_seed: int,
-) -> Callable[[TrainState, Batch, Float[Array, ""]], tuple[TrainState, Sums]]:
-    """(state, batch, learning rate) -> (state, sums).
+    treatment: Treatment,
+    average: Average,
+) -> Callable[[TrainState, Batch, Controls], tuple[TrainState, Sums]]:
+    """(state, batch, controls) -> (state, sums).
 
     Sums are float32 over the examples whose mask is True: `loss` (the objective, nats), `top1`, `top5`
     (counts), `n`, and `finite`: 1 where loss and gradients are finite. An update that is not finite
@@ -39,11 +45,10 @@ def make_train_step(
     counts and gradients travel in one all-reduce.
     """
 
-    def sums(params: Any, batch: Batch, key: Array) -> tuple[Float[Array, ""], Sums]:
-        images = augmented(
-            jax.random.key(data_seed), batch["image"], batch["epoch"], batch["id"], augment
-        )
-        logits, aux = net.apply({"params": params}, images, train=True, rngs={"dropout": key})
+    def sums(params: Any, batch: Batch, keys: Keys) -> tuple[Float[Array, ""], Sums]:
+        images = augmented(keys.data, batch, treatment)
+        rngs = {"dropout": keys.dropout}
+        logits, aux = net.apply({"params": params}, images, train=True, rngs=rngs)
         total = lambda x: jnp.sum(jnp.where(batch["mask"], x, 0.0))  # noqa: E731
         loss, rank = total(objective(logits, aux, batch["label"])), ranks(logits, batch["label"])
         n, top1, top5 = total(1.0), total(jnp.float32(rank < 1)), total(jnp.float32(rank < 5))
@@ -51,22 +56,23 @@ def make_train_step(
 
     gradient = jax.grad(sums, has_aux=True)
 
-    def step(
-        state: TrainState, batch: Batch, learning_rate: Float[Array, ""]
-    ) -> tuple[TrainState, Sums]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        grads, total = _accumulated(gradient, state.params, batch, key, objective.accumulate)
+    def step(state: TrainState, batch: Batch, controls: Controls) -> tuple[TrainState, Sums]:
+        dropout = jax.random.fold_in(jax.random.key(controls.seed), state.step)
+        keys = Keys(jax.random.key(controls.data_seed), dropout)
+        grads, total = _accumulated(gradient, state.params, batch, keys, objective.accumulate)
         n = jnp.maximum(total["n"], 1.0)
         grads = jax.tree.map(lambda g: g / n, grads)
         updates, opt_state = tx.update(
-            grads, state.opt_state, state.params, learning_rate=learning_rate
+            grads, state.opt_state, state.params, learning_rate=controls.learning_rate
         )
+        params = optax.apply_updates(state.params, updates)
         finite = jnp.isfinite(total["loss"]) & jnp.isfinite(optax.tree.norm(grads))
         new = dataclasses.replace(
             state,
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             opt_state=opt_state,
+            average=average.take_in(state.average, params, controls.averaged),
         )
         state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
         return state, {**total, "finite": finite.astype(jnp.float32)}
@@ -75,22 +81,21 @@ def make_train_step(
 
 
 def _accumulated(
-    gradient: Any, params: Any, batch: Batch, key: Array, slices: int
+    gradient: Any, params: Any, batch: Batch, keys: Keys, slices: int
 ) -> tuple[Any, Sums]:
     """`gradient` of the whole batch, summed over `slices` parts of it one after the other.
 
     A part takes every slices-th row, so each device's rows stay on that device.
     """
     if slices == 1:
-        return gradient(params, batch, key)
+        return gradient(params, batch, keys)
     parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, slices, *x.shape[1:]), 1, 0), batch)
 
     def one(carry: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
         rows, index = part
-        return jax.tree.map(
-            jnp.add, carry, gradient(params, rows, jax.random.fold_in(key, index))
-        ), None
+        own = keys._replace(dropout=jax.random.fold_in(keys.dropout, index))
+        return jax.tree.map(jnp.add, carry, gradient(params, rows, own)), None
 
-    shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts), key)
+    shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts), keys)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return jax.lax.scan(one, zeros, (parts, jnp.arange(slices)))[0]

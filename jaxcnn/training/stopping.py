@@ -35,6 +35,11 @@ class Stopper:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+            outer = getattr(handler, "__self__", None)
+            if isinstance(
+                outer, Stopper
+            ):  # several runs in one program: it hears of the signal too
+                outer.signal = outer.signal or self.signal
 
     def check(self) -> None:
         """Raises Stopped once a signal has come."""

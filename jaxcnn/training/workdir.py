@@ -16,6 +16,7 @@ from jaxcnn.training.experiment import Experiment
 from jaxcnn.training.judging import Judge
 from jaxcnn.training.logging import Screen, duration, read_events
 from jaxcnn.training.pace import Pace
+from jaxcnn.training.transfer import Transfer
 
 
 class WorkdirError(RuntimeError):
@@ -24,12 +25,15 @@ class WorkdirError(RuntimeError):
 
 def prepare(
     folder: Path, config: Mapping[str, Any], class_names: Sequence[str], examples: int
-) -> None:
+) -> bool:
     """Makes `folder` this run's, or checks that it is.
 
     Args:
         class_names: of the source, by label.
         examples: training examples an epoch, without those held out.
+
+    Returns:
+        Whether the run has begun: there are checkpoints to go on from.
 
     Raises:
         WorkdirError: it holds a run of another config or of other data, or it cannot be written.
@@ -49,6 +53,7 @@ def prepare(
         raise WorkdirError(
             f"cannot write to the workdir {folder}: {error}; use another --workdir"
         ) from error
+    return begun
 
 
 def _check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -88,7 +93,13 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def announce(
-    screen: Screen, experiment: Experiment, data: room.Data, pace: Pace, folder: Path, start: int
+    screen: Screen,
+    experiment: Experiment,
+    data: room.Data,
+    pace: Pace,
+    folder: Path,
+    start: int,
+    transfer: Transfer | None,
 ) -> None:
     """What a user sees before the first step."""
     config, side = experiment.config, experiment.net.image_size
@@ -104,6 +115,7 @@ def announce(
             f"{pace.epochs:g} epochs of {pace.steps_per_epoch:.1f} steps = {pace.total:,} steps",
         ),
         ("workdir", f"{folder}, " + (f"resumed at step {start:,}" if start else "fresh run")),
+        *(transfer.lines() if transfer else []),
     ):
         screen.line(f"{name:<8} {text}")
     if start > pace.total:

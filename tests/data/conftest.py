@@ -20,6 +20,33 @@ def encode(pixels, kind="JPEG", **options):
     return buffer.getvalue()
 
 
+class Listed:
+    """A source of given (bytes, label); an exception among them is raised."""
+
+    class_names = ("one", "two")
+
+    def __init__(self, results):
+        self.results = results
+        self.ids = np.arange(len(results))
+
+    def __len__(self):
+        return len(self.results)
+
+    def read(self, index):
+        result = self.results[index]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def name(self, index):
+        return f"listed#{index}"
+
+
+@pytest.fixture
+def listed():
+    return Listed
+
+
 @pytest.fixture
 def picture():
     return make_pixels

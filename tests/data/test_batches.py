@@ -11,13 +11,14 @@ import pytest
 from jaxcnn.data import (
     CorruptImage,
     DataError,
+    Sampling,
     eval_batches,
     open_data,
     preprocess,
     train_batches,
 )
 
-TRAIN = {"seed": 3, "batch_size": 4, "image_size": 24, "scale": (24, 40)}
+TRAIN = {"seed": 3, "batch_size": 4, "image_size": 24, "sampling": Sampling(scale=(24, 40))}
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_each_epoch_holds_each_image_once(folder):
 
 def test_pixels_belong_to_their_id(folder):
     """Every row equals its own image decoded alone: nothing is swapped on the way."""
-    rows = join(take(folder.train, 4, scale=(24, 24), image_size=24))
+    rows = join(take(folder.train, 4, sampling=Sampling(scale=(24, 24)), image_size=24))
     for image, identity in zip(rows["image"], rows["id"], strict=True):
         alone = preprocess(folder.train.name(int(identity)), scale=24, image_size=24)[0]
         # The same image up to the position of the crop along the longer side.
@@ -151,6 +152,49 @@ def test_evaluation_equals_preprocess(folder):
         assert np.array_equal(alone[0], batch["image"][i])
 
 
+def test_square_views_lie_in_the_central_square(folder):
+    """Their boxes are places in it: the centre crop of 24 in the square of 32 is at (4, 4)."""
+    settings = {"scale": 32, "image_size": 24, "batch_size": 9}
+    with eval_batches(folder.evaluation, square=True, **settings) as batches:
+        batch = next(batches)
+    assert batch["box"].tolist() == [[4, 4, 24, 24]] * 9
+    name = folder.evaluation.name(0)
+    alone = preprocess(name, scale=32, image_size=24, square=True)[0]
+    assert np.array_equal(batch["image"][0], alone)
+    whole = preprocess(name, scale=32, image_size=32, square=True)[0]
+    assert np.abs(alone.astype(int) - whole[4:28, 4:28]).max() <= 1
+    rows = join(take(folder.train, 8, sampling=Sampling("square", (32, 32))))
+    seen = set(map(tuple, rows["box"].tolist()))
+    assert {side for box in seen for side in box[2:]} == {24}
+    assert {place for box in seen for place in box[:2]} == set(range(9))
+    for image, box, identity in zip(rows["image"], rows["box"], rows["id"], strict=True):
+        whole = preprocess(folder.train.name(int(identity)), scale=32, image_size=32, square=True)
+        cut = whole[0, box[0] : box[0] + 24, box[1] : box[1] + 24]
+        assert np.abs(image.astype(int) - cut).max() <= 1
+
+
+def test_without_crops_an_image_looks_the_same_in_each_epoch(folder):
+    rows = join(take(folder.train, 8, sampling=Sampling("centre", (32, 40))))
+    assert set(map(tuple, rows["box"].tolist())) == {(4, 4, 24, 24)}
+    for image, identity in zip(rows["image"], rows["id"], strict=True):
+        name = folder.train.name(int(identity))
+        assert np.array_equal(image, preprocess(name, scale=32, image_size=24, square=True)[0])
+
+
+def test_patches_are_in_the_image_s_own_pixels(folder):
+    sampling = Sampling("area", interpolation=("bilinear", "area", "nearest", "cubic"))
+    rows = join(take(folder.train, 15, sampling=sampling))
+    sizes = {i: (40 + i % 5, 52 - 3 * (i % 5)) for i in range(15)}
+    for identity, (top, left, tall, wide) in zip(rows["id"], rows["box"], strict=True):
+        height, width = sizes[int(identity)]
+        assert min(top, left) >= 0
+        assert top + tall <= height
+        assert left + wide <= width
+        assert 0.06 * height * width < tall * wide <= height * width
+    assert len(set(map(tuple, rows["box"].tolist()))) > 50
+    assert rows["mask"].all()
+
+
 def test_small_images_are_enlarged(tmp_path, encoded, picture):
     (tmp_path / "tiny.png").write_bytes(encoded(picture(8, 8), "PNG"))
     assert preprocess(tmp_path / "tiny.png", scale=64, image_size=56).shape == (1, 56, 56, 3)
@@ -193,6 +237,16 @@ def test_corrupt_image_counts_in_evaluation(image_folder):
     assert batch["label"][6] == 2
 
 
+def test_corrupt_image_can_be_left_out_of_a_pass(image_folder):
+    spoil(image_folder / "val" / "cat" / "0.jpg")
+    data = open_data(f"folder:{image_folder}")
+    settings = {"scale": 32, "image_size": 24, "batch_size": 5}
+    with eval_batches(data.evaluation, mask_corrupt=True, **settings) as batches:
+        rows = join(list(batches))
+    assert rows["id"].tolist() == [*range(9), -1]
+    assert rows["mask"].tolist() == [i not in (6, 9) for i in range(10)]
+
+
 def test_vanished_file_is_a_corrupt_image(image_folder):
     data = open_data(f"folder:{image_folder}")
     (image_folder / "val" / "ant" / "1.jpg").unlink()
@@ -202,40 +256,18 @@ def test_vanished_file_is_a_corrupt_image(image_folder):
     assert (batch["image"][1] == 128).all()
 
 
-class Listed:
-    """A source of given results; an exception among them is raised."""
-
-    class_names = ("one", "two")
-
-    def __init__(self, results):
-        self.results = results
-        self.ids = np.arange(len(results))
-
-    def __len__(self):
-        return len(self.results)
-
-    def read(self, index):
-        result = self.results[index]
-        if isinstance(result, Exception):
-            raise result
-        return result
-
-    def name(self, index):
-        return f"listed#{index}"
-
-
-def test_too_many_corrupt_images_are_an_error(encoded, picture):
+def test_too_many_corrupt_images_are_an_error(listed, encoded, picture):
     good = (encoded(picture(30, 30)), 0)
-    few = Listed([CorruptImage("gone", 1) if i < 9 else good for i in range(40)])
+    few = listed([CorruptImage("gone", 1) if i < 9 else good for i in range(40)])
     assert len(list(eval_batches(few, scale=24, image_size=24, batch_size=8))) == 5
-    many = Listed([CorruptImage("gone", 1) if i % 3 == 0 else good for i in range(40)])
+    many = listed([CorruptImage("gone", 1) if i % 3 == 0 else good for i in range(40)])
     with pytest.raises(DataError, match=r"10 of the first 28 images.*more than 1%.*listed#0, "):
         list(eval_batches(many, scale=24, image_size=24, batch_size=8))
 
 
-def test_worker_error_comes_in_order_and_stops_the_threads(encoded, picture):
+def test_worker_error_comes_in_order_and_stops_the_threads(listed, encoded, picture):
     good = (encoded(picture(30, 30)), 0)
-    source = Listed([good] * 10 + [RuntimeError("the disk is on fire")] + [good] * 9)
+    source = listed([good] * 10 + [RuntimeError("the disk is on fire")] + [good] * 9)
     batches = eval_batches(source, scale=24, image_size=24, batch_size=4, threads=2)
     assert [next(batches)["id"].tolist() for _ in range(2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     with pytest.raises(RuntimeError, match="the disk is on fire"):
@@ -275,11 +307,11 @@ def test_evaluation_stops_its_threads_at_the_end(folder):
     assert not loader_threads()
 
 
-def test_no_more_is_read_ahead_than_asked(encoded, picture):
+def test_no_more_is_read_ahead_than_asked(listed, encoded, picture):
     reads = []
     good = (encoded(picture(30, 30)), 0)
 
-    class Counted(Listed):
+    class Counted(listed):
         def read(self, index):
             reads.append(index)
             return super().read(index)
@@ -297,9 +329,12 @@ def test_no_more_is_read_ahead_than_asked(encoded, picture):
         ({"batch_size": 3, "process_count": 2}, "batch_size=3 does not split over 2 processes"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"process_index": 1}, "process_index=1: expected 0 to 0"),
-        ({"scale": (20, 40)}, r"scale=\(20, 40\) with image_size=24.*scale=\(24, 40\)"),
-        ({"scale": (40, 30)}, r"scale=\(40, 30\)"),
-        ({"scale": [24]}, r"scale=\[24\]: expected \(smallest, largest\)"),
+        (
+            {"sampling": Sampling(scale=(20, 40))},
+            r"scale=\(20, 40\) with image_size=24.*scale=\(24, 40\)",
+        ),
+        ({"sampling": Sampling("square", (20, 20))}, r"for example scale=\(24, 24\)"),
+        ({"sampling": Sampling("area"), "image_size": 0}, "with image_size=0"),
         ({"start_step": -1}, "start_step=-1"),
         ({"threads": -1}, "threads=-1"),
     ],

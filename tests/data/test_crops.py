@@ -1,8 +1,11 @@
+import math
 from collections import Counter
 
+import numpy as np
 import pytest
 
-from jaxcnn.data.crops import centre_view, random_view, rescaled_size
+from jaxcnn.data.crops import centre_view, random_view, rescaled_crop, rescaled_size
+from jaxcnn.data.sampling import ASPECT_LAWS, INTERPOLATIONS, Sampling
 
 
 @pytest.mark.parametrize(
@@ -33,19 +36,50 @@ def test_shorter_side_is_exact_and_aspect_is_kept_to_a_pixel():
 
 
 def test_centre_view_is_symmetric():
-    view = centre_view(375, 500, scale=256, image_size=224)
-    assert view.box == (16, 58, 224, 224)
-    assert view.width - view.side - view.left - view.left in (0, 1)
-    turned = centre_view(500, 375, scale=256, image_size=224)
-    assert turned.box == (58, 16, 224, 224)
+    assert centre_view(375, 500, scale=256, image_size=224).box == (
+        16,
+        58,
+        224,
+        224,
+    )  # of 256 x 341
+    assert centre_view(500, 375, scale=256, image_size=224).box == (58, 16, 224, 224)
     assert centre_view(9, 9, scale=224, image_size=224).box == (0, 0, 224, 224)
 
 
-def draw(identity, *, scale, image_size, height=30, width=40, seed=0, epoch=0):
+def test_region_is_the_crop_in_the_image_s_own_pixels():
+    """40 x 60 at S = 20 is 20 x 30: two of the image's pixels for one."""
+    view = rescaled_crop(40, 60, scale=20, top=3, left=5, side=16)
+    assert view.region == (10.0, 6.0, 42.0, 38.0)
+    view = rescaled_crop(40, 60, scale=20, top=3, left=4, side=16, square=True)
+    assert view.region == (18.0, 6.0, 50.0, 38.0)  # the square begins at column 5 of 30, 10 of 60
+    assert view.box == (3, 4, 16, 16)
+    # 3 x 2 at S = 4 is 6 x 4; 2 x 3 at S = 3 is 3 x 5, with 0.6 of a pixel across.
+    assert rescaled_crop(3, 2, scale=4, top=2, left=0, side=4).region == (0.0, 1.0, 2.0, 3.0)
+    assert rescaled_crop(2, 3, scale=3, top=0, left=1, side=3).region == pytest.approx(
+        (0.6, 0, 2.4, 2)
+    )
+
+
+def test_the_centre_of_the_square_is_the_image_s_centre_within_a_pixel():
+    """32 x 41: the crop of 23 is at (41 - 23) / 2 = 9; the square at 4, and the crop in it at 4."""
+    whole = centre_view(32, 41, scale=32, image_size=23)
+    inside = centre_view(32, 41, scale=32, image_size=23, square=True)
+    assert (whole.box, inside.box) == ((4, 9, 23, 23), (4, 4, 23, 23))
+    assert (whole.region[0], inside.region[0]) == (9.0, 8.0)
+    for width in range(32, 60):
+        for side in (20, 23, 32):
+            one, other = (
+                centre_view(32, width, scale=32, image_size=side, square=s) for s in (False, True)
+            )
+            assert one.region[0] - other.region[0] in (0, 1)
+            assert one.region[1] == other.region[1]
+
+
+def draw(identity, *, image_size, height=30, width=40, seed=0, epoch=0, **sampling):
     return random_view(
         height,
         width,
-        scale=scale,
+        sampling=Sampling(**sampling),
         image_size=image_size,
         seed=seed,
         epoch=epoch,
@@ -53,36 +87,193 @@ def draw(identity, *, scale, image_size, height=30, width=40, seed=0, epoch=0):
     )
 
 
-def test_scales_and_offsets_are_uniform_and_all_are_reached():
-    views = [draw(i, scale=(30, 33), image_size=28) for i in range(6000)]
-    scales = Counter(view.height for view in views)
-    assert sorted(scales) == [30, 31, 32, 33]
-    assert min(scales.values()) > 1350  # 1500 +- 4.5 deviations
-    at_thirty = [view for view in views if view.height == 30]
-    assert {view.width for view in at_thirty} == {40}
-    tops = Counter(view.top for view in at_thirty)
-    lefts = Counter(view.left for view in at_thirty)
+@pytest.mark.parametrize(
+    ("place", "shape", "box", "region"),
+    [
+        ((0, 0, 0), (375, 500), (28, 80), (88.30, 30.88, 335.54, 277.94)),
+        ((3, 1, 17), (500, 333), (275, 55), (49.90, 249.55, 253.15, 452.81)),
+        ((7, 89, 1281166), (256, 256), (72, 13), (8.26, 45.74, 150.55, 188.03)),
+        ((12345, 4, 5), (30, 400), (96, 5350), (368.97, 6.62, 384.41, 22.07)),
+    ],
+)
+def test_draws_never_change(place, shape, box, region):
+    """Runs of earlier versions resume with the views that they would have had."""
+    (seed, epoch, identity), (height, width) = place, shape
+    view = draw(
+        identity,
+        height=height,
+        width=width,
+        seed=seed,
+        epoch=epoch,
+        image_size=224,
+        scale=(256, 512),
+    )
+    assert view.box == (*box, 224, 224)
+    assert view.region == pytest.approx(region, abs=0.01)
+
+
+def test_scales_are_uniform_over_the_integers():
+    """Pearson's chi-square with 31 degrees of freedom exceeds 61.1 once in a thousand."""
+    views = [draw(i, image_size=224, height=300, width=300, scale=(256, 287)) for i in range(6400)]
+    scales = Counter(round(300 / (v.region[2] - v.region[0]) * 224) for v in views)
+    assert sorted(scales) == list(range(256, 288))
+    assert sum((count - 200) ** 2 / 200 for count in scales.values()) < 61.1
+
+
+def test_offsets_are_uniform_and_all_are_reached():
+    boxes = [draw(i, scale=(30, 30), image_size=28).box for i in range(3000)]
+    tops, lefts = (Counter(box[axis] for box in boxes) for axis in (0, 1))
     assert sorted(tops) == list(range(3))
     assert sorted(lefts) == list(range(13))
-    assert min(tops.values()) > len(at_thirty) / 3 * 0.8
-    assert min(lefts.values()) > len(at_thirty) / 13 * 0.5
+    assert min(tops.values()) > 1000 - 4.5 * 26
+    assert min(lefts.values()) > 231 - 4.5 * 15
 
 
-def test_a_224_crop_of_256_has_33_offsets():
-    tops = {draw(i, scale=(256, 256), image_size=224, height=50, width=50).top for i in range(999)}
-    assert tops == set(range(33))
+@pytest.mark.parametrize(
+    ("sampling", "shape"), [("square", (375, 500)), ("square", (500, 375)), ("scale", (256, 256))]
+)
+def test_a_224_crop_of_256_has_33_by_33_offsets(sampling, shape):
+    height, width = shape
+    settings = {"height": height, "width": width, "image_size": 224, "scale": (256, 256)}
+    views = [draw(i, sampling=sampling, **settings) for i in range(14000)]
+    assert {view.box[:2] for view in views} == {(i, j) for i in range(33) for j in range(33)}
+    # Whatever the crop, it lies in the central square, within a pixel's rounding.
+    side, margin = min(shape), (max(shape) - min(shape)) / 2
+    along = 0 if width > height else 1
+    assert min(v.region[along] for v in views) == pytest.approx(margin, abs=2 * side / 256)
+    assert max(v.region[along + 2] for v in views) == pytest.approx(
+        side + margin, abs=2 * side / 256
+    )
+    assert min(v.region[1 - along] for v in views) == 0
+    assert max(v.region[3 - along] for v in views) == side
+
+
+def test_centre_sampling_draws_nothing():
+    settings = {"sampling": "centre", "scale": (32, 40), "image_size": 24}
+    views = {draw(i, epoch=i, **settings) for i in range(50)}
+    assert views == {centre_view(30, 40, scale=32, image_size=24, square=True)}
+    assert views.pop().box == (4, 4, 24, 24)
 
 
 def test_view_is_a_function_of_seed_epoch_and_identity():
-    settings = {"scale": (256, 512), "image_size": 224}
-    base = draw(4, **settings)
-    assert base == draw(4, **settings)
-    assert len({base, draw(5, **settings), draw(4, seed=1, **settings)}) == 3
-    assert base != draw(4, epoch=1, **settings)
+    for settings in ({"scale": (256, 512)}, {"sampling": "area", "interpolation": INTERPOLATIONS}):
+        settings["image_size"] = 224
+        base = draw(4, **settings)
+        assert base == draw(4, **settings)
+        assert len({base, draw(5, **settings), draw(4, seed=1, **settings)}) == 3
+        assert base != draw(4, epoch=1, **settings)
 
 
 def test_views_lie_inside():
     for i in range(500):
-        view = draw(i, scale=(64, 128), image_size=64, height=1 + i % 7, width=1 + i % 11)
-        assert 0 <= view.top <= view.height - 64
-        assert 0 <= view.left <= view.width - 64
+        height, width = 1 + i % 7, 1 + i % 11
+        for sampling in ("scale", "square", "centre", "area"):
+            view = draw(
+                i, sampling=sampling, scale=(64, 128), image_size=64, height=height, width=width
+            )
+            left, top, right, bottom = view.region
+            assert 0 <= left < right <= width
+            assert 0 <= top < bottom <= height
+            assert view.side == 64
+
+
+def test_each_interpolation_is_drawn_as_often():
+    views = [
+        draw(i, image_size=28, scale=(30, 33), interpolation=INTERPOLATIONS) for i in range(4000)
+    ]
+    drawn = Counter(view.interpolation for view in views)
+    assert set(drawn) == set(INTERPOLATIONS)
+    assert max(abs(count - 1000) for count in drawn.values()) < 4.5 * 27.4
+    # The filter is drawn apart from the view, anew in each epoch.
+    plain = [draw(i, image_size=28, scale=(30, 33)) for i in range(100)]
+    assert [view.box for view in views[:100]] == [view.box for view in plain]
+    assert {view.interpolation for view in plain} == {"bilinear"}
+    again = {
+        draw(0, epoch=e, image_size=28, scale=(30, 33), interpolation=INTERPOLATIONS)
+        for e in range(40)
+    }
+    assert {view.interpolation for view in again} == set(INTERPOLATIONS)
+
+
+# Once in a thousand a sample of n lies further from its law than 1.95 / sqrt(n) (Kolmogorov-Smirnov).
+DRAWS = 4000
+FAR = 1.95 / math.sqrt(DRAWS)
+
+
+def distance(sample, law):
+    """Kolmogorov and Smirnov's distance of a sample from a cumulative distribution function."""
+    expected = np.array([law(value) for value in sorted(sample)])
+    steps = np.arange(len(sample) + 1) / len(sample)
+    return max(np.abs(expected - steps[1:]).max(), np.abs(expected - steps[:-1]).max())
+
+
+def uniform(low, high):
+    return lambda value: (value - low) / (high - low)
+
+
+def log_uniform(low, high):
+    return lambda value: math.log(value / low) / math.log(high / low)
+
+
+def patches(height, width, count=DRAWS, **sampling):
+    """(shares of the image's area, aspects, views) of patches."""
+    views = [
+        draw(i, sampling="area", image_size=224, height=height, width=width, **sampling)
+        for i in range(count)
+    ]
+    regions = np.array([view.region for view in views])
+    wide, tall = regions[:, 2] - regions[:, 0], regions[:, 3] - regions[:, 1]
+    return wide * tall / (height * width), wide / tall, views
+
+
+@pytest.mark.parametrize("law", ASPECT_LAWS)
+@pytest.mark.parametrize("shape", [(300, 300), (375, 500), (500, 375), (8, 8)])
+def test_area_is_uniform_and_aspect_in_its_bounds(shape, law):
+    shares, aspects, views = patches(*shape, aspect_law=law)
+    assert shares.min() >= 0.08 - 1e-9
+    assert shares.max() <= 1 + 1e-9
+    assert aspects.min() >= 3 / 4 - 1e-9
+    assert aspects.max() <= 4 / 3 + 1e-9
+    assert distance(shares, uniform(0.08, 1)) < FAR
+    for view in views:
+        assert all(abs(a - b) <= 0.5 for a, b in zip(view.box[:2], view.region[1::-1], strict=True))
+        top, left, tall, wide = view.box
+        assert top + tall == round(view.region[3])
+        assert left + wide == round(view.region[2])
+
+
+@pytest.mark.parametrize("law", ASPECT_LAWS)
+def test_aspect_has_its_law_where_every_aspect_fits(law):
+    """Up to 3/4 of a square's area every aspect from 3/4 to 4/3 fits."""
+    _, aspects, _ = patches(300, 300, area=(0.08, 0.75), aspect_law=law)
+    laws = {"uniform": uniform(3 / 4, 4 / 3), "log_uniform": log_uniform(3 / 4, 4 / 3)}
+    assert distance(aspects, laws.pop(law)) < FAR
+    (other,) = laws.values()
+    assert distance(aspects, other) > 0.05  # 0.0715 apart
+
+
+def test_places_of_patches_are_uniform():
+    _, _, views = patches(300, 400, area=(0.2, 0.5))
+    left, top, right, bottom = np.array([view.region for view in views]).T
+    assert distance(left / (400 - (right - left)), uniform(0, 1)) < FAR
+    assert distance(top / (300 - (bottom - top)), uniform(0, 1)) < FAR
+
+
+def test_an_elongated_image_gives_areas_up_to_the_largest_that_fits():
+    """In 300 x 600 an aspect of 4/3 at most leaves 400 of 600 columns: 2/3 of the area."""
+    shares, aspects, _ = patches(300, 600)
+    assert distance(shares, uniform(0.08, 2 / 3)) < FAR
+    assert aspects.max() <= 4 / 3 + 1e-9
+    # In 300 x 9000 not even 8 % fits.
+    for shape, aspect in (((300, 9000), 4 / 3), ((9000, 300), 3 / 4)):
+        shares, aspects, views = patches(*shape, count=300)
+        assert shares == pytest.approx(np.full(300, 400 / 9000))
+        assert aspects == pytest.approx(np.full(300, aspect))
+        along = np.array([view.region[0 if aspect > 1 else 1] for view in views])
+        assert distance(along / 8600, uniform(0, 1)) < 1.95 / math.sqrt(300)
+
+
+def test_the_whole_image_is_a_patch_of_its_own_aspect():
+    _, aspects, views = patches(375, 500, count=50, area=(1.0, 1.0))
+    assert aspects == pytest.approx(np.full(50, 4 / 3))
+    assert {view.box for view in views} == {(0, 0, 375, 500)}

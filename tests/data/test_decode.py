@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.data.crops import View, centre_view, rescaled_size
+from jaxcnn.data.crops import View, centre_view, rescaled_crop, rescaled_size
 from jaxcnn.data.decode import decode_view, jpeg_header
 from jaxcnn.data.errors import CorruptImage
 
@@ -15,39 +15,124 @@ def centre(height, width):
     return centre_view(height, width, scale=32, image_size=32)
 
 
-def reference(data, view):
+FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "area": Image.Resampling.BOX,
+    "nearest": Image.Resampling.NEAREST,
+    "cubic": Image.Resampling.BICUBIC,
+}
+
+
+def reference(data, view, scale):
     """The slow way: decode all, rescale all, cut."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
-    scaled = np.asarray(image.resize((view.width, view.height), Image.Resampling.BILINEAR))
-    return scaled[view.top : view.top + view.side, view.left : view.left + view.side]
+    tall, wide = rescaled_size(image.height, image.width, scale)
+    scaled = np.asarray(image.resize((wide, tall), FILTERS[view.interpolation]))
+    top, left = view.box[:2]
+    return scaled[top : top + view.side, left : left + view.side]
 
 
 def difference(first, second):
     return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
+def assert_alike(got, wanted, interpolation):
+    """To a grey level; cubic, which cuts its overshoots after each of two passes, in nearly all places."""
+    far = np.abs(got.astype(int) - wanted) > 1
+    assert far.mean() <= (1e-3 if interpolation == "cubic" else 0)
+
+
+def noisy(picture, height, width):
+    noise = np.random.default_rng(0).integers(0, 60, (height, width, 3), np.uint8)
+    return picture(height, width) // 2 + noise
+
+
+@pytest.mark.parametrize("interpolation", FILTERS)
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize(
-    ("height", "width", "scale"), [(190, 241, 64), (101, 67, 80), (24, 40, 72)]
+    # Sizes at which no pixel's centre lies between two pixels: there 'area' and 'nearest' are free.
+    ("height", "width", "scale"),
+    [(190, 241, 64), (101, 67, 81), (24, 40, 72)],
 )
 def test_window_equals_full_decode(
-    encoded, picture, height, width, scale, subsampling, progressive
+    encoded, picture, height, width, scale, subsampling, progressive, interpolation
 ):
-    noise = np.random.default_rng(0).integers(0, 60, (height, width, 3), np.uint8)
-    pixels = picture(height, width) // 2 + noise
+    pixels = noisy(picture, height, width)
     data = encoded(pixels, quality=90, subsampling=subsampling, progressive=progressive)
     side = 64
     tall, wide = rescaled_size(height, width, scale)
     down, across = tall - side, wide - side
     for top in {0, down // 2, down}:
         for left in {0, across // 3, across}:
-            view = View(height, width, tall, wide, top, left, side)
+            view = rescaled_crop(
+                height,
+                width,
+                scale=scale,
+                top=top,
+                left=left,
+                side=side,
+                interpolation=interpolation,
+            )
             got, used = decode_view(data, lambda *_, v=view: v)
             assert used == view
             assert got.shape == (side, side, 3)
             assert got.dtype == np.uint8
-            assert difference(got, reference(data, view)) <= 1
+            assert_alike(got, reference(data, view, scale), interpolation)
+
+
+@pytest.mark.parametrize("interpolation", FILTERS)
+@pytest.mark.parametrize(
+    ("region", "side"),
+    [
+        ((30.25, 17.5, 171.5, 180.0), 64),
+        ((100.3, 90.7, 131.1, 133.3), 64),  # enlarged
+        ((0.0, 0.0, 241.0, 190.0), 64),
+        (
+            (90.0, 60.0, 150.0, 120.0),
+            3,
+        ),  # the filter's reach, 40 pixels of 'cubic', is most of the window
+    ],
+)
+def test_patch_equals_full_decode(encoded, picture, region, side, interpolation):
+    data = encoded(noisy(picture, 190, 241), quality=90)
+    image = Image.open(io.BytesIO(data))
+    view = View(190, 241, region, side, (0, 0, side, side), interpolation)
+    wanted = np.asarray(image.resize((side, side), FILTERS[interpolation], box=region))
+    assert_alike(decode_view(data, lambda *_: view)[0], wanted, interpolation)
+
+
+def test_the_window_covers_the_reach_of_cubic(encoded):
+    """One pixel of 50 x 50: cubic reads 200 x 200, of which the outer 42 are white here and the rest grey."""
+    pixels = np.full((600, 600, 3), 255, np.uint8)
+    pixels[221:379, 221:379] = 128
+    data = encoded(pixels, quality=100, subsampling=0)
+    region = (275.0, 275.0, 325.0, 325.0)
+    view = View(600, 600, region, 1, (0, 0, 1, 1), "cubic")
+    got = decode_view(data, lambda *_: view)[0].astype(int)
+    whole = Image.open(io.BytesIO(data)).resize((1, 1), Image.Resampling.BICUBIC, box=region)
+    assert np.abs(got - np.asarray(whole)).max() <= 1
+    assert got.max() < 126  # without the white, whose weight is negative, it would be 128
+
+
+def test_filters_by_hand(encoded):
+    """Columns 0, 10, 20, 30 halved. Bilinear: (0.75 x 0 + 0.75 x 10 + 0.25 x 20) / 1.75 = 7.1. Cubic,
+    with a = -1/2: weights 0.8672, 0.8672, 0.2266, -0.0703, which give 5.9. Area: the mean of each pair.
+    Nearest: the view's centres 1 and 3 lie on pixels' left borders."""
+    columns = np.array([0, 10, 20, 30], np.uint8)[None, :, None]
+    data = encoded(np.broadcast_to(columns, (4, 4, 3)).copy(), "PNG")
+    expected = {"bilinear": [7, 23], "cubic": [6, 24], "area": [5, 25], "nearest": [10, 30]}
+    for interpolation, values in expected.items():
+        view = rescaled_crop(4, 4, scale=2, top=0, left=0, side=2, interpolation=interpolation)
+        pixels, _ = decode_view(data, lambda *_, v=view: v)
+        assert pixels[:, :, 0].tolist() == [values, values], interpolation
+
+
+def test_enlarging_by_area_repeats_pixels(encoded, picture):
+    data = encoded(picture(8, 8), "PNG")
+    view = rescaled_crop(8, 8, scale=24, top=0, left=0, side=24, interpolation="area")
+    pixels, _ = decode_view(data, lambda *_: view)
+    assert np.array_equal(pixels, picture(8, 8).repeat(3, axis=0).repeat(3, axis=1))
 
 
 def test_no_rescale_is_the_identity(encoded, picture):
@@ -63,7 +148,7 @@ def test_other_formats_are_told_from_their_bytes(encoded, kind):
     data = encoded(pixels, kind, **options)
     got, view = decode_view(data, centre)
     assert (view.image_height, view.image_width) == (40, 48)
-    assert difference(got, reference(data, view)) == 0
+    assert difference(got, reference(data, view, 32)) == 0
     assert got[5, 30].tolist() == [200, 100, 50]
 
 
@@ -146,7 +231,7 @@ def test_truncated_jpeg_is_corrupt_whatever_the_window(encoded, picture, kept):
     cut = data[: int(kept * len(data)) if 0 < kept < 1 else kept]
     # The top rows are all there, but the file is not.
     with pytest.raises(CorruptImage, match="truncated JPEG"):
-        decode_view(cut, lambda h, w: View(h, w, h, w, 0, 0, 16))
+        decode_view(cut, lambda h, w: View(h, w, (0.0, 0.0, 16.0, 16.0), 16, (0, 0, 16, 16)))
 
 
 def test_corrupt_files_say_why(encoded, picture):

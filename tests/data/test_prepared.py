@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxcnn.data import DataError, open_data, train_batches
+from jaxcnn.data import DataError, Sampling, open_data, train_batches
 from jaxcnn.data import records as records_module
 from jaxcnn.data.crops import centre_view
 from jaxcnn.data.decode import decode_view
@@ -206,7 +206,12 @@ def test_prepared_data_set_equals_what_tfds_reads(prepared):
 def test_batches_of_a_prepared_data_set(prepared):
     data = open_data("tfds:few", str(prepared), held_out=3)
     with train_batches(
-        data.train, seed=0, batch_size=10, image_size=16, scale=(16, 20), threads=3
+        data.train,
+        seed=0,
+        batch_size=10,
+        image_size=16,
+        sampling=Sampling(scale=(16, 20)),
+        threads=3,
     ) as batches:
         rows = [next(batches) for _ in range(2)]
     assert sorted(np.concatenate([b["id"] for b in rows])) == sorted(data.train.ids)

@@ -8,6 +8,7 @@ import pytest
 from jaxcnn.evaluation import PROTOCOLS
 from jaxcnn.training import sections
 from jaxcnn.training.experiment import assemble, with_classes
+from jaxcnn.training.statistics import stand_in
 
 FOLDER = Path(__file__).parent.parent.parent / "configs"
 
@@ -15,10 +16,9 @@ FOLDER = Path(__file__).parent.parent.parent / "configs"
 @pytest.mark.parametrize("name", sorted(p.stem for p in FOLDER.glob("*.py")))
 def test_abstract_step(name):
     config = with_classes(sections.read(name, [], FOLDER)[1], 1000)
-    exp = assemble(config)
+    exp = assemble(config, stand_in(config))
     state, batch = exp.abstract_state(), exp.abstract_batch()
-    rate = jax.ShapeDtypeStruct((), "float32")
-    after, sums = jax.eval_shape(exp.train_step, state, batch, rate)
+    after, sums = jax.eval_shape(exp.train_step, state, batch, exp.put_controls(0.1))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )

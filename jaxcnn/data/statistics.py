@@ -1,0 +1,249 @@
+"""Statistics of a training set's pixels: mean, covariance of R, G and B, and the mean image.
+
+Krizhevsky et al. 2012 subtract the mean of the training set at each pixel (section 2) and shift colours along
+the principal components of the set's RGB values (section 4.1). All sums are of integers and exact, so the
+figures depend on neither the images' order nor the threads.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from .errors import DataError
+from .pipeline import eval_batches
+from .sampling import Sampling
+from .source import Data, Source
+
+# Images decoded at a time; with those read ahead it bounds the memory.
+_BATCH = 32
+_ARRAYS = ("mean", "covariance", "mean_image")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistics:
+    """Of all pixels of the central squares of a training set's images, on the 0..255 scale.
+
+    Attributes:
+        mean: float64[3], of R, G and B.
+        covariance: float64[3,3], of the pixels' (R, G, B), divided by their number.
+        mean_image: float32[S,S,3], the mean at each place of the square, or None.
+        origin: where the figures come from: `source`, its text; and, from `compute`, `examples`, how many
+            images the source has; `unreadable`, how many of them were left out; `classes`, the SHA-256 of
+            the class names; `side`, S.
+    """
+
+    mean: Float64[np.ndarray, "3"]
+    covariance: Float64[np.ndarray, "3 3"]
+    mean_image: Float32[np.ndarray, "S S 3"] | None
+    origin: dict[str, Any]
+
+
+def _krizhevsky() -> Statistics:
+    """The figures of cuda-convnet2's make-data/input_meta, which hold eigenvectors (R, G, B) by row."""
+    deviations = np.array([121.780061, 37.093889, 19.720833])
+    vectors = np.array(
+        [
+            [-0.56351045, -0.5761844, -0.59200296],
+            [-0.71257945, -0.02354167, 0.70119634],
+            [0.41795513, -0.81698062, 0.39731118],
+        ]
+    )
+    covariance = vectors.T @ np.diag(deviations**2) @ vectors
+    mean = np.array([127.305, 119.715, 104.913])
+    return Statistics(mean, covariance, None, {"source": "ImageNet, as given by cuda-convnet2"})
+
+
+IMAGENET = _krizhevsky()
+
+
+def eigen(statistics: Statistics) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3 3"]]:
+    """(eigenvalues, largest first; unit eigenvectors, one a column) of the covariance.
+
+    The sign of a vector, which the covariance leaves open, makes its largest component positive.
+    """
+    values, vectors = np.linalg.eigh(statistics.covariance)
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    # Rounded, so that the last bit does not choose between components of the same size.
+    largest = np.argmax(np.abs(vectors).round(6), axis=0)
+    return values, vectors * np.sign(vectors[largest, np.arange(3)])[None, :]
+
+
+def side_of(sampling: Sampling, image_size: int) -> int:
+    """Side S of the squares whose statistics fit training views of side `image_size` drawn by `sampling`.
+
+    It is scale[0] where views lie in the central square of that side, else the views' own side.
+    """
+    return sampling.scale[0] if sampling.sampling in ("square", "centre") else image_size
+
+
+def compute(
+    source: Source,
+    *,
+    side: int,
+    name: str = "",
+    threads: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    check_stop: Callable[[], None] | None = None,
+) -> Statistics:
+    """The statistics of all images of `source`.
+
+    Of each image it takes the central `side` x `side` square after the rescale of the shorter side to `side`
+    (bilinear). Images that cannot be read are left out and counted.
+
+    Args:
+        source: the training images.
+        side: S in pixels.
+        name: what the source is called, for `origin`.
+        threads: decoding threads; 0 for one a core.
+        progress: called with (images done, images in all) now and then.
+        check_stop: called as often; what it raises ends the work.
+
+    Raises:
+        DataError: the source is empty, no image can be read, or too many cannot.
+    """
+    sums, products = np.zeros((side, side, 3), np.int64), np.zeros((3, 3), np.int64)
+    done = readable = 0
+    with eval_batches(
+        source,
+        scale=side,
+        image_size=side,
+        batch_size=_BATCH,
+        threads=threads,
+        square=True,
+        mask_corrupt=True,
+    ) as batches:
+        for batch in batches:
+            images = batch["image"][batch["mask"]]
+            sums += images.sum(axis=0, dtype=np.int64)
+            products += _products(images)
+            readable += len(images)
+            done += int((batch["id"] >= 0).sum())
+            if progress is not None:
+                progress(done, len(source))
+            if check_stop is not None:
+                check_stop()
+    if readable == 0:
+        raise DataError(
+            f"none of the {len(source)} images of {name or 'the source'} can be read; "
+            "copy or prepare the data set again"
+        )
+    mean, covariance = _moments(sums.sum(axis=(0, 1)), products, readable * side * side)
+    origin = {
+        "source": name,
+        "examples": len(source),
+        "unreadable": len(source) - readable,
+        "classes": _digest(source.class_names),
+        "side": side,
+    }
+    return Statistics(mean, covariance, (sums / readable).astype(np.float32), origin)
+
+
+def _products(images: np.ndarray) -> np.ndarray:
+    """int64[3,3]: the sum over all pixels of the products of R, G and B."""
+    total = np.zeros((3, 3), np.int64)
+    for image in images:
+        pixels = image.reshape(-1, 3).astype(np.float64)
+        # Whole numbers below 2**53, which float64 adds exactly in any order.
+        total += (pixels.T @ pixels).astype(np.int64)
+    return total
+
+
+def _moments(sums: np.ndarray, products: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, covariance) of `count` pixels; in Python's integers, which neither round nor overflow."""
+    total = [int(value) for value in sums]
+    spread = lambda i, j: count * int(products[i, j]) - total[i] * total[j]  # noqa: E731
+    covariance = [[spread(i, j) / count**2 for j in range(3)] for i in range(3)]
+    return np.array([value / count for value in total]), np.array(covariance)
+
+
+def save(statistics: Statistics, path: str | os.PathLike[str]) -> None:
+    """Writes a .npz in one move, so that no other process sees half of it. Makes the folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {n: a for n in _ARRAYS if (a := getattr(statistics, n)) is not None}
+    arrays["origin"] = np.array(json.dumps(statistics.origin))
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        try:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+            file.flush()
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def load(path: str | os.PathLike[str]) -> Statistics:
+    """What `save` wrote.
+
+    Raises:
+        DataError: the file is missing, or holds no statistics.
+    """
+    path = Path(path).expanduser()
+    again = f"python -m jaxcnn.tools.statistics CONFIG --out={path}"
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            found = {name: file[name] for name in (*_ARRAYS, "origin") if name in file}
+        mean = _numbers(found["mean"], np.float64, (3,))
+        covariance = _numbers(found["covariance"], np.float64, (3, 3))
+        origin, image = dict(json.loads(found["origin"].item())), found.get("mean_image")
+        if image is not None:
+            image = _numbers(image, np.float32, (int(origin["side"]), int(origin["side"]), 3))
+        return Statistics(mean, covariance, image, origin)
+    except FileNotFoundError:
+        raise DataError(f"there is no file of statistics {path}; make it: {again}") from None
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path} is no readable file of statistics ({error}); make it again: {again}"
+        ) from error
+
+
+def _numbers(array: np.ndarray, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    if array.dtype != dtype or array.shape != shape or not np.isfinite(array).all():
+        raise ValueError(
+            f"expected finite {np.dtype(dtype).name}{list(shape)}, found {array.dtype.name}"
+            f"{list(array.shape)}"
+        )
+    return array
+
+
+def check_matches(statistics: Statistics, data: Data, path: str | os.PathLike[str]) -> None:
+    """Checks that the statistics in the file `path` are of `data`'s training images.
+
+    Raises:
+        DataError: the classes or the number of training images differ.
+    """
+    seen, classes = statistics.origin, _digest(data.class_names)
+    problems = []
+    if seen.get("examples") != len(data.train):
+        problems.append(
+            f"they are of {seen.get('examples')} training images, the data has {len(data.train)}"
+        )
+    if seen.get("classes") != classes:
+        problems.append(
+            f"they are of other classes (SHA-256 of the names {str(seen.get('classes'))[:12]}, the "
+            f"data's {classes[:12]})"
+        )
+    if problems:
+        raise DataError(
+            f"the statistics in {path} (from {seen.get('source')}) do not fit the data "
+            f"({data.description}): {'; '.join(problems)}. Make them from this data: "
+            f"python -m jaxcnn.tools.statistics CONFIG --out={path}"
+        )
+
+
+def _digest(class_names: tuple[str, ...]) -> str:
+    return hashlib.sha256("\n".join(class_names).encode()).hexdigest()

@@ -1,0 +1,190 @@
+"""Draws the training views of a few images as a config makes them: what the net sees, mean added back.
+
+python -m jaxcnn.tools.views configs/googlenet.py [SECTION.KEY=VALUE ...] [--out=FILE]
+
+A row is an image with the outlines of its views, then its view in each of the first epochs. Under a view
+stand its filter, its share of the image's area, its aspect ratio, and whether it is mirrored. Exit codes:
+0 done, 1 error, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn import config as configs
+from jaxcnn import data as room
+from jaxcnn.data import statistics as figures
+from jaxcnn.data.crops import View, random_view
+from jaxcnn.data.decode import decode_view
+from jaxcnn.pixels import Augment, augmented, example_keys, flips, make_treatment
+from jaxcnn.training import sections
+from jaxcnn.training.judging import open_splits
+
+# The views' own look in inches, and what is enough to see colours by.
+TILE, DOTS = 1.5, 110
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxcnn.tools.views",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", help="file, or name of one in configs/")
+    parser.add_argument("overrides", nargs="*", help="SECTION.KEY=VALUE")
+    parser.add_argument("--out", type=Path, default=None, help="picture (runs/views/NAME.png)")
+    parser.add_argument("--images", type=int, default=4, help="rows (%(default)s)")
+    parser.add_argument("--views", type=int, default=6, help="views of an image (%(default)s)")
+    options = parser.parse_args(arguments)
+    if min(options.images, options.views) < 1:
+        parser.error("--images and --views must be 1 or more")
+    out = options.out or Path("runs/views") / f"{Path(options.config).stem}.png"
+    try:
+        folder = Path(__file__).parents[2] / "configs"
+        config = sections.read(options.config, options.overrides, folder)[1]
+        data = open_splits(config["data"])
+        count = min(options.images, len(data.train))
+        # Spread over the training split, so that they are of several classes.
+        positions = [(2 * i + 1) * len(data.train) // (2 * count) for i in range(count)]
+        rows = [_row(config, data, p, options.views) for p in positions]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _draw(rows, out, _title(config))
+    except configs.ConfigError as error:
+        print(f"config error: {error}", file=sys.stderr)
+        return 2
+    except (room.DataError, room.CorruptImage, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{count} x {options.views} views of {config['data']['source']} in {out}")
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """An image squeezed into a square, its views as drawn, uint8[S,S,3], and what each view is."""
+
+    image: np.ndarray
+    pixels: list[np.ndarray]
+    views: list[View]
+    mirrored: list[bool]
+
+
+def _row(config: dict[str, Any], data: room.Data, position: int, count: int) -> Row:
+    augment: Augment = configs.build("augment", config["augment"], sections.SECTIONS)
+    side, seed = config["model"]["image_size"], config["data"]["seed"]
+    encoded, _ = data.train.read(position)
+    identity = int(data.train.ids[position])
+    pixels, views = [], []
+    for epoch in range(count):
+
+        def choose(height: int, width: int, epoch: int = epoch) -> View:
+            return random_view(
+                height,
+                width,
+                sampling=augment,
+                image_size=side,
+                seed=seed,
+                epoch=epoch,
+                identity=identity,
+            )
+
+        image, view = decode_view(encoded, choose)
+        pixels.append(image)
+        views.append(view)
+    batch = {
+        "image": jnp.asarray(np.stack(pixels)),
+        "epoch": jnp.arange(count, dtype=jnp.int32),
+        "id": jnp.full(count, identity, jnp.int32),
+        "box": jnp.asarray(np.array([view.box for view in views], np.int32)),
+    }
+    key = jax.random.key(seed)
+    seen = np.asarray(augmented(key, batch, _without_mean(augment, data)))
+    mirrored = np.asarray(flips(example_keys(key, batch["epoch"], batch["id"]), augment.flip))
+    whole = (0.0, 0.0, float(views[0].image_width), float(views[0].image_height))
+    squeezed = View(views[0].image_height, views[0].image_width, whole, 2 * side, (0, 0, 0, 0))
+    return Row(
+        decode_view(encoded, lambda height, width: squeezed)[0],  # noqa: ARG005
+        list(np.clip(np.rint(seen), 0, 255).astype(np.uint8)),
+        views,
+        [bool(flip) for flip in mirrored],
+    )
+
+
+def _without_mean(augment: Augment, data: room.Data) -> Any:
+    """The treatment with a mean of zero. Colours by Krizhevsky's figures where the run would compute its
+    own: a picture needs no pass over the data."""
+    plain = dataclasses.replace(augment, mean=(0.0, 0.0, 0.0))
+    if not plain.needs_statistics:
+        return make_treatment(plain, None)
+    if augment.statistics in ("imagenet", "auto"):
+        return make_treatment(plain, figures.IMAGENET)
+    found = figures.load(augment.statistics)
+    figures.check_matches(found, data, augment.statistics)
+    return make_treatment(plain, found)
+
+
+def _caption(view: View, mirrored: bool) -> str:
+    left, top, right, bottom = view.region
+    share = (right - left) * (bottom - top) / (view.image_height * view.image_width)
+    aspect = (right - left) / (bottom - top)
+    flip = ", mirrored" if mirrored else ""
+    return f"{view.interpolation}, {share:.0%}, {aspect:.2f}{flip}"
+
+
+def _title(config: dict[str, Any]) -> str:
+    augment = config["augment"]
+    parts = [f"sampling {augment['sampling']}"]
+    if augment["sampling"] == "area":
+        parts.append(f"area {augment['area'][0]:g} to {augment['area'][1]:g}")
+    else:
+        parts.append(f"S {augment['scale'][0]} to {augment['scale'][1]}")
+    parts.append(f"flip {augment['flip']:g}")
+    if tuple(augment["distort"]) != (1.0, 1.0):
+        parts.append(f"distort {augment['distort'][0]:g} to {augment['distort'][1]:g}")
+    parts.append(f"pca {augment['pca']}")
+    return f"{config['model']['name']}: " + ", ".join(parts)
+
+
+def _draw(rows: Sequence[Row], path: Path, title: str) -> None:
+    from matplotlib.figure import Figure  # imported late: a second of start-up
+
+    columns = 1 + len(rows[0].views)
+    size = (TILE * columns, (TILE + 0.2) * len(rows) + 0.35)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title, fontsize=9)
+    for row, (place, *places) in zip(
+        rows, figure.subplots(len(rows), columns, squeeze=False), strict=True
+    ):
+        height, width = row.views[0].image_height, row.views[0].image_width
+        place.imshow(row.image, extent=(0, width, height, 0))
+        place.set_xlabel(f"image, {width} x {height}", fontsize=6)
+        for number, (axes, image, view, mirrored) in enumerate(
+            zip(places, row.pixels, row.views, row.mirrored, strict=True)
+        ):
+            left, top, right, bottom = view.region
+            place.plot(
+                (left, right, right, left, left),
+                (top, top, bottom, bottom, top),
+                f"C{number}",
+                lw=0.8,
+            )
+            axes.imshow(image)
+            axes.set_xlabel(_caption(view, mirrored), fontsize=6)
+            for spine in axes.spines.values():
+                spine.set(edgecolor=f"C{number}", linewidth=1.5)
+        for axes in (place, *places):
+            axes.set(xticks=[], yticks=[])
+    figure.savefig(path, dpi=DOTS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

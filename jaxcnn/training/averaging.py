@@ -1,0 +1,68 @@
+"""Averages of the weights over updates: what evaluation sees where a run averages."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+KINDS = ("off", "uniform", "exponential")
+
+
+@dataclasses.dataclass(frozen=True)
+class Average:
+    """Polyak averaging (Szegedy et al. 2014, section 6, which gives neither its window nor its weights).
+
+    Training goes on from the weights themselves; every evaluation, the choice of the best checkpoint and
+    `jaxcnn.load` use the average.
+
+    Attributes:
+        kind: 'off'; 'uniform', the mean of the weights after each update; or 'exponential', whose
+            latest update weighs 1 - decay. The exponential one is the mean too until 1 / (1 - decay)
+            updates are in it, so that its first weights do not outweigh all others.
+        decay: of 'exponential'.
+        from_epoch: the first update that counts is the first after so many epochs; until then the
+            average is the weights.
+    """
+
+    kind: str = "off"
+    decay: float = 0.9999
+    from_epoch: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay must lie in [0, 1), got {self.decay}")
+        if not self.from_epoch >= 0:
+            raise ValueError(f"from_epoch must be 0 or more, got {self.from_epoch}")
+
+    def start(self, params: Any) -> dict[str, Any]:
+        """The average before any update: `params` (copies, both are donated) and `count` int32[], the
+        updates in it. Empty when off."""
+        if self.kind == "off":
+            return {}
+        return {"params": jax.tree.map(jnp.copy, params), "count": jnp.zeros((), jnp.int32)}
+
+    def counts(self, epoch: float) -> bool:
+        """Whether the update that is made after `epoch` epochs counts."""
+        return epoch >= self.from_epoch
+
+    def take_in(
+        self, average: dict[str, Any], params: Any, counts: Bool[Array, ""]
+    ) -> dict[str, Any]:
+        """The average once the weights `params` are in it, or those weights where they do not count."""
+        if self.kind == "off":
+            return {}
+        first = ~counts | (average["count"] == 0)
+        weight = 1.0 / (average["count"].astype(jnp.float32) + 1.0)
+        if self.kind == "exponential":
+            weight = jnp.maximum(weight, 1.0 - self.decay)
+        moved = lambda old, new: jnp.where(first, new, old + (new - old) * weight)  # noqa: E731
+        return {
+            "params": jax.tree.map(moved, average["params"], params),
+            "count": jnp.where(counts, average["count"] + 1, 0),
+        }

@@ -1,0 +1,197 @@
+"""A chain of runs, each of which may start from an earlier one: what its stages are and how far they got."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcnn import config as configs
+from jaxcnn.training import report, sections
+from jaxcnn.training.judging import protocols
+from jaxcnn.training.pace import Pace
+
+KEYS = ("name", "config", "start", "overrides")
+
+
+class Progress(enum.StrEnum):
+    """How far a stage got."""
+
+    TO_DO = "to do"
+    BEGUN = "unfinished"
+    DONE = "finished"
+    FOREIGN = "another config"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One run of a chain.
+
+    Attributes:
+        name: names its folder in the chain's.
+        config: resolved.
+        folder: its workdir.
+        start: name of the stage whose weights it starts from; '' where it starts at random.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    folder: Path
+    start: str
+
+    def difference(self) -> list[str]:
+        """What differs, and may not, between the run in its folder and the stage; [] where none is begun."""
+        if not self._begun() or not (self.folder / "config.json").exists():
+            return []
+        there = configs.load(self.folder / "config.json")
+        if not self.config["model"]["num_classes"]:  # the data's
+            there["model"]["num_classes"] = 0
+        return configs.forbidden_difference(there, self.config)
+
+    def progress(self) -> Progress:
+        """How far it got: done is a report with every protocol at the last step."""
+        if not self._begun():
+            return Progress.TO_DO
+        if self.difference():
+            return Progress.FOREIGN
+        found = report.read_report(self.folder / "report.json")
+        starts = report.read_starts(self.folder / "run.json")
+        if not starts or found.get("step", -1) < self._pace(starts[-1]["examples"]).total:
+            return Progress.BEGUN
+        side = self.config["model"]["image_size"]
+        wanted = {protocol.label(side) for protocol in protocols(self.config)}
+        there = {row["protocol"] for row in found["results"] if row["step"] == found["step"]}
+        return Progress.DONE if wanted <= there else Progress.BEGUN
+
+    def _begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        folder = self.folder / "checkpoints"
+        return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
+
+    def _pace(self, examples: int) -> Pace:
+        return Pace(examples, self.config["batch_size"], self.config["epochs"])
+
+
+def read_chain(
+    path: str, configs_folder: Path, workdir: Path, overrides: Mapping[str, Sequence[str]]
+) -> tuple[Stage, ...]:
+    """The stages that `get_chain()` of a config file names, in order, every config resolved.
+
+    `get_chain()` gives a tuple of dicts: `name`; `config`, the name of another config file, where it is
+    not this one; `start`, the earlier stage whose weights it takes; `overrides`, key -> value.
+
+    Args:
+        path: a config file, or the bare name of one in `configs_folder`.
+        workdir: each stage is kept in a folder of its name in it.
+        overrides: texts `key=value` by the stage's name, and by 'config' those of all stages.
+
+    Raises:
+        ConfigError: all that is wrong with the chain, or with the configs of its stages.
+    """
+    file = configs.find(path, configs_folder)
+    rows = _rows(file)
+    names = [row["name"] for row in rows]
+    errors = [
+        f"there is no stage {name!r}{_near(name, names)} (stages: {', '.join(names)})"
+        for name in overrides
+        if name not in (*names, "config")
+    ]
+    stages = []
+    for row in rows:
+        name, start = row["name"], row.get("start", "")
+        texts = [_text(key, value) for key, value in row.get("overrides", {}).items()]
+        texts += [f"init.from_run={workdir / start}"] if start else []
+        texts += [*overrides.get("config", ()), *overrides.get(name, ())]
+        try:
+            _, config = sections.read(row.get("config") or str(file), texts, configs_folder)
+        except configs.ConfigError as error:
+            errors += [f"stage {name}: {line}" for line in str(error).splitlines()]
+            continue
+        stages.append(Stage(name, config, workdir / name, start))
+    if errors:
+        raise configs.ConfigError("\n".join(errors))
+    return tuple(stages)
+
+
+def unmet(stage: Stage, stages: Sequence[Stage], chosen: Sequence[str]) -> str:
+    """Why `stage` cannot start: '' where it can, by what is there or by what is done before it.
+
+    Args:
+        chosen: names of the stages that are to be done.
+    """
+    if not stage.start or stage.progress() is not Progress.TO_DO:
+        return ""
+    start = next(s for s in stages if s.name == stage.start)
+    progress = start.progress()
+    if progress is Progress.DONE or (start.name in chosen and progress is not Progress.FOREIGN):
+        return ""
+    return (
+        f"stage {stage.name} starts from stage {start.name}, which is "
+        f"{'missing' if progress is Progress.TO_DO else progress} in {start.folder}; do it first: "
+        f"--stages={start.name},{stage.name}, or leave --stages out"
+    )
+
+
+def _rows(file: Path) -> tuple[dict[str, Any], ...]:
+    """What `get_chain()` of a file gives, checked.
+
+    Raises:
+        ConfigError: there is none, or it is no chain; with all that is wrong.
+    """
+    module = configs.execute(file)
+    if not hasattr(module, "get_chain"):
+        raise configs.ConfigError(
+            f"{file} has no function get_chain(); train it alone: python main.py --config={file}"
+        )
+    rows = configs.plain(module.get_chain())
+    if not isinstance(rows, tuple) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise configs.ConfigError(
+            f"{file}: get_chain() must return a tuple of stages such as "
+            f"dict(name='s256', start='net_a', overrides={{...}}), got {rows!r}"
+        )
+    errors: list[str] = []
+    for number, row in enumerate(rows):
+        errors += _row_errors(row, [r.get("name") for r in rows[:number]])
+    if errors:
+        raise configs.ConfigError("\n".join(f"{file}: get_chain(): {error}" for error in errors))
+    return rows
+
+
+def _row_errors(row: Mapping[str, Any], earlier: Sequence[Any]) -> list[str]:
+    name = row.get("name")
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "config":
+        return [
+            f"a stage needs a name of letters, digits, - and _ which is not 'config', got {name!r}"
+        ]
+    errors = [
+        f"stage {name}: unknown key {key!r}{_near(key, KEYS)} (valid: {', '.join(KEYS)})"
+        for key in row
+        if key not in KEYS
+    ]
+    if name in earlier:
+        errors.append(f"two stages are called {name!r}; give one another name")
+    for key in ("config", "start"):
+        if not isinstance(row.get(key, ""), str):
+            errors.append(f"stage {name}: {key} must be a name, got {row[key]!r}")
+    start = row.get("start", "")
+    if start and start not in earlier:
+        errors.append(
+            f"stage {name} starts from {start!r}, which is no earlier stage{_near(start, earlier)}"
+        )
+    if not isinstance(row.get("overrides", {}), dict):
+        errors.append(f"stage {name}: overrides must be a dict, got {row['overrides']!r}")
+    return errors
+
+
+def _near(wrong: Any, valid: Sequence[Any]) -> str:
+    near = difflib.get_close_matches(str(wrong), [v for v in valid if isinstance(v, str)], n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _text(key: str, value: Any) -> str:
+    """A key and its value as an override is typed."""
+    return f"{key}={value}" if isinstance(value, str) else f"{key}={value!r}"

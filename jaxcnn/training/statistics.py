@@ -1,0 +1,104 @@
+"""The statistics that a run's `augment` section asks for: shipped, of a file, or computed at its start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcnn import config as configs
+from jaxcnn import data as room
+from jaxcnn.data import statistics as figures
+from jaxcnn.data.statistics import Statistics
+from jaxcnn.pixels import Augment
+from jaxcnn.training.experiment import Experiment
+from jaxcnn.training.logging import Screen, duration
+from jaxcnn.training.sections import SECTIONS
+
+# Every run that needs statistics keeps a copy of them, so that it can be resumed and loaded by itself.
+NAME = "statistics.npz"
+
+
+def obtain(
+    experiment: Experiment,
+    data: room.Data,
+    folder: Path,
+    check_stop: Callable[[], None],
+    *,
+    begun: bool,
+) -> Statistics | None:
+    """The statistics for a run in `folder`, which then holds a copy; None where none are needed.
+
+    Args:
+        experiment: whose `augment` says what is needed.
+        data: computed from its training images, where `augment.statistics` is 'auto'.
+        begun: whether the run has checkpoints: then its own copy is taken.
+
+    Raises:
+        DataError: no such file, or one of other data.
+        Stopped: a signal came while they were computed.
+    """
+    augment = experiment.augment
+    if not augment.needs_statistics:
+        return None
+    kept, screen = folder / NAME, Screen()
+    if augment.statistics == "imagenet":
+        found = figures.IMAGENET
+    elif begun and kept.exists():
+        found = figures.load(kept)
+    elif augment.statistics != "auto":
+        path = Path(augment.statistics).expanduser()
+        found = figures.load(path)
+        figures.check_matches(found, data, path)
+        screen.line(f"statistics of {found.origin['examples']:,} images from {path}")
+    else:
+        found = _compute(experiment, data, screen, check_stop)
+    if not (begun and kept.exists()):
+        figures.save(found, kept)
+    return found
+
+
+def stand_in(config: Mapping[str, Any]) -> Statistics | None:
+    """Statistics of the right shapes for what computes nothing; None where none are needed."""
+    augment: Augment = configs.build("augment", config["augment"], SECTIONS)
+    if not augment.needs_statistics:
+        return None
+    side = augment.scale[0]
+    image = np.full((side, side, 3), 127.5, np.float32) if augment.in_square else None
+    return Statistics(np.full(3, 127.5), np.eye(3), image, {})
+
+
+def _compute(
+    experiment: Experiment,
+    data: room.Data,
+    screen: Screen,
+    check_stop: Callable[[], None],
+) -> Statistics:
+    began = time.perf_counter()
+
+    def progress(done: int, total: int) -> None:
+        seconds = time.perf_counter() - began
+        left = duration(seconds / max(done, 1) * (total - done))
+        screen.progress(f"statistics of the training images: {done:,}/{total:,}  ETA {left}")
+
+    found = figures.compute(
+        data.train,
+        side=figures.side_of(experiment.augment, experiment.net.image_size),
+        name=experiment.config["data"]["source"],
+        threads=experiment.config["data"]["threads"],
+        progress=progress,
+        check_stop=check_stop,
+    )
+    screen.line(
+        f"statistics of {len(data.train):,} training images in "
+        f"{duration(time.perf_counter() - began)}: mean {_three(found.mean)}, "
+        f"deviations {_three(np.sqrt(np.diag(found.covariance)))}"
+    )
+    return found
+
+
+def _three(values: np.ndarray) -> str:
+    return "(" + ", ".join(f"{v:.2f}" for v in values) + ")"

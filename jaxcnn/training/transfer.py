@@ -1,0 +1,196 @@
+"""A fresh run that starts from another run's weights, layer by layer and by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxcnn.training.checkpoint import CheckpointError
+from jaxcnn.training.experiment import Experiment
+from jaxcnn.training.loading import read_run
+from jaxcnn.training.state import Init, TrainState, draw
+
+# Where a parameter is: ('conv1_1', 'kernel'), ('inception_3a', 'conv1x1', 'bias').
+Leaves = Mapping[tuple[str, ...], Any]
+
+
+class TransferError(ValueError):
+    """A run that cannot be started from; the message lists every problem, one a line."""
+
+
+@dataclasses.dataclass
+class Transfer:
+    """What a fresh run takes from another (Simonyan & Zisserman 2014, section 3.1).
+
+    Attributes:
+        path: the other run, as the config has it.
+        step: updates done there.
+        averaged: whether these are its averaged weights.
+        kept: layers taken over.
+        new: layers drawn at random.
+        resized: those of `new` which are new because the number of classes differs.
+        arrays: the parameters of `kept`, float32; empty once a state has them.
+    """
+
+    path: str
+    step: int
+    averaged: bool
+    kept: tuple[str, ...]
+    new: tuple[str, ...]
+    resized: tuple[str, ...]
+    arrays: dict[tuple[str, ...], np.ndarray]
+
+    def record(self) -> dict[str, Any]:
+        """What run.json keeps of it."""
+        values = dataclasses.asdict(dataclasses.replace(self, arrays={}))
+        return {k: v for k, v in values.items() if k not in ("arrays", "resized")}
+
+    def lines(self) -> list[tuple[str, str]]:
+        """(name, text) rows for a person."""
+        whose = ", averaged weights" if self.averaged else ""
+        rows = [("start", f"{self.path}, step {self.step:,}{whose}: {' '.join(self.kept)}")]
+        if self.new:
+            rows.append(("", f"at random: {' '.join(self.new)}"))
+        if self.resized:
+            rows.append(("", f"another number of classes: {' '.join(self.resized)} cannot be kept"))
+        return rows
+
+
+def read_transfer(experiment: Experiment) -> Transfer | None:
+    """What `init.from_run` gives to the experiment's net; None where it is ''.
+
+    Raises:
+        TransferError: no such run, no checkpoint in it, or layers that do not fit.
+    """
+    init = Init(**experiment.config["init"])
+    if not init.from_run:
+        return None
+    wanted = _flat(experiment.abstract_state().params)
+    chosen, problems = _chosen(init.layers, layers_of(wanted))
+    try:
+        _, old_net, state = read_run(Path(init.from_run).expanduser().absolute())
+    except (OSError, CheckpointError) as error:
+        raise TransferError("\n".join([f"init.from_run: {error}", *problems])) from error
+    there = _flat(state.evaluated)
+    resizable = (
+        classifiers(experiment.net) if old_net.num_classes != experiment.net.num_classes else set()
+    )
+    kept, resized = [], []
+    for layer in chosen:
+        misfits, only_outputs = _misfits(layer, wanted, there)
+        if not misfits:
+            kept.append(layer)
+        elif only_outputs and layer in resizable:
+            resized.append(layer)
+        else:
+            problems += misfits
+    if problems or not kept:
+        raise TransferError(_explain(init, problems, kept, layers_of(wanted)))
+    new = [layer for layer in layers_of(wanted) if layer not in kept]
+    return Transfer(
+        path=init.from_run,
+        step=int(state.step),
+        averaged=bool(state.average),
+        kept=grouped(kept, layers_of(wanted)),
+        new=grouped(new, layers_of(wanted)),
+        resized=grouped(resized, layers_of(wanted)),
+        arrays={p: np.asarray(there[p]) for p in wanted if "/".join(p[:-1]) in kept},
+    )
+
+
+def first_state(experiment: Experiment, transfer: Transfer | None) -> TrainState:
+    """A fresh state with the parameters of `transfer` in place of its own.
+
+    Nothing but parameters is taken: the optimiser starts afresh and every layer has the full rate.
+    """
+    state = experiment.fresh_state()
+    if transfer is None:
+        return state
+    put, arrays = experiment.placement.put_replicated, transfer.arrays
+    taken = {path: put(arrays.pop(path)) for path in list(arrays)}
+    params = unflatten_dict({**_flat(state.params), **taken})
+    return dataclasses.replace(state, params=params, average=put(experiment.average.start(params)))
+
+
+def layers_of(leaves: Leaves) -> tuple[str, ...]:
+    """The layers that parameters belong to, in order: 'conv1_1', 'inception_3a/conv1x1'."""
+    return tuple(dict.fromkeys("/".join(path[:-1]) for path in leaves))
+
+
+def classifiers(net: Any) -> set[str]:
+    """The layers whose shapes follow the number of classes: those which one class more changes."""
+    nets = (net, net.clone(num_classes=net.num_classes + 1))
+    one, other = (
+        _flat(jax.eval_shape(lambda key, n=n: draw(n, key), jax.random.key(0))) for n in nets
+    )
+    return {"/".join(path[:-1]) for path in one if one[path].shape != other[path].shape}
+
+
+def grouped(layers: Iterable[str], everything: Iterable[str]) -> tuple[str, ...]:
+    """`layers` with those of a module that has all of its own among them as that module's name."""
+    layers, everything = list(layers), list(everything)
+
+    def name(layer: str) -> str:
+        module = layer.partition("/")[0]
+        siblings = {other for other in everything if other.partition("/")[0] == module}
+        return module if siblings <= set(layers) else layer
+
+    return tuple(dict.fromkeys(name(layer) for layer in layers))
+
+
+def _chosen(names: Sequence[str], layers: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(the layers that `names` stand for, all of them where there are none; what is wrong with names)."""
+    inside = lambda layer, name: f"{layer}/".startswith(f"{name}/")  # noqa: E731
+    chosen = [layer for layer in layers if not names or any(inside(layer, n) for n in names)]
+    problems = []
+    for name in names:
+        if not any(inside(layer, name) for layer in layers):
+            near = difflib.get_close_matches(name, [*layers, *grouped(layers, layers)], n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            problems.append(f"{name}: named in init.layers, but this net has no such layer{hint}")
+    return chosen, problems
+
+
+def _flat(tree: Any) -> dict[tuple[str, ...], Any]:
+    return dict(flatten_dict(tree))  # pyright: ignore[reportArgumentType]
+
+
+def _misfits(layer: str, wanted: Leaves, there: Leaves) -> tuple[list[str], bool]:
+    """(what keeps a layer of the run from being this net's; whether that is its last axis alone)."""
+    paths = [path for path in wanted if "/".join(path[:-1]) == layer]
+    if not any(path in there for path in paths):
+        return [f"{layer}: the run's net has no such layer"], False
+    misfits, only_outputs = [], True
+    for path in paths:
+        old, new = there.get(path), wanted[path]
+        if old is not None and (old.shape, old.dtype) == (new.shape, new.dtype):
+            continue
+        has = "nothing" if old is None else f"{old.dtype}{list(old.shape)}"
+        misfits.append(
+            f"{'/'.join(path)}: the run has {has}, this net wants {new.dtype}{list(new.shape)}"
+        )
+        only_outputs &= old is not None and old.shape[:-1] == new.shape[:-1]
+    return misfits, only_outputs
+
+
+def _explain(
+    init: Init, problems: Sequence[str], kept: Sequence[str], everything: Sequence[str]
+) -> str:
+    shown = [f"  {problem}" for problem in problems[:12]]
+    more = [f"  and {len(problems) - 12} more"] if len(problems) > 12 else []
+    fit = grouped(kept, everything)
+    advice = (
+        f'keep the layers that fit: --config.init.layers="{fit!r}"'
+        if fit
+        else "no layer fits: give the run of another net, or leave init.from_run out"
+    )
+    return "\n".join(
+        [f"init.from_run={init.from_run} does not fit this net:", *shown, *more, advice]
+    )

@@ -1,0 +1,60 @@
+"""python -m jaxcnn.tools.statistics: computed once, for many runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxcnn.data import open_data
+from jaxcnn.data.statistics import check_matches, compute, load
+from jaxcnn.tools.statistics import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_command(tmp_path):
+    """Its figures are those of the synthetic images, and it ends with what to type."""
+    out = tmp_path / "four.npz"
+    command = [sys.executable, "-m", "jaxcnn.tools.statistics", "quickstart"]
+    command += ["data.source=synthetic:4", "augment.pca=unit", f"--out={out}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "256 training images of synthetic:4; squares of side 56; pixels 0..255" in lines
+    assert lines[-1].strip() == (
+        "python main.py --config=quickstart --config.data.source=synthetic:4 "
+        f"--config.augment.pca=unit --config.augment.statistics={out}"
+    )
+    found, data = load(out), open_data("synthetic:4")
+    check_matches(found, data, out)
+    expected = compute(data.train, side=56)
+    assert np.array_equal(found.covariance, expected.covariance)
+    # Hues go round the circle, so each channel's mean is 128, less what rounding down takes off.
+    assert found.mean == pytest.approx(np.full(3, 128), abs=1)
+    (mean,) = (line for line in lines if line.startswith("mean "))
+    assert [float(word) for word in mean.split()[1:]] == pytest.approx(found.mean, abs=5e-4)
+
+
+def test_the_default_file_and_the_side_of_the_square(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["data.source=synthetic:2", "augment.sampling=square", "augment.scale=(60,60)"]
+    assert main(["quickstart", *arguments]) == 0
+    found = load(tmp_path / "statistics" / "quickstart.npz")
+    assert found.mean_image.shape == (60, 60, 3)
+    shown = capsys.readouterr().out
+    assert "--config.augment.statistics=statistics/quickstart.npz" in shown
+    assert "This config uses no statistics; --config.augment.mean=rgb" in shown
+
+
+def test_errors_come_before_the_work(tmp_path, capsys):
+    assert main(["quickstart", "augment.samplin=square"]) == 2
+    assert "did you mean augment.sampling?" in capsys.readouterr().err
+    assert main(["quickstart", f"data.source=folder:{tmp_path / 'none'}"]) == 1
+    assert "none" in capsys.readouterr().err
+    assert main(["quickstart", "data.source=synthetic:2", f"--out={tmp_path}"]) == 1
+    assert f"--out={tmp_path} is a folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2

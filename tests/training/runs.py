@@ -1,0 +1,136 @@
+"""Small whole runs for tests: their config, what they leave behind, and how to stop them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxcnn.training import judging, loop, sections
+from jaxcnn.training.loading import read_run
+
+ROOT = Path(__file__).parent.parent.parent
+
+# Eight steps an epoch of 32 generated images of 4 classes, by the smallest VGG.
+TINY = {
+    "batch_size": "32",
+    "epochs": "3",
+    "model.width": "0.0625",
+    "model.image_size": "32",
+    "data.source": "synthetic:4",
+    "augment.scale": "(32,40)",
+    "augment.flip": "0.5",
+    "evals": "({'name':'centre','scale':32,'every_epochs':1.0},)",
+    "schedule.rate": "0.002",
+    "checkpoint.every_epochs": "1.0",
+    "log.every_steps": "3",
+    "log.tensorboard": "false",
+}
+
+
+# Orbax leaves half-read arrays to the garbage collector, which reports their errors a second time.
+orbax_leftovers = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def arguments(**changes):
+    keys = TINY | {k.replace("__", "."): str(v) for k, v in changes.items()}
+    return ["--config=quickstart", *(f"--config.{k}={v}" for k, v in keys.items())]
+
+
+def config(**changes):
+    overrides = [a.removeprefix("--config.") for a in arguments(**changes)[1:]]
+    return sections.read("quickstart", overrides, ROOT / "configs")[1]
+
+
+def child(*arguments, kilobytes="unlimited", **options):
+    """main.py as a user starts it, on one device, with a limit on the size of files."""
+    program = 'ulimit -f "$1"; shift; exec "$@"'
+    return subprocess.Popen(
+        [
+            "bash",
+            "-c",
+            program,
+            "bash",
+            kilobytes,
+            sys.executable,
+            str(ROOT / "main.py"),
+            *arguments,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+        **options,
+    )
+
+
+def events(folder):
+    return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(folder):
+    """Events without what the clock says."""
+    clock = ("images_per_second", "data_wait", "seconds")
+    return [{k: v for k, v in e.items() if k not in clock} for e in events(folder)]
+
+
+def state_of(folder):
+    """The newest saved state of a run, as NumPy arrays."""
+    return jax.device_get(read_run(Path(folder))[2])
+
+
+def assert_same_state(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def signalling(monkeypatch, where, at):
+    """Sends SIGTERM to this very process in a phase of the run."""
+
+    def after(count):
+        if count == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    if where == "compile":
+        original = loop._Run._compile
+
+        def compile_(self, what):
+            after(0)
+            return original(self, what)
+
+        monkeypatch.setattr(loop._Run, "_compile", compile_)
+        return
+    name, module = (
+        ("train_batches", loop.room) if where == "train" else ("eval_batches", judging.room)
+    )
+    made = getattr(module, name)
+
+    class Counting:
+        drawn = 0
+
+        def __init__(self, batches):
+            self.batches = batches
+
+        def __getattr__(self, name):
+            return getattr(self.batches, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.batches.close()
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            Counting.drawn += 1
+            after(Counting.drawn)
+            return next(self.batches)
+
+    monkeypatch.setattr(module, name, lambda *a, **k: Counting(made(*a, **k)))

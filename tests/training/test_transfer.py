@@ -1,0 +1,149 @@
+"""Starting from another run by layer name (papers.md section 6, I2), and what does not fit."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import jaxcnn
+from jaxcnn.training import run
+from jaxcnn.training.experiment import assemble, with_classes
+from jaxcnn.training.transfer import TransferError, classifiers, grouped
+from tests.training.runs import assert_same_state, config, state_of
+
+# Net A's first four convolutions and its fully connected layers (section 3.1, by name).
+VGG_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8")
+
+
+@pytest.fixture(scope="module")
+def net_a(tmp_path_factory):
+    """Net A after eight updates, its weights averaged."""
+    folder = tmp_path_factory.mktemp("net_a") / "run"
+    run(config(seed=5, epochs=1, average__kind="uniform"), folder)
+    return folder
+
+
+def begin(folder, source, layers=(), **changes):
+    """The state that a run with no updates saves."""
+    settings = {"init__from_run": source, "init__layers": layers, "epochs": 0, **changes}
+    run(config(**settings), folder)
+    return state_of(folder)
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+def test_i2_net_d_starts_from_net_a_by_name(net_a, tmp_path, capsys):
+    state = begin(tmp_path / "run", net_a, VGG_LAYERS, model__column="D")
+    taken, old = state.params, state_of(net_a)
+    alone = jax.device_get(
+        assemble(with_classes(config(model__column="D"), 4)).fresh_state().params
+    )
+    assert len(taken) == 16
+    for name, leaves in taken.items():
+        assert same(leaves, old.average["params"][name] if name in VGG_LAYERS else alone[name])
+        assert (name in VGG_LAYERS) != same(leaves, alone[name])
+    assert not same(old.params["fc8"], old.average["params"]["fc8"])
+    assert all(not x.any() for x in jax.tree.leaves(state.opt_state))
+    shown = capsys.readouterr().out
+    assert f"start    {net_a}, step 8, averaged weights: conv1_1 conv2_1 conv3_1" in shown
+    assert "at random: conv1_2 conv2_2 conv3_3 conv4_1" in shown
+    (start,) = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
+    assert start["started_from"]["path"] == str(net_a)
+    assert start["started_from"]["step"] == 8
+    assert start["started_from"]["kept"] == list(VGG_LAYERS)
+    assert len(start["started_from"]["new"]) == 9
+
+
+def test_the_average_starts_from_the_layers_taken(net_a, tmp_path):
+    state = begin(tmp_path / "run", net_a, average__kind="exponential")
+    assert_same_state(state.params, state_of(net_a).average["params"])
+    assert_same_state(state.average["params"], state.params)
+
+
+def test_a_resumed_run_does_not_need_the_other(net_a, tmp_path):
+    source = shutil.copytree(net_a, tmp_path / "source")
+    changes = {"init__from_run": source}
+    run(config(epochs=1, **changes), tmp_path / "run")
+    shutil.rmtree(source)
+    run(config(epochs=2, **changes), tmp_path / "run")
+    starts = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
+    assert [("started_from" in s, s["step"]) for s in starts] == [(True, 0), (False, 8)]
+
+
+def test_a_classifier_of_other_classes_is_new(net_a, tmp_path, capsys):
+    state = begin(tmp_path / "run", net_a, data__source="synthetic:6")
+    old = state_of(net_a).average["params"]
+    assert {n for n, leaves in state.params.items() if n == "fc8" or not same(leaves, old[n])} == {
+        "fc8"
+    }
+    assert state.params["fc8"]["kernel"].shape[-1] == 6
+    assert "another number of classes: fc8 cannot be kept" in capsys.readouterr().out
+
+
+def test_layers_that_do_not_fit_are_listed_with_those_that_do(net_a, tmp_path):
+    with pytest.raises(TransferError) as caught:
+        begin(tmp_path / "run", net_a, ("conv1_1", "conv1_2", "fc6", "fc9"), model__column="B-5x5")
+    text = str(caught.value)
+    assert "fc9: named in init.layers, but this net has no such layer; did you mean 'fc8'?" in text
+    assert (
+        "conv1_1/kernel: the run has float32[3, 3, 3, 4], this net wants float32[5, 5, 3, 4]"
+        in text
+    )
+    assert "conv1_2: named in init.layers" in text
+    assert "keep the layers that fit: --config.init.layers=\"('fc6',)\"" in text
+
+
+def test_every_layer_must_be_there_unless_some_are_named(net_a, tmp_path):
+    with pytest.raises(TransferError) as caught:
+        begin(tmp_path / "run", net_a, model__column="B")
+    text = str(caught.value)
+    assert "conv1_2: the run's net has no such layer" in text
+    assert "'conv1_1', 'conv2_1', 'conv3_1', 'conv3_2'" in text
+
+
+def test_a_net_of_another_width_fits_nowhere(net_a, tmp_path):
+    with pytest.raises(TransferError, match=r"(?s)and \d+ more.*no layer fits"):
+        begin(tmp_path / "run", net_a, model__width=0.125)
+
+
+def test_a_run_that_is_not_there_and_one_without_checkpoints(net_a, tmp_path):
+    with pytest.raises(
+        TransferError, match=r"nowhere holds no run(?s:.*)fc9: named in init.layers"
+    ):
+        begin(tmp_path / "run", tmp_path / "nowhere", ("fc9",))
+    (tmp_path / "empty").mkdir()
+    shutil.copy(net_a / "config.json", tmp_path / "empty")
+    with pytest.raises(TransferError, match="empty has no checkpoint yet"):
+        begin(tmp_path / "run", tmp_path / "empty")
+
+
+def test_layers_need_a_run():
+    with pytest.raises(ValueError, match="need from_run"):
+        config(init__layers="('fc6',)")
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({"name": "vgg", "column": "A", "width": 0.0625, "image_size": 32}, {"fc8"}),
+        ({"name": "alexnet", "width": 0.125, "image_size": 67}, {"fc8"}),
+        (
+            {"name": "googlenet", "width": 0.0625, "image_size": 96},
+            {"fc", "aux_4a/fc2", "aux_4d/fc2"},
+        ),
+    ],
+    ids=lambda value: value.get("name", "") if isinstance(value, dict) else "",
+)
+def test_the_layers_that_follow_the_number_of_classes(model, expected):
+    fields = {k: v for k, v in model.items() if k != "name"}
+    assert classifiers(jaxcnn.build(model["name"], num_classes=8, **fields)) == expected
+
+
+def test_a_module_whose_layers_are_all_there_goes_by_its_name():
+    everything = ("conv1", "inception_3a/conv1x1", "inception_3a/conv3x3", "fc")
+    assert grouped(everything[:3], everything) == ("conv1", "inception_3a")
+    assert grouped(everything[:2], everything) == ("conv1", "inception_3a/conv1x1")
