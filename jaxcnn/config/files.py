@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 import json
 import sys
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,11 @@ def find(path: str, folder: Path) -> Path:
     raise ConfigError(f"no config file {path!r}{hint}\n  there are: {', '.join(names)}")
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The config that the file at `path` returns, as plain nested dicts.
+def execute(path: Path) -> types.ModuleType:
+    """The module that the Python file at `path` is. It is executed: only files you trust.
 
-    The file is Python and is executed: read only files you trust.
+    Raises:
+        ConfigError: it is no Python file, or it raises.
     """
     parent = str(path.resolve().parent.parent)
     sys.path.insert(0, parent)  # a config may build on one sibling: from configs import vgg_a
@@ -48,6 +50,12 @@ def read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(parent)
+    return module
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The config that the file at `path` returns, as plain nested dicts (see `execute`)."""
+    module = execute(path)
     if not hasattr(module, "get_config"):
         raise ConfigError(f"{path} has no function get_config() that returns a ConfigDict")
     config = module.get_config()

@@ -9,17 +9,23 @@ from collections.abc import Iterable
 from typing import Any
 
 from jaxcnn.models.alexnet import AlexNet
+from jaxcnn.models.cuda_convnet import CudaConvNet
 from jaxcnn.models.googlenet import GoogLeNet
 from jaxcnn.models.net import Net
 from jaxcnn.models.vgg import VGG
 
-__all__ = ["NETS", "VGG", "AlexNet", "GoogLeNet", "Net", "build", "net_fields"]
+__all__ = ["NETS", "VGG", "AlexNet", "CudaConvNet", "GoogLeNet", "Net", "build", "net_fields"]
 
-NETS: dict[str, type[Net]] = {"alexnet": AlexNet, "vgg": VGG, "googlenet": GoogLeNet}
+NETS: dict[str, type[Net]] = {
+    "alexnet": AlexNet,
+    "vgg": VGG,
+    "googlenet": GoogLeNet,
+    "cuda_convnet": CudaConvNet,
+}
 
 
 def build(name: str, **fields: Any) -> Net:
-    """The net called `name` ('alexnet', 'vgg' or 'googlenet') with the given fields.
+    """The net called `name`, a key of NETS, with the given fields.
 
     Raises:
       ValueError: an unknown name or field, or values of the wrong type or outside a field's range;

@@ -1,4 +1,4 @@
-"""The Linen layers of the three nets.
+"""The Linen layers of the nets.
 
 Every layer is called as `layer(x, sizes)` and returns its map. `sizes` int32[B,2] are the true
 (height, width) of x's images where x is padded, and the layer's output is then zero beyond the
@@ -61,6 +61,33 @@ class Conv(nn.Module):
         return ops.mask_outside(ACTIVATIONS[self.activation](y), out_sizes(self.window, sizes))
 
 
+class LocallyConnected(nn.Module):
+    """A convolution without shared weights: every position has its own kernel and biases.
+
+    Kernel (out height, out width, k, k, inputs, features), bias (out height, out width, features):
+    they fix the size of the map that the layer takes. Krizhevsky's cuda-convnet, layer type `local`.
+    """
+
+    features: int
+    window: Window
+    kernel_init: Initialiser
+    bias: float = 0.0
+    activation: str = "relu"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], sizes: Sizes = None):
+        side = self.window.size
+        positions = (self.window.out(x.shape[1]), self.window.out(x.shape[2]))
+        shape = (*positions, side, side, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        start = nn.initializers.constant(self.bias)
+        bias = self.param("bias", start, (*positions, self.features), jnp.float32)
+        y = ops.convolve_locally(x.astype(self.dtype), kernel.astype(self.dtype), self.window)
+        y = ACTIVATIONS[self.activation](y + bias.astype(self.dtype)[None])
+        return ops.mask_outside(y, out_sizes(self.window, sizes))
+
+
 class FullyConnected(nn.Module):
     """A fully connected layer that keeps a convolution's kernel (h, w, inputs, features).
 
@@ -100,6 +127,8 @@ class MaxPool(nn.Module):
     window: Window
 
     def __call__(self, x: Float[Array, "b h w c"], sizes: Sizes = None):
+        if self.window.before or self.window.after:  # as beyond the edge of the image alone
+            x = ops.mask_outside(x, sizes, -jnp.inf)
         return ops.mask_outside(ops.max_pool(x, self.window), out_sizes(self.window, sizes))
 
 

@@ -1,4 +1,4 @@
-"""What the three nets share: fields, their check, the plain call and the score map."""
+"""What the nets share: fields, their check, the plain call and the score map."""
 
 from typing import Any, ClassVar
 

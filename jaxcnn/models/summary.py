@@ -2,7 +2,8 @@
 
 Everything comes from tracing the net on abstract images, so nothing is computed, and from the same
 layers that train. Multiply-adds (MACs) are output height · width · kernel values, for convolutions
-and fully connected layers; biases, activations, LRN and pools are not counted.
+and fully connected layers, and the kernel values alone where every position has its own; biases,
+activations, LRN and pools are not counted.
 """
 
 import dataclasses
@@ -41,6 +42,9 @@ class Field:
         )
 
 
+WEIGHTED = ("Conv", "LocallyConnected", "FullyConnected")
+
+
 @dataclass(frozen=True)
 class Row:
     """A layer, or an inception module or auxiliary head, whose counts are its layers' sums."""
@@ -60,7 +64,7 @@ class Row:
     @property
     def neurons(self) -> int:
         """Outputs for one image, of a layer that has weights."""
-        return math.prod(self.shape) if self.kind in ("Conv", "FullyConnected") else 0
+        return math.prod(self.shape) if self.kind in WEIGHTED else 0
 
     @property
     def depth(self) -> int:
@@ -76,7 +80,7 @@ class Summary:
     parameters: int
     training_parameters: int  # with the auxiliary heads
     macs: int
-    neurons: int  # outputs of convolutions and fully connected layers for one image
+    neurons: int  # outputs of the layers with weights for one image
     activations: int  # outputs of all layers for one image
     paper: tuple[Printed, ...]
 
@@ -178,7 +182,8 @@ def _counted(row: Row, params: Any) -> Row:
     if row.kind in CONTAINERS or "kernel" not in params:
         return row
     parameters = sum(math.prod(leaf.shape) for leaf in params.values())
-    macs = math.prod(row.shape[:-1]) * math.prod(params["kernel"].shape)
+    positions = 1 if row.kind == "LocallyConnected" else math.prod(row.shape[:-1])
+    macs = positions * math.prod(params["kernel"].shape)
     return replace(row, parameters=parameters, macs=macs)
 
 

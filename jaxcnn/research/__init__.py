@@ -1,0 +1,1 @@
+"""Reads finished runs, and has the runs made that a comparison of variants needs."""

@@ -2,8 +2,8 @@
 
 python -m jaxcnn.tools.summary NAME [--detail] [--json] [--FIELD VALUE ...]
 
-NAME is alexnet, vgg, googlenet, or a column of VGG such as vgg_a_lrn or vgg_e. FIELD is any field
-of the net: --width 0.5, --column E, --stem separable, --towers 1.
+NAME is alexnet, vgg, googlenet, cuda_convnet, or a column of VGG such as vgg_a_lrn or vgg_e. FIELD is
+any field of the net: --width 0.5, --column E, --stem separable, --towers 1.
 """
 
 import argparse

@@ -1,4 +1,6 @@
-"""What is known of each net at 224 pixels and 1000 classes: counted by hand from the papers' tables.
+"""What is known of each net, at 224 pixels and 1000 classes: counted by hand from the papers' tables.
+
+The CIFAR-10 net is at its own 24 pixels and 10 classes.
 
 `relus` and the other operations are those of the inference form, for each tower where there are
 two. A new net or column has to have its facts here: test_counts.py fails until it does.
@@ -62,6 +64,16 @@ def vgg(column: str, parameters: int, macs: int, convolutions: tuple[int, ...], 
         lrns=lrns,
     )
 
+
+CUDA_CONVNET_SHAPES = {
+    "conv1": (24, 24, 64),
+    "pool1": (12, 12, 64),
+    "conv2": (12, 12, 64),
+    "pool2": (6, 6, 64),
+    "local3": (6, 6, 64),
+    "local4": (6, 6, 32),
+    "fc": (10,),
+}
 
 GOOGLENET_SHAPES = {
     "conv1": (112, 112, 64),
@@ -184,5 +196,34 @@ FACTS = {
         lrns=2,
         dropouts=1,
         layer_parameters={"conv1_depthwise": 1_176, "conv1_pointwise": 1_600},
+    ),
+    "cuda_convnet": Facts(
+        "cuda_convnet",
+        {},
+        2_112_970,
+        19_512_576,
+        {**CUDA_CONVNET_SHAPES, "norm1": (12, 12, 64), "norm2": (12, 12, 64)},
+        relus=4,
+        max_pools=2,
+        lrns=2,
+        dropouts=0,
+        layer_parameters={
+            "conv1": 4_864,
+            "conv2": 102_464,
+            "local3": 1_329_408,  # 36 positions of 3·3·64·64 weights and 64 biases
+            "local4": 664_704,
+            "fc": 11_530,
+        },
+    ),
+    "cuda_convnet_shared": Facts(
+        "cuda_convnet",
+        {"local": "shared", "lrn": False, "pooling": "non_overlapping"},
+        174_250,
+        19_512_576,  # sharing weights saves none
+        CUDA_CONVNET_SHAPES,
+        relus=4,
+        max_pools=2,
+        dropouts=0,
+        layer_parameters={"local3": 36_928, "local4": 18_464},
     ),
 }

@@ -203,3 +203,8 @@ def test_names_are_the_file_format(remat):
     assert {path[-1].key for path, _ in leaves} == {"kernel", "bias"}
     assert names("alexnet")["conv2"]["kernel"].shape == (5, 5, 48, 256)
     assert names("vgg")["fc6"]["kernel"].shape == (7, 7, 512, 4096)
+    cuda_convnet = names("cuda_convnet")
+    assert set(cuda_convnet) == {"conv1", "conv2", "local3", "local4", "fc"}
+    shapes = {leaf: x.shape for leaf, x in cuda_convnet["local4"].items()}
+    assert shapes == {"kernel": (6, 6, 3, 3, 64, 32), "bias": (6, 6, 32)}
+    assert cuda_convnet["fc"]["kernel"].shape == (6, 6, 32, 10)

@@ -28,6 +28,7 @@ RECEPTIVE_FIELDS = {
     "vgg_d": ("vgg", {"image_size": 320, "column": "D"}, "pool5", 212),
     "vgg_e": ("vgg", {"image_size": 384, "column": "E"}, "pool5", 268),
     "googlenet_4a": ("googlenet", {"image_size": 288}, "inception_4a", 171),
+    "cuda_convnet": ("cuda_convnet", {"image_size": 64}, "local4", 35),
 }
 
 
@@ -46,7 +47,7 @@ def test_receptive_field(case):
     for image, column in zip(images, (first - 1, first, last, last + 1), strict=True):
         image[:, column] = 1
     variables = jax.tree.map(
-        lambda x: jnp.full_like(x, 1 / math.prod(x.shape[:-1]) if x.ndim == 4 else 0),
+        lambda x: jnp.full_like(x, 1 / math.prod(x.shape[:-1]) if x.ndim >= 4 else 0),
         random_variables(net),
     )
     feature = features(net, variables, jnp.asarray(images))[layer][:, cell, cell].sum(-1)
@@ -202,6 +203,7 @@ SMALL = {
     "alexnet": {"image_size": 64, "width": 0.1},
     "vgg": {"image_size": 32, "width": 0.1, "column": "A-LRN"},
     "googlenet": {"image_size": 32, "width": 0.1},
+    "cuda_convnet": {"width": 0.1},
 }
 
 
@@ -221,7 +223,7 @@ def test_remat_recomputes_and_changes_nothing(name):
         blocks.append(str(jax.make_jaxpr(loss)(variables)).count("prevent_cse"))
         function = loss if name == "googlenet" else jax.value_and_grad(loss)
         results.append(quick_jit(function)(variables))
-    assert blocks == [0, {"alexnet": 2, "vgg": 5, "googlenet": 10}[name]]
+    assert blocks == [0, {"alexnet": 2, "vgg": 5, "googlenet": 10, "cuda_convnet": 2}[name]]
     jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-3, atol=1e-3), *results)
 
 

@@ -53,6 +53,18 @@ LRN_BY_HAND = {
         ],
         59.4603557501,
     ),
+    LRN_CONSTANTS["cifar10"]: (
+        [
+            0.9954410383,
+            1.984966284,
+            2.965469694,
+            3.953959591,
+            4.942449489,
+            5.931426108,
+            6.922269579,
+        ],
+        19.6092761971,
+    ),
     LrnConstants(2.0, 5, 1.0, 0.75, False): (
         [0.125, 0.1486508894, 0.1446155897, 0.1346539572, 0.1248617964, 0.1576680779, 0.2033220702],
         None,
@@ -99,6 +111,39 @@ def test_lrn_sums_are_float32():
     y = ops.lrn(x, *LRN_CONSTANTS["caffe"])
     assert y.dtype == jnp.bfloat16
     assert_array_equal(y.astype(jnp.float32), exact.astype(jnp.bfloat16).astype(jnp.float32))
+
+
+@pytest.mark.parametrize("window", [Window(3, 1, 1, 1), Window(2, 2), Window(3, 2, 0, 1)])
+def test_local_convolution_is_a_loop_over_positions(window):
+    """In value and in both gradients; an image at a time, a position at a time, in float64."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(2, 6, 5, 3))
+    rows, columns, side = window.out(6), window.out(5), window.size
+    kernel = generator.normal(size=(rows, columns, side, side, 3, 4))
+    seed = generator.normal(size=(2, rows, columns, 4))
+    padded = np.pad(x, ((0, 0), *window.padding, (0, 0)))
+    expected = np.zeros(seed.shape)
+    of_x, of_kernel = np.zeros(padded.shape), np.zeros(kernel.shape)
+    for b, i, j in np.ndindex(2, rows, columns):
+        top, left = i * window.stride, j * window.stride
+        here = (b, slice(top, top + side), slice(left, left + side))
+        expected[b, i, j] = np.einsum("hwc,hwco->o", padded[here], kernel[i, j])
+        of_x[here] += np.einsum("hwco,o->hwc", kernel[i, j], seed[b, i, j])
+        of_kernel[i, j] += np.einsum("hwc,o->hwco", padded[here], seed[b, i, j])
+    of_x = of_x[:, window.before :, window.before :][:, :6, :5]
+
+    narrow = [jnp.asarray(a, jnp.float32) for a in (x, kernel)]
+    y, pull = jax.vjp(lambda x, kernel: ops.convolve_locally(x, kernel, window), *narrow)
+    assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(pull(jnp.asarray(seed, jnp.float32)), (of_x, of_kernel), strict=True):
+        assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_local_convolution_with_equal_kernels_is_a_convolution():
+    x, kernel, window = normal(2, 7, 7, 3), normal(3, 3, 3, 4, seed=1), Window(3, 1, 1, 1)
+    everywhere = jnp.broadcast_to(kernel[None, None], (7, 7, 3, 3, 3, 4))
+    ours = ops.convolve_locally(x, everywhere, window)
+    assert_allclose(ours, ops.convolve(x, kernel, window), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [0, 4])

@@ -1,0 +1,163 @@
+"""The CIFAR-10 net of Krizhevsky's cuda-convnet2, `layers-cifar10-11pct`.
+
+Krizhevsky et al. 2012 measure LRN on CIFAR-10 with a net for which they refer to cuda-convnet's
+files (section 3.3: 13 % error without, 11 % with). By its name and its error this file is the likely
+one. The net of their Fig. 1, ReLU against tanh, is not named at all.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxcnn.models import initialisers, ops
+from jaxcnn.models.layers import (
+    Conv,
+    FullyConnected,
+    LocallyConnected,
+    LocalResponseNorm,
+    MaxPool,
+    Sizes,
+    out_sizes,
+)
+from jaxcnn.models.net import Net, channels, check_images
+from jaxcnn.models.ops import Window
+
+
+class Layer(NamedTuple):
+    """A layer of the published file that keeps the size of its map."""
+
+    name: str
+    window: Window
+    maps: int
+    std: float  # deviation of the first weights
+
+
+CONV1 = Layer("conv1", Window(5, 1, 2, 2), 64, 1e-4)
+CONV2 = Layer("conv2", Window(5, 1, 2, 2), 64, 0.01)
+LOCAL3 = Layer("local3", Window(3, 1, 1, 1), 64, 0.04)
+LOCAL4 = Layer("local4", Window(3, 1, 1, 1), 32, 0.04)
+CLASSIFIER_STD = 0.01
+
+# cuda-convnet2 puts out ceil((side - 3) / 2) + 1 cells: its last window may hang over the edge.
+POOLS = {"overlapping": Window(3, 2, 0, 1), "non_overlapping": Window(2, 2)}
+
+
+class CudaConvNet(Net):
+    """Krizhevsky's CIFAR-10 net, on 24-pixel crops of the 32-pixel images.
+
+    Layers: conv1, pool1, norm1, conv2, norm2, pool2, local3, local4, fc. The first LRN follows its
+    pool, the second comes before its own. local3 and local4 have a kernel and a bias of their own
+    at every position. Biases start at 0. The published net has no dropout, so `dropout` is 0.
+
+    Fields. activation: 'relu' or 'tanh' (Krizhevsky et al. 2012, Fig. 1), after conv1, conv2,
+    local3 and local4. lrn: whether there is any (section 3.3). lrn_constants: a key of
+    ops.LRN_CONSTANTS. pooling: 'overlapping' 3/2 or 'non_overlapping' 2/2 (section 3.4). local:
+    'unshared', or 'shared' for plain convolutions in local3 and local4, with which images of any
+    size have a score map. For the rest see `Net`.
+    """
+
+    num_classes: int = 10
+    image_size: int = 24
+    dropout: float = 0.0
+    activation: str = "relu"
+    lrn: bool = True
+    lrn_constants: str = "cifar10"
+    pooling: str = "overlapping"
+    local: str = "unshared"
+
+    choices: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "activation": ("relu", "tanh"),
+        "lrn_constants": tuple(ops.LRN_CONSTANTS),
+        "pooling": tuple(POOLS),
+        "local": ("unshared", "shared"),
+    }
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if 0 < self.dropout < 1:
+            found.append(f"dropout={self.dropout!r}, but this net has none: leave it at 0.0")
+        return found
+
+    def trunk(self) -> tuple[Window, ...]:
+        pool = POOLS[self.pooling]
+        return (CONV1.window, pool, CONV2.window, pool, LOCAL3.window, LOCAL4.window)
+
+    @nn.compact
+    def run(self, images, sizes: Sizes, train: bool):
+        del train  # neither dropout nor auxiliary heads
+        convolutions = nn.remat(_convolutions) if self.remat else _convolutions
+        local_layers = nn.remat(_local_layers) if self.remat else _local_layers
+        x, sizes = convolutions(self, images.astype(self.dtype), sizes)
+        x, sizes = local_layers(self, x, sizes)
+        window = Window(self.head_side())
+        x = FullyConnected(
+            self.num_classes,
+            window,
+            initialisers.gaussian(CLASSIFIER_STD, x.shape[-1], LOCAL4.maps),
+            activation="none",
+            dtype=self.dtype,
+            result="float32",
+            name="fc",
+        )(x, sizes)
+        return x, (), out_sizes(window, sizes)
+
+    def score_map(
+        self, images: Float[Array, "b H W 3"], sizes: Int[Array, "b 2"]
+    ) -> tuple[Float[Array, "b h w k"], Bool[Array, "b h w"]]:
+        """As `Net.score_map`; with local='unshared' for images of image_size only.
+
+        Raises:
+          ValueError: too small images, or unshared kernels and images of another size.
+        """
+        check_images(images)
+        side, seen = self.image_size, images.shape[1:3]
+        if self.local == "unshared" and seen != (side, side):
+            positions = self.head_side()
+            raise ValueError(
+                f"score_map was given {seen[0]}x{seen[1]} images, but local3 and local4 have a "
+                f"kernel for each of the {positions}x{positions} positions of image_size={side} "
+                f"and none for others: give {side}x{side} crops, or build the net with "
+                "local='shared'"
+            )
+        return super().score_map(images, sizes)
+
+
+def _convolutions(net: CudaConvNet, x: Array, sizes: Sizes) -> tuple[Array, Sizes]:
+    """conv1 to pool2."""
+    pool = POOLS[net.pooling]
+    x, sizes = _layer(net, Conv, CONV1, 3, x, sizes)
+    x, sizes = MaxPool(pool, name="pool1")(x, sizes), out_sizes(pool, sizes)
+    if net.lrn:
+        x = LocalResponseNorm(net.lrn_constants, name="norm1")(x)
+    x, sizes = _layer(net, Conv, CONV2, CONV1.maps, x, sizes)
+    if net.lrn:
+        x = LocalResponseNorm(net.lrn_constants, name="norm2")(x)
+    return MaxPool(pool, name="pool2")(x, sizes), out_sizes(pool, sizes)
+
+
+def _local_layers(net: CudaConvNet, x: Array, sizes: Sizes) -> tuple[Array, Sizes]:
+    """local3 and local4."""
+    kind = LocallyConnected if net.local == "unshared" else Conv
+    x, sizes = _layer(net, kind, LOCAL3, CONV2.maps, x, sizes)
+    return _layer(net, kind, LOCAL4, LOCAL3.maps, x, sizes)
+
+
+def _layer(
+    net: CudaConvNet,
+    kind: type[Conv] | type[LocallyConnected],
+    spec: Layer,
+    full_inputs: int,
+    x: Array,
+    sizes: Sizes,
+) -> tuple[Array, Sizes]:
+    """The map behind a layer of the published file, and its true sizes."""
+    layer = kind(
+        channels(spec.maps, net.width),
+        spec.window,
+        initialisers.gaussian(spec.std, x.shape[-1], full_inputs),
+        activation=net.activation,
+        dtype=net.dtype,
+        name=spec.name,
+    )
+    return layer(x, sizes), out_sizes(spec.window, sizes)

@@ -1,0 +1,128 @@
+"""A comparison as a picture: each variant's course with a band over the seeds, and where it ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcnn.research.measures import Summary, is_reported, running_train_error
+from jaxcnn.research.planning import Plan, Run
+from jaxcnn.research.sharing import State, protocols, state
+from jaxcnn.research.table import Outcome, value_text
+from jaxcnn.training.logging import read_events
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; line styles tell its second round.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", ":")
+COURSES = {
+    "top1": "top-1 (%)",
+    "loss": "training loss (nats)",
+    "error": "training error of the latest epoch (%)",
+}
+
+
+def draw(plan: Plan, found: Sequence[Outcome], path: Path) -> None:
+    """Writes the picture: left the course of each variant at its best point of the grid, as mean and one
+    standard deviation over the seeds; right the measure of every run with mean and deviation."""
+    from matplotlib.figure import Figure  # imported late: a second of start-up
+
+    chosen = [o for o in found if o.best]
+    height = max(3.8, 1.6 + 0.42 * len(chosen))
+    figure = Figure(figsize=(11, height), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    figure.suptitle(f"{plan.comparison.name}: {plan.cells[0].config['data']['source']}")
+    kind = course(plan, chosen)
+    for position, outcome in enumerate(chosen):
+        colour, style = COLOURS[position % len(COLOURS)], STYLES[position // len(COLOURS) % 3]
+        series = [points for run in outcome.cell.runs if len(points := _series(kind, run))]
+        if series:
+            epochs, mean, deviation = over_seeds(series)
+            x = epochs * _unit(plan, outcome)
+            left.plot(x, mean, lw=1.6, color=colour, ls=style, label=_label(outcome))
+            left.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.18, lw=0)
+        _points(right, position, outcome.summary, colour)
+    _label_axes(plan, kind, left, right, [_label(o) for o in chosen])
+    whole = path.with_name(f".{path.name}.{os.getpid()}")
+    figure.savefig(whole, dpi=120, format="png")
+    whole.replace(path)
+
+
+def course(plan: Plan, chosen: Sequence[Outcome]) -> str:
+    """What the left panel shows, a key of COURSES: top-1 where it was judged three times or more."""
+    if plan.measure.name != "top1":
+        return "error"
+    counts = [len(_series("top1", run)) for o in chosen for run in o.cell.runs]
+    return "top1" if max(counts) > 2 else "loss"
+
+
+def over_seeds(series: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(epochs, mean, deviation with n - 1) at the epochs that all runs have; of one run deviation 0.
+
+    Args:
+        series: a run each, float64[points, 2] of (epoch, value).
+    """
+    shared = sorted(set.intersection(*({*points[:, 0].tolist()} for points in series)))
+    values = np.asarray([[dict(points.tolist())[epoch] for epoch in shared] for points in series])
+    spread = values.std(axis=0, ddof=1) if len(series) > 1 else np.zeros(len(shared))
+    return np.asarray(shared), values.mean(axis=0), spread
+
+
+def _series(kind: str, run: Run) -> np.ndarray:
+    """float64[points, 2] of (epoch, value) of a finished run; empty where there is nothing to draw."""
+    points: list[tuple[float, float]] = []
+    if state(run) is State.DONE:
+        events = read_events(run.folder / "metrics.jsonl")
+        if kind == "error":
+            points = [(epoch, 100.0 * error) for epoch, error in running_train_error(events)]
+        elif kind == "loss":
+            points = [(e["epoch"], e["loss"]) for e in events if e["kind"] == "train"]
+        else:
+            label = protocols(run)[0]
+            rows = [e for e in events if e["kind"] == "eval" and is_reported(e, label)]
+            points = [(e["epoch"], 100.0 * e["top1"]) for e in rows]
+    return np.asarray(points, np.float64).reshape(-1, 2)
+
+
+def _label(outcome: Outcome) -> str:
+    """The variant, with its point of the grid."""
+    point = (f", {key.rpartition('.')[2]} {value}" for key, value in outcome.cell.point.items())
+    return outcome.cell.variant + "".join(point)
+
+
+def _points(axes: Any, position: int, summary: Summary, colour: str) -> None:
+    """A row of the right panel: each run as a small point, mean and deviation as a bar below."""
+    rows = [position - 0.18] * len(summary.values)
+    axes.plot(summary.values, rows, "o", ms=4, color=colour, alpha=0.5)
+    if not np.isnan(summary.mean):
+        spread = None if np.isnan(summary.deviation) else summary.deviation
+        bar = {"fmt": "D", "ms": 5.5, "capsize": 4, "lw": 1.8, "color": colour}
+        axes.errorbar(summary.mean, position, xerr=spread, **bar)
+        return
+    place = {"transform": axes.get_yaxis_transform(), "ha": "center", "va": "center"}
+    axes.text(0.5, position, value_text(summary) or "no finished run", color=colour, **place)
+
+
+def _unit(plan: Plan, outcome: Outcome) -> float:
+    """What an epoch counts on the horizontal axis: 1, or its multiply-adds where those are the budget."""
+    if plan.comparison.budget == "epochs":
+        return 1.0
+    return plan.examples * outcome.cell.macs / 1e12
+
+
+def _label_axes(plan: Plan, kind: str, left: Any, right: Any, names: Sequence[str]) -> None:
+    xlabel = "epoch" if plan.comparison.budget == "epochs" else "multiply-adds forward ($10^{12}$)"
+    left.set(xlabel=xlabel, ylabel=COURSES[kind], xlim=(0, None))
+    if kind == "error":
+        left.axhline(100 * plan.measure.threshold, color="0.5", lw=1, ls="--", zorder=0)
+    if left.get_legend_handles_labels()[0]:
+        left.legend(fontsize=9, frameon=False)
+    right.set(xlabel=plan.measure.title, yticks=range(len(names)), yticklabels=names)
+    right.set_ylim(len(names) - 0.5, -0.5)  # the first variant on top
+    right.margins(x=0.15)
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)

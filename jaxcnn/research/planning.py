@@ -1,0 +1,202 @@
+"""The runs that a comparison comes to, every config resolved and every workdir named. Trains nothing.
+
+A variant at a point of the grid is a cell; a seed of a cell is a run, in OUT/COMPARISON/CELL/seed_N.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcnn import config as configs
+from jaxcnn import models
+from jaxcnn.models.summary import CONTAINERS, summarise
+from jaxcnn.research.comparison import Comparison, slug
+from jaxcnn.research.measures import Measure, parse_measure
+from jaxcnn.training import sections
+from jaxcnn.training.experiment import with_classes
+from jaxcnn.training.judging import open_splits
+from jaxcnn.training.pace import Pace
+
+# Keys that count in epochs. Where a budget changes the epochs of a variant these change with them, so
+# that one which trains half as long drops its rate half as early.
+STRETCHED = ("schedule.drops", "schedule.every", "average.from_epoch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run: `steps` updates of the resolved `config` in `folder`; `name` is for people."""
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A variant at a point of the grid.
+
+    Attributes:
+        parameters: of the net that is evaluated.
+        macs: multiply-adds of one image forward in training, auxiliary heads included.
+        runs: one a seed.
+    """
+
+    variant: str
+    point: Mapping[str, Any]
+    parameters: int
+    macs: int
+    runs: tuple[Run, ...]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The config of the first seed."""
+        return self.runs[0].config
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A comparison, resolved.
+
+    Attributes:
+        folder: where its table and its runs are kept.
+        examples: training images an epoch.
+    """
+
+    comparison: Comparison
+    measure: Measure
+    folder: Path
+    cells: tuple[Cell, ...]
+    examples: int
+
+    def runs(self) -> list[Run]:
+        """All runs, seed by seed, so that whatever is stopped has seen every variant alike."""
+        return [run for runs in zip(*(c.runs for c in self.cells), strict=True) for run in runs]
+
+
+def plan_all(
+    comparisons: Sequence[Comparison], out: Path, configs_folder: Path
+) -> tuple[Plan, ...]:
+    """The plans of `comparisons`, to be kept under `out`.
+
+    Args:
+        configs_folder: where bare config names are looked up.
+
+    Raises:
+        ConfigError: with the errors of all configs of all comparisons, a line each.
+        DataError: data that a config names is missing or cannot be used.
+    """
+    plans, errors = [], []
+    data = _Data()
+    for comparison in comparisons:
+        try:
+            plans.append(_Planner(comparison, out / comparison.name, configs_folder, data).plan())
+        except configs.ConfigError as error:
+            errors.append(str(error))
+    if errors:
+        raise configs.ConfigError("\n".join(errors))
+    return tuple(plans)
+
+
+def stretched(config: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """Overrides that multiply the epochs of `config`, and the keys that count in epochs, by `factor`."""
+    found: dict[str, Any] = {"epochs": round(config["epochs"] * factor, 4)}
+    for name in STRETCHED:
+        section, key = name.split(".")
+        value = config.get(section, {}).get(key)
+        if isinstance(value, tuple):
+            found[name] = tuple(round(v * factor, 4) for v in value)
+        elif value:
+            found[name] = round(value * factor, 4)
+    return found
+
+
+class _Data:
+    """What plans need to know of data, which is opened once for all runs that share it."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[int, int]] = {}
+
+    def classes_and_examples(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        key = json.dumps({k: v for k, v in config["data"].items() if k != "seed"})
+        if key not in self._known:
+            data = open_splits(config["data"])
+            self._known[key] = len(data.class_names), len(data.train)
+        return self._known[key]
+
+
+class _Planner:
+    def __init__(
+        self, comparison: Comparison, folder: Path, configs_folder: Path, data: _Data
+    ) -> None:
+        self.comparison, self.folder, self.data = comparison, folder, data
+        self.given = configs.read(configs.find(comparison.base, configs_folder))
+
+    def plan(self) -> Plan:
+        comparison, measure = self.comparison, parse_measure(self.comparison.measure)
+        try:
+            base = self._resolve()
+        except configs.ConfigError as error:  # every variant would say the same again
+            raise configs.ConfigError(_at(comparison.name, error)) from error
+        if measure.needs_evaluation and not base["evals"]:
+            raise configs.ConfigError(
+                f"{comparison.name}: measure {measure.name} needs a row in evals"
+            )
+        grid = comparison.grid
+        points = [dict(zip(grid, p, strict=True)) for p in itertools.product(*grid.values())]
+        cells: list[Cell] = []
+        errors = []
+        for (variant, changes), point in itertools.product(comparison.variants.items(), points):
+            budget = next((c for c in cells if c.point == point), None)
+            try:
+                cells.append(self._cell(variant, changes, point, budget))
+            except configs.ConfigError as error:
+                errors.append(_at(f"{comparison.name}, {_label(variant, point)}", error))
+        if errors:
+            raise configs.ConfigError("\n".join(errors))
+        examples = self.data.classes_and_examples(base)[1]
+        return Plan(comparison, measure, self.folder, tuple(cells), examples)
+
+    def _cell(
+        self, variant: str, changes: Mapping[str, Any], point: Mapping[str, Any], first: Cell | None
+    ) -> Cell:
+        """The runs of a variant at a point of the grid; `first` is the first variant's cell there."""
+        comparison, label = self.comparison, _label(variant, point)
+        config = self._resolve(changes, point)
+        net = summarise(models.build(**config["model"]))
+        macs = sum(row.macs for row in net.rows if row.kind not in CONTAINERS)
+        if comparison.budget == "macs" and first is not None:
+            changes = {**changes, **stretched(config, first.macs / macs)}
+        runs = []
+        for seed in comparison.seeds:
+            config = self._resolve(changes, point, {"seed": seed})
+            examples = self.data.classes_and_examples(config)[1]
+            steps = Pace(examples, config["batch_size"], config["epochs"]).total
+            folder = self.folder / slug(_label(variant, point, short=True)) / f"seed_{seed}"
+            runs.append(Run(f"{comparison.name}: {label}, seed {seed}", folder, config, steps))
+        return Cell(variant, point, net.parameters, macs, tuple(runs))
+
+    def _resolve(self, *overrides: Mapping[str, Any]) -> dict[str, Any]:
+        texts = [t for o in (self.comparison.overrides, *overrides) for t in _texts(o)]
+        config = sections.resolve(self.given, texts)
+        return with_classes(config, self.data.classes_and_examples(config)[0])
+
+
+def _at(where: str, error: configs.ConfigError) -> str:
+    return "\n".join(f"{where}: {line}" for line in str(error).splitlines())
+
+
+def _texts(overrides: Mapping[str, Any]) -> list[str]:
+    """Overrides as they are typed, KEY=VALUE."""
+    return [f"{k}={v if isinstance(v, str) else repr(v)}" for k, v in overrides.items()]
+
+
+def _label(variant: str, point: Mapping[str, Any], short: bool = False) -> str:
+    """`tanh, schedule.rate=0.01`; short: `tanh, rate=0.01`."""
+    values = (f"{k.rpartition('.')[2] if short else k}={v}" for k, v in point.items())
+    return ", ".join([variant, *values])

@@ -1,0 +1,188 @@
+"""Who does which run: states, locks, and what happens to runs that fail."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jaxcnn.research import sharing
+from jaxcnn.research.sharing import State, claim, state, strangers, work
+from jaxcnn.training import Diverged, Stopped
+from jaxcnn.training.logging import Screen
+from jaxcnn.training.stopping import Stopper
+from tests.research.made import diverge, finish, plan
+
+# What `claim` does, in a process that imports nothing.
+HOLD = """
+import fcntl, os, sys, time
+os.makedirs(sys.argv[1], exist_ok=True)
+with open(sys.argv[1] + "/holder.json", "a") as file:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    print('{"pid": %d}' % os.getpid(), file=file, flush=True)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holding():
+    """Another process that holds the run in a folder."""
+    started = []
+
+    def hold(folder):
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield hold
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Replaces training: notes which folders it was asked for, and finishes the run by hand."""
+    asked = []
+
+    def train(plan_of, outcome=None):
+        runs = {run.folder: run for run in plan_of.runs()}
+
+        def run(config, folder, *, command):
+            asked.append(folder.relative_to(plan_of.folder).as_posix())
+            assert config == runs[folder].config
+            assert command == ["compare"]
+            if outcome and outcome(folder):
+                raise outcome(folder)
+            (folder / "holder.json").rename(folder.parent / "kept")
+            folder.rmdir()
+            finish(runs[folder])
+
+        monkeypatch.setattr(sharing, "train", run)
+        return asked
+
+    return train
+
+
+def do(made, stopper=None):
+    with stopper or Stopper() as entered:
+        return work(
+            made.runs(), command=["compare"], screen=Screen(), stopper=entered, poll_seconds=0.1
+        )
+
+
+def test_states(tmp_path, holding):
+    made = plan(tmp_path, seeds=(0, 1, 2))
+    done, broken, held, begun, *rest = made.runs()
+    finish(done)
+    diverge(broken)
+    holding(held.folder)
+    begun.folder.mkdir(parents=True)
+    (begun.folder / "run.json").write_text('{"starts": []}')
+    states = [state(run) for run in made.runs()]
+    assert states == ["done", "diverged", "running", "waiting", "to do", "to do"]
+    assert len(rest) == 2
+
+
+def test_done_is_the_last_step_and_every_protocol(tmp_path):
+    made = plan(tmp_path)
+    first, second, *_ = made.runs()
+    finish(first)
+    report = json.loads((first.folder / "report.json").read_text())
+    (first.folder / "report.json").write_text(json.dumps({**report, "step": 16}))
+    assert state(first) is not State.DONE
+    finish(second)
+    report["results"][0]["protocol"] = "centre(40->32)"
+    (second.folder / "report.json").write_text(json.dumps(report))
+    assert state(second) is not State.DONE
+
+
+def test_a_run_is_held_by_one_and_freed_by_a_kill(tmp_path, holding):
+    folder = tmp_path / "run"
+    other = holding(folder)
+    with claim(folder) as mine:
+        assert not mine
+    assert sharing.holder(folder)["pid"] == other.pid
+    other.kill()
+    other.wait()
+    with claim(folder) as mine:
+        assert mine
+        assert sharing.holder(folder)["pid"] == os.getpid()
+        with claim(folder) as again:
+            assert not again
+    with claim(folder) as mine:
+        assert mine
+
+
+def test_only_what_is_missing_is_done(tmp_path, trained):
+    made = plan(tmp_path)
+    asked = trained(made)
+    finish(made.runs()[1])
+    diverge(made.runs()[2])
+    assert do(made) == {}
+    assert asked == ["base/seed_0", "column_b/seed_1"]
+    assert do(made) == {}
+    assert len(asked) == 2
+
+
+def test_what_others_hold_is_waited_for_and_taken_where_they_are_killed(tmp_path, holding, trained):
+    made = plan(tmp_path)
+    asked = trained(made)
+    other = holding(made.runs()[0].folder)
+    stopper = Stopper()
+
+    def kill_once_waiting():
+        if len(asked) == 3:
+            other.kill()
+
+    stopper.check = kill_once_waiting
+    assert do(made, stopper) == {}
+    assert asked == ["column_b/seed_0", "base/seed_1", "column_b/seed_1", "base/seed_0"]
+
+
+def test_runs_that_fail_stop_no_others(tmp_path, trained, capsys):
+    def outcome(folder):
+        if "base/seed_0" in str(folder):
+            return Diverged("step 3: the loss (nan) is not finite")
+        return MemoryError("too much") if "column_b/seed_0" in str(folder) else None
+
+    made = plan(tmp_path)
+    asked = trained(made, outcome)
+    assert do(made) == {"tiny: column B, seed 0": "MemoryError: too much"}
+    assert len(asked) == 4  # the one that failed is not tried again and again
+    assert [state(run) for run in made.runs()] == ["diverged", "to do", "done", "done"]
+    shown = capsys.readouterr().out
+    assert "tiny: base, seed 0 diverged: step 3: the loss (nan) is not finite" in shown
+
+
+def test_a_stop_reaches_the_caller_and_frees_the_run(tmp_path, trained):
+    made = plan(tmp_path)
+    asked = trained(made, lambda _: Stopped("SIGTERM"))
+    with pytest.raises(Stopped):
+        do(made)
+    assert asked == ["base/seed_0"]
+    with claim(made.runs()[0].folder) as mine:
+        assert mine
+
+
+def test_workdirs_of_another_plan_are_named(tmp_path):
+    made = plan(tmp_path)
+    for run in made.runs()[:2]:
+        finish(run)
+    assert strangers(made.runs()) == []
+    # a longer run goes on from a shorter one; a shorter one cannot be had from it
+    assert strangers(plan(tmp_path, overrides={"epochs": 4.0}).runs()) == []
+    found = strangers(plan(tmp_path, overrides={"epochs": 2.0}).runs())
+    assert [text.partition("holds another run")[2] for text in found] == [
+        ":\n  the run there has 24 steps, this one ends at 16"
+    ] * 2
+    (text, _) = strangers(plan(tmp_path, overrides={"optim.momentum": 0.5}).runs())
+    assert text == (f"{made.runs()[0].folder} holds another run:\n  optim.momentum: 0.9 -> 0.5")
+    (made.runs()[0].folder / "config.json").write_text("{")
+    assert "is not readable as JSON" in strangers(made.runs())[0]
