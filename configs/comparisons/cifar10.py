@@ -14,6 +14,7 @@ COMMON = {
     "augment.mean": MEAN,
     "augment.pca": "off",
     "log.tensorboard": False,
+    "log.every_steps": 50,
     "checkpoint.every_epochs": 2.0,
 }
 
