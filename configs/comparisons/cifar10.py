@@ -31,7 +31,7 @@ def get_comparisons() -> dict[str, dict[str, Any]]:
                 **COMMON,
                 "model.width": 0.5,
                 "batch_size": 32,
-                "epochs": 14.0,
+                "epochs": 13.0,
                 "augment.sampling": "centre",
                 "augment.flip": 0.0,
                 "optim.weight_decay": 0.0,
