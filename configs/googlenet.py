@@ -23,7 +23,10 @@ def get_config() -> ConfigDict:
                 "aspect_law": "log_uniform",  # unstated; as likely wide as tall. Or 'uniform'
                 "interpolation": ("bilinear", "area", "nearest", "cubic"),  # section 6
                 "flip": 0.5,  # unstated; BVLC bvlc_googlenet
-                "distort": (0.5, 1.5),  # section 6 names Howard's distortions: 1312.5402, factors 0.5 to 1.5
+                "distort": (
+                    0.5,
+                    1.5,
+                ),  # section 6 names Howard's distortions: 1312.5402, factors 0.5 to 1.5
                 "pca": "unit",  # the last of Howard's: Krizhevsky et al. 2012, section 4.1
                 "pca_std": 0.1,
                 "statistics": "imagenet",  # for 'pca': Krizhevsky's figures (cuda-convnet2)

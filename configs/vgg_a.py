@@ -25,8 +25,8 @@ def get_config() -> ConfigDict:
                 "sampling": "scale",  # section 3.1: one crop of the rescaled image
                 "scale": (256, 256),  # section 3.1: S, smallest side of the rescaled image
                 "flip": 0.5,  # section 3.1
-                # section 3.1: the colour shift of Krizhevsky et al. 2012, section 4.1. The unit of its formula
-                # is unstated: here pixels of 0..1.
+                # section 3.1: the colour shift of Krizhevsky et al. 2012, section 4.1. The unit of its
+                # formula is unstated: here pixels of 0..1.
                 "pca": "unit",
                 "pca_std": 0.1,
                 "statistics": "imagenet",  # for 'pca': Krizhevsky's figures (cuda-convnet2)
@@ -65,8 +65,8 @@ def chain(column: str) -> tuple[dict, ...]:
     Table 3 has figures at S = 384 and S in [256, 512] for C, D and E alone.
     """
     deeper = column not in ("A", "A-LRN")
-    # Section 3.1: "the first four convolutional layers and the last three fully-connected layers" of net A,
-    # the others at random. By position in the net their shapes would not fit; by name they do.
+    # Section 3.1: four convolutions and the fully connected layers come from net A. By their place in the
+    # net the shapes of the convolutions would not fit; by name they do.
     from_net_a = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8")
     later = {
         "schedule.rate": 1e-3,  # section 3.1, of S = 384; of S in [256, 512] it is unstated

@@ -14,3 +14,7 @@ def get_config() -> ConfigDict:
     config = vgg_a.get_config()
     config.update({"model": {"column": "E"}})  # Table 1
     return config
+
+
+def get_chain() -> tuple[dict, ...]:
+    return vgg_a.chain("E")

@@ -122,6 +122,17 @@ def test_overrides_take_the_type_of_their_key():
     assert read("vgg_e", "data.data_dir=5")["data"]["data_dir"] == "5"
 
 
+def test_another_name_leaves_behind_what_was_for_the_old_one_alone():
+    config = read("alexnet", "data.held_out=100", "schedule.name=plateau")
+    assert config["schedule"] == {
+        "name": "plateau", "rate": 0.01, "factor": 0.1, "patience": 5, "drops": 3, "every_epochs": 1.0,
+    }  # fmt: skip
+    config = read("alexnet", "data.held_out=100", "schedule.drops=2", "schedule.name=plateau")
+    assert config["schedule"]["drops"] == 2
+    with pytest.raises(configs.ConfigError, match=r"unknown key schedule\.patience"):
+        read("alexnet", "schedule.patience=2")
+
+
 def test_missing_keys_are_named():
     given = configs.read(FOLDER / "vgg_e.py")
     del given["batch_size"], given["schedule"]["rate"], given["data"]["source"]

@@ -23,8 +23,8 @@ def get_comparisons() -> dict[str, dict[str, Any]]:
     return {
         "relu_tanh": {
             "about": (
-                "Krizhevsky et al. 2012, Figure 1: a four-layer net with ReLU reaches 25 % training error six "
-                "times faster than with tanh; no regularisation; each at its best rate."
+                "Krizhevsky et al. 2012, Figure 1: a four-layer net with ReLU reaches 25 % training error "
+                "six times faster than with tanh; no regularisation; each at its best rate."
             ),
             "base": "cifar10_cuda_convnet",
             "overrides": {
@@ -53,7 +53,7 @@ def get_comparisons() -> dict[str, dict[str, Any]]:
                 **COMMON,
                 "model.width": 0.25,
                 "model.image_size": 67,
-                # A narrow net on small images: fc6 reads 64 values, not 9,216, and wants larger first weights.
+                # A narrow net on small images: fc6 reads 64 values, not 9,216, and wants larger weights.
                 "model.init_std": 0.02,
                 "model.init_std_hidden": 0.03,
                 "model.init_bias": 0.1,

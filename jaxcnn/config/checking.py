@@ -39,7 +39,8 @@ def resolve(
 
     Args:
         config: nested dicts, as `read` gives them.
-        overrides: command-line overrides, `optim.momentum=0.8`.
+        overrides: command-line overrides, `optim.momentum=0.8`. Another `name` of a section leaves behind
+            what the config gave for the old one alone.
         sections: what each section is splatted into.
         protocols: what each row of `evals` is splatted into, by the row's `name`.
 
@@ -47,7 +48,9 @@ def resolve(
         ConfigError: with all errors at once, each naming its key and the nearest valid one.
     """
     given = plain(config)
-    errors = [e for text in overrides if (e := _override(given, text, sections))]
+    # Names first: what else a section may hold depends on them.
+    ordered = sorted(overrides, key=lambda text: not text.partition("=")[0].endswith(".name"))
+    errors = [e for text in ordered if (e := _override(given, text, sections))]
     known = _known_keys(given, sections)
     resolved: dict[str, Any] = {}
     for key, kind in PLAIN.items():
@@ -249,7 +252,27 @@ def _override(config: dict[str, Any], text: str, sections: Sections) -> str:
         config[key] = parse(value, PLAIN.get(key, Any))
         return ""
     section = config.setdefault(parts[0], {})
+    if parts[1] == "name":
+        config[parts[0]] = _renamed(section, value, sections[parts[0]])
+        return ""
     chosen = _target(section, sections[parts[0]])
     kind = parameters(chosen).get(parts[1], (Any, None))[0] if chosen else Any
-    section[parts[1]] = parse(value, str if parts[1] == "name" else kind)
+    section[parts[1]] = parse(value, kind)
     return ""
+
+
+def _renamed(section: Mapping[str, Any], name: str, target: Any) -> dict[str, Any]:
+    """A section under another name: without the keys that were for the old one alone, such as the drops
+    of listed epochs where the schedule is now a plateau rule."""
+    chosen = _target({"name": name}, target)
+    if section.get("name") in (None, name) or chosen is None:
+        return {**section, "name": name}
+    accepted = parameters(chosen)
+
+    def fits(key: str) -> bool:
+        problems: list[str] = []
+        if key in accepted:
+            typed(key, section[key], accepted[key][0], problems)
+        return key in accepted and not problems
+
+    return {"name": name, **{key: value for key, value in section.items() if fits(key)}}

@@ -157,6 +157,7 @@ class _Planner:
                 cells.append(self._cell(variant, changes, point, budget))
             except configs.ConfigError as error:
                 errors.append(_at(f"{comparison.name}, {_label(variant, point)}", error))
+        errors += _alike(comparison, cells)
         if errors:
             raise configs.ConfigError("\n".join(errors))
         examples = self.data.classes_and_examples(base)[1]
@@ -185,6 +186,16 @@ class _Planner:
         texts = [t for o in (self.comparison.overrides, *overrides) for t in _texts(o)]
         config = sections.resolve(self.given, texts)
         return with_classes(config, self.data.classes_and_examples(config)[0])
+
+
+def _alike(comparison: Comparison, cells: Sequence[Cell]) -> list[str]:
+    """Names the cells that would train the very same thing: an override says what the config says."""
+    return [
+        f"{comparison.name}: {_label(a.variant, a.point)} and {_label(b.variant, b.point)} are the "
+        "same config; change an override, or leave one out"
+        for a, b in itertools.combinations(cells, 2)
+        if a.config == b.config
+    ]
 
 
 def _at(where: str, error: configs.ConfigError) -> str:

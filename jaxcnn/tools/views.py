@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", help="SECTION.KEY=VALUE")
     parser.add_argument("--out", type=Path, default=None, help="picture (runs/views/NAME.png)")
     parser.add_argument("--images", type=int, default=4, help="rows (%(default)s)")
+    parser.add_argument(
+        "--ids", type=_numbers, default=(), help="images by id, with commas, in place of --images"
+    )
     parser.add_argument("--views", type=int, default=6, help="views of an image (%(default)s)")
     options = parser.parse_args(arguments)
     if min(options.images, options.views) < 1:
@@ -52,10 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(__file__).parents[2] / "configs"
         config = sections.read(options.config, options.overrides, folder)[1]
         data = open_splits(config["data"])
-        count = min(options.images, len(data.train))
-        # Spread over the training split, so that they are of several classes.
-        positions = [(2 * i + 1) * len(data.train) // (2 * count) for i in range(count)]
-        rows = [_row(config, data, p, options.views) for p in positions]
+        rows = [_row(config, data, p, options.views) for p in _positions(options, data.train)]
         out.parent.mkdir(parents=True, exist_ok=True)
         _draw(rows, out, _title(config))
     except configs.ConfigError as error:
@@ -64,8 +64,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (room.DataError, room.CorruptImage, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{count} x {options.views} views of {config['data']['source']} in {out}")
+    print(f"{len(rows)} x {options.views} views of {config['data']['source']} in {out}")
     return 0
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _positions(options: argparse.Namespace, source: room.Source) -> list[int]:
+    """Which images: those named, or some spread over the split, so that they are of several classes."""
+    if not options.ids:
+        count = min(options.images, len(source))
+        return [(2 * i + 1) * len(source) // (2 * count) for i in range(count)]
+    place = {int(identity): position for position, identity in enumerate(source.ids)}
+    missing = [i for i in options.ids if i not in place]
+    if missing:
+        raise room.DataError(
+            f"--ids {missing} are no training images here: give ids from 0 to {max(place)}, of images that "
+            "are not held out"
+        )
+    return [place[i] for i in options.ids]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,6 +40,14 @@ class Average:
         if not self.from_epoch >= 0:
             raise ValueError(f"from_epoch must be 0 or more, got {self.from_epoch}")
 
+    def lines(self) -> list[tuple[str, str]]:
+        """(name, text) rows for a person; none when off."""
+        if self.kind == "off":
+            return []
+        decay = f", decay {self.decay:g}" if self.kind == "exponential" else ""
+        since = f"from epoch {self.from_epoch:g}" if self.from_epoch else "from the start"
+        return [("average", f"of the weights, {self.kind}{decay}, {since}: what is evaluated")]
+
     def start(self, params: Any) -> dict[str, Any]:
         """The average before any update: `params` (copies, both are donated) and `count` int32[], the
         updates in it. Empty when off."""

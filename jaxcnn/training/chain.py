@@ -81,8 +81,9 @@ def read_chain(
 ) -> tuple[Stage, ...]:
     """The stages that `get_chain()` of a config file names, in order, every config resolved.
 
-    `get_chain()` gives a tuple of dicts: `name`; `config`, the name of another config file, where it is
-    not this one; `start`, the earlier stage whose weights it takes; `overrides`, key -> value.
+    `get_chain()` gives a tuple of dicts: `name`; `config`, the name of another config file (beside this
+    one, or in `configs_folder`), where it is not this one; `start`, the earlier stage whose weights it
+    takes; `overrides`, key -> value.
 
     Args:
         path: a config file, or the bare name of one in `configs_folder`.
@@ -106,8 +107,10 @@ def read_chain(
         texts = [_text(key, value) for key, value in row.get("overrides", {}).items()]
         texts += [f"init.from_run={workdir / start}"] if start else []
         texts += [*overrides.get("config", ()), *overrides.get(name, ())]
+        other = row.get("config") or str(file)
+        beside = (file.parent / f"{other}.py").is_file()
         try:
-            _, config = sections.read(row.get("config") or str(file), texts, configs_folder)
+            _, config = sections.read(other, texts, file.parent if beside else configs_folder)
         except configs.ConfigError as error:
             errors += [f"stage {name}: {line}" for line in str(error).splitlines()]
             continue

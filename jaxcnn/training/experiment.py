@@ -88,7 +88,7 @@ class Experiment:
         return self.eval_step.lower(self.abstract_state().params, self.abstract_batch())
 
     def _create(self, key: Any) -> TrainState:
-        return create(self.net, self.tx, self.average, key)
+        return create(self.net, self.tx, self.schedule, self.average, key)
 
     def _controls(self, rate: float, epoch: float) -> Controls:
         return Controls(

@@ -12,6 +12,7 @@ from jaxcnn.evaluation import PROTOCOLS, Result, evaluate
 from jaxcnn.training.experiment import Experiment
 from jaxcnn.training.logging import Metrics, Screen
 from jaxcnn.training.pace import Pace
+from jaxcnn.training.rates import looks
 from jaxcnn.training.report import result_text
 from jaxcnn.training.state import TrainState
 
@@ -47,8 +48,9 @@ class Judge:
     corrupt: set[str] = dataclasses.field(default_factory=set)
 
     def tasks(self, done: int) -> list[Task]:
-        """What is due after `done` updates. Held-out images are judged before each save, by the first
-        protocol: they choose the best checkpoint, the reported split chooses nothing."""
+        """What is due after `done` updates. Held-out images are judged by the first protocol, before
+        each save and where a plateau rule looks at them: they choose the best checkpoint and the drops
+        of the rate, the reported split chooses nothing."""
         config, side = self.experiment.config, self.experiment.net.image_size
         rows = protocols(config)
         due = [
@@ -56,7 +58,8 @@ class Judge:
             for row in rows
             if self.pace.due(done, row.every_epochs)
         ]
-        if self.data.held_out is not None and rows and self.saves(done):
+        looked_at = self.saves(done) or looks(self.experiment.schedule, self.pace, done)
+        if self.data.held_out is not None and rows and looked_at:
             due.append(Task(rows[0], rows[0].label(side), HELD_OUT, self.data.held_out))
         return due
 
@@ -88,11 +91,15 @@ class Judge:
         }
         return [t for t in self.tasks(done) if (t.label, t.split) not in there]
 
-    def best_metric(self, done: int) -> float | None:
-        """Top-1 on the held-out images after `done` updates, where they were judged."""
+    def best_metric(self, done: int, events: Iterable[Mapping[str, Any]] = ()) -> float | None:
+        """Top-1 on the held-out images after `done` updates, where they were judged: in this start, or in
+        an earlier one that left `events`."""
         for (_, split), (step, result) in self.results.items():
             if split == HELD_OUT and step == done:
                 return result.top1
+        for event in events:
+            if event["kind"] == "eval" and event["split"] == HELD_OUT and event["step"] == done:
+                return event["top1"]
         return None
 
     def _evaluate(self, state: TrainState, task: Task) -> Result:

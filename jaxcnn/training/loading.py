@@ -103,10 +103,11 @@ def read_run(folder: Path, step: int | None = None) -> tuple[dict[str, Any], Any
         )
     config = configs.load(folder / "config.json")
     net = models.build(**config["model"])
-    tx = configs.build("optim", config["optim"], SECTIONS)
-    average = configs.build("average", config["average"], SECTIONS)
+    rules = (
+        configs.build(name, config[name], SECTIONS) for name in ("optim", "schedule", "average")
+    )
     like = abstract(
-        jax.eval_shape(partial(create, net, tx, average), jax.random.key(0)),
+        jax.eval_shape(partial(create, net, *rules), jax.random.key(0)),
         jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
     )
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from jaxcnn.training.experiment import Experiment, assemble, with_classes
 from jaxcnn.training.judging import Judge, open_splits
 from jaxcnn.training.logging import Metrics, Screen
 from jaxcnn.training.pace import Pace
+from jaxcnn.training.rates import Rates
 from jaxcnn.training.recording import Diverged, Recorder
 from jaxcnn.training.state import TrainState
 from jaxcnn.training.statistics import obtain, stand_in
@@ -64,6 +65,7 @@ class _Run:
         self.screen = Screen()
         self.checkpoints = Checkpoints(folder / "checkpoints", self.config["checkpoint"]["keep"])
         self.metrics = Metrics(folder, self.config["log"]["tensorboard"])
+        self.rates = Rates(experiment.schedule, self.pace, experiment.placement)
         self.recorder = Recorder(self.pace, self.config, self.metrics, self.screen)
         self.compiled: dict[str, Any] = {}
         self.compile_seconds = 0.0
@@ -86,6 +88,7 @@ class _Run:
             state, meta = restored or (first_state(self.experiment, transfer), {})
             start = int(state.step)
             self.recorder.go_on(meta)
+            self.rates.go_on(state)
             self.judge.corrupt.update(meta.get("corrupt", ()))
             events = self.metrics.cut_back(start)
             announce(
@@ -101,6 +104,7 @@ class _Run:
             )
             if 0 < start <= self.pace.total:
                 self.judge.judge(state, self.judge.missing(events, start))
+                state = self._look(state, events)
                 self._save(state)  # with what the held-out images say of it
             if start < self.pace.total:
                 state = self._train(state, start)
@@ -144,7 +148,7 @@ class _Run:
                     with recorder.waiting():
                         batch = self.experiment.placement.put_batch(next(batches))
                     epoch = self.pace.epoch(done - 1)
-                    rate = self.experiment.schedule(epoch)
+                    rate = self.rates.rate(epoch)
                     state, sums = step(state, batch, self.experiment.put_controls(rate, epoch))
                     recorder.put(done, rate, sums)
                     tasks, saves = self.judge.tasks(done), self.judge.saves(done)
@@ -152,6 +156,7 @@ class _Run:
                         with recorder.pause():
                             self.judge.corrupt.update(batches.corrupt)
                             self.judge.judge(state, tasks)
+                            state = self._look(state)
                             if saves:
                                 self._save(state)
                 recorder.flush()
@@ -165,6 +170,21 @@ class _Run:
                 steps = self.checkpoints.steps()
                 kept = f"checkpoint of step {steps[-1]}" if steps else "there is no checkpoint yet"
                 raise Diverged(f"{error}\nWhat is left: {kept}") from None
+        return state
+
+    def _look(self, state: TrainState, events: Sequence[Mapping[str, Any]] = ()) -> TrainState:
+        """The state once a plateau rule has seen what the held-out images say of it, where that is due.
+
+        Args:
+            events: of earlier starts, the last of which may have ended between the two.
+        """
+        step = int(state.step)
+        top1 = self.judge.best_metric(step, events) if self.rates.due(step) else None
+        if top1 is None:
+            return state
+        state, dropped = self.rates.judged(state, top1)
+        if dropped:
+            self.screen.line(dropped)
         return state
 
     def _batches(self, start: int) -> Any:

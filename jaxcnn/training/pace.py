@@ -36,4 +36,8 @@ class Pace:
         """Whether something done each `every` epochs is due after `step` updates; at the end always."""
         if step == self.total:
             return True
-        return every > 0 and self.epoch(step) // every > self.epoch(step - 1) // every
+        return every > 0 and self.passes(step, every)
+
+    def passes(self, step: int, every: float) -> bool:
+        """Whether a multiple of `every` epochs is reached with update `step`, the last one or not."""
+        return self.epoch(step) // every > self.epoch(step - 1) // every

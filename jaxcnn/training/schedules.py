@@ -1,12 +1,15 @@
 """Learning rate schedules: pure functions of the epoch, evaluated on the host in double precision.
 
 A schedule is one function here and one row in `SCHEDULES`; its values at listed epochs are in the tests.
+`Plateau` goes by what held-out images say and is a file of its own.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+
+from jaxcnn.training.plateau import Plateau
 
 Schedule = Callable[[float], float]
 
@@ -46,4 +49,9 @@ def _positive(rate: float) -> None:
         raise ValueError(f"rate must be positive, got {rate}")
 
 
-SCHEDULES = {"constant": constant, "listed": listed, "exponential": exponential}
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "constant": constant,
+    "listed": listed,
+    "exponential": exponential,
+    "plateau": Plateau,
+}

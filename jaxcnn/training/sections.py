@@ -105,7 +105,14 @@ def resolve(config: Any, overrides: Sequence[str] = ()) -> dict[str, Any]:
         for i, row in enumerate(resolved["evals"])
         if augment["mean"] == "per_pixel" and row["scale"] != augment["scale"][0]
     ]
-    if resolved["data"]["held_out"] and not resolved["evals"]:
+    if resolved["schedule"]["name"] == "plateau" and not (
+        resolved["data"]["held_out"] and resolved["evals"]
+    ):
+        errors.append(
+            "schedule.name=plateau drops the rate by what held-out images say: set data.held_out, a number "
+            "of training images (such as 50000 of ImageNet's), and a row in evals that judges them"
+        )
+    elif resolved["data"]["held_out"] and not resolved["evals"]:
         errors.append(
             "data.held_out needs a row in evals: the first one judges the held-out images"
         )

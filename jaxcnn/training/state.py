@@ -12,6 +12,7 @@ from flax import struct
 from jaxtyping import Array
 
 from jaxcnn.training.averaging import Average
+from jaxcnn.training.plateau import Plateau
 
 
 @struct.dataclass
@@ -22,7 +23,8 @@ class TrainState:
         step: int32[], updates done.
         params: the net's parameters, float32.
         opt_state: the optimiser's buffers.
-        plateau: best, waited and drops of the plateau rule; empty when it is off.
+        plateau: best, waited, drops and judged of the plateau rule (`Plateau.start`); empty where the
+            schedule is another.
         average: params and count of Polyak averaging (`Average`); empty when it is off.
     """
 
@@ -77,10 +79,14 @@ class Init:
             raise ValueError(f"layers {self.layers} need from_run, the workdir to take them from")
 
 
-def create(net: Any, tx: optax.GradientTransformation, average: Average, key: Array) -> TrainState:
+def create(
+    net: Any, tx: optax.GradientTransformation, schedule: Any, average: Average, key: Array
+) -> TrainState:
     """A fresh state, its parameters drawn from `key`."""
     params = draw(net, key)
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), {}, average.start(params))
+    plateau = schedule.start() if isinstance(schedule, Plateau) else {}
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, params, tx.init(params), plateau, average.start(params))
 
 
 def draw(net: Any, key: Array) -> Any:

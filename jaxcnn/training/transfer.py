@@ -55,7 +55,8 @@ class Transfer:
     def lines(self) -> list[tuple[str, str]]:
         """(name, text) rows for a person."""
         whose = ", averaged weights" if self.averaged else ""
-        rows = [("start", f"{self.path}, step {self.step:,}{whose}: {' '.join(self.kept)}")]
+        kept = " ".join(self.kept) if self.new else "every layer"
+        rows = [("start", f"{self.path}, step {self.step:,}{whose}: {kept}")]
         if self.new:
             rows.append(("", f"at random: {' '.join(self.new)}"))
         if self.resized:

@@ -116,6 +116,7 @@ def announce(
         ),
         ("workdir", f"{folder}, " + (f"resumed at step {start:,}" if start else "fresh run")),
         *(transfer.lines() if transfer else []),
+        *experiment.average.lines(),
     ):
         screen.line(f"{name:<8} {text}")
     if start > pace.total:

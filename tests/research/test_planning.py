@@ -1,9 +1,11 @@
 """Comparisons as data, and the runs they come to."""
 
+import dataclasses
+
 import pytest
 
 from jaxcnn.config import ConfigError
-from jaxcnn.research.comparison import from_dict, slug
+from jaxcnn.research.comparison import from_dict, read, slug
 from jaxcnn.research.planning import plan_all, stretched
 from tests.research.made import CONFIGS, comparison, plan
 
@@ -98,6 +100,25 @@ def test_all_errors_of_all_variants_at_once(tmp_path):
     assert any(line.startswith("tiny, b: ") and "dropout=2.0" in line for line in lines)
     assert lines[-1] == "other: batch_size must be at least 1, got 0"  # once, not for each variant
     assert not any(tmp_path.iterdir())
+
+
+def test_variants_that_do_not_differ(tmp_path):
+    """The dropout of VGG is 0.5 already."""
+    with pytest.raises(ConfigError, match="base and dropout are the same config"):
+        plan(tmp_path, variants={"base": {}, "dropout": {"model.dropout": 0.5}})
+
+
+def test_the_comparisons_of_configs(tmp_path):
+    """Every one resolves, on generated images in place of its own, and its variants differ."""
+    for path in sorted((CONFIGS / "comparisons").glob("*.py")):
+        found = read(path)
+        assert found
+        for name, comparison_of in found.items():
+            images = {**comparison_of.overrides, "data.source": "synthetic:10"}
+            changed = dataclasses.replace(comparison_of, overrides=images)
+            (made,) = plan_all([changed], tmp_path, CONFIGS)
+            assert len(made.runs()) == len(made.cells) * len(comparison_of.seeds) > 1
+            assert made.comparison.about, name
 
 
 def test_a_measure_that_nothing_measures(tmp_path):

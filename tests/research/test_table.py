@@ -120,6 +120,17 @@ def test_each_variant_counts_by_its_best(searched):
     ]
 
 
+def test_a_grid_that_never_gets_there_has_no_edge(tmp_path):
+    grid = {"schedule.rate": (0.1, 0.2, 0.3)}
+    made = plan(tmp_path, measure="epochs_to_train_error=0.25", grid=grid)
+    for run in made.runs():
+        finish(run, errors=(0.9, 0.8, 0.7))
+    assert sentences(made, outcomes(made)) == [
+        "column B: no difference from base can be given, column B did not reach the threshold in 2 of 2 "
+        "runs."
+    ]
+
+
 def test_what_a_budget_of_multiply_adds_says(tmp_path):
     made = plan(tmp_path, budget="macs")
     assert "same multiply-adds, forward in training, as base in 3 epochs" in "\n".join(facts(made))

@@ -1,10 +1,13 @@
 """Small whole runs for tests: their config, what they leave behind, and how to stop them."""
 
+import functools
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -33,8 +36,20 @@ TINY = {
 }
 
 
-# Orbax leaves half-read arrays to the garbage collector, which reports their errors a second time.
-orbax_leftovers = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def orbax_leftovers(test):
+    """Of a checkpoint that cannot be read Orbax leaves half-read arrays to other threads and to the garbage
+    collector, which report their errors a second time: here, and not in the test that comes next."""
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    @functools.wraps(test)
+    def settled(*arguments, **fixtures):
+        try:
+            test(*arguments, **fixtures)
+        finally:
+            time.sleep(1.0)
+            gc.collect()
+
+    return settled
 
 
 def arguments(**changes):

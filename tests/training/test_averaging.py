@@ -71,6 +71,14 @@ def averaged(tmp_path_factory):
     return folder
 
 
+def test_it_is_announced(tmp_path, capsys):
+    run(config(**ON, epochs=0), tmp_path / "run")
+    assert (
+        "average  of the weights, exponential, decay 0.9, from epoch 1: what is evaluated"
+        in capsys.readouterr().out
+    )
+
+
 def test_the_updates_from_the_epoch_on_count(averaged):
     assert int(state_of(averaged).average["count"]) == 12
 

@@ -3,6 +3,7 @@
 import pytest
 
 from jaxcnn.training.pace import Pace
+from jaxcnn.training.plateau import Plateau
 from jaxcnn.training.schedules import SCHEDULES, constant, exponential, listed
 
 # Every schedule must have its facts here.
@@ -16,6 +17,7 @@ FACTS = {
         exponential(rate=1.0),
         {0: 1, 7: 1, 7.999: 1, 8: 0.96, 16: 0.9216, 60: 0.7514, 100: 0.6127, 249: 0.2821},
     ),
+    "plateau": (Plateau(rate=1e-2), {0.0: 1e-2, 500.0: 1e-2}),  # its drops are in test_plateau.py
 }
 
 
@@ -37,6 +39,11 @@ def test_values(name):
         (lambda: listed(rate=1.0, drops=(3.0, 1.0)), "drops"),
         (lambda: listed(rate=1.0, drops=(), factor=2.0), "factor"),
         (lambda: exponential(rate=1.0, every=0.0), "every"),
+        (lambda: Plateau(rate=0.0), "rate"),
+        (lambda: Plateau(rate=1.0, factor=0.0), "factor"),
+        (lambda: Plateau(rate=1.0, patience=0), "patience"),
+        (lambda: Plateau(rate=1.0, drops=-1), "drops"),
+        (lambda: Plateau(rate=1.0, every_epochs=0.0), "every_epochs"),
     ],
 )
 def test_values_out_of_range_are_named(make, keyword):

@@ -10,6 +10,7 @@ import pytest
 import jaxcnn
 from jaxcnn.training import run
 from jaxcnn.training.experiment import assemble, with_classes
+from jaxcnn.training.state import draw
 from jaxcnn.training.transfer import TransferError, classifiers, grouped
 from tests.training.runs import assert_same_state, config, state_of
 
@@ -58,10 +59,11 @@ def test_i2_net_d_starts_from_net_a_by_name(net_a, tmp_path, capsys):
     assert len(start["started_from"]["new"]) == 9
 
 
-def test_the_average_starts_from_the_layers_taken(net_a, tmp_path):
+def test_the_average_starts_from_the_layers_taken(net_a, tmp_path, capsys):
     state = begin(tmp_path / "run", net_a, average__kind="exponential")
     assert_same_state(state.params, state_of(net_a).average["params"])
     assert_same_state(state.average["params"], state.params)
+    assert "step 8, averaged weights: every layer" in capsys.readouterr().out
 
 
 def test_a_resumed_run_does_not_need_the_other(net_a, tmp_path):
@@ -119,6 +121,18 @@ def test_a_run_that_is_not_there_and_one_without_checkpoints(net_a, tmp_path):
     shutil.copy(net_a / "config.json", tmp_path / "empty")
     with pytest.raises(TransferError, match="empty has no checkpoint yet"):
         begin(tmp_path / "run", tmp_path / "empty")
+
+
+@pytest.mark.parametrize("column", ["B", "C", "D", "E"])
+def test_the_layers_of_net_a_fit_by_name_and_not_by_position(column):
+    def shapes(column):
+        net = jaxcnn.build("vgg", column=column, width=0.0625, image_size=32)
+        params = jax.eval_shape(lambda key: draw(net, key), jax.random.key(0))
+        return {name: leaves["kernel"].shape for name, leaves in params.items()}
+
+    old, new = shapes("A"), shapes(column)
+    assert [old[name] for name in VGG_LAYERS] == [new[name] for name in VGG_LAYERS]
+    assert old[list(old)[1]] != new[list(new)[1]]
 
 
 def test_layers_need_a_run():

@@ -1,0 +1,168 @@
+"""The plateau rule (papers.md section 6, O5) by hand, and in runs that are stopped around its judgements."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxcnn.config import ConfigError
+from jaxcnn.training import Stopped, run
+from jaxcnn.training.plateau import Plateau
+from tests.training.runs import assert_same_state, config, events, signalling, state_of, timeless
+
+
+def walk(rule, tops):
+    """(best, waited, drops) after each judgement, and the rates."""
+    state, seen, rates = jax.device_get(rule.start()), [], []
+    for step, top1 in enumerate(tops, 1):
+        state = rule.judged(state, top1, step)
+        assert int(state["judged"]) == step
+        seen.append((round(float(state["best"]), 4), int(state["waited"]), int(state["drops"])))
+        rates.append(rule(0.0, int(state["drops"])))
+    return seen, rates
+
+
+def test_the_rule_by_hand():
+    seen, rates = walk(Plateau(rate=1e-2, patience=2), [0.1, 0.2, 0.2, 0.15, 0.3, 0.3, 0.1, 0.0])
+    assert seen == [
+        (0.1, 0, 0), (0.2, 0, 0), (0.2, 1, 0), (0.2, 0, 1),
+        (0.3, 0, 1), (0.3, 1, 1), (0.3, 0, 2), (0.3, 1, 2),
+    ]  # fmt: skip
+    np.testing.assert_allclose(rates, [1e-2, 1e-2, 1e-2, 1e-3, 1e-3, 1e-3, 1e-4, 1e-4])
+
+
+def test_o5_at_most_three_drops():
+    """Krizhevsky et al. 2012, section 5: from 0.01 three times to a tenth."""
+    seen, rates = walk(Plateau(rate=1e-2, patience=3), [0.5] * 60)
+    assert [drops for _, _, drops in seen][:11] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
+    assert max(drops for _, _, drops in seen) == 3
+    assert rates[-1] == pytest.approx(1e-5)
+
+
+def test_no_top1_at_all_is_no_improvement_after_the_first_judgement():
+    seen, _ = walk(Plateau(rate=1.0, patience=2), [0.0, 0.0, 0.0])
+    assert seen == [(0.0, 0, 0), (0.0, 1, 0), (0.0, 0, 1)]
+
+
+@pytest.mark.parametrize("top1", [0.1, 0.3, 0.7, 61 / 64, 1 / 3])
+def test_the_same_top1_again_is_no_improvement(top1):
+    """Some of these are above the float32 nearest to them."""
+    seen, _ = walk(Plateau(rate=1.0, patience=9), [top1, top1])
+    assert seen[1][1] == 1
+
+
+# Six steps an epoch; a judgement every three. The rate is too high for top-1 to rise for long.
+CHANGES = {
+    "schedule__name": "plateau",
+    "schedule__drops": 3,
+    "schedule__rate": 0.005,
+    "schedule__patience": 1,
+    "schedule__every_epochs": 0.5,
+    "data__held_out": 64,
+    "epochs": 4,
+    "log__every_steps": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    run(config(**CHANGES), folder)
+    return folder
+
+
+def held(folder):
+    """Top-1 on the held-out images by step."""
+    rows = [e for e in events(folder) if e["kind"] == "eval" and e["split"] == "held_out"]
+    assert len({e["step"] for e in rows}) == len(rows)
+    return {e["step"]: e["top1"] for e in rows}
+
+
+def test_a_run_follows_the_rule(undisturbed):
+    """Its rates are those that the logged judgements give, each from the step after its judgement on."""
+    tops = held(undisturbed)
+    assert list(tops) == [3, 6, 9, 12, 15, 18, 21, 24]
+    rule = Plateau(rate=0.005, patience=1, every_epochs=0.5)
+    _, rates = walk(rule, list(tops.values()))
+    expected = [0.005] * 3 + [rate for rate in rates[:-1] for _ in range(3)]
+    logged = [e["learning_rate"] for e in events(undisturbed) if e["kind"] == "train"]
+    assert logged == expected
+    assert len(set(logged)) > 1
+    state = state_of(undisturbed).plateau
+    assert {k: v.dtype.name for k, v in state.items()} == {
+        "best": "float32", "waited": "int32", "drops": "int32", "judged": "int32",
+    }  # fmt: skip
+    assert float(state["best"]) == max(tops.values())
+    assert int(state["judged"]) == 24
+
+
+def test_a_drop_is_said(undisturbed, tmp_path, capsys):
+    run(config(**CHANGES), tmp_path / "run")
+    shown = capsys.readouterr().out
+    assert "plateau: top-1 on held-out images has not risen above" in shown
+    assert "for 1 judgement; rate 0.005 -> 0.0005 (drop 1 of 3)" in shown
+    assert_same_state(state_of(tmp_path / "run"), state_of(undisturbed))
+
+
+def first_drop(folder):
+    """The step whose judgement dropped the rate first."""
+    train = [e for e in events(folder) if e["kind"] == "train"]
+    return next(e["step"] for e in train if e["learning_rate"] < 0.005) - 1
+
+
+@pytest.mark.parametrize("phase", ["before", "within", "after", "training"])
+def test_a_stop_around_a_judgement_goes_on_bit_for_bit(undisturbed, tmp_path, monkeypatch, phase):
+    """Stopped before, within or after the judgement that drops the rate, it is counted once; the checkpoints'
+    own interval changes on the way."""
+    step = first_drop(undisturbed)
+    # Batches drawn for evaluation before that judgement: three (the last draw ends the split) a judgement,
+    # and three more where the reported split is judged too.
+    before = sum(6 if s % 6 == 0 else 3 for s in range(3, step, 3)) + (3 if step % 6 == 0 else 0)
+    where, at = {
+        "before": ("evaluation", before + 1),
+        "within": ("evaluation", before + 2),
+        "after": ("evaluation", before + 3),
+        "training": ("train", step),
+    }[phase]
+    with monkeypatch.context() as patch:
+        signalling(patch, where, at)
+        with pytest.raises(Stopped):
+            run(config(**CHANGES), tmp_path / "run")
+    stopped = state_of(tmp_path / "run")
+    assert int(stopped.step) == step
+    assert (int(stopped.plateau["judged"]) == step) == (phase == "after")
+    run(config(checkpoint__every_epochs=2.0, **CHANGES), tmp_path / "run")
+    assert_same_state(state_of(tmp_path / "run"), state_of(undisturbed))
+    assert timeless(tmp_path / "run") == timeless(undisturbed)
+
+
+def test_a_judgement_written_but_not_saved_is_counted(undisturbed, tmp_path, monkeypatch):
+    """What a power cut leaves when it comes between the event of a judgement and the state with it."""
+    folder, step = tmp_path / "run", first_drop(undisturbed)
+    before = sum(6 if s % 6 == 0 else 3 for s in range(3, step, 3)) + (3 if step % 6 == 0 else 0)
+    with monkeypatch.context() as patch:
+        signalling(patch, "evaluation", before + 2)
+        with pytest.raises(Stopped):
+            run(config(**CHANGES), folder)
+    (lost,) = [e for e in events(undisturbed) if e.get("split") == "held_out" and e["step"] == step]
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(lost) + "\n")
+    run(config(**CHANGES), folder)
+    assert_same_state(state_of(folder), state_of(undisturbed))
+    assert timeless(folder) == timeless(undisturbed)
+
+
+def test_a_run_that_is_made_longer_counts_no_judgement_of_its_old_end(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    run(config(**CHANGES | {"epochs": 1.2}), folder)
+    assert 8 in held(folder)
+    assert int(state_of(folder).plateau["judged"]) == 6
+    run(config(**CHANGES), folder)
+    assert_same_state(state_of(folder), state_of(undisturbed))
+
+
+@pytest.mark.parametrize("missing", [{"data__held_out": 0}, {"evals": "()"}])
+def test_a_plateau_needs_held_out_images_and_a_protocol(missing):
+    with pytest.raises(ConfigError, match=r"schedule.name=plateau(?s:.*)set data.held_out"):
+        config(**CHANGES | missing)
