@@ -60,7 +60,7 @@ def test_imports_point_one_way(path):
 
 
 def test_configs_are_pure_data():
-    for path in sorted((PACKAGE.parent / "configs").glob("*.py")):
+    for path in sorted((PACKAGE.parent / "configs").rglob("*.py")):
         modules = {m.split(".")[0] for m in imports_of_text(path)}
         assert modules <= {"ml_collections", "configs"}, path
 

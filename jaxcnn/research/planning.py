@@ -111,7 +111,7 @@ def stretched(config: Mapping[str, Any], factor: float) -> dict[str, Any]:
         value = config.get(section, {}).get(key)
         if isinstance(value, tuple):
             found[name] = tuple(round(v * factor, 4) for v in value)
-        elif value:
+        elif value and isinstance(value, float):  # a plateau rule's drops are a count
             found[name] = round(value * factor, 4)
     return found
 

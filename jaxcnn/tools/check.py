@@ -58,7 +58,7 @@ def describe(config: dict[str, Any]) -> str:
     lines += [
         f"batch      {_bytes(batch) / 1e6:12.1f} MB",
         f"parameters {_bytes(state.params) / 1e6:12.1f} MB",
-        f"state      {_bytes(state) / 1e6:12.1f} MB (parameters, momentum, counters)",
+        f"state      {_bytes(state) / 1e6:12.1f} MB (parameters, momentum, average if any, counters)",
         f"train step {flops / 1e9:12.1f} GFLOP, as XLA counts before it compiles",
     ]
     return "\n".join(lines)

@@ -41,19 +41,30 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("name", metavar="NAME", choices=list(names()), help=", ".join(names()))
     result.add_argument("--detail", action="store_true", help="also the layers inside modules")
     result.add_argument("--json", action="store_true", help="print JSON")
-    kinds = {f: field.type for net in NETS for f, field in net_fields(net).items()}
-    for field, kind in kinds.items():
-        convert = truth if kind is bool else kind
-        metavar = "true|false" if kind is bool else getattr(kind, "__name__", "VALUE").upper()
-        result.add_argument(f"--{field}", type=convert, metavar=metavar, default=None)
+    kinds: dict[str, set[Any]] = {}
+    for net in NETS:
+        for name, field in net_fields(net).items():
+            kinds.setdefault(name, set()).add(field.type)
+    for name, types in kinds.items():
+        metavar = "|".join(sorted("true|false" if t is bool else t.__name__.upper() for t in types))
+        result.add_argument(f"--{name}", metavar=metavar, default=None)
     return result
 
 
-def truth(text: str) -> bool:
-    """True or False from the text of a flag."""
-    if text not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return text == "true"
+def converted(field: str, text: str, kind: Any) -> Any:
+    """The value of a flag, in the type that the field has in the chosen net.
+
+    Raises:
+        ValueError: it is not of that type.
+    """
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise ValueError(f"--{field} must be true or false, got {text!r}")
+        return text == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"--{field} must be {kind.__name__}, got {text!r}") from None
 
 
 def as_json(summary: Summary) -> str:
@@ -74,7 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if value is not None and field not in ("name", "detail", "json")
     }
     net_name = flags.name if flags.name in NETS else "vgg"
+    known = net_fields(net_name)
     try:
+        given = {
+            field: converted(field, value, known[field].type) if field in known else value
+            for field, value in given.items()
+        }
         net = build(net_name, **{**fixed, **given})
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -58,6 +58,14 @@ def test_usage_errors(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["resnet"])
     assert caught.value.code == 2
-    with pytest.raises(SystemExit):
-        main(["alexnet", "--remat", "maybe"])
-    assert "neither true nor false" in capsys.readouterr().err
+    assert main(["alexnet", "--remat", "maybe"]) == 2
+    assert "--remat must be true or false, got 'maybe'" in capsys.readouterr().err
+
+
+def test_a_flag_has_the_type_of_its_field_in_the_net(capsys):
+    """lrn is a word in AlexNet and a truth value in GoogLeNet."""
+    assert main(["alexnet", "--lrn", "whole", "--json"]) == 0
+    assert main(["googlenet", "--lrn", "false"]) == 0
+    capsys.readouterr()
+    assert main(["googlenet", "--lrn", "whole"]) == 2
+    assert "--lrn must be true or false" in capsys.readouterr().err
