@@ -4,8 +4,6 @@ COMMAND   python -m jaxcnn.tools.compare configs/comparisons/cifar10.py --out=ru
 DATA      folder:data/cifar10 (docs/data.md rebuilds the subset)
 """
 
-from typing import Any
-
 # Means of CIFAR-10's training images, R, G, B.
 MEAN = (125.3, 123.0, 113.9)
 SEEDS = (0, 1, 2)
@@ -19,7 +17,7 @@ COMMON = {
 }
 
 
-def get_comparisons() -> dict[str, dict[str, Any]]:
+def get_comparisons() -> dict[str, dict]:
     return {
         "relu_tanh": {
             "about": (
