@@ -76,10 +76,12 @@ def exit_code(
     except KeyboardInterrupt:
         return _fail("interrupted", f"nothing was trained yet. To start again: {again}", 130)
     except Stopped as error:
-        print(
-            f"stopped by {error}; the state is saved in {Path(workdir).absolute()}. To go on: {again}",
-            flush=True,
+        folder = Path(workdir).absolute()
+        saved = any(entry.name.isdigit() for entry in (folder / "checkpoints").glob("*"))
+        left = (
+            f"the state is saved in {folder}" if saved else f"nothing was trained yet in {folder}"
         )
+        print(f"stopped by {error}; {left}. To go on: {again}", flush=True)
         return EXIT_STOPPED
     except (DataError, CheckpointError, WorkdirError, ValueError, OSError) as error:
         return _fail("error", error, EXIT_ERROR)

@@ -1,6 +1,8 @@
 """Whole runs with the papers' augmentation: the same views after a stop and on any number of devices."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -10,7 +12,10 @@ from jaxcnn.data import open_data
 from jaxcnn.data import statistics as figures
 from jaxcnn.data.errors import DataError
 from jaxcnn.training import Stopped, judging, run
+from jaxcnn.training.command import main
 from tests.training.runs import (
+    ROOT,
+    arguments,
     assert_same_state,
     config,
     events,
@@ -96,6 +101,20 @@ def test_a_run_keeps_the_statistics_that_it_computed(tmp_path):
     expected = figures.compute(source, side=40)
     np.testing.assert_array_equal(kept.mean_image, expected.mean_image)
     np.testing.assert_array_equal(kept.covariance, expected.covariance)
+
+
+def test_a_stop_while_statistics_are_computed(tmp_path, monkeypatch, capsys):
+    compute = figures.compute
+
+    def stopped(source, **settings):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return compute(source, **settings)
+
+    monkeypatch.setattr(figures, "compute", stopped)
+    typed = [*arguments(**RECIPES["alexnet"]), f"--workdir={tmp_path}"]
+    assert main(typed, ROOT / "configs") == 143
+    assert "stopped by SIGTERM; nothing was trained yet in" in capsys.readouterr().out
+    assert not (tmp_path / "statistics.npz").exists()
 
 
 def test_statistics_of_another_dataset_are_refused(tmp_path):
