@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,39 +86,45 @@ def resolve(config: Any, overrides: Sequence[str] = ()) -> dict[str, Any]:
     resolved = configs.resolve(config, overrides, SECTIONS, PROTOCOLS)
     if "num_classes" not in _named(config, overrides):
         resolved["model"]["num_classes"] = 0  # the source's, which `with_classes` fills in
-    image_size = resolved["model"]["image_size"]
-    errors = []
-    augment = resolved["augment"]
-    if augment["sampling"] != "area" and augment["scale"][0] < image_size:
-        errors.append(
-            f"augment.scale {augment['scale']} must not start below model.image_size "
-            f"{image_size}: the crop would not fit"
-        )
-    errors += [
-        f"evals[{i}].scale {row['scale']} must not be below model.image_size {image_size}"
-        for i, row in enumerate(resolved["evals"])
-        if row["scale"] < image_size
-    ]
-    errors += [
-        f"evals[{i}].scale is {row['scale']}, but augment.mean='per_pixel' holds means of squares of "
-        f"side {augment['scale'][0]}: give that scale, or augment.mean='rgb'"
-        for i, row in enumerate(resolved["evals"])
-        if augment["mean"] == "per_pixel" and row["scale"] != augment["scale"][0]
-    ]
-    if resolved["schedule"]["name"] == "plateau" and not (
-        resolved["data"]["held_out"] and resolved["evals"]
-    ):
-        errors.append(
-            "schedule.name=plateau drops the rate by what held-out images say: set data.held_out, a number "
-            "of training images (such as 50000 of ImageNet's), and a row in evals that judges them"
-        )
-    elif resolved["data"]["held_out"] and not resolved["evals"]:
-        errors.append(
-            "data.held_out needs a row in evals: the first one judges the held-out images"
-        )
+    errors = _scale_errors(resolved) + _held_out_errors(resolved)
     if errors:
         raise configs.ConfigError("\n".join(errors))
     return resolved
+
+
+def _scale_errors(config: Mapping[str, Any]) -> list[str]:
+    """Scales that do not hold the net's images, or do not fit a mean image."""
+    side, augment = config["model"]["image_size"], config["augment"]
+    errors = []
+    if augment["sampling"] != "area" and augment["scale"][0] < side:
+        errors.append(
+            f"augment.scale {augment['scale']} must not start below model.image_size {side}: the crop "
+            "would not fit"
+        )
+    for i, row in enumerate(config["evals"]):
+        if row["scale"] < side:
+            errors.append(
+                f"evals[{i}].scale {row['scale']} must not be below model.image_size {side}"
+            )
+        if augment["mean"] == "per_pixel" and row["scale"] != augment["scale"][0]:
+            errors.append(
+                f"evals[{i}].scale is {row['scale']}, but augment.mean='per_pixel' holds means of "
+                f"squares of side {augment['scale'][0]}: give that scale, or augment.mean='rgb'"
+            )
+    return errors
+
+
+def _held_out_errors(config: Mapping[str, Any]) -> list[str]:
+    """Held-out images that nothing judges, or a rule that needs some."""
+    held_out, judged = config["data"]["held_out"], bool(config["evals"])
+    if config["schedule"]["name"] == "plateau" and not (held_out and judged):
+        return [
+            "schedule.name=plateau drops the rate by what held-out images say: set data.held_out, a number "
+            "of training images (such as 50000 of ImageNet's), and a row in evals that judges them"
+        ]
+    if held_out and not judged:
+        return ["data.held_out needs a row in evals: the first one judges the held-out images"]
+    return []
 
 
 def read(
