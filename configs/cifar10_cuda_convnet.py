@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
             # file: 350 epochs on four fifths of the training images, 150 on all, 10 and 10 at lower rates.
             # Here all images from the start; a first run with --config.data.held_out=10000 is the other way.
             "epochs": 520.0,
-            "batch_size": 128,  # unstated in the file: cuda-convnet2's default
+            "batch_size": 128,  # unstated in the file: ours
             "model": {"name": "cuda_convnet"},
             "data": {"source": "folder:data/cifar10"},
             "augment": {

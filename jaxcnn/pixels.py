@@ -7,6 +7,7 @@ come from its own key, made of (seed, epoch, id), so they do not depend on devic
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import jax
@@ -48,8 +49,8 @@ class Augment(Sampling):
         pca_std: standard deviation of its draws; 0.1 in the paper.
         mean: what is subtracted: three values for R, G and B on the 0..255 scale; 'rgb', the training
             set's; 'per_pixel', the mean of the training set's central squares at each pixel.
-        statistics: where mean and colours come from, where they are needed: 'imagenet', Krizhevsky's
-            figures, which hold no mean image; 'auto', computed from the training images at the first
+        statistics: whose figures mean and colours are, where they are needed: 'imagenet', Krizhevsky's
+            of ImageNet, for colours alone; 'auto', computed from the training images at the first
             start and kept in the workdir; or a file of `python -m jaxcnn.tools.statistics`.
     """
 
@@ -60,44 +61,58 @@ class Augment(Sampling):
     mean: tuple[float, float, float] | str = (123.68, 116.779, 103.939)
     statistics: str = "imagenet"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def problems(self) -> list[str]:
+        found = super().problems()
         if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip is a probability and must lie in [0, 1], got {self.flip}")
-        if not 0 <= self.distort[0] <= self.distort[1]:
-            raise ValueError(
+            found.append(f"flip is a probability and must lie in [0, 1], got {self.flip}")
+        if not 0 <= self.distort[0] <= self.distort[1] < math.inf:
+            found.append(
                 f"distort must be (lowest, highest) with 0 <= lowest <= highest, got {self.distort}"
             )
         if self.pca == "byte":
-            raise ValueError(_REFUSED)
-        if self.pca not in ("off", *READINGS):
-            raise ValueError(f"pca must be one of off, {', '.join(READINGS)}; got {self.pca!r}")
-        if self.pca_std < 0:
-            raise ValueError(f"pca_std must be 0 or more, got {self.pca_std}")
-        self._check_mean()
+            found.append(_REFUSED)
+        elif self.pca not in ("off", *READINGS):
+            found.append(f"pca must be one of off, {', '.join(READINGS)}; got {self.pca!r}")
+        if not 0 <= self.pca_std < math.inf:
+            found.append(f"pca_std must be 0 or more and finite, got {self.pca_std}")
+        if not self.statistics:
+            found.append("statistics must be 'imagenet', 'auto' or a file, got ''")
+        return found + self._mean_problems()
 
-    def _check_mean(self) -> None:
+    def _mean_problems(self) -> list[str]:
         if not isinstance(self.mean, str):
-            if not all(0 <= m <= 255 for m in self.mean):
-                raise ValueError(f"mean must hold three values in 0..255 (RGB), got {self.mean}")
-            return
+            if all(0 <= m <= 255 for m in self.mean):
+                return []
+            return [f"mean must hold three values in 0..255 (RGB), got {self.mean}"]
         if self.mean not in ("rgb", "per_pixel"):
-            raise ValueError(
-                f"mean must be three values (RGB), 'rgb' or 'per_pixel', got {self.mean!r}"
+            return [f"mean must be three values (RGB), 'rgb' or 'per_pixel', got {self.mean!r}"]
+        found = []
+        if self.statistics == "imagenet":
+            found.append(
+                f"mean={self.mean!r} is that of the training images, and statistics='imagenet' is not "
+                "computed from them; give statistics='auto', or a file of "
+                "python -m jaxcnn.tools.statistics"
             )
-        if self.mean == "rgb":
-            return
-        if self.sampling not in ("square", "centre") or self.scale[0] != self.scale[1]:
-            raise ValueError(
+        squares = self.sampling in ("square", "centre") and self.scale[0] == self.scale[1]
+        if self.mean == "per_pixel" and not squares:
+            found.append(
                 "mean='per_pixel' is a mean of central squares of one size: it needs "
                 f"sampling='square' or 'centre' and one scale, got sampling={self.sampling!r} and "
                 f"scale={self.scale}; or give mean='rgb'"
             )
-        if self.statistics == "imagenet":
-            raise ValueError(
-                "mean='per_pixel' needs a mean image, which statistics='imagenet' does not hold; give "
-                "statistics='auto' or a file of python -m jaxcnn.tools.statistics"
-            )
+        return found
+
+    def lines(self) -> list[tuple[str, str]]:
+        """(name, text) rows for a person: what is subtracted and added, and whose figures it is by."""
+        origin = {
+            "imagenet": "Krizhevsky's figures of ImageNet",
+            "auto": "figures of the training images",
+        }.get(self.statistics, f"figures of {self.statistics}")
+        mean = f"mean {self.mean}" + (f" by {origin}" if isinstance(self.mean, str) else "")
+        colour = (
+            "no colour shift" if self.pca == "off" else f"colour shift '{self.pca}' by {origin}"
+        )
+        return [("pixels", f"{mean}, {colour}")]
 
     @property
     def in_square(self) -> bool:

@@ -174,3 +174,32 @@ def test_show_says_where_a_value_comes_from():
     assert "optim.momentum = 0.8  # command line" in shown
     assert "model.column = 'E'  # file" in shown
     assert "loss.accumulate = 1  # default" in shown
+
+
+def test_where_the_weights_came_from_may_move():
+    old, new = read("vgg_d", "init.from_run=runs/a"), read("vgg_d", "init.from_run=/other/a")
+    assert configs.forbidden_difference(old, new) == []
+    new = read("vgg_d", "init.from_run=runs/a", "init.layers=('fc6',)")
+    assert configs.forbidden_difference(old, new) == ["init.layers: () -> ('fc6',)"]
+
+
+def test_what_judges_the_held_out_images_must_stay():
+    rows = "evals=({'name':'centre','scale':256},{'name':'centre','scale':384})"
+    other = "evals=({'name':'centre','scale':384},)"
+    free = [read("vgg_d", text) for text in (rows, other)]
+    assert configs.forbidden_difference(*free) == []
+    held = [read("vgg_d", "data.held_out=10", text) for text in (rows, other)]
+    assert configs.forbidden_difference(*held) == ["evals[0].scale: 256 -> 384"]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("augment.interpolation=bilinear", r"for one value: \('bilinear',\)"),
+        ("augment.scale=384", r"such as \(384, 384\)"),
+        ("average.from_epoch=90", ""),
+    ],
+)
+def test_what_to_type_instead(override, said):
+    with pytest.raises(configs.ConfigError, match=said or "is not below epochs 74"):
+        read("vgg_d", override, "average.kind=uniform")

@@ -307,12 +307,25 @@ def test_views_are_equal_on_any_number_of_devices(settings):
             {"mean": "per_pixel", "statistics": "auto", "sampling": "square", "scale": (9, 12)},
             "one scale",
         ),
-        ({"mean": "per_pixel", "sampling": "square"}, "statistics='imagenet' does not hold"),
+        ({"mean": "per_pixel", "sampling": "square"}, "statistics='imagenet' is not computed"),
+        ({"mean": "rgb"}, "statistics='imagenet' is not computed"),
+        ({"distort": (0.5, float("inf"))}, "distort"),
+        ({"pca_std": float("nan")}, "pca_std"),
+        ({"statistics": ""}, "statistics"),
+        ({"interpolation": ("area", "area")}, "a filter twice"),
+        ({"sampling": "centre", "scale": (9, 12)}, "give one scale"),
     ],
 )
 def test_values_out_of_range_are_named(wrong, said):
     with pytest.raises(ValueError, match=said):
         Augment(**wrong)
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    with pytest.raises(ValueError) as caught:
+        Augment(area=(0.5, 2.0), flip=1.5, distort=(1.5, 0.5), pca="byte")
+    for said in ("area must", "flip is a probability", "distort must", "1480 grey levels"):
+        assert said in str(caught.value)
 
 
 def test_statistics_that_are_needed_are_demanded():

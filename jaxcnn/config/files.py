@@ -91,8 +91,24 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "")
 
 def forbidden_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs and may not when a run goes on in its workdir."""
-    drop = lambda c: {k: v for k, v in c.items() if k not in MAY_DIFFER}  # noqa: E731
-    return difference(drop(plain(old)), drop(plain(new)))
+    old, new = plain(old), plain(new)
+    lines = difference(_binding(old), _binding(new))
+    # The first row judges the held-out images: the best checkpoint and a plateau rule go by it.
+    if new.get("data", {}).get("held_out") and old.get("evals") and new.get("evals"):
+        first = [
+            {k: v for k, v in c["evals"][0].items() if k != "every_epochs"} for c in (old, new)
+        ]
+        lines += difference(*first, prefix="evals[0].")
+    return lines
+
+
+def _binding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What must stay. Where the weights came from counts at a fresh start alone, and run.json has it: a
+    chain may be moved."""
+    kept = {k: v for k, v in config.items() if k not in MAY_DIFFER}
+    if "init" in kept:
+        kept["init"] = {k: v for k, v in kept["init"].items() if k != "from_run"}
+    return kept
 
 
 def save(config: Mapping[str, Any], path: Path) -> None:

@@ -24,7 +24,14 @@ def parse(text: str, kind: Any) -> Any:
 def typed(key: str, value: Any, kind: Any, errors: list[str]) -> Any:
     ok, value = _convert(value, kind)
     if not ok:
-        errors.append(f"{key} must be {spell(kind)}, got {value!r}")
+        origin = typing.get_origin(kind)
+        hint = (
+            f"; for one value: ({value!r},)" if origin is tuple and isinstance(value, str) else ""
+        )
+        hint = hint or (
+            f"; such as ({value}, {value})" if origin is tuple and isinstance(value, int) else ""
+        )
+        errors.append(f"{key} must be {spell(kind)}, got {value!r}{hint}")
     return value
 
 

@@ -43,6 +43,12 @@ class Sampling:
     interpolation: tuple[str, ...] = ("bilinear",)
 
     def __post_init__(self) -> None:
+        found = self.problems()
+        if found:
+            raise ValueError("; ".join(found))
+
+    def problems(self) -> list[str]:
+        """What is wrong with the fields, a sentence each."""
         problems = [
             _unknown("sampling", self.sampling, SAMPLINGS),
             _unknown("aspect_law", self.aspect_law, ASPECT_LAWS),
@@ -66,8 +72,11 @@ class Sampling:
                 "aspect must be (narrowest, widest) width / height with 0 < narrowest <= widest, "
                 f"got {self.aspect}"
             )
-        if any(problems):
-            raise ValueError("; ".join(filter(None, problems)))
+        if len(set(self.interpolation)) < len(self.interpolation):
+            problems.append(f"interpolation names a filter twice: {self.interpolation}")
+        if self.sampling == "centre" and self.scale[0] != self.scale[1]:
+            problems.append(f"sampling='centre' draws nothing: give one scale, got {self.scale}")
+        return [problem for problem in problems if problem]
 
 
 def _unknown(field: str, value: str, valid: Iterable[str]) -> str:

@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from .errors import DataError
+from .errors import CorruptImage, DataError
 from .pipeline import eval_batches
 from .sampling import Sampling
 from .source import Data, Source
 
 # Images decoded at a time; with those read ahead it bounds the memory.
 _BATCH = 32
+# Images whose bytes stand for the whole set's.
+_SAMPLED = 64
 _ARRAYS = ("mean", "covariance", "mean_image")
 
 
@@ -37,8 +39,8 @@ class Statistics:
         covariance: float64[3,3], of the pixels' (R, G, B), divided by their number.
         mean_image: float32[S,S,3], the mean at each place of the square, or None.
         origin: where the figures come from: `source`, its text; and, from `compute`, `examples`, how many
-            images the source has; `unreadable`, how many of them were left out; `classes`, the SHA-256 of
-            the class names; `side`, S.
+            images the source has; `unreadable`, how many of them were left out; `classes` and
+            `sample`, the SHA-256 of the class names and of some of the encoded images; `side`, S.
     """
 
     mean: Float64[np.ndarray, "3"]
@@ -142,6 +144,7 @@ def compute(
         "examples": len(source),
         "unreadable": len(source) - readable,
         "classes": _digest(source.class_names),
+        "sample": _sample(source),
         "side": side,
     }
     return Statistics(mean, covariance, (sums / readable).astype(np.float32), origin)
@@ -237,12 +240,25 @@ def check_matches(statistics: Statistics, data: Data, path: str | os.PathLike[st
             f"they are of other classes (SHA-256 of the names {str(seen.get('classes'))[:12]}, the "
             f"data's {classes[:12]})"
         )
+    if not problems and seen.get("sample") != _sample(data.train):
+        problems.append("they are of other images in as many files and classes of the same names")
     if problems:
         raise DataError(
             f"the statistics in {path} (from {seen.get('source')}) do not fit the data "
-            f"({data.description}): {'; '.join(problems)}. Make them from this data: "
-            f"python -m jaxcnn.tools.statistics CONFIG --out={path}"
+            f"({data.description}): {'; '.join(problems)}. Make a file of "
+            "this data: python -m jaxcnn.tools.statistics CONFIG --out=ANOTHER_FILE"
         )
+
+
+def _sample(source: Source) -> str:
+    """SHA-256 of the bytes of some images spread over the source: enough to tell two sets apart."""
+    digest, count = hashlib.sha256(), min(_SAMPLED, len(source))
+    for index in range(count):
+        try:
+            digest.update(source.read(index * len(source) // count)[0])
+        except CorruptImage:
+            digest.update(b"unreadable")
+    return digest.hexdigest()
 
 
 def _digest(class_names: tuple[str, ...]) -> str:

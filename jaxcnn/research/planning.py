@@ -24,7 +24,7 @@ from jaxcnn.training.pace import Pace
 
 # Keys that count in epochs. Where a budget changes the epochs of a variant these change with them, so
 # that one which trains half as long drops its rate half as early.
-STRETCHED = ("schedule.drops", "schedule.every", "average.from_epoch")
+STRETCHED = ("schedule.drops", "schedule.every", "schedule.every_epochs", "average.from_epoch")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,7 +33,7 @@ from jaxcnn.training import run as train
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.logging import Screen
 from jaxcnn.training.stopping import Stopped, Stopper
-from jaxcnn.training.workdir import WorkdirError
+from jaxcnn.training.workdir import WorkdirError, has_begun
 
 HOLDER, DIVERGED = "holder.json", "diverged.json"
 
@@ -78,8 +78,9 @@ def strangers(runs: Sequence[Run]) -> list[str]:
     found = []
     for run in runs:
         path = run.folder / "config.json"
-        if not path.exists():
-            continue
+        worth = has_begun(run.folder) or (run.folder / "report.json").exists()
+        if not (worth and path.exists()):
+            continue  # nothing is lost by another config
         try:
             changed = configs.forbidden_difference(configs.load(path), run.config)
         except ValueError as error:

@@ -20,6 +20,7 @@ from jaxcnn.training.dry_run import UNKNOWN_CLASSES
 from jaxcnn.training.experiment import assemble, with_classes
 from jaxcnn.training.state import describe_leaves
 from jaxcnn.training.statistics import stand_in
+from jaxcnn.training.transfer import read_transfer
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,9 +50,11 @@ def describe(config: dict[str, Any]) -> str:
     """Shapes and bytes of the batch, the state and the step of `config`, as text."""
     config = with_classes(config, config["model"]["num_classes"] or UNKNOWN_CLASSES)
     experiment = assemble(config, stand_in(config))
+    transfer = read_transfer(experiment)
     state, batch = experiment.abstract_state(), experiment.abstract_batch()
     flops = (experiment.lower_train().cost_analysis() or {}).get("flops", float("nan"))
-    lines = [f"devices  {describe_devices()}", "batch"]
+    lines = [f"{name:<8} {text}" for name, text in (transfer.lines() if transfer else [])]
+    lines += [f"devices  {describe_devices()}", "batch"]
     lines += [f"  {name:<40} {text}" for name, text in describe_leaves(batch).items()]
     lines += ["parameters"]
     lines += [f"  {name:<40} {text}" for name, text in describe_leaves(state.params).items()]

@@ -8,6 +8,7 @@ python -m jaxcnn.tools.compare configs/comparisons/cifar10.py --out=DIR [--only=
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import difflib
 import shlex
@@ -144,9 +145,13 @@ def _pair(text: str, where: str) -> tuple[str, str]:
     return key, value
 
 
-def _grid(text: str) -> tuple[str, tuple[str, ...]]:
+def _grid(text: str) -> tuple[str, tuple[Any, ...]]:
     key, values = _pair(text, "--grid=")
-    return key, tuple(values.split(","))
+    try:  # tuples hold commas too: (256,256),(256,512)
+        found = ast.literal_eval(f"({values},)")
+    except (ValueError, SyntaxError):
+        found = values.split(",")
+    return key, tuple(found)
 
 
 def _seeds(text: str) -> tuple[int, ...]:

@@ -69,7 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers such as 5,17; got {text!r}") from None
 
 
 def _positions(options: argparse.Namespace, source: room.Source) -> list[int]:
@@ -169,7 +172,8 @@ def _title(config: dict[str, Any]) -> str:
     parts.append(f"flip {augment['flip']:g}")
     if tuple(augment["distort"]) != (1.0, 1.0):
         parts.append(f"distort {augment['distort'][0]:g} to {augment['distort'][1]:g}")
-    parts.append(f"pca {augment['pca']}")
+    colours = augment["statistics"].replace("auto", "imagenet")  # as in _without_mean
+    parts.append(f"pca {augment['pca']}" + (f" ({colours})" if augment["pca"] != "off" else ""))
     return f"{config['model']['name']}: " + ", ".join(parts)
 
 

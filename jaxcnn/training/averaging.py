@@ -20,7 +20,8 @@ class Average:
     `jaxcnn.load` use the average.
 
     Attributes:
-        kind: 'off'; 'uniform', the mean of the weights after each update; or 'exponential', whose
+        kind: 'off'; 'uniform', the mean of the weights after each update, for up to some million updates
+            (beyond, a single one is lost in the float32 mean: set from_epoch); or 'exponential', whose
             latest update weighs 1 - decay. The exponential one is the mean too until 1 / (1 - decay)
             updates are in it, so that its first weights do not outweigh all others.
         decay: of 'exponential'.

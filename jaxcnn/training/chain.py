@@ -14,6 +14,7 @@ from jaxcnn import config as configs
 from jaxcnn.training import report, sections
 from jaxcnn.training.judging import protocols
 from jaxcnn.training.pace import Pace
+from jaxcnn.training.workdir import has_begun
 
 KEYS = ("name", "config", "start", "overrides")
 
@@ -45,7 +46,7 @@ class Stage:
 
     def difference(self) -> list[str]:
         """What differs, and may not, between the run in its folder and the stage; [] where none is begun."""
-        if not self._begun() or not (self.folder / "config.json").exists():
+        if not has_begun(self.folder) or not (self.folder / "config.json").exists():
             return []
         there = configs.load(self.folder / "config.json")
         if not self.config["model"]["num_classes"]:  # the data's
@@ -54,7 +55,7 @@ class Stage:
 
     def progress(self) -> Progress:
         """How far it got: done is a report with every protocol at the last step."""
-        if not self._begun():
+        if not has_begun(self.folder):
             return Progress.TO_DO
         if self.difference():
             return Progress.FOREIGN
@@ -66,11 +67,6 @@ class Stage:
         wanted = {protocol.label(side) for protocol in protocols(self.config)}
         there = {row["protocol"] for row in found["results"] if row["step"] == found["step"]}
         return Progress.DONE if wanted <= there else Progress.BEGUN
-
-    def _begun(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
-        folder = self.folder / "checkpoints"
-        return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
 
     def _pace(self, examples: int) -> Pace:
         return Pace(examples, self.config["batch_size"], self.config["epochs"])
@@ -104,13 +100,14 @@ def read_chain(
     stages = []
     for row in rows:
         name, start = row["name"], row.get("start", "")
-        texts = [_text(key, value) for key, value in row.get("overrides", {}).items()]
-        texts += [f"init.from_run={workdir / start}"] if start else []
-        texts += [*overrides.get("config", ()), *overrides.get(name, ())]
+        settings = dict(row.get("overrides", {}))
+        settings |= {"init.from_run": str(workdir / start)} if start else {}
+        typed = [*overrides.get("config", ()), *overrides.get(name, ())]
         other = row.get("config") or str(file)
         beside = (file.parent / f"{other}.py").is_file()
         try:
-            _, config = sections.read(other, texts, file.parent if beside else configs_folder)
+            given = configs.read(configs.find(other, file.parent if beside else configs_folder))
+            config = sections.resolve(_with(given, settings), typed)
         except configs.ConfigError as error:
             errors += [f"stage {name}: {line}" for line in str(error).splitlines()]
             continue
@@ -195,6 +192,13 @@ def _near(wrong: Any, valid: Sequence[Any]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _text(key: str, value: Any) -> str:
-    """A key and its value as an override is typed."""
-    return f"{key}={value}" if isinstance(value, str) else f"{key}={value!r}"
+def _with(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as if its file had said `settings`, so that what is typed goes before them."""
+    config = {k: dict(v) if isinstance(v, Mapping) else v for k, v in given.items()}
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        if name:
+            config.setdefault(section, {})[name] = value
+        else:
+            config[section] = value
+    return config

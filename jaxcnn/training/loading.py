@@ -17,6 +17,7 @@ from jaxcnn import config as configs
 from jaxcnn import models
 from jaxcnn.data import statistics
 from jaxcnn.pixels import Augment, centred, make_treatment
+from jaxcnn.training import sections
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints, abstract
 from jaxcnn.training.sections import SECTIONS
 from jaxcnn.training.state import TrainState, create
@@ -99,9 +100,9 @@ def read_run(folder: Path, step: int | None = None) -> tuple[dict[str, Any], Any
     """(resolved config, net, state on the first device) of the run in `folder`; for the rest see `load`."""
     if not (folder / "config.json").exists():
         raise FileNotFoundError(
-            f"{folder} holds no run (no config.json); give a --workdir of main.py"
+            f"{folder} holds no run (no config.json); give the workdir of a run that has a checkpoint"
         )
-    config = configs.load(folder / "config.json")
+    config = _config(folder / "config.json")
     net = models.build(**config["model"])
     rules = (
         configs.build(name, config[name], SECTIONS) for name in ("optim", "schedule", "average")
@@ -124,6 +125,16 @@ def read_run(folder: Path, step: int | None = None) -> tuple[dict[str, Any], Any
             f"{folder} has no checkpoint yet; train first: python main.py --workdir={folder}"
         )
     return config, net, found[0]
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """The config of a run; keys that an older jaxcnn did not have yet take their defaults."""
+    try:
+        return sections.resolve(configs.load(path))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} cannot be read as the config of a run: {error}; train again in another --workdir"
+        ) from error
 
 
 def _mean(config: dict[str, Any], folder: Path) -> np.ndarray:

@@ -20,7 +20,7 @@ from jaxcnn.training.state import TrainState
 from jaxcnn.training.statistics import obtain, stand_in
 from jaxcnn.training.stopping import Stopped, Stopper
 from jaxcnn.training.transfer import Transfer, first_state, read_transfer
-from jaxcnn.training.workdir import announce, conclude, prepare
+from jaxcnn.training.workdir import announce, conclude, has_begun, prepare
 
 
 def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dict[str, Any]:
@@ -47,8 +47,9 @@ def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dic
         # Whatever is wrong with the config is said before statistics take their time.
         experiment = assemble(config, stand_in(config))
         folder = Path(workdir).absolute()
-        begun = prepare(folder, config, data.class_names, len(data.train))
+        begun = has_begun(folder)
         transfer = None if begun else read_transfer(experiment)
+        prepare(folder, config, data.class_names, len(data.train))
         if experiment.augment.needs_statistics:
             found = obtain(experiment, data, folder, stopper.check, begun=begun)
             experiment = assemble(config, found)

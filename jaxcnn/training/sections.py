@@ -86,7 +86,7 @@ def resolve(config: Any, overrides: Sequence[str] = ()) -> dict[str, Any]:
     resolved = configs.resolve(config, overrides, SECTIONS, PROTOCOLS)
     if "num_classes" not in _named(config, overrides):
         resolved["model"]["num_classes"] = 0  # the source's, which `with_classes` fills in
-    errors = _scale_errors(resolved) + _held_out_errors(resolved)
+    errors = _scale_errors(resolved) + _held_out_errors(resolved) + _average_errors(resolved)
     if errors:
         raise configs.ConfigError("\n".join(errors))
     return resolved
@@ -112,6 +112,17 @@ def _scale_errors(config: Mapping[str, Any]) -> list[str]:
                 f"squares of side {augment['scale'][0]}: give that scale, or augment.mean='rgb'"
             )
     return errors
+
+
+def _average_errors(config: Mapping[str, Any]) -> list[str]:
+    """An average that never begins. A run of 0 epochs only evaluates."""
+    average, epochs = config["average"], config["epochs"]
+    if average["kind"] == "off" or not 0 < epochs <= average["from_epoch"]:
+        return []
+    return [
+        f"average.from_epoch {average['from_epoch']:g} is not below epochs {epochs:g}: nothing would be "
+        "averaged"
+    ]
 
 
 def _held_out_errors(config: Mapping[str, Any]) -> list[str]:

@@ -55,10 +55,21 @@ def obtain(
         figures.check_matches(found, data, path)
         screen.line(f"statistics of {found.origin['examples']:,} images from {path}")
     else:
-        found = _compute(experiment, data, screen, check_stop)
+        found = _kept(experiment, data, kept) or _compute(experiment, data, screen, check_stop)
     if not (begun and kept.exists()):
         figures.save(found, kept)
     return found
+
+
+def _kept(experiment: Experiment, data: room.Data, path: Path) -> Statistics | None:
+    """What an earlier start computed before it was stopped; None where that is of other data or size."""
+    try:
+        found = figures.load(path)
+        figures.check_matches(found, data, path)
+    except room.DataError:
+        return None
+    side = figures.side_of(experiment.augment, experiment.net.image_size)
+    return found if found.origin["side"] == side else None
 
 
 def stand_in(config: Mapping[str, Any]) -> Statistics | None:

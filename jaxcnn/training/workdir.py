@@ -23,23 +23,25 @@ class WorkdirError(RuntimeError):
     """A workdir that cannot be used for this run; says what to do."""
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether there are checkpoints that a run in `folder` goes on from."""
+    return any(entry.name.isdigit() for entry in _entries(folder / "checkpoints"))
+
+
 def prepare(
     folder: Path, config: Mapping[str, Any], class_names: Sequence[str], examples: int
-) -> bool:
+) -> None:
     """Makes `folder` this run's, or checks that it is.
 
     Args:
         class_names: of the source, by label.
         examples: training examples an epoch, without those held out.
 
-    Returns:
-        Whether the run has begun: there are checkpoints to go on from.
-
     Raises:
         WorkdirError: it holds a run of another config or of other data, or it cannot be written.
     """
     path, names = folder / "config.json", "".join(f"{name}\n" for name in class_names)
-    begun = any(entry.name.isdigit() for entry in _entries(folder / "checkpoints"))
+    begun = has_begun(folder)
     if begun and not path.exists():
         raise WorkdirError(f"{folder} has checkpoints but no config.json; use another --workdir")
     if begun:
@@ -53,7 +55,6 @@ def prepare(
         raise WorkdirError(
             f"cannot write to the workdir {folder}: {error}; use another --workdir"
         ) from error
-    return begun
 
 
 def _check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -116,6 +117,7 @@ def announce(
         ),
         ("workdir", f"{folder}, " + (f"resumed at step {start:,}" if start else "fresh run")),
         *(transfer.lines() if transfer else []),
+        *experiment.augment.lines(),
         *experiment.average.lines(),
     ):
         screen.line(f"{name:<8} {text}")

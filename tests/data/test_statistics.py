@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -134,7 +135,7 @@ def test_eigen_fixes_order_and_sign():
 
 def test_side_is_that_of_the_square_where_views_lie_in_one():
     assert side_of(Sampling("square", (256, 256)), 224) == 256
-    assert side_of(Sampling("centre", (256, 384)), 224) == 256
+    assert side_of(Sampling("centre", (256, 256)), 224) == 256
     assert side_of(Sampling("scale", (256, 512)), 224) == 224
     assert side_of(Sampling("area"), 224) == 224
 
@@ -185,6 +186,31 @@ def test_what_cannot_be_loaded_says_what_to_type(tmp_path, source):
             load(path)
 
 
+def test_as_many_other_images_under_the_same_names_are_told_apart(source):
+    found = compute(source, side=24)
+    last = len(source) - 1
+
+    class Changed:
+        """The same table, but for the pixels of some images."""
+
+        class_names, ids = source.class_names, source.ids
+        name = source.name
+
+        def __len__(self):
+            return len(source)
+
+        def read(self, index):
+            return source.read(last - index)[0], source.read(index)[1]
+
+    whole = dataclasses.replace(
+        open_data("synthetic:4"), train=source, class_names=source.class_names
+    )
+    check_matches(found, whole, "s.npz")
+    other = dataclasses.replace(whole, train=Changed())
+    with pytest.raises(DataError, match="they are of other images"):
+        check_matches(found, other, "s.npz")
+
+
 def test_statistics_of_other_data_are_refused(image_folder):
     data = open_data(f"folder:{image_folder}")
     found = compute(data.train, side=24, name="folder:images")
@@ -193,7 +219,7 @@ def test_statistics_of_other_data_are_refused(image_folder):
         check_matches(found, open_data(f"folder:{image_folder}", held_out=4), "s.npz")
     assert "other classes" not in str(error.value)
     assert "(from folder:images)" in str(error.value)
-    assert "python -m jaxcnn.tools.statistics CONFIG --out=s.npz" in str(error.value)
+    assert "python -m jaxcnn.tools.statistics CONFIG --out=ANOTHER_FILE" in str(error.value)
     with pytest.raises(
         DataError, match=r"15 training images, the data has 256; .*of other classes"
     ):

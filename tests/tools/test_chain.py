@@ -283,3 +283,10 @@ def test_as_a_user_types_it():
     assert done.stdout.splitlines()[2].split() == [
         "s256", "vgg", "E", "256", "0.01", "74", "net_a", "to", "do",
     ]  # fmt: skip
+
+
+def test_the_papers_own_rule_for_the_rate_goes_through_all_stages(tmp_path):
+    typed = {"config": ["schedule.name=plateau", "data.held_out=50000"]}
+    stages = read_chain("vgg_d", ROOT / "configs", tmp_path, typed)
+    assert [s.config["schedule"]["drops"] for s in stages] == [3, 3, 3, 3]
+    assert [s.config["schedule"]["rate"] for s in stages] == [1e-2, 1e-2, 1e-3, 1e-3]

@@ -161,3 +161,14 @@ def test_a_module_whose_layers_are_all_there_goes_by_its_name():
     everything = ("conv1", "inception_3a/conv1x1", "inception_3a/conv3x3", "fc")
     assert grouped(everything[:3], everything) == ("conv1", "inception_3a")
     assert grouped(everything[:2], everything) == ("conv1", "inception_3a/conv1x1")
+
+
+def test_a_run_of_an_older_config_is_read_and_a_broken_one_named(net_a, tmp_path):
+    source = shutil.copytree(net_a, tmp_path / "source")
+    old = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(old | {"checkpoint": {}}))
+    assert same(begin(tmp_path / "a", source).params, state_of(net_a).average["params"])
+    (source / "config.json").write_text(json.dumps(old | {"optim": {"name": "sgd"}}))
+    with pytest.raises(TransferError, match=r"config.json cannot be read as the config of a run"):
+        begin(tmp_path / "b", source)
+    assert not (tmp_path / "b").exists()  # nothing is left that a corrected start would meet
