@@ -43,9 +43,10 @@ def get_comparisons() -> dict[str, dict]:
         },
         "alexnet": {
             "about": (
-                "Krizhevsky et al. 2012, top-1 on ImageNet: LRN +1.4 points (3.3), overlapping pools +0.4 "
-                "(3.4); without crops and mirrors (4.1) or dropout (4.2) 'substantial overfitting'. Here without colour "
-                "shifts and with an RGB mean; larger first weights and biases of 0.1, for the narrow net."
+                "Krizhevsky et al. 2012, top-1 on ImageNet: LRN +1.4 points (3.3), overlapping pools "
+                "+0.4 (3.4); without crops and mirrors (4.1) or dropout (4.2) 'substantial overfitting'. "
+                "Here without colour shifts and with an RGB mean; larger first weights and biases of "
+                "0.1, for the narrow net."
             ),
             "base": "alexnet",
             "overrides": {
@@ -92,7 +93,7 @@ def get_comparisons() -> dict[str, dict]:
         "googlenet": {
             "about": (
                 "Szegedy et al. 2014 train with auxiliary heads (section 5) and average (section 6), without "
-                "figures for either. Here with VGG's crops in place of patches by area, and without distortions."
+                "figures for either. Here with VGG's crops in place of patches by area, without distortions."
             ),
             "base": "googlenet",
             "overrides": {
