@@ -120,12 +120,14 @@ class Summary:
         not_reached: runs that finished without reaching the threshold.
         diverged: runs whose loss stopped being finite.
         missing: runs that are not finished.
+        ends: training error of the last epoch, a fraction, of the runs that did not reach the threshold.
     """
 
     values: tuple[float, ...]
     not_reached: int = 0
     diverged: int = 0
     missing: int = 0
+    ends: tuple[float, ...] = ()
 
     @property
     def runs(self) -> int:
@@ -151,12 +153,15 @@ def best(summaries: Sequence[Summary], higher_is_better: bool) -> int:
     """The position of the best of `summaries`, those of one variant at several points of a grid.
 
     The mean decides among those without failures. One with runs that diverged or did not reach the
-    threshold loses to one with fewer; of equals the first counts.
+    threshold loses to one with fewer; of those that never did the one that came nearest is the best, and
+    of equals the first.
     """
 
     def rank(summary: Summary) -> tuple[int, float]:
         failures = summary.diverged + summary.not_reached + (0 if summary.values else 1)
-        mean = statistics.fmean(summary.values) if summary.values else 0.0
+        if not summary.values:
+            return failures, statistics.fmean(summary.ends) if summary.ends else 0.0
+        mean = statistics.fmean(summary.values)
         return failures, -mean if higher_is_better else mean
 
     return min(range(len(summaries)), key=lambda i: rank(summaries[i]))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.research.measures import Summary, best, verdict
+from jaxcnn.research.measures import Summary, best, running_train_error, verdict
 from jaxcnn.research.planning import Cell, Plan, Run
 from jaxcnn.research.sharing import State, holder, protocols, state
 from jaxcnn.training import report
@@ -47,6 +47,7 @@ def outcomes(plan: Plan) -> list[Outcome]:
 
 def _outcome(plan: Plan, cell: Cell) -> Outcome:
     values: list[float] = []
+    ends: list[float] = []
     rates, counts = [], {"not_reached": 0, "diverged": 0, "missing": 0}
     for run in cell.runs:
         at = state(run)
@@ -58,12 +59,13 @@ def _outcome(plan: Plan, cell: Cell) -> Outcome:
         value = plan.measure.value(whole, events, next(iter(protocols(run)), ""))
         if value is None:
             counts["not_reached"] += 1
+            ends += [error for _, error in running_train_error(events)[-1:]]
         else:
             values.append(value)
         if whole["images_per_second"]:
             rates.append(whole["images_per_second"])
     speed = statistics.fmean(rates) if rates else math.nan
-    return Outcome(cell, Summary(tuple(values), **counts), speed)
+    return Outcome(cell, Summary(tuple(values), **counts, ends=tuple(ends)), speed)
 
 
 def sentences(plan: Plan, found: Sequence[Outcome]) -> list[str]:
@@ -117,7 +119,8 @@ def rows(plan: Plan, found: Sequence[Outcome]) -> list[list[str]]:
 def value_text(summary: Summary) -> str:
     """`59.90 ± 0.42`: mean and standard deviation over the seeds, or why there is none."""
     if summary.not_reached:
-        return "not reached"
+        end = f" (ends at {100 * statistics.fmean(summary.ends):.1f} %)" if summary.ends else ""
+        return f"not reached{end}"
     if not summary.values:
         return "diverged" if summary.diverged else ""
     spread = "" if math.isnan(summary.deviation) else f" ± {summary.deviation:.2f}"

@@ -164,7 +164,12 @@ def test_lrn_of_a_tower_differs_from_whole_lrn_at_the_border_only():
         calls = jax.jit(apply)(variables)["intermediates"]["norm1"]["__call__"]
         return jnp.concatenate(calls, axis=-1)
 
-    assert list(changed_channels(norm1(tower), norm1(whole))) == [46, 47, 48, 49]
+    # Elsewhere the two may round differently: XLA vectorises 48 and 96 channels in its own ways.
+    one, other = norm1(tower), norm1(whole)
+    np.testing.assert_allclose(other[..., :46], one[..., :46], rtol=1e-6)
+    np.testing.assert_allclose(other[..., 50:], one[..., 50:], rtol=1e-6)
+    differing = np.abs(one - other).max(axis=(0, 1, 2)) > 1e-4 * np.abs(one).max()
+    assert list(np.flatnonzero(differing)) == [46, 47, 48, 49]
 
 
 def test_fc6_reads_rows_columns_channels():

@@ -81,6 +81,15 @@ def test_one_run_has_no_deviation_and_a_run_that_fails_no_mean():
         ([Summary((1.0,), not_reached=1), Summary((9.0, 9.0))], False, 1),
         ([Summary((99.0, 99.0), diverged=1), Summary((50.0, 50.0, 50.0))], True, 1),
         ([Summary((), not_reached=3), Summary((9.0,), not_reached=2)], False, 1),
+        # of those that never came there the nearest
+        (
+            [
+                Summary((), not_reached=2, ends=(0.5, 0.5)),
+                Summary((), not_reached=2, ends=(0.4, 0.3)),
+            ],
+            False,
+            1,
+        ),
         ([Summary((), missing=3), Summary((50.0,), missing=2)], True, 1),
         ([Summary((5.0, 5.0)), Summary((5.0, 5.0))], False, 0),
     ],

@@ -108,8 +108,8 @@ def test_each_variant_counts_by_its_best(searched):
         ["base", "0.2", "1.00 ± 0.00", "2", "*"],
         ["base", "0.3", "3.00 ± 0.00", "2", ""],
         ["column B", "0.1", "3.00 ± 0.00", "2", "*"],
-        ["column B", "0.2", "not reached", "2 (1 not reached)", ""],
-        ["column B", "0.3", "not reached", "2 (2 not reached)", ""],
+        ["column B", "0.2", "not reached (ends at 70.0 %)", "2 (1 not reached)", ""],
+        ["column B", "0.3", "not reached (ends at 70.0 %)", "2 (2 not reached)", ""],
     ]
     assert header(searched)[:5] == [
         "variant", "schedule.rate", "epochs to 25 % training error", "n", "best",
