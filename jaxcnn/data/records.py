@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import os
 import struct
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .archive import write_arrays
 from .errors import DataError
 
 _HEADER, _FOOTER = 12, 4
@@ -147,16 +147,7 @@ def _load(place: Path, names: np.ndarray, sizes: np.ndarray, total: int) -> Reco
 def _save(place: Path, index: RecordIndex, names: np.ndarray, sizes: np.ndarray) -> bool:
     """Writes the cache in one move, so that no other process sees half of it."""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
-            try:
-                np.savez(file, names=names, sizes=sizes, **dataclasses.asdict(index))
-                file.flush()
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, place)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        write_arrays(place, names=names, sizes=sizes, **dataclasses.asdict(index))
     except OSError:
         return False
     return True

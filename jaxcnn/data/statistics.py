@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from .archive import write_arrays
 from .errors import CorruptImage, DataError
 from .pipeline import eval_batches
 from .sampling import Sampling
@@ -175,18 +175,8 @@ def save(statistics: Statistics, path: str | os.PathLike[str]) -> None:
         OSError: it cannot be written.
     """
     path = Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {n: a for n in _ARRAYS if (a := getattr(statistics, n)) is not None}
-    arrays["origin"] = np.array(json.dumps(statistics.origin))
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-            file.flush()
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    write_arrays(path, **arrays, origin=np.array(json.dumps(statistics.origin)))
 
 
 def load(path: str | os.PathLike[str]) -> Statistics:

@@ -25,10 +25,9 @@ from typing import Any
 import jax
 
 from jaxcnn import config as configs
-from jaxcnn.evaluation import PROTOCOLS
 from jaxcnn.research.measures import is_reported
 from jaxcnn.research.planning import Run
-from jaxcnn.training import Diverged, report
+from jaxcnn.training import Diverged, judging, report
 from jaxcnn.training import run as train
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.logging import Screen
@@ -69,8 +68,8 @@ def is_done(run: Run) -> bool:
 
 def protocols(run: Run) -> list[str]:
     """Labels of the protocols of a run, in the config's order."""
-    rows = [(r["name"], {k: v for k, v in r.items() if k != "name"}) for r in run.config["evals"]]
-    return [PROTOCOLS[name](**keys).label(run.config["model"]["image_size"]) for name, keys in rows]
+    side = run.config["model"]["image_size"]
+    return [protocol.label(side) for protocol in judging.protocols(run.config)]
 
 
 def strangers(runs: Sequence[Run]) -> list[str]:

@@ -29,8 +29,8 @@ def obtain(
     check_stop: Callable[[], None],
     *,
     begun: bool,
-) -> Statistics | None:
-    """The statistics for a run in `folder`, which then holds a copy; None where none are needed.
+) -> Statistics:
+    """The statistics for a run in `folder` that needs them, which then holds a copy.
 
     Args:
         experiment: whose `augment` says what is needed.
@@ -42,8 +42,6 @@ def obtain(
         Stopped: a signal came while they were computed.
     """
     augment = experiment.augment
-    if not augment.needs_statistics:
-        return None
     kept, screen = folder / NAME, Screen()
     if augment.statistics == "imagenet":
         found = figures.IMAGENET
