@@ -94,7 +94,10 @@ def test_ranges_are_named_beside_wrong_keys_and_types():
         ("augment.scale=256", "augment.scale must be tuple[int, int], got 256"),
         ("augment.scale=(128,256)", "must not start below model.image_size 224"),
         ("evals=(dict(name='centre'),)", "evals must be a tuple of rows"),
-        ("evals=({'name': 'centre', 'scale': 100},)", "evals[0].scale 100 must not be below"),
+        (
+            "evals=({'name': 'centre', 'scale': 100},)",
+            "evals[0]: centre at scale 100 does not hold",
+        ),
         ("evals=({'name': 'center'},)", "unknown evals[0].name 'center'; did you mean 'centre'?"),
         ("evals=({'name': 'centre', 'skale': 300},)", "unknown key evals[0].skale"),
         ("data.source=imagenet", "source must be tfds:NAME, folder:PATH or synthetic"),

@@ -19,6 +19,7 @@ from jaxcnn.config.files import (
     save,
     show,
 )
+from jaxcnn.config.values import parse, typed
 
 __all__ = [
     "MAY_DIFFER",
@@ -32,9 +33,11 @@ __all__ = [
     "forbidden_difference",
     "load",
     "parameters",
+    "parse",
     "plain",
     "read",
     "resolve",
     "save",
     "show",
+    "typed",
 ]

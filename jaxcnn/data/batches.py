@@ -5,7 +5,6 @@ the batch, so what a batch holds does not depend on the threads. Memory is bound
 `prefetch` + 1 batches of decoded rows exist at a time, and the encoded bytes of the rows in work.
 """
 
-import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,16 +15,10 @@ import numpy as np
 
 from .crops import View
 from .decode import decode_view, load_tensorflow
-from .errors import CorruptImage, DataError
+from .errors import CorruptImage
 from .order import Row
 from .source import Source
-
-_LOGGER = logging.getLogger(__name__)
-
-# What stands for an image that cannot be read.
-MID_GREY = 128
-# More than this share of corrupt images, once there are this many, is a broken data set.
-_CORRUPT_SHARE, _CORRUPT_COUNT = 0.01, 10
+from .unreadable import MID_GREY, Unreadable
 
 
 class Batch(TypedDict):
@@ -78,7 +71,9 @@ class Batches:
         *,
         mask_corrupt: bool,
     ):
-        self.corrupt: list[str] = []
+        treatment = "left out" if mask_corrupt else "judged as mid-grey"
+        self._unreadable = Unreadable(source, treatment)
+        self.corrupt = self._unreadable.names
         self._source = source
         self._ids = source.ids
         self._rows = rows
@@ -157,7 +152,7 @@ class Batches:
             batch["label"][i] = loaded.label
             batch["id"][i] = self._ids[row.position]
             if loaded.image is None:
-                self._note_corrupt(row.position, loaded.problem)
+                self._unreadable.note(row.position, loaded.problem, self._drawn)
                 batch["image"][i] = MID_GREY
                 batch["box"][i] = (0, 0, side, side)
                 batch["mask"][i] = not self._mask_corrupt
@@ -166,20 +161,6 @@ class Batches:
                 batch["box"][i] = loaded.box
                 batch["mask"][i] = True
         return batch
-
-    def _note_corrupt(self, position: int, problem: str) -> None:
-        name = self._source.name(position)
-        if name not in self.corrupt:
-            self.corrupt.append(name)
-            treatment = "left out" if self._mask_corrupt else "judged as mid-grey"
-            _LOGGER.warning("cannot read image %s: %s; it is %s", name, problem, treatment)
-        seen = min(self._drawn, len(self._source))
-        if len(self.corrupt) >= _CORRUPT_COUNT and len(self.corrupt) > _CORRUPT_SHARE * seen:
-            raise DataError(
-                f"{len(self.corrupt)} of the first {seen} images cannot be read, more "
-                f"than {_CORRUPT_SHARE:.0%}: the data set is damaged or is not what its name says; "
-                f"the first ones are {', '.join(self.corrupt[:5])}; prepare or copy it again"
-            )
 
 
 def _load(source: Source, row: Row, identity: int, choose: Choose) -> _Loaded:

@@ -13,7 +13,7 @@ from .sampling import Sampling
 
 
 class View(NamedTuple):
-    """A rectangle of an image of (image_height, image_width), made into `side` x `side` pixels.
+    """A rectangle of an image of (image_height, image_width), made into `size` = (height, width) pixels.
 
     `region` is (left, top, right, bottom) in the image's own pixels, which need not be whole; across and
     down may have different scales. `interpolation` is one of sampling.py's filters. `box` is the batch's
@@ -23,7 +23,7 @@ class View(NamedTuple):
     image_height: int
     image_width: int
     region: tuple[float, float, float, float]
-    side: int
+    size: tuple[int, int]
     box: tuple[int, int, int, int]
     interpolation: str = "bilinear"
 
@@ -64,16 +64,32 @@ def rescaled_crop(
 
     With `square`, top, left and the view's box are relative to the rescaled image's central square.
     """
+    row, column = top, left
+    if square:
+        above, before = square_corner(height, width, scale)
+        row, column = top + above, left + before
+    view = rescaled_part(height, width, scale, (row, column, side, side))
+    return view._replace(box=(top, left, side, side), interpolation=interpolation)
+
+
+def square_corner(height: int, width: int, scale: int) -> tuple[int, int]:
+    """(top, left) of the central square of the image whose shorter side is rescaled to `scale`."""
     tall, wide = rescaled_size(height, width, scale)
-    row, column = (top + (tall - scale) // 2, left + (wide - scale) // 2) if square else (top, left)
+    return (tall - scale) // 2, (wide - scale) // 2
+
+
+def rescaled_part(height: int, width: int, scale: int, box: tuple[int, int, int, int]) -> View:
+    """The rectangle `box` = (top, left, height, width) of the image rescaled to shorter side `scale`."""
+    tall, wide = rescaled_size(height, width, scale)
+    top, left, rows, columns = box
     down, across = height / tall, width / wide
     region = (
-        column * across,
-        row * down,
-        min((column + side) * across, float(width)),
-        min((row + side) * down, float(height)),
+        left * across,
+        top * down,
+        min((left + columns) * across, float(width)),
+        min((top + rows) * down, float(height)),
     )
-    return View(height, width, region, side, (top, left, side, side), interpolation)
+    return View(height, width, region, (rows, columns), box)
 
 
 def centre_view(
@@ -186,7 +202,7 @@ def _patch_view(
     region = (left, top, min(left + wide, float(width)), min(top + tall, float(height)))
     first_column, first_row, last_column, last_row = (round(value) for value in region)
     box = (first_row, first_column, last_row - first_row, last_column - first_column)
-    return View(height, width, region, image_size, box, interpolation)
+    return View(height, width, region, (image_size, image_size), box, interpolation)
 
 
 def _unit(word: int) -> float:

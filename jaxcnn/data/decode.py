@@ -24,7 +24,7 @@ import math
 import os
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,25 +91,37 @@ def load_tensorflow() -> Any:
 
 def decode_view(
     data: bytes, choose: Callable[[int, int], View]
-) -> tuple[UInt8[np.ndarray, "side side 3"], View]:
+) -> tuple[UInt8[np.ndarray, "height width 3"], View]:
     """The pixels of the view that `choose(height, width)` asks for, and that view.
 
     Raises:
       CorruptImage: not an image of a known format, truncated, broken, or too large.
     """
+    (pixels,), (view,) = decode_views(data, lambda height, width: [choose(height, width)])
+    return pixels, view
+
+
+def decode_views(
+    data: bytes, choose: Callable[[int, int], Sequence[View]]
+) -> tuple[list[UInt8[np.ndarray, "_ _ 3"]], Sequence[View]]:
+    """As `decode_view`, for several views of one image, which is decoded once."""
     if not data:
         raise CorruptImage("the file is empty")
     if data[:2] == b"\xff\xd8":
         header = jpeg_header(data)
         _check_size(header.height, header.width)
-        view = choose(header.height, header.width)
+        views = choose(header.height, header.width)
+        _check_views(views)
         # TensorFlow rounds in its own way from CMYK; both know Adobe's inverted inks.
-        if header.components == 4:
-            return _rescale(_decode_with_pillow(data, ("JPEG",)), view, (0, 0)), view
-        return _rescale(*_decode_jpeg_window(data, view)), view
-    image = _decode_with_pillow(data, _PILLOW_FORMATS)
-    view = choose(image.height, image.width)
-    return _rescale(image, view, (0, 0)), view
+        if header.components != 4:
+            image, origin = _decode_jpeg_window(data, views)
+            return [_rescale(image, view, origin) for view in views], views
+        image = _decode_with_pillow(data, ("JPEG",))
+    else:
+        image = _decode_with_pillow(data, _PILLOW_FORMATS)
+        views = choose(image.height, image.width)
+        _check_views(views)
+    return [_rescale(image, view, (0, 0)) for view in views], views
 
 
 def jpeg_header(data: bytes) -> JpegHeader:
@@ -156,6 +168,15 @@ def _check_size(height: int, width: int) -> None:
         )
 
 
+def _check_views(views: Sequence[View]) -> None:
+    for view in views:
+        if view.size[0] * view.size[1] > MAX_PIXELS:
+            raise CorruptImage(
+                f"{view.image_width} x {view.image_height} pixels would be rescaled to {view.size[1]} x "
+                f"{view.size[0]}, over the limit of {MAX_PIXELS:,} pixels"
+            )
+
+
 def _decode_with_pillow(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     # Pillow's plugins raise a dozen unrelated types on malformed files.
     try:
@@ -185,16 +206,12 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _decode_jpeg_window(data: bytes, view: View) -> tuple[Image.Image, View, tuple[int, int]]:
+def _decode_jpeg_window(data: bytes, views: Sequence[View]) -> tuple[Image.Image, tuple[int, int]]:
+    """The part of a JPEG that `views` read, and its first (row, column)."""
     tf = load_tensorflow()
-    left, top, right, bottom = view.region
-    # A filter's reach is in pixels of the view, and at least as many of the image.
-    reach = _FILTERS[view.interpolation].reach
-    across = math.ceil(reach * max(1.0, (right - left) / view.side)) + _CHROMA_MARGIN
-    down = math.ceil(reach * max(1.0, (bottom - top) / view.side)) + _CHROMA_MARGIN
-    first_row, first_column = max(0, math.floor(top) - down), max(0, math.floor(left) - across)
-    last_row = min(view.image_height, math.ceil(bottom) + down)
-    last_column = min(view.image_width, math.ceil(right) + across)
+    windows = [_window(view) for view in views]
+    first_row, first_column = (min(window[i] for window in windows) for i in (0, 1))
+    last_row, last_column = (max(window[i] for window in windows) for i in (2, 3))
     window = [first_row, first_column, last_row - first_row, last_column - first_column]
     try:
         pixels = tf.raw_ops.DecodeAndCropJpeg(
@@ -205,7 +222,23 @@ def _decode_jpeg_window(data: bytes, view: View) -> tuple[Image.Image, View, tup
         ).numpy()
     except tf.errors.InvalidArgumentError as error:
         raise CorruptImage(f"broken JPEG: {str(error).splitlines()[0][:200]}") from error
-    return Image.fromarray(pixels), view, (first_row, first_column)
+    return Image.fromarray(pixels), (first_row, first_column)
+
+
+def _window(view: View) -> tuple[int, int, int, int]:
+    """(first row, first column, last row, last column) of the image's pixels that a view reads."""
+    left, top, right, bottom = view.region
+    height, width = view.size
+    # A filter's reach is in pixels of the view, and at least as many of the image.
+    reach = _FILTERS[view.interpolation].reach
+    across = math.ceil(reach * max(1.0, (right - left) / width)) + _CHROMA_MARGIN
+    down = math.ceil(reach * max(1.0, (bottom - top) / height)) + _CHROMA_MARGIN
+    return (
+        max(0, math.floor(top) - down),
+        max(0, math.floor(left) - across),
+        min(view.image_height, math.ceil(bottom) + down),
+        min(view.image_width, math.ceil(right) + across),
+    )
 
 
 def _rescale(image: Image.Image, view: View, origin: tuple[int, int]) -> np.ndarray:
@@ -213,5 +246,7 @@ def _rescale(image: Image.Image, view: View, origin: tuple[int, int]) -> np.ndar
     left, top, right, bottom = view.region
     row, column = origin
     box = (left - column, top - row, right - column, bottom - row)
-    scaled = image.resize((view.side, view.side), _FILTERS[view.interpolation].pillow, box=box)
+    scaled = image.resize(
+        (view.size[1], view.size[0]), _FILTERS[view.interpolation].pillow, box=box
+    )
     return np.asarray(scaled)

@@ -1,6 +1,21 @@
-"""Parameters to error rates: which views of an image a protocol takes, and exact counting."""
+"""Parameters to error rates: what a protocol looks at, how posteriors are averaged, exact counting."""
 
-from jaxcnn.evaluation.counting import Result, count_batch, evaluate, make_eval_step, ranks
-from jaxcnn.evaluation.protocols import PROTOCOLS, Centre
+from jaxcnn.evaluation.counting import Result, Tally, ranks
+from jaxcnn.evaluation.evaluating import Judgement, evaluate
+from jaxcnn.evaluation.forward import Forward
+from jaxcnn.evaluation.looking import check_fits, choose_cuts, posteriors
+from jaxcnn.evaluation.protocols import PROTOCOLS, Protocol
 
-__all__ = ["PROTOCOLS", "Centre", "Result", "count_batch", "evaluate", "make_eval_step", "ranks"]
+__all__ = [
+    "PROTOCOLS",
+    "Forward",
+    "Judgement",
+    "Protocol",
+    "Result",
+    "Tally",
+    "check_fits",
+    "choose_cuts",
+    "evaluate",
+    "posteriors",
+    "ranks",
+]

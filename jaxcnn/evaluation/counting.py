@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
-
-from jaxcnn.losses import cross_entropy
-from jaxcnn.pixels import centred
+from jaxtyping import Array, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,88 +21,48 @@ class Result:
     loss: float
 
 
-def ranks(scores: Float[Array, "B K"], labels: Int[Array, " B"]) -> Int[Array, " B"]:
-    """How many classes come before the label, 0 where it is the first.
+def ranks(
+    scores: Float[Array | np.ndarray, "B K"], labels: Int[Array | np.ndarray, " B"]
+) -> Int[Array | np.ndarray, " B"]:
+    """How many classes come before the label, 0 where it is the first. On the device and on the host.
 
     Ties go to the lower class index, as argmax has it. A score that is not a number puts every class
     before the label: a broken net is never right.
     """
-    own = jnp.take_along_axis(scores, labels[:, None], axis=-1)
-    index = jnp.arange(scores.shape[-1])[None, :]
+    own = scores[np.arange(scores.shape[0]), labels][:, None]
+    index = np.arange(scores.shape[-1], dtype=np.int32)[None, :]
     tied_before = (scores == own) & (index < labels[:, None])
-    return jnp.sum(~(scores <= own) | tied_before, axis=-1, dtype=jnp.int32)
+    before: Any = ~(scores <= own) | tied_before
+    return before.sum(axis=-1, dtype=np.int32)
 
 
-def count_batch(
-    logits: Float[Array, "B K"], labels: Int[Array, " B"], mask: Bool[Array, " B"]
-) -> dict[str, Array]:
-    """Counts over the examples whose mask is True: int32 `n top1 top5`, float32 `loss` (a sum, nats)."""
-    # An image whose label could not be read has label -1: it counts, and is never right.
-    rank = jnp.where(labels < 0, logits.shape[-1], ranks(logits, labels))
-    total = lambda x: jnp.sum(x & mask, dtype=jnp.int32)  # noqa: E731
-    return {
-        "n": jnp.sum(mask, dtype=jnp.int32),
-        "top1": total(rank < 1),
-        "top5": total(rank < 5),
-        "loss": jnp.sum(jnp.where(mask, cross_entropy(logits, labels), 0.0)),
-    }
+@dataclasses.dataclass
+class Tally:
+    """Counts of images judged so far; `loss` is a sum, in nats."""
 
+    n: int = 0
+    top1: int = 0
+    top5: int = 0
+    loss: float = 0.0
 
-def make_eval_step(
-    net: Any, mean: np.ndarray
-) -> Callable[[Any, dict[str, Array]], dict[str, Array]]:
-    """(params, batch) -> counts of the batch. Pure: no jit and no mesh of its own.
+    def add(self, log_posteriors: Float[np.ndarray, "B K"], labels: Int[np.ndarray, " B"]) -> None:
+        """Counts images. One whose label is not known (-1) counts, and is never right."""
+        rank = np.where(labels < 0, log_posteriors.shape[-1], ranks(log_posteriors, labels))
+        self.n += len(labels)
+        self.top1 += int((rank < 1).sum())
+        self.top5 += int((rank < 5).sum())
+        self.loss -= float(log_posteriors[np.arange(len(labels)), labels].sum())
 
-    `mean` is float32[3], or a mean image float32[S,S,3] of the central square that boxes lie in.
-    """
+    def result(self, protocol: str, split: str, expected: int) -> Result:
+        """The rates of a whole split.
 
-    def step(params: Any, batch: dict[str, Array]) -> dict[str, Array]:
-        views = centred(batch["image"], mean, batch["box"])
-        logits, _ = net.apply({"params": params}, views, train=False)
-        return count_batch(logits, batch["label"], batch["mask"])
-
-    return step
-
-
-def evaluate(
-    step: Callable[[Any, dict[str, Array]], dict[str, Array]],
-    params: Any,
-    batches: Iterable[dict[str, Array]],
-    *,
-    protocol: str,
-    split: str,
-    expected: int,
-    check_stop: Callable[[], None] = lambda: None,
-) -> Result:
-    """Runs `step` over `batches` and adds up.
-
-    Args:
-        step: compiled, (params, batch on devices) -> counts.
-        batches: batches on devices, every image exactly once.
-        protocol, split: carried by the result.
-        expected: number of images of the split.
-        check_stop: called before each batch; raises to leave early.
-
-    Raises:
-        RuntimeError: the images counted are not `expected`.
-    """
-    sums = {"n": 0, "top1": 0, "top5": 0, "loss": 0.0}
-    waiting: dict[str, Array] | None = None
-    for batch in batches:
-        check_stop()
-        counts = step(params, batch)
-        _add(sums, waiting)  # a batch late, so that the device never waits for the host
-        waiting = counts
-    _add(sums, waiting)
-    n = int(sums["n"])
-    if n != expected or n == 0:
-        raise RuntimeError(
-            f"evaluation {protocol} counted {n} images of split {split}, which has {expected}: "
-            "the error rate would be of another set; please report this with the config"
-        )
-    return Result(protocol, split, n, sums["top1"] / n, sums["top5"] / n, sums["loss"] / n)
-
-
-def _add(sums: dict[str, Any], counts: dict[str, Array] | None) -> None:
-    for key, value in jax.device_get(counts or {}).items():
-        sums[key] += value.item()
+        Raises:
+            RuntimeError: the images counted are not `expected`.
+        """
+        if self.n != expected or self.n == 0:
+            raise RuntimeError(
+                f"evaluation {protocol} counted {self.n} images of split {split}, which has {expected}: "
+                "the error rate would be of another set; please report this with the config"
+            )
+        n = self.n
+        return Result(protocol, split, n, self.top1 / n, self.top5 / n, self.loss / n)

@@ -1,4 +1,4 @@
-"""Test protocols: a protocol names its views of an image. One shared rule (counting) does the rest.
+"""Test protocols: a protocol names its looks at an image. One shared rule (looking.py) averages.
 
 A new protocol is one dataclass here and one row in `PROTOCOLS`.
 """
@@ -6,29 +6,287 @@ A new protocol is one dataclass here and one row in `PROTOCOLS`.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import shlex
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from jaxcnn import config as configs
+from jaxcnn.data.cuts import Cut, centre_cut, five_cuts, grid_cuts, square_cuts, whole_cut
 
 
-@dataclasses.dataclass(frozen=True)
-class Centre:
-    """One view: the central square of the image rescaled to shorter side `scale`.
+class Look(NamedTuple):
+    """One posterior that goes into an image's: of a cut, or of the cut's mirror image, with a weight.
+
+    The weights of an image's looks sum to 1. A `dense` look is of the whole rescaled image: the class
+    scores at all positions are averaged before the softmax; the others are crops of the net's image_size.
+    """
+
+    cut: Cut
+    mirror: bool
+    weight: float
+    dense: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """An abstract test protocol; a concrete one names its looks.
 
     Attributes:
-        scale: shorter side of the rescaled image, in pixels.
         every_epochs: how often training stops for it; 0 is only at the end.
     """
 
-    scale: int = 256
-    every_epochs: float = 1.0
+    every_epochs: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.scale < 1:
-            raise ValueError(f"scale must be positive, got {self.scale}")
         if self.every_epochs < 0:
             raise ValueError(f"every_epochs must be 0 or more, got {self.every_epochs}")
+        scales = self.all_scales()
+        if not scales or min(scales) < 1 or len(set(scales)) < len(scales):
+            raise ValueError(f"scales must be different and positive, one or more, got {scales}")
+
+    def all_scales(self) -> tuple[int, ...]:
+        """The shorter sides, in pixels, that images are rescaled to."""
+        raise NotImplementedError
+
+    def in_square(self) -> bool:
+        """Whether all looks lie in the central square of the rescaled image, which a mean image is of."""
+        return False
+
+    @property
+    def dense(self) -> bool:
+        """Whether there are looks at whole images."""
+        return False
 
     def label(self, image_size: int) -> str:
         """What a result row carries, enough to compare by: `centre(256->224)`."""
-        return f"centre({self.scale}->{image_size})"
+        scales = ",".join(map(str, self.all_scales()))
+        return f"{_name(self)}({scales}->{image_size})"
+
+    def looks(
+        self, height: int, width: int, image_size: int, *, square: bool = False
+    ) -> list[Look]:
+        """The looks at an image of (height, width).
+
+        Args:
+            image_size: the net's.
+            square: whether a centre crop is that of the central square (see `centre_cut`).
+        """
+        raise NotImplementedError
+
+    def for_images_of(self, image_size: int) -> Protocol:
+        """The same of smaller or larger images: scales that are to `image_size` as these are to 224."""
+        field = "scales" if hasattr(self, "scales") else "scale"
+        scales = tuple((2 * scale * image_size + 224) // (2 * 224) for scale in self.all_scales())
+        return dataclasses.replace(self, **{field: scales if field == "scales" else scales[0]})
+
+    def check(self, image_size: int) -> None:
+        """ValueError where a scale does not hold the net's images."""
+        small = [scale for scale in self.all_scales() if scale < image_size]
+        if small:
+            raise ValueError(
+                f"{_name(self)} at scale {small[0]} does not hold the net's images of {image_size} x "
+                f"{image_size}: give scales of {image_size} or more"
+            )
 
 
-PROTOCOLS = {"centre": Centre}
+@dataclasses.dataclass(frozen=True)
+class Centre(Protocol):
+    """One look: the centre crop of the image rescaled to shorter side `scale`.
+
+    What most reports of these nets use; of the papers GoogLeNet's Table 3 alone (1 crop).
+    """
+
+    scale: int = 256
+    every_epochs: float = dataclasses.field(default=1.0, kw_only=True)
+
+    def all_scales(self) -> tuple[int, ...]:
+        return (self.scale,)
+
+    def in_square(self) -> bool:
+        return True
+
+    def looks(
+        self, height: int, width: int, image_size: int, *, square: bool = False
+    ) -> list[Look]:
+        return [Look(centre_cut(height, width, self.scale, image_size, square=square), False, 1.0)]
+
+
+@dataclasses.dataclass(frozen=True)
+class TenCrops(Protocol):
+    """Ten looks: corners and centre of the central square, and their mirrors (Krizhevsky et al. 2012,
+    section 4.1).
+
+    GoogLeNet's Table 3 has 10 crops without saying which: here these.
+    """
+
+    scale: int = 256
+
+    def all_scales(self) -> tuple[int, ...]:
+        return (self.scale,)
+
+    def in_square(self) -> bool:
+        return True
+
+    def looks(
+        self, height: int, width: int, image_size: int, *, square: bool = False
+    ) -> list[Look]:
+        del square  # always
+        return _evenly(five_cuts(height, width, self.scale, image_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense(Protocol):
+    """The class score map of the whole rescaled image, averaged, then softmax; of the image and, with
+    `flip`, its mirror, at each of `scales` (Simonyan & Zisserman 2014, section 3.2: Q)."""
+
+    scales: tuple[int, ...] = (256,)
+    flip: bool = True
+
+    def all_scales(self) -> tuple[int, ...]:
+        return self.scales
+
+    @property
+    def dense(self) -> bool:
+        return True
+
+    def label(self, image_size: int) -> str:
+        del image_size  # the looks are of any size
+        return f"dense({','.join(map(str, self.scales))}{'' if self.flip else ', no flip'})"
+
+    def looks(
+        self, height: int, width: int, image_size: int, *, square: bool = False
+    ) -> list[Look]:
+        del image_size, square
+        cuts = [whole_cut(height, width, scale) for scale in self.scales]
+        return _evenly(cuts, flip=self.flip, dense=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiCrop(Protocol):
+    """A regular grid of crops over the rescaled image and their mirrors, at each of `scales` (Simonyan &
+    Zisserman 2014, section 3.2: 5 x 5 x 2 = 50 a scale)."""
+
+    scales: tuple[int, ...] = (256,)
+    grid: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.grid < 1:
+            raise ValueError(f"grid must be 1 or more, got {self.grid}")
+
+    def all_scales(self) -> tuple[int, ...]:
+        return self.scales
+
+    def label(self, image_size: int) -> str:
+        plain = super().label(image_size)
+        return plain if self.grid == 5 else f"{plain[:-1]}, grid {self.grid})"
+
+    def looks(
+        self, height: int, width: int, image_size: int, *, square: bool = False
+    ) -> list[Look]:
+        del square
+        return _evenly(
+            cut
+            for scale in self.scales
+            for cut in grid_cuts(height, width, scale, image_size, self.grid)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiCropDense(Protocol):
+    """The mean of the posteriors of `MultiCrop` and `Dense` (Simonyan & Zisserman 2014, section 4.3)."""
+
+    scales: tuple[int, ...] = (256,)
+
+    @property
+    def dense(self) -> bool:
+        return True
+
+    def all_scales(self) -> tuple[int, ...]:
+        return self.scales
+
+    def looks(
+        self, height: int, width: int, image_size: int, *, square: bool = False
+    ) -> list[Look]:
+        del square
+        crops = MultiCrop(scales=self.scales).looks(height, width, image_size)
+        dense = Dense(scales=self.scales).looks(height, width, image_size)
+        return [look._replace(weight=look.weight / 2) for look in (*crops, *dense)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Crops144(Protocol):
+    """Three squares at each of four scales; of each the corners, the centre and the whole square resized;
+    and the mirrors: 4 x 3 x 6 x 2 = 144 (Szegedy et al. 2014, section 7)."""
+
+    scales: tuple[int, ...] = (256, 288, 320, 352)
+
+    def all_scales(self) -> tuple[int, ...]:
+        return self.scales
+
+    def looks(
+        self, height: int, width: int, image_size: int, *, square: bool = False
+    ) -> list[Look]:
+        del square
+        return _evenly(
+            cut for scale in self.scales for cut in square_cuts(height, width, scale, image_size)
+        )
+
+
+# What a config's `evals` and the tools may name.
+PROTOCOLS: dict[str, type[Protocol]] = {
+    "centre": Centre,
+    "ten_crops": TenCrops,
+    "dense": Dense,
+    "multi_crop": MultiCrop,
+    "multi_crop_dense": MultiCropDense,
+    "crops_144": Crops144,
+}
+
+
+def _evenly(cuts: Iterable[Cut], *, flip: bool = True, dense: bool = False) -> list[Look]:
+    """Each cut and, after all of them, each one's mirror, all with the same weight."""
+    cuts = tuple(cuts)
+    weight = 1.0 / (len(cuts) * (2 if flip else 1))
+    return [
+        Look(cut, mirror, weight, dense)
+        for mirror in ((False, True) if flip else (False,))
+        for cut in cuts
+    ]
+
+
+def _name(protocol: Protocol) -> str:
+    return next(name for name, kind in PROTOCOLS.items() if kind is type(protocol))
+
+
+def read_protocol(text: str, image_size: int) -> Protocol:
+    """The protocol that `NAME KEY=VALUE ...` names, such as `dense scales=(256,288)`.
+
+    Scales that are not given are the paper's, for images of 224; of another `image_size` in proportion.
+
+    Raises:
+        ValueError: an unknown name or key, a wrong value, or scales that do not hold the images.
+    """
+    name, *given = shlex.split(text) or [""]
+    if name not in PROTOCOLS:
+        near = difflib.get_close_matches(name, PROTOCOLS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"unknown protocol {name!r}{hint} (valid: {', '.join(PROTOCOLS)})")
+    kind, problems = PROTOCOLS[name], []
+    keys = {k: v for k, v in configs.parameters(kind).items() if k != "every_epochs"}
+    values: dict[str, Any] = {}
+    for pair in given:
+        key, equals, value = pair.partition("=")
+        if key not in keys or not equals:
+            problems.append(f"{name} has no {pair!r} (valid: {', '.join(f'{k}=' for k in keys)})")
+            continue
+        wanted = keys[key][0]
+        values[key] = configs.typed(f"{name} {key}", configs.parse(value, wanted), wanted, problems)
+    if problems:
+        raise ValueError("; ".join(problems))
+    protocol = kind(**values)
+    if not {"scale", "scales"} & values.keys():
+        protocol = protocol.for_images_of(image_size)
+    protocol.check(image_size)
+    return protocol

@@ -83,6 +83,9 @@ class CudaConvNet(Net):
         pool = POOLS[self.pooling]
         return (CONV1.window, pool, CONV2.window, pool, LOCAL3.window, LOCAL4.window)
 
+    def takes_any_size(self) -> bool:
+        return self.local == "shared"
+
     @nn.compact
     def run(self, images, sizes: Sizes, train: bool):
         del train  # neither dropout nor auxiliary heads

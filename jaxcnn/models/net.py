@@ -82,6 +82,10 @@ class Net(nn.Module):
         """The smallest image side for which `score_map` has a cell."""
         return smallest_input(self.trunk(), self.head_side())
 
+    def takes_any_size(self) -> bool:
+        """Whether `score_map` takes images of any size."""
+        return True
+
     def __call__(
         self, images: Float[Array, "b h w 3"], train: bool = False
     ) -> tuple[Float[Array, "b k"], tuple[Float[Array, "b k"], ...]]:

@@ -132,7 +132,9 @@ def _row(config: dict[str, Any], data: room.Data, position: int, count: int) -> 
     seen = np.asarray(augmented(key, batch, _without_mean(augment, data)))
     mirrored = np.asarray(flips(example_keys(key, batch["epoch"], batch["id"]), augment.flip))
     whole = (0.0, 0.0, float(views[0].image_width), float(views[0].image_height))
-    squeezed = View(views[0].image_height, views[0].image_width, whole, 2 * side, (0, 0, 0, 0))
+    squeezed = View(
+        views[0].image_height, views[0].image_width, whole, (2 * side, 2 * side), (0, 0, 0, 0)
+    )
     return Row(
         decode_view(encoded, lambda height, width: squeezed)[0],  # noqa: ARG005
         list(np.clip(np.rint(seen), 0, 255).astype(np.uint8)),

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from jaxcnn.evaluation.shapes import Shape
 from jaxcnn.models.summary import format_table, summarise
 from jaxcnn.parallel import describe_devices
 from jaxcnn.training.experiment import Experiment, assemble, synthetic_batch, with_classes
@@ -29,11 +30,16 @@ def dry_run(config: Mapping[str, Any]) -> str:
     batch = synthetic_batch(experiment)
     state = experiment.fresh_state()
     train, train_text = _compile("train", experiment.lower_train())
-    judge, judge_text = _compile("evaluation", experiment.lower_eval())
+    forward = experiment.forward()
+    crop = Shape("crop", experiment.net.image_size, experiment.net.image_size)
+    judge, judge_text = _compile(
+        "evaluation", forward.lower(experiment.abstract_state().evaluated, crop)
+    )
+    crops = experiment.placement.put_batch(forward.empty(crop))
     state, step_seconds = _time(
         lambda: train(state, batch, experiment.put_controls(experiment.schedule(0.0)))[0]
     )
-    _, eval_seconds = _time(lambda: judge(state.evaluated, batch))
+    _, eval_seconds = _time(lambda: judge(state.evaluated, crops))
     size = config["batch_size"]
     return "\n".join(
         [

@@ -14,7 +14,7 @@ import numpy as np
 from jaxcnn import config as configs
 from jaxcnn import models
 from jaxcnn.data.statistics import Statistics
-from jaxcnn.evaluation import make_eval_step
+from jaxcnn.evaluation import Forward
 from jaxcnn.losses import Objective
 from jaxcnn.parallel.mesh import Placement, check_batch
 from jaxcnn.pixels import Augment, Treatment, make_treatment
@@ -37,7 +37,6 @@ class Experiment:
     treatment: Treatment
     placement: Placement
     train_step: Any
-    eval_step: Any
 
     def fresh_state(self) -> TrainState:
         """A new state, made in place on the devices."""
@@ -83,9 +82,10 @@ class Experiment:
         )
         return self.train_step.lower(self.abstract_state(), self.abstract_batch(), controls)
 
-    def lower_eval(self) -> Any:
-        """The evaluation step, lowered for these shapes."""
-        return self.eval_step.lower(self.abstract_state().params, self.abstract_batch())
+    def forward(self, **compiler: Any) -> Forward:
+        """The net's forward passes for evaluation; for `compiler` see `Forward`."""
+        size = self.config["batch_size"]
+        return Forward(self.net, self.treatment.mean, self.placement, size, **compiler)
 
     def _create(self, key: Any) -> TrainState:
         return create(self.net, self.tx, self.schedule, self.average, key)
@@ -131,9 +131,6 @@ def assemble(config: Mapping[str, Any], statistics: Statistics | None = None) ->
             in_shardings=(whole, split, whole),
             out_shardings=(whole, whole),
             donate_argnums=0,
-        ),
-        eval_step=jax.jit(
-            make_eval_step(net, treatment.mean), in_shardings=(whole, split), out_shardings=whole
         ),
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from jaxcnn import data as room
-from jaxcnn.evaluation import PROTOCOLS, Result, evaluate
+from jaxcnn.evaluation import PROTOCOLS, Forward, Protocol, Result, evaluate
 from jaxcnn.training.experiment import Experiment
 from jaxcnn.training.logging import Metrics, Screen
 from jaxcnn.training.pace import Pace
@@ -23,7 +23,7 @@ HELD_OUT = "held_out"
 class Task:
     """One protocol on one split."""
 
-    protocol: Any
+    protocol: Protocol
     label: str
     split: str
     source: Any
@@ -32,7 +32,7 @@ class Task:
 @dataclasses.dataclass
 class Judge:
     """Attributes:
-    step: gives the compiled evaluation step.
+    forward: the net's forward passes.
     results: the latest result of each (protocol, split), with the step it is of.
     corrupt: names of images that could not be read.
     """
@@ -43,7 +43,7 @@ class Judge:
     metrics: Metrics
     screen: Screen
     check_stop: Callable[[], None]
-    step: Callable[[], Any]
+    forward: Forward
     results: dict[tuple[str, str], tuple[int, Result]] = dataclasses.field(default_factory=dict)
     corrupt: set[str] = dataclasses.field(default_factory=set)
 
@@ -103,30 +103,23 @@ class Judge:
         return None
 
     def _evaluate(self, state: TrainState, task: Task) -> Result:
-        config = self.experiment.config
-        with room.eval_batches(
+        judged = evaluate(
+            self.forward,
+            state.evaluated,
             task.source,
-            scale=task.protocol.scale,
-            image_size=self.experiment.net.image_size,
-            square=self.experiment.augment.in_square,
-            batch_size=config["batch_size"],
-            threads=config["data"]["threads"],
-            prefetch=config["data"]["prefetch"],
-        ) as batches:
-            result = evaluate(
-                self.step(),
-                state.evaluated,
-                (self.experiment.placement.put_batch(batch) for batch in batches),
-                protocol=task.label,
-                split=task.split,
-                expected=len(task.source),
-                check_stop=self.check_stop,
-            )
-            self.corrupt.update(batches.corrupt)
-        return result
+            task.protocol,
+            split=task.split,
+            threads=self.experiment.config["data"]["threads"],
+            check_stop=self.check_stop,
+            progress=lambda done, total: self.screen.progress(
+                f"{task.label} of {task.split}: {done:,}/{total:,}"
+            ),
+        )
+        self.corrupt.update(judged.unreadable)
+        return judged.result
 
 
-def protocols(config: Mapping[str, Any]) -> list[Any]:
+def protocols(config: Mapping[str, Any]) -> list[Protocol]:
     """The test protocols that the rows of a config's `evals` name."""
     rows = [(row["name"], {k: v for k, v in row.items() if k != "name"}) for row in config["evals"]]
     return [PROTOCOLS[name](**keys) for name, keys in rows]

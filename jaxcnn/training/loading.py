@@ -19,6 +19,7 @@ from jaxcnn.data import statistics
 from jaxcnn.pixels import Augment, centred, make_treatment
 from jaxcnn.training import sections
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints, abstract
+from jaxcnn.training.judging import protocols
 from jaxcnn.training.sections import SECTIONS
 from jaxcnn.training.state import TrainState, create
 from jaxcnn.training.statistics import NAME
@@ -64,15 +65,16 @@ class Loaded:
         return jax.jit(forward)
 
     def preprocess(self, path: str | Path) -> UInt8[np.ndarray, "1 H W 3"]:
-        """An image file as the uint8 view that the run's first protocol takes. Imports TensorFlow.
+        """An image file as its centre crop, at the first scale of the run's first protocol. Imports
+        TensorFlow.
 
         Raises:
             DataError: the file is missing or no image.
         """
         from jaxcnn.data import preprocess
 
-        rows = self.config["evals"]
-        scale = rows[0]["scale"] if rows else self.config["augment"]["scale"][0]
+        rows = protocols(self.config)
+        scale = rows[0].all_scales()[0] if rows else self.config["augment"]["scale"][0]
         square = self.config["augment"]["mean"] == "per_pixel"
         return preprocess(path, scale=scale, image_size=self.net.image_size, square=square)
 

@@ -68,7 +68,6 @@ class _Run:
         self.metrics = Metrics(folder, self.config["log"]["tensorboard"])
         self.rates = Rates(experiment.schedule, self.pace, experiment.placement)
         self.recorder = Recorder(self.pace, self.config, self.metrics, self.screen)
-        self.compiled: dict[str, Any] = {}
         self.compile_seconds = 0.0
         self.judge = Judge(
             experiment,
@@ -77,7 +76,7 @@ class _Run:
             self.metrics,
             self.screen,
             stopper.check,
-            lambda: self._compile("evaluation"),
+            experiment.forward(compiler=self._compile),
         )
 
     def go(self, command: Sequence[str], transfer: Transfer | None) -> dict[str, Any]:
@@ -142,7 +141,8 @@ class _Run:
         recorder = self.recorder
         with self._batches(start) as batches:
             try:
-                step = self._compile("train")  # while the first batches are decoded
+                # while the first batches are decoded
+                step = self._compile("the train step", self.experiment.lower_train())
                 recorder.restart()
                 for done in range(start + 1, self.pace.total + 1):
                     self.stopper.check()
@@ -205,14 +205,12 @@ class _Run:
         meta = {**self.recorder.meta(), "corrupt": sorted(self.judge.corrupt)}
         self.checkpoints.save(state, meta, best=self.judge.best_metric(int(state.step)))
 
-    def _compile(self, what: str) -> Any:
-        """The compiled step, timed apart so that neither rates nor the ETA hold it."""
-        if what not in self.compiled:
-            lower = self.experiment.lower_train if what == "train" else self.experiment.lower_eval
-            self.screen.progress(f"compiling the {what} step ...", last=True)
-            began = time.perf_counter()
-            self.compiled[what] = lower().compile()
-            seconds = time.perf_counter() - began
-            self.compile_seconds += seconds
-            self.screen.line(f"compiled the {what} step in {seconds:.1f} s")
-        return self.compiled[what]
+    def _compile(self, what: str, lowered: Any) -> Any:
+        """The compiled program, timed apart so that neither rates nor the ETA hold it."""
+        self.screen.progress(f"compiling {what} ...", last=True)
+        began = time.perf_counter()
+        compiled = lowered.compile()
+        seconds = time.perf_counter() - began
+        self.compile_seconds += seconds
+        self.screen.line(f"compiled {what} in {seconds:.1f} s")
+        return compiled

@@ -101,17 +101,36 @@ def _scale_errors(config: Mapping[str, Any]) -> list[str]:
             f"augment.scale {augment['scale']} must not start below model.image_size {side}: the crop "
             "would not fit"
         )
+    net = _any_net(config["model"])
     for i, row in enumerate(config["evals"]):
-        if row["scale"] < side:
+        protocol = PROTOCOLS[row["name"]](**{k: v for k, v in row.items() if k != "name"})
+        try:
+            protocol.check(side)
+        except ValueError as error:
+            errors.append(f"evals[{i}]: {error}")
+        if protocol.dense and not net.takes_any_size():
             errors.append(
-                f"evals[{i}].scale {row['scale']} must not be below model.image_size {side}"
+                f"evals[{i}]: {row['name']} looks at images of any size, and model.name="
+                f"{config['model']['name']} with these keys takes {side} x {side} alone"
             )
-        if augment["mean"] == "per_pixel" and row["scale"] != augment["scale"][0]:
+        scales = protocol.all_scales()
+        if (
+            augment["mean"] == "per_pixel"
+            and protocol.in_square()
+            and scales != augment["scale"][:1]
+        ):
             errors.append(
-                f"evals[{i}].scale is {row['scale']}, but augment.mean='per_pixel' holds means of "
+                f"evals[{i}].scale is {scales[0]}, but augment.mean='per_pixel' holds means of "
                 f"squares of side {augment['scale'][0]}: give that scale, or augment.mean='rgb'"
             )
     return errors
+
+
+def _any_net(model: Mapping[str, Any]) -> Any:
+    """The net of a config, with some number of classes where the source gives it."""
+    return NETS[model["name"]](
+        **{k: v for k, v in model.items() if k not in ("name", "num_classes")}
+    )
 
 
 def _average_errors(config: Mapping[str, Any]) -> list[str]:

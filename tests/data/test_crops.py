@@ -175,7 +175,7 @@ def test_views_lie_inside():
             left, top, right, bottom = view.region
             assert 0 <= left < right <= width
             assert 0 <= top < bottom <= height
-            assert view.side == 64
+            assert view.size == (64, 64)
 
 
 def test_each_interpolation_is_drawn_as_often():

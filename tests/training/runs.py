@@ -14,7 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcnn.training import judging, loop, sections
+from jaxcnn.evaluation import evaluating
+from jaxcnn.training import loop, sections
 from jaxcnn.training.loading import read_run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -114,15 +115,13 @@ def signalling(monkeypatch, where, at):
     if where == "compile":
         original = loop._Run._compile
 
-        def compile_(self, what):
+        def compile_(self, what, lowered):
             after(0)
-            return original(self, what)
+            return original(self, what, lowered)
 
         monkeypatch.setattr(loop._Run, "_compile", compile_)
         return
-    name, module = (
-        ("train_batches", loop.room) if where == "train" else ("eval_batches", judging.room)
-    )
+    name, module = ("train_batches", loop.room) if where == "train" else ("Pictures", evaluating)
     made = getattr(module, name)
 
     class Counting:

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
-from jaxcnn.evaluation import PROTOCOLS
+from jaxcnn.evaluation import check_fits
+from jaxcnn.evaluation.looking import shapes_of
 from jaxcnn.training import sections
 from jaxcnn.training.experiment import assemble, with_classes
+from jaxcnn.training.judging import protocols
 from jaxcnn.training.statistics import stand_in
 
 FOLDER = Path(__file__).parent.parent.parent / "configs"
@@ -23,6 +26,17 @@ def test_abstract_step(name):
         lambda x: (x.shape, x.dtype), state
     )
     assert sorted(sums) == ["finite", "loss", "n", "top1", "top5"]
-    counts = jax.eval_shape(exp.eval_step, state.params, batch)
-    assert sorted(counts) == ["loss", "n", "top1", "top5"]
-    assert {row["name"] for row in config["evals"]} <= PROTOCOLS.keys()
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in FOLDER.glob("*.py")))
+def test_abstract_evaluation(name):
+    """Each protocol that the config names, on a landscape of odd sides."""
+    config = with_classes(sections.read(name, [], FOLDER)[1], 1000)
+    exp = assemble(config, stand_in(config))
+    forward, params = exp.forward(), exp.abstract_state().evaluated
+    for protocol in protocols(config):
+        check_fits(forward, protocol)
+        for shape in shapes_of(forward, protocol, 301, 417):
+            (posteriors,) = jax.tree.leaves(forward.lower(params, shape).out_info)
+            assert posteriors.shape == (forward.rows(shape), 1000)
+            assert posteriors.dtype == jnp.float32

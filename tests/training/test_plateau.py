@@ -116,13 +116,14 @@ def test_a_stop_around_a_judgement_goes_on_bit_for_bit(undisturbed, tmp_path, mo
     """Stopped before, within or after the judgement that drops the rate, it is counted once; the checkpoints'
     own interval changes on the way."""
     step = first_drop(undisturbed)
-    # Batches drawn for evaluation before that judgement: three (the last draw ends the split) a judgement,
-    # and three more where the reported split is judged too.
-    before = sum(6 if s % 6 == 0 else 3 for s in range(3, step, 3)) + (3 if step % 6 == 0 else 0)
+    # Images drawn for evaluation before that judgement: 65 (the last draw ends the split) a judgement,
+    # and 65 more where the reported split is judged too.
+    before = sum(130 if s % 6 == 0 else 65 for s in range(3, step, 3))
+    before += 65 if step % 6 == 0 else 0
     where, at = {
         "before": ("evaluation", before + 1),
-        "within": ("evaluation", before + 2),
-        "after": ("evaluation", before + 3),
+        "within": ("evaluation", before + 40),
+        "after": ("evaluation", before + 65),
         "training": ("train", step),
     }[phase]
     with monkeypatch.context() as patch:
@@ -140,9 +141,10 @@ def test_a_stop_around_a_judgement_goes_on_bit_for_bit(undisturbed, tmp_path, mo
 def test_a_judgement_written_but_not_saved_is_counted(undisturbed, tmp_path, monkeypatch):
     """What a power cut leaves when it comes between the event of a judgement and the state with it."""
     folder, step = tmp_path / "run", first_drop(undisturbed)
-    before = sum(6 if s % 6 == 0 else 3 for s in range(3, step, 3)) + (3 if step % 6 == 0 else 0)
+    before = sum(130 if s % 6 == 0 else 65 for s in range(3, step, 3))
+    before += 65 if step % 6 == 0 else 0
     with monkeypatch.context() as patch:
-        signalling(patch, "evaluation", before + 2)
+        signalling(patch, "evaluation", before + 40)
         with pytest.raises(Stopped):
             run(config(**CHANGES), folder)
     (lost,) = [e for e in events(undisturbed) if e.get("split") == "held_out" and e["step"] == step]

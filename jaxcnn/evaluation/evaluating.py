@@ -1,0 +1,100 @@
+"""A protocol on a split: its error rates, and its posteriors where they are wanted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxcnn.data import Pictures, Source, Unreadable, stand_in
+from jaxcnn.evaluation.counting import Result, Tally
+from jaxcnn.evaluation.forward import Forward
+from jaxcnn.evaluation.fusion import Posteriors, digest
+from jaxcnn.evaluation.looking import check_fits, choose_cuts, posteriors
+from jaxcnn.evaluation.protocols import Protocol
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judgement:
+    """Attributes:
+    result: the error rates.
+    unreadable: names of the images that cannot be read; they were judged as plain grey.
+    posteriors: of every image, where they were asked for.
+    """
+
+    result: Result
+    unreadable: Sequence[str]
+    posteriors: Posteriors | None
+
+
+def evaluate(
+    forward: Forward,
+    params: Any,
+    source: Source,
+    protocol: Protocol,
+    *,
+    split: str,
+    threads: int = 0,
+    keep: bool = False,
+    check_stop: Callable[[], None] = lambda: None,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> Judgement:
+    """Judges every image of `source` once, by the mean posterior of its looks.
+
+    Args:
+        forward: the net's forward passes.
+        params: on the devices.
+        source: the split's images.
+        protocol: which looks.
+        split: carried by the result.
+        threads: decoding threads; 0 for one a core.
+        keep: whether posteriors are wanted.
+        check_stop: called before each image and batch; raises to leave early.
+        progress: called with (images done, images in all) now and then.
+
+    Raises:
+        DataError: the source is empty, or too many of its images cannot be read.
+        ValueError: the protocol does not fit the net.
+        RuntimeError: the images counted are not those of the split.
+    """
+    check_fits(forward, protocol)
+    choose = choose_cuts(forward, protocol)
+    unreadable = Unreadable(source, "judged as mid-grey")
+    tally, ids, done = Tally(), source.ids, 0
+    kept: list[tuple[int, int, np.ndarray]] = []
+    with Pictures(source, choose, threads=threads) as pictures:
+
+        def readable():
+            for picture in pictures:
+                if picture.problem:
+                    unreadable.note(picture.position, picture.problem, picture.position + 1)
+                    yield stand_in(picture, choose)
+                else:
+                    yield picture
+
+        for picture, log_posterior in posteriors(forward, params, readable(), protocol, check_stop):
+            tally.add(log_posterior[None], np.array([picture.label]))
+            if keep:
+                values = np.exp(log_posterior).astype(np.float16)
+                kept.append((int(ids[picture.position]), picture.label, values))
+            done += 1
+            progress(done, len(source))
+    result = tally.result(protocol.label(forward.net.image_size), split, len(source))
+    return Judgement(result, unreadable.names, _gathered(kept, source, result) if keep else None)
+
+
+def _gathered(
+    kept: list[tuple[int, int, np.ndarray]], source: Source, result: Result
+) -> Posteriors:
+    kept.sort(key=lambda row: row[0])
+    ids, labels, values = zip(*kept, strict=True)
+    facts = {"protocol": result.protocol, "split": result.split}
+    return Posteriors(
+        np.array(ids, np.int32),
+        np.array(labels, np.int32),
+        np.stack(values),
+        digest(source.class_names),
+        facts,
+    )

@@ -1,0 +1,126 @@
+"""A net's forward pass at each shape that looks come in, compiled once a shape."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxcnn.evaluation.shapes import Shape, turned
+from jaxcnn.parallel import Placement
+from jaxcnn.pixels import centred
+
+Batch = Mapping[str, Any]
+
+
+def crop_posteriors(net: Any, mean: np.ndarray, params: Any, batch: Batch) -> Float[Array, "B K"]:
+    """Log posteriors of crops. `batch`: image uint8[B,S,S,3], box int32[B,4] (of a crop in the central
+    square, where `mean` is a mean image), mirror bool[B]."""
+    views = centred(batch["image"], mean, batch["box"])
+    # The mean image lies under the crop before it is mirrored, as in training.
+    views = jnp.where(batch["mirror"][:, None, None, None], views[:, :, ::-1, :], views)
+    logits, _ = net.apply({"params": params}, views, train=False)
+    return jax.nn.log_softmax(logits, axis=-1)
+
+
+def dense_posteriors(net: Any, mean: np.ndarray, params: Any, batch: Batch) -> Float[Array, "B K"]:
+    """Log posteriors of whole images: scores averaged over their positions, then softmax (Simonyan &
+    Zisserman 2014, section 3.2). `batch`: image uint8[B,H,W,3], padded; size int32[B,2], (height, width)."""
+    images = batch["image"].astype(jnp.float32) - jnp.asarray(mean)[None, None, None, :]
+    scores, valid = net.apply({"params": params}, images, batch["size"], method="score_map")
+    return jax.nn.log_softmax(mean_scores(scores, valid), axis=-1)
+
+
+def mean_scores(scores: Float[Array, "B h w K"], valid: Any) -> Float[Array, "B K"]:
+    """The mean of a score map over its valid cells; scores are zero where not valid."""
+    cells: Int[Array, " B"] = jnp.sum(valid, axis=(1, 2), dtype=jnp.int32)
+    return jnp.sum(scores, axis=(1, 2)) / jnp.maximum(cells, 1).astype(jnp.float32)[:, None]
+
+
+def _plain_compiler(what: str, lowered: Any) -> Any:
+    del what
+    return lowered.compile()
+
+
+@dataclasses.dataclass(eq=False)
+class Forward:
+    """The forward passes of one net.
+
+    Attributes:
+        net: the Linen module.
+        mean: float32[3], or a mean image float32[S,S,3], whose mean is subtracted where it does not lie
+            under a look.
+        placement: where arrays live.
+        batch_size: crops at once; of larger images so many that their pixels are about as many.
+        compiler: (what, lowered) -> compiled; a run prints and times here.
+    """
+
+    net: Any
+    mean: np.ndarray
+    placement: Placement
+    batch_size: int
+    compiler: Callable[[str, Any], Any] = _plain_compiler
+    compiled: dict[Shape, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, got {self.batch_size}")
+
+    @property
+    def mean_image(self) -> bool:
+        """Whether crops of the central square have a mean image under them."""
+        return self.mean.ndim == 3
+
+    def rows(self, shape: Shape) -> int:
+        """How many looks of `shape` are computed at once: a multiple of the devices."""
+        area = shape.height * shape.width / self.net.image_size**2
+        devices = self.placement.data_size
+        wanted = self.batch_size if shape.kind != "dense" else self.batch_size / area
+        return max(1, int(wanted) // devices) * devices
+
+    def empty(self, shape: Shape) -> dict[str, np.ndarray]:
+        """A batch of `shape` with nothing in it yet."""
+        rows = self.rows(shape)
+        batch: dict[str, np.ndarray] = {
+            "image": np.zeros((rows, shape.height, shape.width, 3), np.uint8)
+        }
+        if shape.kind == "dense":
+            return {**batch, "size": np.zeros((rows, 2), np.int32)}
+        return {**batch, "box": np.zeros((rows, 4), np.int32), "mirror": np.zeros(rows, np.bool_)}
+
+    def lower(self, params: Any, shape: Shape) -> Any:
+        """The pass at `shape`, lowered. `params` may be abstract."""
+        mean, whole = self.mean, self.placement.replicated
+        if self.mean_image and shape.kind != "square":
+            mean = mean.mean(axis=(0, 1))
+        function = dense_posteriors if shape.kind == "dense" else crop_posteriors
+        batch = {
+            name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=self.placement.batch)
+            for name, array in self.empty(shape).items()
+        }
+        program = jax.jit(
+            partial(function, self.net, mean),
+            in_shardings=(whole, self.placement.batch),
+            out_shardings=whole,
+        )
+        return program.lower(params, batch)
+
+    def __call__(self, params: Any, shape: Shape, batch: Batch) -> Float[Array, "B K"]:
+        """Log posteriors of a batch of `rows(shape)` looks, float32, on the devices."""
+        if shape not in self.compiled:
+            size = f"{shape.height} x {shape.width}"
+            kind = "whole images" if shape.kind == "dense" else "crops"
+            self.compiled[shape] = self.compiler(
+                f"evaluation of {kind} of {size}", self.lower(params, shape)
+            )
+        return self.compiled[shape](params, self.placement.put_batch(batch))
+
+    def turned(self, params: Any) -> Any:
+        """`params` for images on their side (see shapes.py), in place on the devices."""
+        return jax.jit(turned, out_shardings=self.placement.replicated)(params)

@@ -1,0 +1,249 @@
+"""The papers' result tables as data: the printed figures, and the nets and tests behind each row.
+
+A is Krizhevsky et al. 2012, V is Simonyan & Zisserman 2014, G is Szegedy et al. 2014.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxcnn.evaluation.protocols import Centre, Crops144, Dense, MultiCrop, Protocol, TenCrops
+from jaxcnn.models.printed import VGG_MILLIONS
+
+TOP1, TOP5, TOP5_TEST = "top-1 val", "top-5 val", "top-5 test"  # error in percent
+PARAMETERS = "parameters (millions)"
+MEASURES = (TOP1, TOP5, TOP5_TEST, PARAMETERS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One mean of posteriors that goes into a row: of `nets` trained nets, each by `protocol`."""
+
+    net: str  # a key of jaxcnn.models.NETS
+    protocol: Protocol  # in the paper's pixels, for images of 224
+    column: str = ""  # of VGG's Table 1
+    scale: tuple[int, int] | None = None  # lowest and highest S; None: S does not tell nets apart
+    nets: int = 1  # how many different trained nets
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A printed row; its posterior here is the mean of its parts', all with the same weight."""
+
+    cells: tuple[str, ...]  # what names the row, one per column of the table
+    paper: tuple[float | None, ...]  # one per measure of the table; None: the paper has none
+    parts: tuple[Part, ...] = ()  # (): jaxcnn has no such net
+    note: str = ""  # why there are no parts, or what to know of the figures
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of a paper."""
+
+    name: str  # its key in TABLES
+    title: str  # the paper, its number there, what it compares
+    columns: tuple[str, ...]
+    measures: tuple[str, ...]  # of MEASURES
+    rows: tuple[Row, ...]
+
+
+ANOTHER = "another method"
+UNBUILT = "pre-trained on ImageNet Fall 2011 with a sixth convolution of unstated size, not built"
+TWO_UNBUILT = f"2 of the 7 nets were {UNBUILT}"
+ONE_FIGURE = "the paper prints one top-5 figure, not one for each set"
+SLIP = "the paper prints -3.45 against the base, its own figures give -3.40"  # G Table 3
+
+# S in training by its cell, and the several test scales that V section 4.2 has for it.
+JITTERED = "[256;512]"
+S = {"256": (256, 256), "384": (384, 384), JITTERED: (256, 512)}
+SEVERAL_Q = {"256": (224, 256, 288), "384": (352, 384, 416), JITTERED: (256, 384, 512)}
+
+
+def _dense(column: str, s: str, *q: int) -> Part:
+    """A VGG judged densely at the scales `q`; where none is given at those of `SEVERAL_Q`."""
+    return Part("vgg", Dense(scales=q or SEVERAL_Q[s]), column, S[s])
+
+
+def _crops(column: str) -> Part:
+    return Part("vgg", MultiCrop(scales=SEVERAL_Q[JITTERED]), column, S[JITTERED])
+
+
+def _both(*columns: str) -> tuple[Part, ...]:
+    """Multi-crop and dense of each column; V section 4.3 has their mean."""
+    return tuple(part for c in columns for part in (_crops(c), _dense(c, JITTERED)))
+
+
+def _alexnets(nets: int) -> tuple[Part, ...]:
+    return (Part("alexnet", TenCrops(), nets=nets),)  # A section 4.1
+
+
+def _googlenets(nets: int, protocol: Protocol) -> tuple[Part, ...]:
+    return (Part("googlenet", protocol, nets=nets),)  # G section 7
+
+
+SUBMISSION = tuple(  # the challenge's seven nets, V Table 6
+    _dense(column, s)
+    for column, scales in (("D", tuple(S)), ("C", ("256", "384")), ("E", ("256", "384")))
+    for s in scales
+)
+
+ALEXNET2 = Table(
+    "alexnet2",
+    "Krizhevsky et al. 2012, Table 2: ILSVRC-2012",
+    ("model",),
+    (TOP1, TOP5, TOP5_TEST),
+    (
+        Row(("SIFT + FVs",), (None, None, 26.2), note=ANOTHER),
+        Row(("1 CNN",), (40.7, 18.2, None), _alexnets(1)),
+        Row(("5 CNNs",), (38.1, 16.4, 16.4), _alexnets(5)),
+        Row(("1 CNN*",), (39.0, 16.6, None), note=UNBUILT),
+        Row(("7 CNNs*",), (36.7, 15.4, 15.3), note=TWO_UNBUILT),
+    ),
+)
+
+VGG2 = Table(
+    "vgg2",
+    "Simonyan & Zisserman 2014, Table 2: number of parameters",
+    ("net",),
+    (PARAMETERS,),
+    tuple(
+        Row((column,), (float(millions),), (Part("vgg", Dense(), column),))
+        for column, millions in VGG_MILLIONS.items()
+    ),
+)
+
+VGG3 = Table(
+    "vgg3",
+    "Simonyan & Zisserman 2014, Table 3: single test scale, ILSVRC-2012",
+    ("net", "S", "Q"),
+    (TOP1, TOP5),
+    tuple(
+        Row((column, s, str(q)), figures, (_dense(column, s, q),))
+        for column, s, q, figures in (
+            ("A", "256", 256, (29.6, 10.4)),
+            ("A-LRN", "256", 256, (29.7, 10.5)),
+            ("B", "256", 256, (28.7, 9.9)),
+            ("C", "256", 256, (28.1, 9.4)),
+            ("C", "384", 384, (28.1, 9.3)),
+            ("C", JITTERED, 384, (27.3, 8.8)),
+            ("D", "256", 256, (27.0, 8.8)),
+            ("D", "384", 384, (26.8, 8.7)),
+            ("D", JITTERED, 384, (25.6, 8.1)),
+            ("E", "256", 256, (27.3, 9.0)),
+            ("E", "384", 384, (26.9, 8.7)),
+            ("E", JITTERED, 384, (25.5, 8.0)),
+        )
+    ),
+)
+
+VGG4 = Table(
+    "vgg4",
+    "Simonyan & Zisserman 2014, Table 4: several test scales, ILSVRC-2012",
+    ("net", "S", "Q"),
+    (TOP1, TOP5),
+    tuple(
+        Row((column, s, ",".join(map(str, SEVERAL_Q[s]))), figures, (_dense(column, s),), note)
+        for column, s, figures, note in (
+            ("B", "256", (28.2, 9.6), ""),
+            ("C", "256", (27.7, 9.2), ""),
+            ("C", "384", (27.8, 9.2), ""),
+            ("C", JITTERED, (26.3, 8.2), ""),
+            ("D", "256", (26.6, 8.6), ""),
+            ("D", "384", (26.5, 8.6), ""),
+            ("D", JITTERED, (24.8, 7.5), ""),
+            ("E", "256", (26.9, 8.7), ""),
+            ("E", "384", (26.7, 8.6), ""),
+            ("E", JITTERED, (24.8, 7.5), "top-5 error on the test set: 7.3"),
+        )
+    ),
+)
+
+VGG5 = Table(
+    "vgg5",
+    "Simonyan & Zisserman 2014, Table 5: dense and multi-crop at several scales, ILSVRC-2012",
+    ("net", "evaluation"),
+    (TOP1, TOP5),
+    (
+        Row(("D", "dense"), (24.8, 7.5), (_dense("D", JITTERED),)),
+        Row(("D", "multi-crop"), (24.6, 7.5), (_crops("D"),)),
+        Row(("D", "multi-crop & dense"), (24.4, 7.2), _both("D")),
+        Row(("E", "dense"), (24.8, 7.5), (_dense("E", JITTERED),)),
+        Row(("E", "multi-crop"), (24.6, 7.4), (_crops("E"),)),
+        Row(("E", "multi-crop & dense"), (24.4, 7.1), _both("E")),
+    ),
+)
+
+VGG6 = Table(
+    "vgg6",
+    "Simonyan & Zisserman 2014, Table 6: fusion of nets, ILSVRC-2012",
+    ("nets", "evaluation"),
+    (TOP1, TOP5, TOP5_TEST),
+    (
+        Row(("submission: 3 D, 2 C, 2 E", "dense"), (24.7, 7.5, 7.3), SUBMISSION),
+        Row(("D, E", "dense"), (24.0, 7.1, 7.0), (_dense("D", JITTERED), _dense("E", JITTERED))),
+        Row(("D, E", "multi-crop"), (23.9, 7.2, None), (_crops("D"), _crops("E"))),
+        Row(("D, E", "multi-crop & dense"), (23.7, 6.8, 6.8), _both("D", "E")),
+    ),
+)
+
+VGG7 = Table(
+    "vgg7",
+    "Simonyan & Zisserman 2014, Table 7: beside other methods, ILSVRC-2012",
+    ("method", "nets"),
+    (TOP1, TOP5, TOP5_TEST),
+    (
+        Row(("VGG, multi-crop & dense", "2"), (23.7, 6.8, 6.8), _both("D", "E")),
+        Row(("VGG, multi-crop & dense", "1"), (24.4, 7.1, 7.0), _both("E")),  # Table 5's E
+        Row(("VGG, submission", "7"), (24.7, 7.5, 7.3), SUBMISSION),
+        Row(("GoogLeNet", "1"), (None, 7.9, None), _googlenets(1, Crops144()), ONE_FIGURE),
+        Row(("GoogLeNet", "7"), (None, 6.7, None), _googlenets(7, Crops144()), ONE_FIGURE),
+        Row(("MSRA", "11"), (None, None, 8.1), note=ANOTHER),
+        Row(("MSRA", "1"), (27.9, 9.1, 9.1), note=ANOTHER),
+        Row(("Clarifai", "many"), (None, None, 11.7), note=ANOTHER),
+        Row(("Clarifai", "1"), (None, None, 12.5), note=ANOTHER),
+        Row(("Zeiler & Fergus", "6"), (36.0, 14.7, 14.8), note=ANOTHER),
+        Row(("Zeiler & Fergus", "1"), (37.5, 16.0, 16.1), note=ANOTHER),
+        Row(("OverFeat", "7"), (34.0, 13.2, 13.6), note=ANOTHER),
+        Row(("OverFeat", "1"), (35.7, 14.2, None), note=ANOTHER),
+        Row(("Krizhevsky et al.", "5"), (38.1, 16.4, 16.4), _alexnets(5)),
+        Row(("Krizhevsky et al.", "1"), (40.7, 18.2, None), _alexnets(1)),
+    ),
+)
+
+GOOGLENET2 = Table(
+    "googlenet2",
+    "Szegedy et al. 2014, Table 2: the classification challenges of 2012 to 2014",
+    ("team", "year", "place", "external data"),
+    (TOP5_TEST,),
+    (
+        Row(("SuperVision", "2012", "", "no"), (16.4,), _alexnets(5)),  # A Table 2
+        Row(("SuperVision", "2012", "", "ImageNet 22k"), (15.3,), note=TWO_UNBUILT),
+        Row(("Clarifai", "2013", "", "no"), (11.7,), note=ANOTHER),
+        Row(("Clarifai", "2013", "", "ImageNet 22k"), (11.2,), note=ANOTHER),
+        Row(("MSRA", "2014", "3rd", ""), (7.35,), note=ANOTHER),
+        Row(("VGG", "2014", "2nd", ""), (7.32,), SUBMISSION),  # V Table 6 has 7.3
+        Row(("GoogLeNet", "2014", "1st", ""), (6.67,), _googlenets(7, Crops144())),
+    ),
+)
+
+GOOGLENET3 = Table(
+    "googlenet3",
+    "Szegedy et al. 2014, Table 3: nets and crops, ILSVRC-2012",
+    ("models", "crops", "cost"),
+    (TOP5,),
+    tuple(
+        Row((nets, crops, cost), (error,), _googlenets(int(nets), protocol), note)
+        for nets, crops, cost, error, protocol, note in (
+            ("1", "1", "1", 10.07, Centre(), ""),
+            ("1", "10", "10", 9.15, TenCrops(), ""),
+            ("1", "144", "144", 7.89, Crops144(), ""),
+            ("7", "1", "7", 8.09, Centre(), ""),
+            ("7", "10", "70", 7.62, TenCrops(), ""),
+            ("7", "144", "1008", 6.67, Crops144(), SLIP),
+        )
+    ),
+)
+
+TABLES: dict[str, Table] = {
+    t.name: t for t in (ALEXNET2, VGG2, VGG3, VGG4, VGG5, VGG6, VGG7, GOOGLENET2, GOOGLENET3)
+}

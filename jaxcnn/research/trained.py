@@ -1,0 +1,199 @@
+"""A finished run, judged by further protocols: error rates into its report, posteriors into its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcnn import config as configs
+from jaxcnn import data as room
+from jaxcnn.evaluation import Forward, Judgement, Protocol, check_fits, evaluate, fusion
+from jaxcnn.parallel import make_placement
+from jaxcnn.training import report, sections
+from jaxcnn.training.judging import open_splits
+from jaxcnn.training.loading import Loaded, load
+from jaxcnn.training.logging import Screen, duration
+
+FOLDER = "posteriors"
+
+
+def _never() -> None:
+    pass
+
+
+@dataclasses.dataclass(eq=False)
+class Trained:
+    """A run that can be judged. What is costly is done when it is asked for first.
+
+    Attributes:
+        folder: the run's.
+        loaded: its net and weights.
+        overrides: of the config's `data` section, `data.KEY=VALUE`: data that moved, another split.
+        batch_size: crops at once.
+        screen: what it says goes here.
+        check_stop: called before each image and batch; raises to leave early.
+    """
+
+    folder: Path
+    loaded: Loaded
+    overrides: Sequence[str] = ()
+    batch_size: int = 32
+    screen: Screen = dataclasses.field(default_factory=Screen)
+    check_stop: Callable[[], None] = _never
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """The run's config with `overrides`.
+
+        Raises:
+            ConfigError: an override of another section, or of an unknown key.
+        """
+        wrong = [text for text in self.overrides if not text.startswith("data.")]
+        if wrong:
+            raise configs.ConfigError(
+                f"{', '.join(wrong)}: a trained run's data alone can be overridden: data.KEY=VALUE"
+            )
+        return sections.resolve(self.loaded.config, self.overrides)
+
+    @functools.cached_property
+    def data(self) -> room.Data:
+        """Its data.
+
+        Raises:
+            DataError: the data is missing, or its classes are not those of the run.
+        """
+        data = open_splits(self.config["data"])
+        if tuple(data.class_names) != self.loaded.classes:
+            raise room.DataError(
+                f"{self.folder} learnt {len(self.loaded.classes)} classes (classes.txt), "
+                f"{self.config['data']['source']} has {len(data.class_names)}"
+                + ("" if len(data.class_names) != len(self.loaded.classes) else " others")
+                + ": give data with the run's classes by data.source=..."
+            )
+        return data
+
+    @functools.cached_property
+    def forward(self) -> Forward:
+        """Its forward passes, on all devices."""
+        placement = make_placement()
+        size = -(-self.batch_size // placement.data_size) * placement.data_size
+        return Forward(self.loaded.net, self.loaded.mean, placement, size, self._compile)
+
+    @functools.cached_property
+    def params(self) -> Any:
+        """Its weights on the devices of `forward`."""
+        return self.forward.placement.put_replicated(self.loaded.variables["params"])
+
+    def label(self, protocol: Protocol) -> str:
+        """What a result by `protocol` is called."""
+        return protocol.label(self.loaded.net.image_size)
+
+    def posteriors_path(self, protocol: Protocol) -> Path:
+        """Where its posteriors by `protocol` are kept."""
+        return self.folder / FOLDER / fusion.file_name(self.label(protocol), self.data.eval_split)
+
+    def known(self, protocol: Protocol) -> dict[str, Any] | None:
+        """The result that its report holds of these weights, or None."""
+        whole = report.read_report(self.folder / "report.json")
+        for row in whole["results"]:
+            key = (row["protocol"], row["split"], row["step"])
+            if key == (self.label(protocol), self.data.eval_split, self.loaded.step):
+                return row
+        return None
+
+    def kept(self, protocol: Protocol) -> fusion.Posteriors | None:
+        """The posteriors that its folder holds of these weights and images, or None."""
+        path = self.posteriors_path(protocol)
+        if not path.exists():
+            return None
+        found = fusion.load(path)
+        fits = found.facts.get("step") == self.loaded.step
+        fits &= found.facts.get("source") == self.config["data"]["source"]
+        return found if fits and len(found.ids) == len(self.data.evaluation) else None
+
+    def judge(self, protocol: Protocol, *, keep: bool = False) -> dict[str, Any]:
+        """Evaluates by `protocol`; writes the result into report.json, posteriors beside it.
+
+        Args:
+            keep: whether posteriors are saved.
+
+        Returns:
+            The result as a row of report.json.
+
+        Raises:
+            ValueError: the protocol does not fit the net; DataError where the data is the reason.
+            OSError: a file cannot be written.
+        """
+        check_fits(self.forward, protocol)
+        label, split = self.label(protocol), self.data.eval_split
+
+        def progress(done: int, total: int) -> None:
+            self.screen.progress(f"{self.folder.name}: {label} of {split}: {done:,}/{total:,}")
+
+        began = time.perf_counter()
+        judged = evaluate(
+            self.forward,
+            self.params,
+            self.data.evaluation,
+            protocol,
+            split=split,
+            threads=self.config["data"]["threads"],
+            keep=keep,
+            check_stop=self.check_stop,
+            progress=progress,
+        )
+        row = {"step": self.loaded.step, **dataclasses.asdict(judged.result)}
+        seconds = duration(time.perf_counter() - began)
+        self.screen.line(f"{self.folder.name}: {report.result_text(row)}  in {seconds}")
+        self._write(protocol, judged, row)
+        return row
+
+    def _write(self, protocol: Protocol, judged: Judgement, row: Mapping[str, Any]) -> None:
+        if judged.posteriors is not None:
+            path = self.posteriors_path(protocol)
+            fusion.save(dataclasses.replace(judged.posteriors, facts=self._facts(row)), path)
+            self.screen.line(f"posteriors of {row['n']:,} images in {path}")
+        path = self.folder / "report.json"
+        whole = report.read_report(path)
+        if whole.get("step") != self.loaded.step or self._other_images():
+            self.screen.line(f"not written to {path}: it is of other weights or other images")
+            return
+        unreadable = sorted({*whole.get("unreadable_images", ()), *judged.unreadable})
+        report.write_report(
+            path,
+            whole,
+            [(self.loaded.step, judged.result)],
+            step=self.loaded.step,
+            unreadable_images=unreadable,
+        )
+
+    def _other_images(self) -> bool:
+        return self.config["data"]["source"] != self.loaded.config["data"]["source"]
+
+    def _facts(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            **row,
+            "run": self.folder.name,
+            "net": self.config["model"],
+            "source": self.config["data"]["source"],
+        }
+
+    def _compile(self, what: str, lowered: Any) -> Any:
+        self.screen.progress(f"compiling {what} ...", last=True)
+        began = time.perf_counter()
+        compiled = lowered.compile()
+        self.screen.line(f"compiled {what} in {time.perf_counter() - began:.1f} s")
+        return compiled
+
+
+def open_run(workdir: str | Path, *, step: int | None = None, **settings: Any) -> Trained:
+    """The run in `workdir`; `settings` are the fields of `Trained`.
+
+    Raises:
+        FileNotFoundError, CheckpointError: there is no run there, or none that was trained.
+    """
+    return Trained(Path(workdir).absolute(), load(workdir, step), **settings)

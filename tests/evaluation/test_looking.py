@@ -1,0 +1,252 @@
+"""Posteriors of protocols against the plain net, one look at a time; exact counts; extreme images.
+
+papers.md section 6: E1, E5, E6 and the order of averages (E4). A padded, turned batch of whole images gives
+what each image gives alone.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn.data.crops import rescaled_size
+from jaxcnn.data.pictures import read_cuts
+from jaxcnn.evaluation import evaluate
+from jaxcnn.evaluation.looking import choose_cuts, shapes_of
+from jaxcnn.evaluation.protocols import (
+    Centre,
+    Crops144,
+    Dense,
+    MultiCrop,
+    TenCrops,
+    read_protocol,
+)
+from jaxcnn.evaluation.shapes import RATIOS, bucket, placed, turned
+from jaxcnn.models import build
+from tests.evaluation.small import (
+    CLASSES,
+    MEAN,
+    NETS,
+    SMALL,
+    Images,
+    forward_of,
+    judge,
+    net_and_params,
+)
+
+SIZES = [(40, 40), (44, 61), (70, 43), (33, 128), (90, 40), (41, 42), (300, 31)]
+
+
+def plain_posterior(net, params, view, mean=MEAN):
+    logits, _ = net.apply({"params": params}, jnp.asarray(view[None].astype(np.float32) - mean))
+    return np.asarray(jax.nn.softmax(logits[0]), np.float64)
+
+
+def dense_posterior(net, params, image):
+    """Of one unpadded, unturned image: scores averaged over positions, then softmax."""
+    images = jnp.asarray(image[None].astype(np.float32) - MEAN)
+    sizes = jnp.asarray([image.shape[:2]], jnp.int32)
+    scores, valid = net.apply({"params": params}, images, sizes, method="score_map")
+    assert valid.all()
+    return np.asarray(jax.nn.softmax(scores[0].mean((0, 1))), np.float64)
+
+
+def reference(net, params, source, index, protocol):
+    """The mean posterior, look by look, by the definition."""
+    total = np.zeros(CLASSES)
+    looks = protocol.looks(*source.pixels[index].shape[:2], net.image_size)
+    pixels, _ = read_cuts(source.read(index)[0], lambda *_: [look.cut for look in looks])
+    for look in looks:
+        view = pixels[look.cut][:, ::-1] if look.mirror else pixels[look.cut]
+        of = dense_posterior if look.dense else plain_posterior
+        total += look.weight * of(net, params, view)
+    return total
+
+
+@pytest.mark.parametrize("text", SMALL)
+def test_a_protocol_is_the_mean_of_its_looks(text):
+    net, params = net_and_params("vgg")
+    source, protocol = Images(SIZES[:4]), read_protocol(text, net.image_size)
+    found = judge("vgg", source, protocol)
+    assert found.posteriors.ids.tolist() == [10, 11, 12, 13]
+    for index, values in enumerate(found.posteriors.values):
+        expected = reference(net, params, source, index, protocol)
+        np.testing.assert_allclose(values, expected, rtol=2e-3, atol=2e-4)  # float16
+    assert np.ptp(found.posteriors.values, axis=0).max() > 0.02  # images do differ
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_dense_in_padded_turned_batches_is_that_of_each_image(name):
+    net, params = net_and_params(name)
+    forward, side = forward_of(net, batch_size=40), net.image_size
+    worst = 0.0
+    for height, width in [(side, 2 * side + 5), (3 * side + 1, side), (side + 9, side + 20)]:
+        image = Images([(height, width)]).pixels[0]
+        shape = bucket(height, width)
+        batch = forward.empty(shape)
+        batch["image"][1], batch["size"][1] = placed(image, shape)
+        own = turned(params) if height > width else params
+        images = jnp.asarray(batch["image"].astype(np.float32) - MEAN)
+        apply = jax.jit(lambda p, i, s: net.apply({"params": p}, i, s, method="score_map"))
+        scores, valid = apply(own, images, jnp.asarray(batch["size"]))
+        alone, _ = net.apply(
+            {"params": params},
+            jnp.asarray(image[None].astype(np.float32) - MEAN),
+            jnp.asarray([[height, width]], jnp.int32),
+            method="score_map",
+        )
+        alone = np.asarray(alone[0])
+        alone = alone.transpose(1, 0, 2) if height > width else alone
+        assert not valid[0].any()
+        h, w = alone.shape[:2]
+        assert valid[1].sum() == h * w
+        difference = np.abs(np.asarray(scores[1, :h, :w]) - alone).max()
+        worst = max(worst, difference / np.abs(alone).max())
+    assert worst < 1e-5
+
+
+def test_dense_of_the_nets_own_size_is_the_plain_call():
+    source = Images([(32, 32)] * 3)
+    dense = judge("vgg", source, Dense(scales=(32,), flip=False))
+    centre = judge("vgg", source, Centre(scale=32))
+    np.testing.assert_array_equal(dense.posteriors.values, centre.posteriors.values)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ten_crops scale=40",
+        "dense scales=(40,48)",
+        "multi_crop scales=(40,)",
+        "multi_crop_dense scales=(40,)",
+        "crops_144 scales=(40,48)",
+    ],
+)
+def test_a_mirrored_image_is_the_same(text):
+    """Where crops lie symmetrically: an odd margin leaves its extra pixel on one side."""
+    protocol = read_protocol(text, 32)
+    source, mirrored = Images([(40, 60), (70, 40)]), Images([(40, 60), (70, 40)])
+    mirrored.pixels = [np.ascontiguousarray(p[:, ::-1]) for p in source.pixels]
+    values = [judge("vgg", s, protocol).posteriors.values for s in (source, mirrored)]
+    np.testing.assert_allclose(values[0], values[1], rtol=4e-3, atol=2e-4)
+
+
+def test_equal_looks_are_computed_once():
+    net, params = net_and_params("vgg")
+    forward = forward_of(net, batch_size=8)
+    source, protocol = Images([(32, 32)]), MultiCrop(scales=(32,))
+    rows = []
+    forward_call = type(forward).__call__
+
+    class Counting(type(forward)):
+        def __call__(self, params, shape, batch):
+            rows.append(int(batch["image"].any(axis=(1, 2, 3)).sum()))
+            return forward_call(self, params, shape, batch)
+
+    forward.__class__ = Counting
+    evaluate(forward, params, source, protocol, split="val")
+    assert rows == [2]  # 50 looks are 25 copies of 2
+
+
+@pytest.mark.parametrize("text", SMALL)
+def test_seven_images_on_eight_devices_count_as_seven(text):
+    found = judge("vgg", Images(SIZES), read_protocol(text, 32), batch_size=8, devices=8)
+    assert found.result.n == 7
+    alone = judge("vgg", Images(SIZES), read_protocol(text, 32), batch_size=3, devices=1)
+    assert (found.result.n, found.result.top1, found.result.top5) == (
+        alone.result.n,
+        alone.result.top1,
+        alone.result.top5,
+    )
+    assert found.result.loss == pytest.approx(alone.result.loss, rel=1e-5)
+
+
+def test_an_image_that_cannot_be_read_is_judged_as_grey_and_counted():
+    found = judge("vgg", Images(SIZES, broken=(2,)), Dense(scales=(32,)))
+    assert found.result.n == 7
+    assert found.unreadable == ["image 2"]
+    grey = np.full((32, 32, 3), 128, np.uint8)
+    expected = dense_posterior(*net_and_params("vgg"), grey)
+    np.testing.assert_allclose(found.posteriors.values[2], expected, rtol=2e-3)
+
+
+def test_the_mean_image_lies_under_crops_of_the_square_alone():
+    """AlexNet's: cut at each crop's own place, before the mirror; elsewhere its mean is subtracted."""
+    rng = np.random.default_rng(3)
+    mean = rng.uniform(0, 255, (40, 40, 3)).astype(np.float32)
+    net, params = net_and_params("vgg")
+    source = Images([(40, 50)])
+    found = judge("vgg", source, TenCrops(scale=40), mean=mean)
+    square = source.pixels[0][:, 5:45].astype(np.float32) - mean
+    total = np.zeros(CLASSES)
+    for top, left in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4)):
+        view = square[top : top + 32, left : left + 32]
+        for one in (view, view[:, ::-1]):
+            total += plain_posterior(net, params, one, 0.0) / 10
+    np.testing.assert_allclose(found.posteriors.values[0], total, rtol=2e-3, atol=1e-4)
+    flat = judge("vgg", source, Dense(scales=(40,)), mean=mean)
+    rgb = judge("vgg", source, Dense(scales=(40,)), mean=mean.mean((0, 1)))
+    np.testing.assert_array_equal(flat.posteriors.values, rgb.posteriors.values)
+
+
+def test_a_mean_image_of_another_side_is_refused():
+    with pytest.raises(ValueError, match=r"ten_crops\(48->32\).*mean image of side 40.*scale=40"):
+        judge("vgg", Images(SIZES), TenCrops(scale=48), mean=np.zeros((40, 40, 3), np.float32))
+
+
+def test_a_net_of_one_size_has_no_score_map_to_average():
+    net = build("cuda_convnet")
+    with pytest.raises(ValueError, match=r"dense\(24\).*CudaConvNet takes 24 x 24 alone"):
+        evaluate(forward_of(net), {}, Images(SIZES), Dense(scales=(24,)), split="val")
+
+
+def test_all_sizes_of_a_scale_share_eight_shapes():
+    """Whatever the images: 5,000 sizes up to 32 to 1, lying and standing."""
+    forward = forward_of(net_and_params("vgg")[0])
+    rng = np.random.default_rng(0)
+    shapes = set()
+    for _ in range(5000):
+        short = int(rng.integers(1, 1000))
+        size = [short, int(short * np.exp(rng.uniform(0, np.log(31.9))))]
+        rng.shuffle(size)
+        shapes.update(shapes_of(forward, Dense(scales=(256,)), *size))
+    assert len(shapes) <= 8
+    assert len(RATIOS) == 8
+
+
+@pytest.mark.parametrize("size", [(64, 640), (640, 64), (333, 500), (500, 375), (1, 30)])
+def test_buckets_hold_their_images(size):
+    for scale in (224, 256, 288, 341, 384, 512):
+        tall, wide = rescaled_size(*size, scale)
+        shape = bucket(tall, wide)
+        assert shape.height == scale
+        assert shape.width >= max(tall, wide)
+        # The usual shapes waste next to nothing.
+        if size in ((333, 500), (500, 375)):
+            assert shape.width <= max(tall, wide) + 2
+
+
+def test_images_of_ten_to_one_and_beyond():
+    """Ten to one is judged like any other; forty to one is named, judged as grey and counted."""
+    found = judge("vgg", Images([(32, 320), (320, 32), (20, 800)]), Dense(scales=(32,)))
+    assert found.result.n == 3
+    assert found.unreadable == ["image 2"]
+    net, _ = net_and_params("vgg")
+    with pytest.raises(ValueError, match=r"its sides are as 40 to 1.*at most 32 to 1"):
+        choose_cuts(forward_of(net), Dense(scales=(32,)))(20, 800)
+    crops = judge("vgg", Images([(20, 800)]), Crops144(scales=(32, 40)))
+    assert not crops.unreadable
+
+
+def test_scores_are_averaged_before_the_softmax():
+    net, params = net_and_params("vgg")
+    image = Images([(64, 64)]).pixels[0]
+    found = judge("vgg", Images([(64, 64)]), Dense(scales=(64,), flip=False)).posteriors.values[0]
+    images = jnp.asarray(image[None].astype(np.float32) - MEAN)
+    sizes = jnp.asarray([[64, 64]], jnp.int32)
+    scores, _ = net.apply({"params": params}, images, sizes, method="score_map")
+    assert scores.shape[1:3] == (2, 2)
+    before = np.asarray(jax.nn.softmax(scores, axis=-1).mean((1, 2)))[0]
+    assert np.abs(found - before).max() > 1e-3
+    after = np.asarray(jax.nn.softmax(scores.mean((1, 2))))[0]
+    np.testing.assert_allclose(found, after, rtol=2e-3)

@@ -1,0 +1,142 @@
+"""What each protocol looks at: counts, mirrors, weights (papers.md section 6, C1, E6); what is refused."""
+
+import collections
+
+import pytest
+
+from jaxcnn.evaluation import PROTOCOLS
+from jaxcnn.evaluation.protocols import (
+    Centre,
+    Crops144,
+    Dense,
+    MultiCrop,
+    MultiCropDense,
+    TenCrops,
+    read_protocol,
+)
+
+LANDSCAPE = (375, 500)
+# Protocol, looks at an image that is no square, and how many of them have different pixels.
+COUNTS = [
+    (Centre(), 1),
+    (TenCrops(), 10),
+    (Dense(), 2),
+    (Dense(flip=False), 1),
+    (Dense(scales=(256, 384, 512)), 6),
+    (MultiCrop(), 50),
+    (MultiCrop(scales=(256, 384, 512)), 150),
+    (MultiCropDense(scales=(256, 384, 512)), 156),
+    (Crops144(), 144),
+]
+each = pytest.mark.parametrize(("protocol", "count"), COUNTS, ids=str)
+
+
+def test_every_protocol_is_counted_here():
+    assert {type(protocol) for protocol, _ in COUNTS} == {*PROTOCOLS.values()}
+
+
+@each
+@pytest.mark.parametrize("size", [LANDSCAPE, LANDSCAPE[::-1]], ids=["landscape", "portrait"])
+def test_counts(protocol, count, size):
+    looks = protocol.looks(*size, 224)
+    assert len(looks) == count
+    assert len({look._replace(weight=0) for look in looks}) == count
+    assert sum(look.weight for look in looks) == pytest.approx(1, abs=1e-12)
+
+
+@each
+def test_each_cut_is_looked_at_in_the_mirror_too(protocol, count):
+    if count == 1:
+        return
+    looks = protocol.looks(*LANDSCAPE, 224)
+    plain = collections.Counter((look.cut, look.dense) for look in looks if not look.mirror)
+    assert plain == collections.Counter((look.cut, look.dense) for look in looks if look.mirror)
+
+
+def test_all_looks_lie_inside():
+    for protocol, _ in COUNTS:
+        for size in (LANDSCAPE, LANDSCAPE[::-1], (300, 300), (30, 299), (1, 1)):
+            for cut, *_ in protocol.looks(*size, 224):
+                top, left, height, width = cut.box
+                tall, wide = protocol_size(*size, cut.scale)
+                assert min(top, left) >= 0
+                assert top + height <= tall
+                assert left + width <= wide
+
+
+def protocol_size(height, width, scale):
+    short, long = sorted((height, width))
+    longer = int(long * scale / short + 0.5)
+    return (scale, longer) if height <= width else (longer, scale)
+
+
+def test_fifty_crops_of_an_image_of_224_are_25_copies_of_two():
+    counts = collections.Counter(
+        look._replace(weight=0) for look in MultiCrop(scales=(224,)).looks(224, 224, 224)
+    )
+    assert sorted(counts.values()) == [25, 25]
+
+
+def test_crops_of_a_square_image_are_48_different_ones():
+    looks = Crops144().looks(300, 300, 224)
+    counts = collections.Counter(look._replace(weight=0) for look in looks)
+    assert [*counts.values()] == [3] * 48
+
+
+def test_both_together_weigh_the_same():
+    looks = MultiCropDense(scales=(256, 384)).looks(*LANDSCAPE, 224)
+    assert sum(look.weight for look in looks if look.dense) == pytest.approx(0.5)
+    assert {look.weight for look in looks if look.dense} == {1 / 8}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "label"),
+    [
+        (Centre(), "centre(256->224)"),
+        (TenCrops(), "ten_crops(256->224)"),
+        (Dense(scales=(224, 256, 288)), "dense(224,256,288)"),
+        (Dense(flip=False), "dense(256, no flip)"),
+        (MultiCrop(scales=(256, 384)), "multi_crop(256,384->224)"),
+        (MultiCrop(grid=3), "multi_crop(256->224, grid 3)"),
+        (MultiCropDense(), "multi_crop_dense(256->224)"),
+        (Crops144(), "crops_144(256,288,320,352->224)"),
+    ],
+)
+def test_labels_tell_protocols_apart(protocol, label):
+    assert protocol.label(224) == label
+
+
+@pytest.mark.parametrize(
+    ("text", "side", "label"),
+    [
+        ("dense", 224, "dense(256)"),
+        ("dense", 56, "dense(64)"),
+        ("crops_144", 56, "crops_144(64,72,80,88->56)"),
+        ("ten_crops", 84, "ten_crops(96->84)"),
+        ("ten_crops scale=256", 227, "ten_crops(256->227)"),
+        ("dense scales=(73,110,146) flip=false", 64, "dense(73,110,146, no flip)"),
+        ("multi_crop grid=3", 224, "multi_crop(256->224, grid 3)"),
+    ],
+)
+def test_protocols_from_the_command_line(text, side, label):
+    """Scales that are not given are the papers', in proportion to the net's images."""
+    assert read_protocol(text, side).label(side) == label
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("dens", "unknown protocol 'dens'; did you mean dense"),
+        ("", "unknown protocol ''.*valid: centre, ten_crops"),
+        ("dense scale=256", r"dense has no 'scale=256' \(valid: scales=, flip=\)"),
+        ("dense scales", "dense has no 'scales'"),
+        ("dense scales=256", r"dense scales must be tuple.*got 256; such as \(256, 256\)"),
+        ("dense scales=(200,)", "dense at scale 200 does not hold the net's images of 224 x 224"),
+        ("crops_144 scales=(256,256)", r"scales must be different.*\(256, 256\)"),
+        ("multi_crop grid=0", "grid must be 1 or more, got 0"),
+        ("dense scales=()", "scales must be different and positive, one or more"),
+    ],
+)
+def test_what_cannot_be_used_is_said(text, problem):
+    with pytest.raises(ValueError, match=problem):
+        read_protocol(text, 224)
