@@ -42,7 +42,9 @@ def get_config() -> ConfigDict:
                 "drops": (22.5, 45.0, 67.5),
                 "factor": 0.1,  # section 5
             },
-            # The paper's own figure is of ten crops; this is one centre crop.
-            "evals": ({"name": "centre", "scale": 256, "every_epochs": 1.0},),
+            "evals": (
+                {"name": "centre", "scale": 256, "every_epochs": 1.0},  # to watch: cheap
+                {"name": "ten_crops", "scale": 256},  # section 4.1, Table 2
+            ),
         }
     )

@@ -40,8 +40,15 @@ def get_config() -> ConfigDict:
                 "drops": (500.0, 510.0),  # file
                 "factor": 0.1,  # file
             },
-            # The published figure is of nine crops; this is one centre crop.
-            "evals": ({"name": "centre", "scale": 32, "every_epochs": 10.0},),
+            "evals": (
+                {"name": "centre", "scale": 32, "every_epochs": 10.0},
+                {
+                    "name": "multi_crop",
+                    "scales": (32,),
+                    "grid": 3,
+                    "flip": False,
+                },  # file: nine views
+            ),
             "checkpoint": {"every_epochs": 10.0},
         }
     )

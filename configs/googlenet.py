@@ -50,6 +50,11 @@ def get_config() -> ConfigDict:
             },
             # section 6: the net for inference is a Polyak average. Its window is unstated: ours.
             "average": {"kind": "exponential", "decay": 0.9999},
-            "evals": ({"name": "centre", "scale": 256, "every_epochs": 1.0},),
+            # Table 3: 1, 10 and 144 crops. Which 10 is unstated: AlexNet's.
+            "evals": (
+                {"name": "centre", "scale": 256, "every_epochs": 1.0},
+                {"name": "ten_crops", "scale": 256},
+                {"name": "crops_144", "scales": (256, 288, 320, 352)},  # section 7
+            ),
         }
     )

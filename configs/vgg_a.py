@@ -49,10 +49,33 @@ def get_config() -> ConfigDict:
                 "drops": (18.5, 37.0, 55.5),
                 "factor": 0.1,  # section 3.1
             },
-            # The paper's own figure is of dense evaluation; this is one centre crop.
-            "evals": ({"name": "centre", "scale": 256, "every_epochs": 1.0},),
+            "evals": evals("A", 256, 256),
         }
     )
+
+
+# Section 4.2: the test scales Q of Table 4, by the lowest and highest S.
+SEVERAL_Q = {
+    (256, 256): (224, 256, 288),
+    (384, 384): (352, 384, 416),
+    (256, 512): (256, 384, 512),
+}
+
+
+def evals(column: str, low: int, high: int) -> tuple[dict, ...]:
+    """What the paper reports of a column trained at S from `low` to `high`, and a centre crop to watch."""
+    q = (low + high) // 2  # section 3.2
+    several = SEVERAL_Q[low, high]
+    found = (
+        {"name": "centre", "scale": q, "every_epochs": 1.0},
+        {"name": "dense", "scales": (q,)},  # Table 3
+    )
+    if column not in ("A", "A-LRN"):
+        found += ({"name": "dense", "scales": several},)  # Table 4
+    if column in ("D", "E") and low < high:
+        found += ({"name": "multi_crop", "scales": several},)  # Table 5
+        found += ({"name": "multi_crop_dense", "scales": several},)  # Table 5
+    return found
 
 
 def get_chain() -> tuple[dict, ...]:
@@ -73,14 +96,15 @@ def chain(column: str) -> tuple[dict, ...]:
         # Unstated: the first stage's schedule from its first drop on, three quarters of its length.
         "epochs": 55.5,
         "schedule.drops": (18.5, 37.0),
-        "evals": ({"name": "centre", "scale": 384, "every_epochs": 1.0},),  # Table 3: Q
     }
+    at_384 = {**later, "augment.scale": (384, 384), "evals": evals(column, 384, 384)}
+    jittered = {**later, "augment.scale": (256, 512), "evals": evals(column, 256, 512)}
     return (
         *([{"name": "net_a", "config": "vgg_a"}] if deeper else []),
         {
             "name": "s256",
             **({"start": "net_a", "overrides": {"init.layers": from_net_a}} if deeper else {}),
         },
-        {"name": "s384", "start": "s256", "overrides": {**later, "augment.scale": (384, 384)}},
-        {"name": "s256_512", "start": "s384", "overrides": {**later, "augment.scale": (256, 512)}},
+        {"name": "s384", "start": "s256", "overrides": at_384},
+        {"name": "s256_512", "start": "s384", "overrides": jittered},
     )

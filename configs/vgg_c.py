@@ -12,7 +12,12 @@ from configs import vgg_a
 
 def get_config() -> ConfigDict:
     config = vgg_a.get_config()
-    config.update({"model": {"column": "C"}})  # Table 1
+    config.update(
+        {
+            "model": {"column": "C"},  # Table 1
+            "evals": vgg_a.evals("C", 256, 256),
+        }
+    )
     return config
 
 

@@ -165,10 +165,12 @@ class Dense(Protocol):
 @dataclasses.dataclass(frozen=True)
 class MultiCrop(Protocol):
     """A regular grid of crops over the rescaled image and their mirrors, at each of `scales` (Simonyan &
-    Zisserman 2014, section 3.2: 5 x 5 x 2 = 50 a scale)."""
+    Zisserman 2014, section 3.2: 5 x 5 x 2 = 50 a scale). Without mirrors, `grid` 3 is cuda-convnet's test
+    of CIFAR-10 nets."""
 
     scales: tuple[int, ...] = (256,)
     grid: int = 5
+    flip: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -179,18 +181,19 @@ class MultiCrop(Protocol):
         return self.scales
 
     def label(self, image_size: int) -> str:
-        plain = super().label(image_size)
-        return plain if self.grid == 5 else f"{plain[:-1]}, grid {self.grid})"
+        grid = "" if self.grid == 5 else f", grid {self.grid}"
+        return f"{super().label(image_size)[:-1]}{grid}{'' if self.flip else ', no flip'})"
 
     def looks(
         self, height: int, width: int, image_size: int, *, square: bool = False
     ) -> list[Look]:
         del square
-        return _evenly(
+        cuts = [
             cut
             for scale in self.scales
             for cut in grid_cuts(height, width, scale, image_size, self.grid)
-        )
+        ]
+        return _evenly(cuts, flip=self.flip)
 
 
 @dataclasses.dataclass(frozen=True)

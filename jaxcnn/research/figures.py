@@ -194,7 +194,8 @@ def score_maps(shown: Sequence[ScoreMap], *, title: str) -> "matplotlib.figure.F
         _show(under, one.image @ np.array([0.299, 0.587, 0.114]) / 2 + 64)
         name = f"{_shortened(one.name, wide - 1.6)}, probability {one.probability:.1%}"
         under.set_title(name, fontsize=TEXT, parse_math=False)
-        bar = figure.colorbar(under.add_collection(_squares(one)), ax=under, pad=0.02)
+        squares = under.add_collection(_squares(one), autolim=False)  # cut at the image's edge
+        bar = figure.colorbar(squares, ax=under, pad=0.02, panchor=False)
         bar.set_label("class score before the softmax", fontsize=TEXT)
         bar.ax.tick_params(labelsize=TEXT - 1)
         bar.ax.set_facecolor("0.5")  # the mean of the grey that the squares lie on

@@ -14,8 +14,9 @@ from jaxcnn import data as room
 from jaxcnn.evaluation import Forward, Judgement, Protocol, check_fits, evaluate, fusion
 from jaxcnn.parallel import make_placement
 from jaxcnn.training import report, sections
+from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.judging import open_splits
-from jaxcnn.training.loading import Loaded, load
+from jaxcnn.training.loading import Loaded, load, read_config, saved_steps
 from jaxcnn.training.logging import Screen, duration
 
 FOLDER = "posteriors"
@@ -31,33 +32,53 @@ class Trained:
 
     Attributes:
         folder: the run's.
-        loaded: its net and weights.
+        chosen_step: which checkpoint; None takes the newest.
         overrides: of the config's `data` section, `data.KEY=VALUE`: data that moved, another split.
         batch_size: crops at once.
         screen: what it says goes here.
         check_stop: called before each image and batch; raises to leave early.
+
+    Raises:
+        FileNotFoundError, CheckpointError: there is no run in `folder`, or none that was trained.
+        ConfigError: an override of another section, or of an unknown key.
     """
 
     folder: Path
-    loaded: Loaded
+    chosen_step: int | None = None
     overrides: Sequence[str] = ()
     batch_size: int = 32
     screen: Screen = dataclasses.field(default_factory=Screen)
     check_stop: Callable[[], None] = _never
 
-    @functools.cached_property
-    def config(self) -> dict[str, Any]:
-        """The run's config with `overrides`.
-
-        Raises:
-            ConfigError: an override of another section, or of an unknown key.
-        """
+    def __post_init__(self) -> None:
+        self.folder = self.folder.absolute()
+        self.own_config = read_config(self.folder)
         wrong = [text for text in self.overrides if not text.startswith("data.")]
         if wrong:
             raise configs.ConfigError(
                 f"{', '.join(wrong)}: a trained run's data alone can be overridden: data.KEY=VALUE"
             )
-        return sections.resolve(self.loaded.config, self.overrides)
+        self.config = sections.resolve(self.own_config, self.overrides)
+        steps = saved_steps(self.folder)
+        if not steps:
+            raise CheckpointError(
+                f"{self.folder} has no checkpoint; train first: python main.py --workdir={self.folder}"
+            )
+        if self.chosen_step not in (None, *steps):
+            raise CheckpointError(
+                f"{self.folder} has no checkpoint {self.chosen_step}; there are {steps}"
+            )
+        self.step = steps[-1] if self.chosen_step is None else self.chosen_step
+
+    @property
+    def image_size(self) -> int:
+        """Side of the net's images."""
+        return self.config["model"]["image_size"]
+
+    @functools.cached_property
+    def loaded(self) -> Loaded:
+        """Its net and weights."""
+        return load(self.folder, self.step)
 
     @functools.cached_property
     def data(self) -> room.Data:
@@ -67,12 +88,12 @@ class Trained:
             DataError: the data is missing, or its classes are not those of the run.
         """
         data = open_splits(self.config["data"])
-        if tuple(data.class_names) != self.loaded.classes:
+        learnt = tuple((self.folder / "classes.txt").read_text().splitlines())
+        if tuple(data.class_names) != learnt:
+            others = " others" if len(data.class_names) == len(learnt) else ""
             raise room.DataError(
-                f"{self.folder} learnt {len(self.loaded.classes)} classes (classes.txt), "
-                f"{self.config['data']['source']} has {len(data.class_names)}"
-                + ("" if len(data.class_names) != len(self.loaded.classes) else " others")
-                + ": give data with the run's classes by data.source=..."
+                f"{self.folder} learnt {len(learnt)} classes (classes.txt), {self.config['data']['source']} "
+                f"has {len(data.class_names)}{others}: give data with the run's classes by data.source=..."
             )
         return data
 
@@ -88,20 +109,27 @@ class Trained:
         """Its weights on the devices of `forward`."""
         return self.forward.placement.put_replicated(self.loaded.variables["params"])
 
+    def release(self) -> None:
+        """Frees weights and programs, for where many runs are judged one after the other."""
+        for name in ("loaded", "forward", "params"):
+            self.__dict__.pop(name, None)
+
     def label(self, protocol: Protocol) -> str:
         """What a result by `protocol` is called."""
-        return protocol.label(self.loaded.net.image_size)
+        return protocol.label(self.image_size)
 
     def posteriors_path(self, protocol: Protocol) -> Path:
         """Where its posteriors by `protocol` are kept."""
         return self.folder / FOLDER / fusion.file_name(self.label(protocol), self.data.eval_split)
 
     def known(self, protocol: Protocol) -> dict[str, Any] | None:
-        """The result that its report holds of these weights, or None."""
+        """The result that its report holds of these weights and images, or None."""
+        if self._other_images():
+            return None
         whole = report.read_report(self.folder / "report.json")
         for row in whole["results"]:
             key = (row["protocol"], row["split"], row["step"])
-            if key == (self.label(protocol), self.data.eval_split, self.loaded.step):
+            if key == (self.label(protocol), self.data.eval_split, self.step):
                 return row
         return None
 
@@ -111,7 +139,7 @@ class Trained:
         if not path.exists():
             return None
         found = fusion.load(path)
-        fits = found.facts.get("step") == self.loaded.step
+        fits = found.facts.get("step") == self.step
         fits &= found.facts.get("source") == self.config["data"]["source"]
         return found if fits and len(found.ids) == len(self.data.evaluation) else None
 
@@ -146,7 +174,7 @@ class Trained:
             check_stop=self.check_stop,
             progress=progress,
         )
-        row = {"step": self.loaded.step, **dataclasses.asdict(judged.result)}
+        row = {"step": self.step, **dataclasses.asdict(judged.result)}
         seconds = duration(time.perf_counter() - began)
         self.screen.line(f"{self.folder.name}: {report.result_text(row)}  in {seconds}")
         self._write(protocol, judged, row)
@@ -159,20 +187,20 @@ class Trained:
             self.screen.line(f"posteriors of {row['n']:,} images in {path}")
         path = self.folder / "report.json"
         whole = report.read_report(path)
-        if whole.get("step") != self.loaded.step or self._other_images():
+        if whole.get("step") != self.step or self._other_images():
             self.screen.line(f"not written to {path}: it is of other weights or other images")
             return
         unreadable = sorted({*whole.get("unreadable_images", ()), *judged.unreadable})
         report.write_report(
             path,
             whole,
-            [(self.loaded.step, judged.result)],
-            step=self.loaded.step,
+            [(self.step, judged.result)],
+            step=self.step,
             unreadable_images=unreadable,
         )
 
     def _other_images(self) -> bool:
-        return self.config["data"]["source"] != self.loaded.config["data"]["source"]
+        return self.config["data"]["source"] != self.own_config["data"]["source"]
 
     def _facts(self, row: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -188,12 +216,3 @@ class Trained:
         compiled = lowered.compile()
         self.screen.line(f"compiled {what} in {time.perf_counter() - began:.1f} s")
         return compiled
-
-
-def open_run(workdir: str | Path, *, step: int | None = None, **settings: Any) -> Trained:
-    """The run in `workdir`; `settings` are the fields of `Trained`.
-
-    Raises:
-        FileNotFoundError, CheckpointError: there is no run there, or none that was trained.
-    """
-    return Trained(Path(workdir).absolute(), load(workdir, step), **settings)

@@ -18,6 +18,7 @@ from jaxcnn.parallel import describe_devices
 from jaxcnn.training import sections
 from jaxcnn.training.dry_run import UNKNOWN_CLASSES
 from jaxcnn.training.experiment import assemble, with_classes
+from jaxcnn.training.judging import protocols
 from jaxcnn.training.state import describe_leaves
 from jaxcnn.training.statistics import stand_in
 from jaxcnn.training.transfer import read_transfer
@@ -62,9 +63,19 @@ def describe(config: dict[str, Any]) -> str:
         f"batch      {_bytes(batch) / 1e6:12.1f} MB",
         f"parameters {_bytes(state.params) / 1e6:12.1f} MB",
         f"state      {_bytes(state) / 1e6:12.1f} MB (parameters, momentum, average if any, counters)",
+        *_evaluations(config),
         f"train step {flops / 1e9:12.1f} GFLOP, as XLA counts before it compiles",
     ]
     return "\n".join(lines)
+
+
+def _evaluations(config: dict[str, Any]) -> list[str]:
+    side, found = config["model"]["image_size"], []
+    for protocol in protocols(config):
+        looks = len(protocol.looks(375, 500, side))
+        when = f"every {protocol.every_epochs:g} epochs" if protocol.every_epochs else "at the end"
+        found.append(f"evaluation {protocol.label(side)}, looks at 500 x 375: {looks}, {when}")
+    return found
 
 
 def _bytes(tree: Any) -> int:

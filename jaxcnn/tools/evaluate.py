@@ -9,13 +9,15 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 EPILOG = """protocols:
   centre scale=256                     one centre crop
   ten_crops scale=256                  corners and centre of the central square, and mirrors (AlexNet)
   dense scales=(256,) flip=True        the class score map of the whole image, averaged; several Q (VGG)
-  multi_crop scales=(256,) grid=5      5 x 5 crops and mirrors a scale: 50, with three scales 150 (VGG)
+  multi_crop scales=(256,) grid=5 flip=True
+                                       5 x 5 crops and mirrors a scale: 50, with three scales 150 (VGG)
   multi_crop_dense scales=(256,)       the mean of both (VGG)
   crops_144 scales=(256,288,320,352)   three squares, six crops of each, mirrors, four scales (GoogLeNet)
 Scales that are not given are these for nets of 224 pixels, and in proportion for others.
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     # Imported here, so that --help answers at once.
     from jaxcnn.evaluation.protocols import read_protocol
-    from jaxcnn.research.trained import open_run
+    from jaxcnn.research.trained import Trained
     from jaxcnn.tools.outcome import outcome
     from jaxcnn.training.logging import Screen
     from jaxcnn.training.stopping import Stopper
@@ -37,17 +39,16 @@ def main(arguments: Sequence[str]) -> int:
     def work() -> None:
         screen = Screen(sys.stderr if options.json else sys.stdout)
         with Stopper() as stopper:
-            run = open_run(
-                options.workdir,
-                step=options.step,
+            run = Trained(
+                Path(options.workdir),
+                options.step,
                 overrides=options.overrides,
                 batch_size=options.batch_size,
                 screen=screen,
                 check_stop=stopper.check,
             )
-            side = run.loaded.net.image_size
             # Everything that was typed is looked at before the first evaluation, which may take hours.
-            protocols = [read_protocol(text, side) for text in options.protocol]
+            protocols = [read_protocol(text, run.image_size) for text in options.protocol]
             rows = [_judged(run, p, options) for p in protocols]
         if options.json:
             print(json.dumps(rows))

@@ -100,11 +100,7 @@ def load(workdir: str | Path, step: int | None = None) -> Loaded:
 
 def read_run(folder: Path, step: int | None = None) -> tuple[dict[str, Any], Any, TrainState]:
     """(resolved config, net, state on the first device) of the run in `folder`; for the rest see `load`."""
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(
-            f"{folder} holds no run (no config.json); give the workdir of a run that has a checkpoint"
-        )
-    config = _config(folder / "config.json")
+    config = read_config(folder)
     net = models.build(**config["model"])
     rules = (
         configs.build(name, config[name], SECTIONS) for name in ("optim", "schedule", "average")
@@ -129,8 +125,29 @@ def read_run(folder: Path, step: int | None = None) -> tuple[dict[str, Any], Any
     return config, net, found[0]
 
 
-def _config(path: Path) -> dict[str, Any]:
-    """The config of a run; keys that an older jaxcnn did not have yet take their defaults."""
+def saved_steps(folder: Path) -> list[int]:
+    """Steps of the whole checkpoints of the run in `folder`, lowest first."""
+    if not (folder / "checkpoints").is_dir():
+        return []
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+    try:
+        return checkpoints.steps()
+    finally:
+        checkpoints.close()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config of the run in `folder`; keys that an older jaxcnn did not have yet take their defaults.
+
+    Raises:
+        FileNotFoundError: no run there.
+        CheckpointError: the config cannot be read.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{folder} holds no run (no config.json); give the workdir of a run that has a checkpoint"
+        )
     try:
         return sections.resolve(configs.load(path))
     except ValueError as error:

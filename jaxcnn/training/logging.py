@@ -84,8 +84,9 @@ class Screen:
     PLAIN_SECONDS = 10.0
     PLACE_SECONDS = 0.2
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self.stream = stream or sys.stdout
+    def __init__(self, stream: Any = None) -> None:
+        """`stream` is a text file; None is standard output."""
+        self.stream: TextIO = stream or sys.stdout
         self.in_place = self.stream.isatty()
         self._open = False
         self._last = 0.0

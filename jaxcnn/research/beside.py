@@ -1,0 +1,287 @@
+"""A paper's table with the figures of runs here beside its own."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxcnn import models
+from jaxcnn.evaluation import Protocol, Result, fusion
+from jaxcnn.models.summary import summarise
+from jaxcnn.research.papers import PARAMETERS, Part, Row, Table
+from jaxcnn.research.table import as_markdown, as_text
+from jaxcnn.research.trained import Trained
+
+# What makes a net the paper's own, whatever its width and its images: field -> values that are.
+PAPERS_OWN: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
+    "alexnet": {
+        "towers": (2,),
+        "ungrouped": (False,),
+        "lrn": ("tower", "whole"),
+        "pooling": ("overlapping",),
+        "activation": ("relu",),
+        "drop_layer": ("",),
+    },
+    "vgg": {},
+    "googlenet": {"module": ("reduced",), "head": ("average",), "lrn": (True,)},
+}
+Key = tuple[str, str, tuple[int, int] | None]
+# A row is what one or more fusions came to, each of them parts: a run and its protocol.
+Fusion = tuple[tuple[Trained, Protocol], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ours:
+    """What a row came to here.
+
+    Attributes:
+        values: a row a measure of `MINE`, a value a fusion; in percent, or millions of parameters.
+        why: why there are none, or ''.
+    """
+
+    values: tuple[tuple[float, ...], ...] = ()
+    why: str = ""
+
+
+def mine(table: Table) -> tuple[str, ...]:
+    """The measures of ours: rates of whatever split the runs report."""
+    return (PARAMETERS,) if table.measures == (PARAMETERS,) else ("top-1", "top-5")
+
+
+def trains_for(part: Part, config: Mapping[str, Any]) -> bool:
+    """Whether a run of `config` trains the net of `part`, at any width and size of images."""
+    model, side = config["model"], config["model"]["image_size"]
+    if model["name"] != part.net or (part.column and model.get("column") != part.column):
+        return False
+    if any(model[field] not in values for field, values in PAPERS_OWN[part.net].items()):
+        return False
+    if part.scale is None:
+        return True
+    return tuple(config["augment"]["scale"]) == in_proportion(part.scale, side)
+
+
+def in_proportion(scale: tuple[int, int], side: int) -> tuple[int, int]:
+    """S of images of 224 for images of `side`."""
+    low, high = ((2 * s * side + 224) // (2 * 224) for s in scale)
+    return low, high
+
+
+def fusions(row: Row, runs: Sequence[Trained]) -> tuple[list[Fusion], str]:
+    """Which runs go into a row, as often as there are enough of them, and what is missing for one.
+
+    The k-th fusion takes the k-th runs of each net, in the order given.
+    """
+    wanted: dict[Key, int] = {}
+    found: dict[Key, list[Trained]] = {}
+    keys = [(part.net, part.column, part.scale) for part in row.parts]
+    for part, key in zip(row.parts, keys, strict=True):
+        wanted[key] = max(wanted.get(key, 0), part.nets)
+        found[key] = [run for run in runs if trains_for(part, run.own_config)]
+    lacking = [
+        f"{count} runs of {_net(key)} wanted, {len(found[key])} given"
+        if count > 1
+        else f"no run of {_net(key)}"
+        for key, count in wanted.items()
+        if len(found[key]) < count
+    ]
+    if lacking or not wanted:
+        return [], "; ".join(lacking) or row.note
+    times = min(len(found[key]) // count for key, count in wanted.items())
+    return [
+        tuple(
+            (run, part.protocol.for_images_of(run.image_size))
+            for part, key in zip(row.parts, keys, strict=True)
+            for run in found[key][k * wanted[key] : k * wanted[key] + part.nets]
+        )
+        for k in range(times)
+    ], ""
+
+
+def _net(key: Key) -> str:
+    """`vgg D, S [256;512]`."""
+    name, column, scale = key
+    low, high = scale or (0, 0)
+    s = f"S {low}" if low == high else f"S [{low};{high}]"
+    return f"{name} {column}".strip() + (f", {s}" if scale else "")
+
+
+def wanted_evaluations(
+    table: Table, runs: Sequence[Trained]
+) -> list[tuple[Trained, Protocol, bool]]:
+    """(run, protocol, whether its posteriors are needed) of all that the table asks of `runs`, a run's
+    evaluations one after the other."""
+    needed: dict[tuple[int, Protocol], bool] = {}
+    if table.measures != (PARAMETERS,):
+        for row in table.rows:
+            for fusion_ in fusions(row, runs)[0]:
+                for run, protocol in fusion_:
+                    key = (runs.index(run), protocol)
+                    needed[key] = needed.get(key, False) or len(fusion_) > 1
+    ordered = sorted(needed.items(), key=lambda item: item[0][0])
+    return [(runs[index], protocol, keep) for (index, protocol), keep in ordered]
+
+
+def is_missing(run: Trained, protocol: Protocol, keep: bool) -> bool:
+    """Whether an evaluation that a table asks for is still to be done."""
+    return (run.kept(protocol) if keep else run.known(protocol)) is None
+
+
+def ours(table: Table, row: Row, runs: Sequence[Trained]) -> Ours:
+    """What `row` comes to by the results that `runs` hold."""
+    if table.measures == (PARAMETERS,):
+        (part,) = row.parts
+        net = models.build(part.net, column=part.column)
+        return Ours(((summarise(net).parameters / 1e6,),))
+    found, why = fusions(row, runs)
+    if not found:
+        return Ours(why=why)
+    results = [_result(fusion_) for fusion_ in found]
+    return Ours(
+        (
+            tuple(100 * (1 - result.top1) for result in results),
+            tuple(100 * (1 - result.top5) for result in results),
+        )
+    )
+
+
+def _result(parts: Fusion) -> Result:
+    """The rates of a fusion, all of whose parts are judged."""
+    if len(parts) == 1:
+        ((run, protocol),) = parts
+        row = dict(run.known(protocol) or {})
+        row.pop("step")
+        return Result(**row)
+    kept = [run.kept(protocol) for run, protocol in parts]
+    return fusion.rates([one for one in kept if one is not None])
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """A paper's table and what is beside it, a row each."""
+
+    table: Table
+    rows: tuple[Ours, ...]
+    facts: tuple[str, ...]
+
+    def header(self) -> list[str]:
+        """Column titles."""
+        paper = [f"paper {measure}" for measure in self.table.measures]
+        here = [f"ours {measure}" for measure in mine(self.table)]
+        return [*self.table.columns, *paper, *here, "n", "note"]
+
+    def body(self) -> list[list[str]]:
+        """The cells as text."""
+        lines = []
+        for row, own in zip(self.table.rows, self.rows, strict=True):
+            printed = [_printed(value) for value in row.paper]
+            note = "; ".join(text for text in (own.why, row.note) if text)
+            note = row.note if own.why == row.note else note
+            values = [_text(v) for v in own.values] or ["-"] * len(mine(self.table))
+            count = str(len(own.values[0])) if own.values else "0"
+            lines.append([*row.cells, *printed, *values, count, note])
+        return lines
+
+    def text(self) -> str:
+        """For a screen."""
+        body = self.body()
+        lines = as_text(self.header()[:-1], [line[:-1] for line in body]).splitlines()
+        notes = ["", "", *(line[-1] for line in body)]
+        plain = "\n".join(f"{a}  {b}".rstrip() for a, b in zip(lines, notes, strict=True))
+        return "\n\n".join([self.table.title, plain, "\n".join(self.facts)])
+
+    def markdown(self) -> str:
+        """For a page."""
+        points = "\n".join(f"* {fact}" for fact in self.facts)
+        return f"# {self.table.title}\n\n{as_markdown(self.header(), self.body())}\n\n{points}\n"
+
+    def csv(self) -> str:
+        """With numbers bare: an empty field is one that is not there."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        here = [f"ours {m}{suffix}" for m in mine(self.table) for suffix in ("", " deviation")]
+        paper = [f"paper {measure}" for measure in self.table.measures]
+        writer.writerow([*self.table.columns, *paper, *here, "n", "note"])
+        for row, own, line in zip(self.table.rows, self.rows, self.body(), strict=True):
+            numbers = ["" if value is None else f"{value:g}" for value in row.paper]
+            for values in own.values or ((),) * len(mine(self.table)):
+                numbers.append(f"{statistics.fmean(values):.10g}" if values else "")
+                numbers.append(f"{statistics.stdev(values):.10g}" if len(values) > 1 else "")
+            writer.writerow([*row.cells, *numbers, *line[-2:]])
+        return stream.getvalue()
+
+
+def check_alike(runs: Sequence[Trained]) -> None:
+    """Raises:
+    PosteriorsError: the runs are not judged on the same images and classes.
+    """
+    of = lambda run: (  # noqa: E731
+        f"{len(run.data.class_names)} classes and {len(run.data.evaluation):,} images of "
+        f"{run.data.eval_split} of {run.config['data']['source']}"
+    )
+    for run in runs[1:]:
+        if of(run) != of(runs[0]) or run.data.class_names != runs[0].data.class_names:
+            raise fusion.PosteriorsError(
+                f"one table cannot hold both {runs[0].folder.name}, judged on {of(runs[0])}, and "
+                f"{run.folder.name}, judged on {of(run)}: give runs of one data set"
+            )
+
+
+def beside(table: Table, runs: Sequence[Trained]) -> Beside:
+    """The table with what `runs` hold; every evaluation that it wants is done."""
+    rows = tuple(ours(table, row, runs) for row in table.rows)
+    return Beside(table, rows, tuple(_facts(table, runs)))
+
+
+def _printed(value: float | None) -> str:
+    """As papers print errors, with one decimal or two; millions as whole numbers."""
+    if value is None:
+        return "-"
+    if value >= 100:
+        return f"{value:g}"
+    return f"{value:.1f}" if math.isclose(value, round(value, 1)) else f"{value:.2f}"
+
+
+def _text(values: Sequence[float]) -> str:
+    spread = statistics.stdev(values) if len(values) > 1 else math.nan
+    mean = f"{statistics.fmean(values):.2f}"
+    return mean if math.isnan(spread) else f"{mean} ± {spread:.2f}"
+
+
+def _facts(table: Table, runs: Sequence[Trained]) -> list[str]:
+    """What the figures beside the paper's are of."""
+    if table.measures == (PARAMETERS,):
+        return ["Ours are counted from the layer tables; no run is needed."]
+    used = list(dict.fromkeys(id(run) for run, *_ in wanted_evaluations(table, runs)))
+    lines = [
+        "Errors in percent; ± is the standard deviation (n - 1) over n runs, or n sets of runs where a row "
+        "averages several nets. The paper's are of ImageNet.",
+        "Scales of runs whose images are not of 224 pixels are the paper's in proportion.",
+    ]
+    for run in runs:
+        lines.append(
+            f"{describe(run)}" if id(run) in used else f"not in this table: {run.folder.name}"
+        )
+    return lines
+
+
+def describe(run: Trained) -> str:
+    """One line: what net on what data, and how it was trained."""
+    model, augment, data = run.config["model"], run.config["augment"], run.data
+    low, high = augment["scale"]
+    s = (
+        ""
+        if augment["sampling"] == "area"
+        else f", S {low}" + ("" if low == high else f" to {high}")
+    )
+    net = f"{model['name']} {model.get('column', '')}".strip()
+    return (
+        f"{run.folder.name}: {net}, width {model['width']:g}, images of {run.image_size}{s}, seed "
+        f"{run.config['seed']}, {run.config['epochs']:g} epochs of {len(data.train):,} images of "
+        f"{run.config['data']['source']}, judged on {len(data.evaluation):,} of {data.eval_split}, "
+        f"{len(data.class_names)} classes"
+    )

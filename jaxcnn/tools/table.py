@@ -1,0 +1,112 @@
+"""A table of the papers with the figures of your runs beside the paper's.
+
+python -m jaxcnn.tools.table vgg3 runs/vgg_* [--out=DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+NAMES = (
+    "alexnet2", "vgg2", "vgg3", "vgg4", "vgg5", "vgg6", "vgg7", "googlenet2", "googlenet3",
+)  # fmt: skip
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parse(arguments)
+    # Imported here, so that --help answers at once.
+    from jaxcnn.research.beside import beside, check_alike, is_missing, wanted_evaluations
+    from jaxcnn.research.papers import TABLES
+    from jaxcnn.research.trained import Trained
+    from jaxcnn.tools.outcome import outcome
+    from jaxcnn.training.logging import Screen
+    from jaxcnn.training.stopping import Stopper
+
+    def work() -> None:
+        table, screen = TABLES[options.name], Screen(sys.stderr)
+        with Stopper() as stopper:
+            runs = [
+                Trained(
+                    Path(folder),
+                    overrides=options.data,
+                    batch_size=options.batch_size,
+                    screen=screen,
+                    check_stop=stopper.check,
+                )
+                for folder in options.runs
+            ]
+            check_alike(runs)
+            missing = [w for w in wanted_evaluations(table, runs) if is_missing(*w)]
+            for number, (run, protocol, keep) in enumerate(missing, 1):
+                if options.list:
+                    print(f"{run.folder.name}: {run.label(protocol)} is missing")
+                    continue
+                screen.line(f"{number} of {len(missing)}: {run.folder.name} {run.label(protocol)}")
+                run.judge(protocol, keep=keep)
+                if number == len(missing) or missing[number][0] is not run:
+                    run.release()
+        if options.list:
+            print(f"{len(missing)} evaluations are missing for {table.title}")
+            return
+        found = beside(table, runs)
+        for suffix, text in (
+            ("txt", found.text() + "\n"),
+            ("md", found.markdown()),
+            ("csv", found.csv()),
+        ):
+            if options.out:
+                path = Path(options.out) / f"{table.name}.{suffix}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+                screen.line(f"written: {path}")
+        print(
+            {"text": found.text, "markdown": found.markdown, "csv": found.csv}[
+                options.format
+            ]().rstrip()
+        )
+
+    return outcome(work, "evaluations that were done are kept; the same command goes on")
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxcnn.tools.table",
+        description="Prints a table of the papers with your runs' figures beside it; evaluates what they "
+        "lack. Rows that no run fills say so.",
+        epilog=f"tables: {', '.join(NAMES)}",
+    )
+    parser.add_argument("name", help="of the table, such as vgg3: Table 3 of the VGG paper")
+    parser.add_argument("runs", nargs="*", help="workdirs of trained runs")
+    parser.add_argument("--out", default="", help="folder for NAME.txt, NAME.md and NAME.csv")
+    parser.add_argument(
+        "--format",
+        choices=("text", "markdown", "csv"),
+        default="text",
+        help="printed (%(default)s)",
+    )
+    parser.add_argument("--list", action="store_true", help="say what is missing, evaluate nothing")
+    parser.add_argument("--batch_size", type=int, default=32, help="crops at once (%(default)s)")
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override of the runs' data section",
+    )
+    options = parser.parse_args(arguments)
+    options.data = [f"data.{text}" for text in options.data]
+    if options.batch_size < 1:
+        parser.error(f"--batch_size must be 1 or more, got {options.batch_size}")
+    if options.name not in NAMES:
+        near = difflib.get_close_matches(options.name, NAMES, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        parser.error(f"unknown table {options.name!r}{hint} (valid: {', '.join(NAMES)})")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

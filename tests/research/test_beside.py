@@ -1,0 +1,217 @@
+"""The papers' tables beside runs: which run fills which row, means over seeds, fusions, rows without one."""
+
+import csv
+import io
+import json
+import statistics
+
+import pytest
+
+from jaxcnn.evaluation import fusion
+from jaxcnn.research.beside import (
+    beside,
+    check_alike,
+    fusions,
+    in_proportion,
+    is_missing,
+    trains_for,
+    wanted_evaluations,
+)
+from jaxcnn.research.papers import TABLES, Part
+from jaxcnn.research.trained import Trained
+from jaxcnn.training import run
+from tests.training.runs import config
+
+D = Part("vgg", TABLES["vgg3"].rows[0].parts[0].protocol, "D", (256, 512))
+
+
+def settings(name="vgg", scale=(256, 512), side=224, **model):
+    own = {
+        "vgg": {"column": "D"},
+        "alexnet": {
+            "towers": 2, "ungrouped": False, "lrn": "tower", "pooling": "overlapping",
+            "activation": "relu", "drop_layer": "",
+        },
+        "googlenet": {"module": "reduced", "head": "average", "lrn": True},
+    }[name]  # fmt: skip
+    model = {"name": name, "image_size": side, **own, **model}
+    return {"model": model, "augment": {"scale": scale}}
+
+
+@pytest.mark.parametrize(
+    ("part", "given", "fits"),
+    [
+        (D, settings(), True),
+        (D, settings(width=0.125), True),
+        (D, settings(scale=(64, 128), side=56), True),  # S in proportion to the images
+        (D, settings(scale=(73, 146), side=64), True),
+        (D, settings(scale=(256, 256)), False),
+        (D, settings(scale=(256, 512), side=56), False),
+        (D, settings(column="C"), False),
+        (D, settings("alexnet"), False),
+        (Part("vgg", D.protocol, "B", (256, 512)), settings(column="B-5x5"), False),
+        (Part("alexnet", D.protocol), settings("alexnet", scale=(96, 96), side=84), True),
+        (Part("alexnet", D.protocol), settings("alexnet", lrn="off"), False),
+        (Part("alexnet", D.protocol), settings("alexnet", towers=1), False),
+        (Part("googlenet", D.protocol), settings("googlenet"), True),
+        (Part("googlenet", D.protocol), settings("googlenet", module="naive"), False),
+    ],
+)
+def test_which_run_is_a_papers_net(part, given, fits):
+    assert trains_for(part, given) == fits
+
+
+def test_scales_in_proportion():
+    assert in_proportion((256, 512), 224) == (256, 512)
+    assert in_proportion((256, 512), 56) == (64, 128)
+    assert in_proportion((256, 384), 64) == (73, 110)
+
+
+class Given(Trained):
+    """A run of which nothing but its config is asked."""
+
+    def __init__(self, name, own_config):
+        self.name, self.config, self.own_config = name, own_config, own_config
+
+
+def test_fusions_take_the_kth_runs_of_each_net():
+    runs = [Given(f"{c}{i}", settings(column=c)) for i in range(3) for c in "DE"]
+    row = TABLES["vgg6"].rows[3]  # D and E, multi-crop and dense
+    found, why = fusions(row, runs)
+    assert why == ""
+    names = [[run.name for run, _ in parts] for parts in found]
+    assert names == [["D0", "D0", "E0", "E0"], ["D1", "D1", "E1", "E1"], ["D2", "D2", "E2", "E2"]]
+    assert [p.label(224) for _, p in found[0][:2]] == [
+        "multi_crop(256,384,512->224)",
+        "dense(256,384,512)",
+    ]
+    seven = TABLES["googlenet3"].rows[5]
+    nets = [Given(f"g{i}", settings("googlenet", side=56)) for i in range(15)]
+    found, _ = fusions(seven, nets)
+    assert [[run.name for run, _ in parts] for parts in found] == [
+        [f"g{i}" for i in range(7)],
+        [f"g{i}" for i in range(7, 14)],
+    ]
+    assert found[0][0][1].label(56) == "crops_144(64,72,80,88->56)"
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "why"),
+    [
+        ("vgg3", 0, "no run of vgg A, S 256"),
+        ("vgg3", 8, "no run of vgg D, S [256;512]"),
+        ("googlenet3", 5, "7 runs of googlenet wanted, 0 given"),
+        ("alexnet2", 0, "another method"),
+        ("vgg6", 1, "no run of vgg D, S [256;512]; no run of vgg E, S [256;512]"),
+    ],
+)
+def test_rows_that_lack_runs_say_which(table, row, why):
+    assert fusions(TABLES[table].rows[row], []) == ([], why)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_is_printed_without_a_run(name):
+    found = beside(TABLES[name], [])
+    text, head = found.text(), found.header()
+    assert TABLES[name].title in text
+    for row, line in zip(TABLES[name].rows, found.body(), strict=True):
+        assert line[: len(row.cells)] == list(row.cells)
+        assert len(line) == len(head)
+        assert line[-1] or name == "vgg2"
+    rows = list(csv.reader(io.StringIO(found.csv())))
+    assert {len(row) for row in rows} == {len(rows[0])}
+    assert found.markdown().count("\n| ") == len(TABLES[name].rows) + 2
+
+
+def test_parameters_need_no_run():
+    body = beside(TABLES["vgg2"], []).body()
+    assert body[0][:3] == ["A", "133", "132.86"]
+    assert body[-1][:3] == ["E", "144", "143.67"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two seeds of a narrow net A at the paper's S = 256 in proportion, one of net D jittered."""
+    base = tmp_path_factory.mktemp("runs")
+    for name, changes in {
+        "a0": {"seed": 0},
+        "a1": {"seed": 1},
+        "d": {"model__column": "D", "augment__scale": "(37,73)"},
+        "e": {"model__column": "E", "augment__scale": "(37,73)"},
+    }.items():
+        own = {"epochs": 1, "augment__scale": "(37,37)", **changes}
+        run(config(**own, evals="({'name':'centre','scale':37},)"), base / name)
+    return [base / name for name in ("a0", "a1", "d", "e")]
+
+
+def judged(name, folders):
+    runs = [Trained(folder, batch_size=16) for folder in folders]
+    check_alike(runs)
+    for run_, protocol, keep in wanted_evaluations(TABLES[name], runs):
+        if is_missing(run_, protocol, keep):
+            run_.judge(protocol, keep=keep)
+    return beside(TABLES[name], runs), runs
+
+
+def reported(folder, protocol):
+    rows = json.loads((folder / "report.json").read_text())["results"]
+    (row,) = [r for r in rows if r["protocol"] == protocol]
+    return row
+
+
+def test_means_over_seeds_are_those_of_the_reports(folders):
+    found, runs = judged("vgg3", folders)
+    errors = [100 * (1 - reported(f, "dense(37)")["top1"]) for f in folders[:2]]
+    line = found.body()[0]
+    expected = f"{statistics.fmean(errors):.2f} ± {statistics.stdev(errors):.2f}"
+    assert line == ["A", "256", "256", "29.6", "10.4", expected, line[6], "2", ""]
+    d = next(line for line in found.body() if line[:3] == ["D", "[256;512]", "384"])
+    assert d[5] == f"{100 * (1 - reported(folders[2], 'dense(55)')['top1']):.2f}"
+    row = next(csv.DictReader(io.StringIO(found.csv())))
+    assert float(row["ours top-1"]) == pytest.approx(statistics.fmean(errors))
+    assert row["paper top-1 val"] == "29.6"
+    assert "a0: vgg A, width 0.0625, images of 32, S 37, seed 0" in found.text()
+    assert not wanted_missing("vgg3", runs)
+
+
+def wanted_missing(name, runs):
+    return [w for w in wanted_evaluations(TABLES[name], runs) if is_missing(*w)]
+
+
+def test_fusions_are_means_of_saved_posteriors(folders):
+    found, runs = judged("vgg6", folders)
+    line = found.body()[3]
+    assert line[:2] == ["D, E", "multi-crop & dense"]
+    names = ("multi_crop_37_55_73_32.synthetic.npz", "dense_37_55_73.synthetic.npz")
+    split = runs[0].data.eval_split
+    files = [
+        fusion.load(folder / "posteriors" / name.replace("synthetic", split))
+        for folder in folders[2:]
+        for name in names
+    ]
+    assert line[5] == f"{100 * (1 - fusion.rates(files).top1):.2f}"
+    assert found.body()[0][-1].startswith("no run of vgg D, S 256; no run of vgg D, S 384")
+    assert not wanted_missing("vgg6", runs)
+    assert not wanted_missing("vgg5", runs[:3])  # the same posteriors serve another table
+
+
+def test_results_of_older_weights_do_not_count(tmp_path):
+    folder = tmp_path / "a0"
+    run(config(epochs=1, augment__scale="(37,37)", evals="({'name':'centre','scale':37},)"), folder)
+    one = Trained(folder, batch_size=16)
+    (protocol,) = {p for _, p, _ in wanted_evaluations(TABLES["vgg3"], [one])}
+    one.judge(protocol, keep=True)
+    assert not is_missing(one, protocol, True)
+    run(config(epochs=2, augment__scale="(37,37)", evals="({'name':'centre','scale':37},)"), folder)
+    later = Trained(folder, batch_size=16)
+    assert later.known(protocol) is None
+    assert later.kept(protocol) is None
+
+
+def test_runs_of_other_data_are_refused(folders, tmp_path):
+    other = tmp_path / "other"
+    run(config(epochs=0, data__source="synthetic:6", evals="()"), other)
+    with pytest.raises(
+        fusion.PosteriorsError, match=r"a0, judged on 4 classes.*other, judged on 6"
+    ):
+        check_alike([Trained(folders[0]), Trained(other)])

@@ -1,0 +1,163 @@
+"""tools.evaluate, fuse and table as a user starts them, on tiny runs of net A."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxcnn.research.papers import TABLES
+from jaxcnn.tools import evaluate, fuse, table
+from jaxcnn.training import run
+from tests.training.runs import config
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    base = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        rows = "({'name':'centre','scale':37},)"
+        run(config(epochs=1, seed=seed, augment__scale="(37,37)", evals=rows), base / f"a{seed}")
+    return [str(base / f"a{seed}") for seed in (0, 1)]
+
+
+def start(tool, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", f"jaxcnn.tools.{tool}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def results(folder):
+    rows = json.loads((Path(folder) / "report.json").read_text())["results"]
+    return {row["protocol"]: row for row in rows}
+
+
+def test_from_protocols_to_a_table(folders):
+    """Any protocol of a trained net, its posteriors fused with another net's, both in a paper's table."""
+    for folder in folders:
+        done = start(
+            "evaluate", f"--workdir={folder}", "--protocol=dense",
+            "--protocol=multi_crop scales=(37,48) grid=3", "--save_posteriors", "--json",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        rows = json.loads(done.stdout)
+        labels = ["dense(37)", "multi_crop(37,48->32, grid 3)"]
+        assert [row["protocol"] for row in rows] == labels
+        assert {row["n"] for row in rows} == {64}
+        assert results(folder).keys() == {"centre(37->32)", *labels}
+        assert [results(folder)[label] for label in labels] == rows
+    files = sorted(str(p) for f in folders for p in (Path(f) / "posteriors").glob("dense_37.*"))
+    done = start("fuse", *files)
+    assert done.returncode == 0, done.stderr
+    first, second, mean = done.stdout.splitlines()
+    assert f"top-1 {results(folders[0])['dense(37)']['top1']:.2%}" in first
+    assert f"top-1 {results(folders[1])['dense(37)']['top1']:.2%}" in second
+    assert "mean of 2" in mean
+    done = start("table", "vgg3", *folders, "--format=csv")
+    assert done.returncode == 0, done.stderr
+    assert "compil" not in done.stderr  # nothing is missing
+    net_a = next(csv.DictReader(io.StringIO(done.stdout)))
+    errors = [100 * (1 - results(folder)["dense(37)"]["top1"]) for folder in folders]
+    assert float(net_a["ours top-1"]) == pytest.approx(sum(errors) / 2)
+
+
+def test_what_is_known_is_not_done_again(folders, capsys):
+    before = results(folders[0])["centre(37->32)"]
+    assert evaluate.main([f"--workdir={folders[0]}", "--protocol=centre"]) == 0
+    shown = capsys.readouterr().out
+    assert "from report.json" in shown
+    assert "compil" not in shown
+    assert evaluate.main([f"--workdir={folders[0]}", "--protocol=centre", "--again"]) == 0
+    assert "compiled evaluation of crops" in capsys.readouterr().out
+    assert results(folders[0])["centre(37->32)"] == before
+
+
+def test_a_fused_file_can_be_fused_again(folders, tmp_path, capsys):
+    for folder in folders:
+        arguments = [f"--workdir={folder}", "--protocol=centre", "--save_posteriors"]
+        assert evaluate.main(arguments) == 0
+    files = [str(next((Path(f) / "posteriors").glob("centre*"))) for f in folders]
+    out = tmp_path / "mean.npz"
+    capsys.readouterr()
+    assert fuse.main([*files, f"--out={out}", "--json"]) == 0
+    mean = json.loads(capsys.readouterr().out)[-1]
+    assert fuse.main([str(out), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)[-1]
+    assert (again["top1"], again["top5"], again["n"]) == (mean["top1"], mean["top5"], 64)
+
+
+def test_tables_say_what_is_missing_and_are_written(folders, tmp_path, capsys):
+    assert table.main(["vgg4", *folders, "--list"]) == 0
+    assert "0 evaluations are missing" in capsys.readouterr().out  # Table 4 has no net A
+    assert table.main(["vgg3", folders[0], f"--out={tmp_path}"]) == 0
+    shown = capsys.readouterr().out
+    assert "no run of vgg A-LRN, S 256" in shown
+    assert {p.name for p in tmp_path.iterdir()} == {"vgg3.txt", "vgg3.md", "vgg3.csv"}
+    assert (tmp_path / "vgg3.txt").read_text().rstrip() in shown
+
+
+def test_the_names_of_tables_are_those_there_are():
+    assert set(table.NAMES) == TABLES.keys()
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "code", "problem"),
+    [
+        (evaluate, ["--workdir=nowhere", "--protocol=dense"], 1, "nowhere holds no run"),
+        (evaluate, ["--protocol=dens"], 1, "did you mean dense?"),
+        (evaluate, ["--protocol=dense scales=(30,)"], 1, "does not hold the net's images of 32"),
+        (evaluate, ["--protocol=dense", "--step=7"], 1, "has no checkpoint 7; there are [8]"),
+        (evaluate, ["--protocol=dense", "model.width=2"], 2, "data alone can be overridden"),
+        (evaluate, ["--protocol=dense", "data.source=synthetic:9"], 1, "learnt 4 classes"),
+        (evaluate, ["--protocol=dense", "data.source=folder:no"], 1, "no folder no"),
+        (fuse, ["none.npz"], 1, "there is no file of posteriors none.npz"),
+        (table, ["vgg3", "nowhere"], 1, "nowhere holds no run"),
+    ],
+)
+def test_bad_input_is_a_line(folders, tool, arguments, code, problem, capsys):
+    if tool is evaluate and "--workdir=nowhere" not in arguments:
+        arguments = [f"--workdir={folders[0]}", *arguments]
+    assert tool.main(arguments) == code
+    assert problem in capsys.readouterr().err
+
+
+def test_an_unknown_table_names_the_nearest(capsys):
+    with pytest.raises(SystemExit) as caught:
+        table.main(["vgg33"])
+    assert caught.value.code == 2
+    assert "did you mean vgg3?" in capsys.readouterr().err
+
+
+def test_a_stop_keeps_what_was_done(folders, monkeypatch, capsys):
+    """The first protocol is in report.json, the second is done by the same command."""
+    from jaxcnn.research.trained import Trained
+    from jaxcnn.training import Stopped
+
+    judge = Trained.judge
+
+    def stopping(self, protocol, **settings):
+        if protocol.label(32).startswith("crops_144"):
+            raise Stopped("SIGTERM")
+        return judge(self, protocol, **settings)
+
+    command = [f"--workdir={folders[1]}", "--protocol=ten_crops", "--protocol=crops_144"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trained, "judge", stopping)
+        assert evaluate.main(command) == 143
+    assert "stopped by SIGTERM; nothing is lost" in capsys.readouterr().err
+    assert "ten_crops(37->32)" in results(folders[1])
+    assert evaluate.main(command) == 0
+    assert "crops_144(37,41,46,50->32)" in results(folders[1])
