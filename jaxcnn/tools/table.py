@@ -8,12 +8,18 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxcnn.training.logging import Screen
 
 NAMES = (
     "alexnet2", "vgg2", "vgg3", "vgg4", "vgg5", "vgg6", "vgg7", "googlenet2", "googlenet3",
 )  # fmt: skip
+# Not a paper's: the protocols that runs were judged by, over their seeds.
+PROTOCOLS = "protocols"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -21,13 +27,14 @@ def main(arguments: Sequence[str]) -> int:
     # Imported here, so that --help answers at once.
     from jaxcnn.research.beside import beside, check_alike, is_missing, wanted_evaluations
     from jaxcnn.research.papers import TABLES
+    from jaxcnn.research.protocol_table import as_tables
     from jaxcnn.research.trained import Trained
     from jaxcnn.tools.outcome import outcome
     from jaxcnn.training.logging import Screen
     from jaxcnn.training.stopping import Stopper
 
     def work() -> None:
-        table, screen = TABLES[options.name], Screen(sys.stderr)
+        screen = Screen(sys.stderr)
         with Stopper() as stopper:
             runs = [
                 Trained(
@@ -39,6 +46,10 @@ def main(arguments: Sequence[str]) -> int:
                 )
                 for folder in options.runs
             ]
+            if options.name == PROTOCOLS:
+                _show(as_tables(runs), options, screen)
+                return
+            table = TABLES[options.name]
             check_alike(runs)
             missing = [w for w in wanted_evaluations(table, runs) if is_missing(*w)]
             for number, (run, protocol, keep) in enumerate(missing, 1):
@@ -53,23 +64,21 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{len(missing)} evaluations are missing for {table.title}")
             return
         found = beside(table, runs)
-        for suffix, text in (
-            ("txt", found.text() + "\n"),
-            ("md", found.markdown()),
-            ("csv", found.csv()),
-        ):
-            if options.out:
-                path = Path(options.out) / f"{table.name}.{suffix}"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text)
-                screen.line(f"written: {path}")
-        print(
-            {"text": found.text, "markdown": found.markdown, "csv": found.csv}[
-                options.format
-            ]().rstrip()
-        )
+        texts = {"text": found.text(), "markdown": found.markdown(), "csv": found.csv()}
+        _show(texts, options, screen)
 
     return outcome(work, "evaluations that were done are kept; the same command goes on")
+
+
+def _show(texts: Mapping[str, str], options: argparse.Namespace, screen: Screen) -> None:
+    """Prints a table in one form and writes all of them where a folder is given."""
+    for name, suffix in (("text", "txt"), ("markdown", "md"), ("csv", "csv")):
+        if options.out:
+            path = Path(options.out) / f"{options.name}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(texts[name].rstrip() + "\n")
+            screen.line(f"written: {path}")
+    print(texts[options.format].rstrip())
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -77,7 +86,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="python -m jaxcnn.tools.table",
         description="Prints a table of the papers with your runs' figures beside it; evaluates what they "
         "lack. Rows that no run fills say so.",
-        epilog=f"tables: {', '.join(NAMES)}",
+        epilog=f"tables: {', '.join(NAMES)}; and protocols: all that the runs were judged by, over seeds",
     )
     parser.add_argument("name", help="of the table, such as vgg3: Table 3 of the VGG paper")
     parser.add_argument("runs", nargs="*", help="workdirs of trained runs")
@@ -101,10 +110,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     options.data = [f"data.{text}" for text in options.data]
     if options.batch_size < 1:
         parser.error(f"--batch_size must be 1 or more, got {options.batch_size}")
-    if options.name not in NAMES:
-        near = difflib.get_close_matches(options.name, NAMES, n=1)
+    valid = (*NAMES, PROTOCOLS)
+    if options.name not in valid:
+        near = difflib.get_close_matches(options.name, valid, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        parser.error(f"unknown table {options.name!r}{hint} (valid: {', '.join(NAMES)})")
+        parser.error(f"unknown table {options.name!r}{hint} (valid: {', '.join(valid)})")
     return options
 
 

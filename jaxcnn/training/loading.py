@@ -73,9 +73,9 @@ class Loaded:
         """
         from jaxcnn.data import preprocess
 
-        rows = protocols(self.config)
+        rows, square = protocols(self.config), self.mean.ndim == 3
         scale = rows[0].all_scales()[0] if rows else self.config["augment"]["scale"][0]
-        square = self.config["augment"]["mean"] == "per_pixel"
+        scale = self.mean.shape[0] if square else scale
         return preprocess(path, scale=scale, image_size=self.net.image_size, square=square)
 
 

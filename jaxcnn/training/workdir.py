@@ -180,7 +180,4 @@ def conclude(
 
 def _try_it(folder: Path) -> str:
     place = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    return (
-        f"python -c \"import jaxcnn; r = jaxcnn.load('{place}'); "
-        "print(r.classes[r.probabilities(r.preprocess('IMAGE.jpg')).argmax()])\""
-    )
+    return f"python -m jaxcnn.tools.predict --workdir={place} IMAGE.jpg"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxcnn.models import build
+from jaxcnn.models import build, ops
+from jaxcnn.models.ops import Window
 from tests.models.narrow import picture, quick_jit, random_variables
 
 # Narrow nets on small images; AlexNet needs 64 pixels for a map of 1x1.
@@ -80,6 +81,30 @@ def test_a_cell_is_not_the_zero_padded_crops_output():
     scores, _ = score_map(net, variables, image[None], [(128, 128)])
     crop, _ = quick_jit(net.apply)(variables, jnp.asarray(image[None, 32:96, 32:96]))
     assert not np.allclose(scores[0, 1, 1], crop[0], rtol=1e-3)
+
+
+def test_without_padding_a_cell_is_the_crops_output():
+    """A toy net whose windows have no padding: the cell at (i, j) is the crop at stride x (i, j)."""
+    rng = np.random.default_rng(0)
+    first = jnp.asarray(rng.normal(size=(3, 3, 3, 4)), jnp.float32)
+    second = jnp.asarray(rng.normal(size=(3, 3, 4, 4)), jnp.float32)
+    head = jnp.asarray(rng.normal(size=(3, 3, 4, 5)), jnp.float32)
+
+    def toy(x):
+        x = jax.nn.relu(ops.convolve(x, first, Window(3)))
+        x = ops.max_pool(x, Window(2, 2))
+        x = jax.nn.relu(ops.convolve(x, second, Window(3, 2)))
+        return ops.convolve(x, head, Window(3))
+
+    # Sides: 18 -> 16 -> 8 -> 3 -> 1, with a stride of 4.
+    image = jnp.asarray(picture(18 + 2 * 4, 18 + 3 * 4)[None])
+    whole = toy(image)
+    assert whole.shape == (1, 3, 4, 5)
+    for i in range(3):
+        for j in range(4):
+            crop = toy(image[:, 4 * i : 4 * i + 18, 4 * j : 4 * j + 18])
+            assert crop.shape == (1, 1, 1, 5)
+            assert_close(np.asarray(whole[0, i, j]), np.asarray(crop[0, 0, 0]))
 
 
 def test_map_sides_at_the_papers_scales():

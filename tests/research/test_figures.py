@@ -253,6 +253,8 @@ def test_squares_lie_where_the_centres_say():
         np.testing.assert_array_equal(vertices.max(0), (column + 8, row + 8))
     # The axes are the image's pixels, whatever the map covers; its scale is that of its own bar.
     assert (under.get_xlim(), under.get_ylim()) == ((0, 128), (96, 0))
+    beyond = figure.axes[3]
+    assert (beyond.get_xlim(), beyond.get_ylim()) == ((0, 64), (128, 0))
     assert squares.get_clim() == (0, 5)
     assert under.get_title().endswith("…, probability 87.5%")
     assert len(figure.axes) == 2 * 3

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,17 @@ def test_tables_say_what_is_missing_and_are_written(folders, tmp_path, capsys):
     assert "no run of vgg A-LRN, S 256" in shown
     assert {p.name for p in tmp_path.iterdir()} == {"vgg3.txt", "vgg3.md", "vgg3.csv"}
     assert (tmp_path / "vgg3.txt").read_text().rstrip() in shown
+
+
+def test_protocols_over_seeds(folders, capsys):
+    """One row a protocol: the mean and deviation of the reports of runs that differ in their seeds alone."""
+    assert table.main(["protocols", *folders, "--format=csv"]) == 0
+    rows = {r["protocol"]: r for r in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    row = rows["centre(37->32)"]
+    errors = [100 * (1 - results(folder)["centre(37->32)"]["top1"]) for folder in folders]
+    assert (row["net"], row["n"], row["images"]) == ("vgg A, S 37", "2", "64")
+    assert float(row["top-1 error"]) == pytest.approx(statistics.fmean(errors))
+    assert float(row["top-1 error deviation"]) == pytest.approx(statistics.stdev(errors))
 
 
 def test_the_names_of_tables_are_those_there_are():

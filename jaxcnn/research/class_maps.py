@@ -1,0 +1,83 @@
+"""Class score maps of whole images, and where their cells lie (Simonyan & Zisserman 2014, section 3.2)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
+
+from jaxcnn.evaluation.forward import mean_scores
+from jaxcnn.evaluation.shapes import bucket
+from jaxcnn.models.net import Net, smallest_input
+from jaxcnn.models.ops import Window
+from jaxcnn.models.summary import Field
+from jaxcnn.training.loading import Loaded
+
+CELLS = 4  # a side of the smallest map that is worth drawing
+
+
+class ClassMap(NamedTuple):
+    """An image's most probable class by the mean of its score map and the softmax, with its probability
+    and its score in each cell."""
+
+    label: int
+    probability: float
+    scores: Float32[np.ndarray, "h w"]
+
+
+class ClassMaps:
+    """The score maps of a net, compiled once a shape, on the first device."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        net, params, mean = loaded.net, loaded.variables["params"], loaded.mean
+        # A mean image lies under central squares only; of other images its mean is subtracted.
+        plain = mean if mean.ndim == 1 else mean.mean(axis=(0, 1))
+
+        def dense(
+            params: Any, images: UInt8[Array, "1 H W 3"], sizes: Int[Array, "1 2"]
+        ) -> tuple[Float[Array, "1 h w K"], Bool[Array, "1 h w"], Float[Array, "1 K"]]:
+            views = images.astype(jnp.float32) - jnp.asarray(plain)[None, None, None, :]
+            scores, valid = net.apply({"params": params}, views, sizes, method="score_map")
+            return scores, valid, jax.nn.softmax(mean_scores(scores, valid), axis=-1)
+
+        self._dense, self._params = jax.jit(dense), params
+
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> ClassMap:
+        """The map of a whole rescaled image.
+
+        Raises:
+            CorruptImage: the image is too long for dense evaluation.
+        """
+        height, width = image.shape[:2]
+        _, short, long = bucket(height, width)  # images of several shapes share a program
+        padded = np.zeros((1, *((short, long) if height <= width else (long, short)), 3), np.uint8)
+        padded[0, :height, :width] = image
+        size = np.array([[height, width]], np.int32)
+        scores, valid, posterior = map(np.asarray, self._dense(self._params, padded, size))
+        label = int(posterior[0].argmax())
+        down, across = valid[0].any(axis=1).sum(), valid[0].any(axis=0).sum()
+        return ClassMap(label, float(posterior[0, label]), scores[0, :down, :across, label])
+
+
+def map_scale(net: Net) -> int:
+    """The shorter side to draw a map at: twice the net's images, or more where that gives less than 4 cells a
+    side."""
+    return max(2 * net.image_size, smallest_input(net.trunk(), net.head_side() + CELLS - 1))
+
+
+def cell_field(net: Net) -> Field:
+    """What a cell of the net's score map sees of the image."""
+    field = Field()
+    for window in (*net.trunk(), Window(net.head_side())):
+        field = field.behind(window)
+    return field
+
+
+def cell_centres(net: Net, cells: int) -> Float[np.ndarray, " cells"]:
+    """The centres of the fields of the first `cells` cells of a row or column of the score map, in pixels
+    from the image's edge: pixel 0 spans 0 to 1, so a field over the first 224 has its centre at 112."""
+    field = cell_field(net)
+    return field.start + field.size / 2 + field.stride * np.arange(cells)

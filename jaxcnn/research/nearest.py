@@ -1,0 +1,118 @@
+"""The images nearest to others by a net's last hidden layer (Krizhevsky et al. 2012, section 6.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32
+
+from jaxcnn.data import Picture
+from jaxcnn.evaluation.forward import Batch
+from jaxcnn.evaluation.shapes import Shape
+from jaxcnn.pixels import centred
+from jaxcnn.research.trained import Trained
+
+# What the classifiers read, after its activation: the first of these layers that a net has.
+HIDDEN = ("fc7", "fc1", "average_pool", "local4")
+
+
+def hidden_layer(net: Any, params: Any) -> str:
+    """The name of the net's last hidden layer.
+
+    Raises:
+        ValueError: the net has none of `HIDDEN`.
+    """
+    side = net.image_size
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    every = partial(net.apply, capture_intermediates=True, mutable=["intermediates"])
+    _, seen = jax.eval_shape(every, {"params": params}, image)
+    found = [name for name in HIDDEN if name in seen["intermediates"]]
+    if not found:
+        raise ValueError(
+            f"expected one of the layers {', '.join(HIDDEN)}; {type(net).__name__} has "
+            f"{', '.join(seen['intermediates'])}"
+        )
+    return found[0]
+
+
+def hidden(
+    net: Any, mean: np.ndarray, layer: str, params: Any, batch: Batch
+) -> Float32[Array, "B d"]:
+    """The flattened output of a layer on crops; `batch` as in `evaluation.forward.crop_posteriors`."""
+    views = centred(batch["image"], mean, batch["box"])
+    _, seen = net.apply(
+        {"params": params},
+        views,
+        train=False,
+        mutable=["intermediates"],
+        capture_intermediates=lambda module, method: module.name == layer and method == "__call__",
+    )
+    (values,) = seen["intermediates"][layer]["__call__"]
+    return values.reshape(values.shape[0], -1).astype(jnp.float32)
+
+
+class Hidden:
+    """The last hidden layer of a run's net as a function of centre crops, compiled once."""
+
+    def __init__(self, run: Trained) -> None:
+        forward, params = run.forward, run.params
+        self.layer = hidden_layer(forward.net, params)
+        side = forward.net.image_size
+        self._run = run
+        self._shape = Shape("square" if forward.mean_image else "crop", side, side)
+        whole, split = forward.placement.replicated, forward.placement.batch
+        program = jax.jit(
+            partial(hidden, forward.net, forward.mean, self.layer),
+            in_shardings=(whole, split),
+            out_shardings=whole,
+        )
+        lowered = program.lower(params, forward.empty(self._shape))
+        self._compiled = forward.compiler(f"{self.layer} of {side} x {side}", lowered)
+
+    def values(
+        self, pictures: Iterable[Picture]
+    ) -> Iterator[tuple[list[Picture], Float32[np.ndarray, "n d"]]]:
+        """Pictures, each of one cut, in batches, and their values."""
+        rows, waiting = self._run.forward.rows(self._shape), []
+        for picture in pictures:
+            waiting.append(picture)
+            if len(waiting) == rows:
+                yield waiting, self._computed(waiting)
+                waiting = []
+        if waiting:
+            yield waiting, self._computed(waiting)
+
+    def _computed(self, pictures: Sequence[Picture]) -> Float32[np.ndarray, "n d"]:
+        forward = self._run.forward
+        batch = forward.empty(self._shape)
+        for i, picture in enumerate(pictures):
+            ((cut, batch["image"][i]),) = picture.pixels.items()
+            batch["box"][i] = cut.in_square(*picture.size) if forward.mean_image else cut.box
+        self._run.check_stop()
+        values = self._compiled(self._run.params, forward.placement.put_batch(batch))
+        return np.asarray(values)[: len(pictures)]
+
+
+def nearest(
+    queries: Float[np.ndarray, "q d"],
+    batches: Iterable[tuple[Sequence[Picture], Float[np.ndarray, "_ d"]]],
+    count: int,
+) -> tuple[list[list[tuple[float, Picture]]], int]:
+    """For each query the `count` pictures at the least Euclidean distances, with these, nearest first; and
+    how many pictures there were. No more than these are kept, however many there are."""
+    rows: list[list[tuple[float, Picture]]] = [[] for _ in queries]
+    searched = 0
+    for pictures, values in batches:
+        searched += len(pictures)
+        for row, query in zip(rows, queries, strict=True):
+            # In float64 and by differences: an image is at distance 0 from itself.
+            distances = np.linalg.norm(values.astype(np.float64) - query, axis=1)
+            row += zip(distances.tolist(), pictures, strict=True)
+            row.sort(key=lambda pair: pair[0])
+            del row[count:]
+    return rows, searched

@@ -1,0 +1,126 @@
+"""The most probable classes of image files, by any test protocol; each file's by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxcnn.data import Files, Picture, Pictures, display_names
+from jaxcnn.data.folder import SUFFIXES
+from jaxcnn.evaluation import Protocol, check_fits, choose_cuts, posteriors
+from jaxcnn.evaluation.protocols import Centre, read_protocol
+from jaxcnn.research.trained import Trained
+from jaxcnn.training.judging import protocols
+
+
+@dataclasses.dataclass(frozen=True)
+class Class:
+    """A class with its probability, in 0..1."""
+
+    label: int
+    name: str
+    probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of an image file, the best first; none where it has a `problem`."""
+
+    image: str
+    classes: tuple[Class, ...] = ()
+    problem: str = ""
+
+
+def predict(
+    run: Trained, images: Sequence[str], protocol: Protocol, top: int = 5
+) -> Iterator[Prediction]:
+    """A prediction for each of `images`, in their order, as soon as it and those before are done.
+
+    Args:
+        run: by its weights.
+        images: paths. A file that is missing or no image has a `problem`, and the others have none of it.
+        protocol: whose looks are averaged.
+        top: how many classes, all where there are fewer.
+
+    Raises:
+        ValueError: the protocol does not fit the net.
+    """
+    check_fits(run.forward, protocol)
+    names = display_names(run.loaded.classes)
+    done: dict[int, Prediction] = {}
+
+    def readable(pictures: Pictures) -> Iterator[Picture]:
+        for picture in pictures:
+            if picture.problem:
+                image = images[picture.position]
+                done[picture.position] = Prediction(image, problem=_problem(image, picture))
+            else:
+                yield picture
+
+    first, threads = 0, run.config["data"]["threads"]
+    with Pictures(Files(images), choose_cuts(run.forward, protocol), threads=threads) as pictures:
+        judged = posteriors(run.forward, run.params, readable(pictures), protocol, run.check_stop)
+        for picture, log_posterior in judged:
+            classes = best(log_posterior, names, top)
+            done[picture.position] = Prediction(images[picture.position], classes)
+            while first in done:
+                yield done.pop(first)
+                first += 1
+    yield from (done[position] for position in sorted(done))
+
+
+def best(
+    log_posterior: Float[np.ndarray, " K"], names: Sequence[str], top: int
+) -> tuple[Class, ...]:
+    """The `top` most probable classes, the best first; of equal ones the lower label."""
+    order = np.argsort(-log_posterior, kind="stable")[:top]
+    return tuple(Class(k, names[k], float(np.exp(log_posterior[k]))) for k in map(int, order))
+
+
+def own_protocol(run: Trained) -> Protocol:
+    """The first protocol of the run's config, or the centre crop where it has none."""
+    own = protocols(run.config)
+    return own[0] if own else read_protocol("centre", run.image_size)
+
+
+def centre_protocol(run: Trained) -> Centre:
+    """The centre crop at the first scale of `own_protocol`, or that of the run's mean image."""
+    if run.forward.mean_image:
+        return Centre(scale=run.forward.mean.shape[0])
+    return Centre(scale=own_protocol(run).all_scales()[0])
+
+
+def with_small_batches(run: Trained, protocol: Protocol, images: Sequence[str]) -> Trained:
+    """`run`, to be asked before its weights are loaded, with batches no larger than the looks at all
+    `images`: one image is not computed as 32."""
+    side, scale = run.image_size, protocol.all_scales()[0]
+    looks = len(protocol.looks(scale, scale, side)) * sum(map(os.path.isfile, images))
+    return dataclasses.replace(run, batch_size=max(1, min(run.batch_size, looks)))
+
+
+def image_files(paths: Sequence[str]) -> list[str]:
+    """The paths, in place of a folder the image files directly in it, by name. A folder without any stays:
+    it has a problem like that of a file that is no image."""
+    found = []
+    for path in paths:
+        inside = [os.path.join(path, name) for name in _listed(path)]
+        found += [file for file in inside if not os.path.isdir(file)] or [path]
+    return found
+
+
+def _listed(path: str) -> list[str]:
+    """Names of the images in a folder; none where it is no folder or cannot be read."""
+    try:
+        return sorted(n for n in os.listdir(path) if n.lower().endswith(SUFFIXES))
+    except OSError:
+        return []
+
+
+def _problem(image: str, picture: Picture) -> str:
+    if os.path.isdir(image):
+        return f"a folder in which no images are seen, which end in {' '.join(SUFFIXES)}"
+    return picture.problem

@@ -1,0 +1,146 @@
+"""Predictions of image files against the loaded net, crop by crop; files that are no images."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxcnn
+from jaxcnn.evaluation.protocols import read_protocol
+from jaxcnn.research import predicting
+from jaxcnn.research.trained import Trained
+from tests.evaluation.small import CLASSES, pixels_of
+from tests.research.untrained import STEP, untrained
+
+SIZES = [(64, 80), (90, 41), (40, 40), (300, 31)]
+
+
+@pytest.fixture(scope="module")
+def vgg(tmp_path_factory):
+    return untrained(tmp_path_factory.mktemp("predicting") / "vgg")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """PNGs, a JPEG among them, of several shapes."""
+    folder = tmp_path_factory.mktemp("images")
+    names = ["b.png", "a.jpg", "C.PNG", "d.webp"]
+    for number, (size, name) in enumerate(zip(SIZES, names, strict=True)):
+        options = {"lossless": True} if name.endswith("webp") else {}
+        Image.fromarray(pixels_of(*size, seed=number)).save(folder / name, **options)
+    (folder / "notes.txt").write_text("no image, and not to be looked at")
+    (folder / "inner.png").mkdir()
+    return [str(folder / name) for name in names]
+
+
+def predictions(run, images, text="", top=CLASSES):
+    protocol = read_protocol(text, run.image_size) if text else predicting.own_protocol(run)
+    return list(predicting.predict(run, images, protocol, top))
+
+
+def by_label(prediction):
+    assert not prediction.problem
+    found = {one.label: one.probability for one in prediction.classes}
+    return np.array([found[label] for label in range(CLASSES)])
+
+
+@pytest.mark.parametrize("mean", ["three values", "an image"])
+def test_the_centre_crop_is_that_of_the_loaded_run(mean, vgg, images, tmp_path):
+    folder = vgg
+    if mean == "an image":
+        augment = {"mean": "per_pixel", "sampling": "square", "statistics": "auto"}
+        folder = untrained(tmp_path / "run", augment=augment)
+    loaded = jaxcnn.load(folder)
+    assert (loaded.step, loaded.mean.ndim) == (STEP, 3 if mean == "an image" else 1)
+    found = predictions(Trained(folder), images)
+    assert [one.image for one in found] == images
+    for image, one in zip(images, found, strict=True):
+        expected = np.asarray(loaded.probabilities(loaded.preprocess(image)))[0]
+        np.testing.assert_allclose(by_label(one), expected, rtol=1e-5)
+        order = np.argsort(-expected)
+        assert [c.label for c in one.classes] == order.tolist()
+        assert [c.name for c in one.classes] == [f"class_{label:03}" for label in order]
+    assert np.ptp([by_label(one) for one in found], axis=0).max() > 0.02  # images do differ
+
+
+def test_ten_crops_are_the_mean_of_ten_posteriors(vgg, tmp_path):
+    """Of images that need no rescaling, by their own pixels: 37 is 256 / 224 of 32."""
+    loaded, run = jaxcnn.load(vgg), Trained(vgg, batch_size=16)
+    for height, width in [(37, 50), (62, 37)]:
+        pixels, path = pixels_of(height, width), tmp_path / f"{height}.png"
+        Image.fromarray(pixels).save(path)
+        top, left = (height - 37) // 2, (width - 37) // 2
+        corners = [(0, 0), (0, 5), (5, 0), (5, 5), (2, 2)]
+        crops = [pixels[top + y : top + y + 32, left + x : left + x + 32] for y, x in corners]
+        views = np.stack([*crops, *(crop[:, ::-1] for crop in crops)])
+        expected = np.asarray(loaded.probabilities(views), np.float64)
+        (one,) = predictions(run, [str(path)], "ten_crops")
+        np.testing.assert_allclose(by_label(one), expected.mean(0), rtol=1e-5)
+        assert np.abs(expected - expected.mean(0)).max() > 1e-3  # crops do differ
+
+
+@pytest.mark.parametrize("text", ["centre", "dense", "multi_crop_dense"])
+def test_an_image_does_not_depend_on_the_others(text, vgg, images, tmp_path):
+    run, broken = Trained(vgg), tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG and no more")
+    together = predictions(run, [*images, str(broken), *images[::-1], "nosuch"], text)
+    for place, image in enumerate(images):
+        (alone,) = predictions(run, [image], text)
+        for one in (together[place], together[2 * len(images) - place]):
+            assert one.image == image
+            np.testing.assert_allclose(by_label(one), by_label(alone), rtol=1e-5)
+    problems = [one.problem for one in together]
+    assert [bool(p) for p in problems] == [False] * 4 + [True] + [False] * 4 + [True]
+    assert "PNG" in problems[4]
+    assert problems[9] == "No such file or directory"
+    assert together[4].classes == ()
+
+
+def test_all_are_broken_and_images_too_long_for_a_protocol(vgg, tmp_path):
+    run, empty = Trained(vgg), tmp_path / "empty"
+    empty.mkdir()
+    found = predictions(run, ["nosuch", str(empty), "nosuch"])
+    assert [one.image for one in found] == ["nosuch", str(empty), "nosuch"]
+    assert found[1].problem.startswith("a folder in which no images are seen, which end in .jpg")
+    long = tmp_path / "long.png"
+    Image.fromarray(pixels_of(4, 400)).save(long)
+    (crop,) = predictions(run, [str(long)])
+    assert not crop.problem
+    (dense,) = predictions(run, [str(long)], "dense")
+    assert "100 to 1" in dense.problem
+
+
+def test_best_of_equal_ones_is_the_lower_label():
+    values = np.log([0.2, 0.3, 0.2, 0.3])
+    found = predicting.best(values, "abcd", 3)
+    assert [(one.label, one.name) for one in found] == [(1, "b"), (3, "d"), (0, "a")]
+    assert [one.probability for one in found] == pytest.approx([0.3, 0.3, 0.2])
+    assert len(predicting.best(values, "abcd", 9)) == 4
+
+
+def test_a_folder_means_its_images_by_name(images, tmp_path):
+    folder = images[0].removesuffix("/b.png")
+    expected = [f"{folder}/{name}" for name in ("C.PNG", "a.jpg", "b.png", "d.webp")]
+    assert predicting.image_files(["x.jpg", folder, images[1]]) == ["x.jpg", *expected, images[1]]
+    assert predicting.image_files([str(tmp_path)]) == [str(tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "rows"),
+    [("centre", 1, 1), ("centre", 3, 3), ("centre", 20, 8), ("ten_crops", 1, 8), ("dense", 2, 4)],
+)
+def test_no_more_is_computed_than_there_is(text, count, rows, vgg, images):
+    run = Trained(vgg, batch_size=8)
+    protocol = read_protocol(text, run.image_size)
+    small = predicting.with_small_batches(run, protocol, ["nosuch", *[images[0]] * count])
+    assert small.batch_size == rows
+    assert small.folder == run.folder
+
+
+def test_the_protocol_is_the_first_of_the_run(vgg, tmp_path):
+    assert predicting.own_protocol(Trained(vgg)).label(32) == "centre(40->32)"
+    rows = ({"name": "dense", "scales": (36, 48)}, {"name": "centre", "scale": 40})
+    run = Trained(untrained(tmp_path / "dense", evals=rows))
+    assert predicting.own_protocol(run).label(32) == "dense(36,48)"
+    assert predicting.centre_protocol(run).label(32) == "centre(36->32)"
+    run = Trained(untrained(tmp_path / "none", evals=()))
+    assert predicting.own_protocol(run).label(32) == "centre(37->32)"
