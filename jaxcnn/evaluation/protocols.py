@@ -6,12 +6,9 @@ A new protocol is one dataclass here and one row in `PROTOCOLS`.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import shlex
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from jaxcnn import config as configs
 from jaxcnn.data.cuts import Cut, centre_cut, five_cuts, grid_cuts, square_cuts, whole_cut
 
 
@@ -261,35 +258,3 @@ def _evenly(cuts: Iterable[Cut], *, flip: bool = True, dense: bool = False) -> l
 
 def _name(protocol: Protocol) -> str:
     return next(name for name, kind in PROTOCOLS.items() if kind is type(protocol))
-
-
-def read_protocol(text: str, image_size: int) -> Protocol:
-    """The protocol that `NAME KEY=VALUE ...` names, such as `dense scales=(256,288)`.
-
-    Scales that are not given are the paper's, for images of 224; of another `image_size` in proportion.
-
-    Raises:
-        ValueError: an unknown name or key, a wrong value, or scales that do not hold the images.
-    """
-    name, *given = shlex.split(text) or [""]
-    if name not in PROTOCOLS:
-        near = difflib.get_close_matches(name, PROTOCOLS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"unknown protocol {name!r}{hint} (valid: {', '.join(PROTOCOLS)})")
-    kind, problems = PROTOCOLS[name], []
-    keys = {k: v for k, v in configs.parameters(kind).items() if k != "every_epochs"}
-    values: dict[str, Any] = {}
-    for pair in given:
-        key, equals, value = pair.partition("=")
-        if key not in keys or not equals:
-            problems.append(f"{name} has no {pair!r} (valid: {', '.join(f'{k}=' for k in keys)})")
-            continue
-        wanted = keys[key][0]
-        values[key] = configs.typed(f"{name} {key}", configs.parse(value, wanted), wanted, problems)
-    if problems:
-        raise ValueError("; ".join(problems))
-    protocol = kind(**values)
-    if not {"scale", "scales"} & values.keys():
-        protocol = protocol.for_images_of(image_size)
-    protocol.check(image_size)
-    return protocol

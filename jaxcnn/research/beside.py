@@ -7,32 +7,15 @@ import dataclasses
 import io
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from jaxcnn import models
 from jaxcnn.evaluation import Protocol, Result, fusion
 from jaxcnn.models.summary import summarise
-from jaxcnn.research.papers import PARAMETERS, Part, Row, Table
+from jaxcnn.research.matching import Fusion, fusions
+from jaxcnn.research.papers import PARAMETERS, Row, Table
 from jaxcnn.research.table import as_markdown, as_text
 from jaxcnn.research.trained import Trained
-
-# What makes a net the paper's own, whatever its width and its images: field -> values that are.
-PAPERS_OWN: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
-    "alexnet": {
-        "towers": (2,),
-        "ungrouped": (False,),
-        "lrn": ("tower", "whole"),
-        "pooling": ("overlapping",),
-        "activation": ("relu",),
-        "drop_layer": ("",),
-    },
-    "vgg": {},
-    "googlenet": {"module": ("reduced",), "head": ("average",), "lrn": (True,)},
-}
-Key = tuple[str, str, tuple[int, int] | None]
-# A row is what one or more fusions came to, each of them parts: a run and its protocol.
-Fusion = tuple[tuple[Trained, Protocol], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,63 +34,6 @@ class Ours:
 def mine(table: Table) -> tuple[str, ...]:
     """The measures of ours: rates of whatever split the runs report."""
     return (PARAMETERS,) if table.measures == (PARAMETERS,) else ("top-1", "top-5")
-
-
-def trains_for(part: Part, config: Mapping[str, Any]) -> bool:
-    """Whether a run of `config` trains the net of `part`, at any width and size of images."""
-    model, side = config["model"], config["model"]["image_size"]
-    if model["name"] != part.net or (part.column and model.get("column") != part.column):
-        return False
-    if any(model[field] not in values for field, values in PAPERS_OWN[part.net].items()):
-        return False
-    if part.scale is None:
-        return True
-    return tuple(config["augment"]["scale"]) == in_proportion(part.scale, side)
-
-
-def in_proportion(scale: tuple[int, int], side: int) -> tuple[int, int]:
-    """S of images of 224 for images of `side`."""
-    low, high = ((2 * s * side + 224) // (2 * 224) for s in scale)
-    return low, high
-
-
-def fusions(row: Row, runs: Sequence[Trained]) -> tuple[list[Fusion], str]:
-    """Which runs go into a row, as often as there are enough of them, and what is missing for one.
-
-    The k-th fusion takes the k-th runs of each net, in the order given.
-    """
-    wanted: dict[Key, int] = {}
-    found: dict[Key, list[Trained]] = {}
-    keys = [(part.net, part.column, part.scale) for part in row.parts]
-    for part, key in zip(row.parts, keys, strict=True):
-        wanted[key] = max(wanted.get(key, 0), part.nets)
-        found[key] = [run for run in runs if trains_for(part, run.own_config)]
-    lacking = [
-        f"{count} runs of {_net(key)} wanted, {len(found[key])} given"
-        if count > 1
-        else f"no run of {_net(key)}"
-        for key, count in wanted.items()
-        if len(found[key]) < count
-    ]
-    if lacking or not wanted:
-        return [], "; ".join(lacking) or row.note
-    times = min(len(found[key]) // count for key, count in wanted.items())
-    return [
-        tuple(
-            (run, part.protocol.for_images_of(run.image_size))
-            for part, key in zip(row.parts, keys, strict=True)
-            for run in found[key][k * wanted[key] : k * wanted[key] + part.nets]
-        )
-        for k in range(times)
-    ], ""
-
-
-def _net(key: Key) -> str:
-    """`vgg D, S [256;512]`."""
-    name, column, scale = key
-    low, high = scale or (0, 0)
-    s = f"S {low}" if low == high else f"S [{low};{high}]"
-    return f"{name} {column}".strip() + (f", {s}" if scale else "")
 
 
 def wanted_evaluations(

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from jaxcnn.data import Files, Picture, Pictures, display_names
 from jaxcnn.data.folder import SUFFIXES
 from jaxcnn.evaluation import Protocol, check_fits, choose_cuts, posteriors
-from jaxcnn.evaluation.protocols import Centre, read_protocol
+from jaxcnn.evaluation.naming import read_protocol
+from jaxcnn.evaluation.protocols import Centre
 from jaxcnn.research.trained import Trained
 from jaxcnn.training.judging import protocols
 

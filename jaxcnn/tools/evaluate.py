@@ -30,7 +30,7 @@ by a signal."""
 def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     # Imported here, so that --help answers at once.
-    from jaxcnn.evaluation.protocols import read_protocol
+    from jaxcnn.evaluation.naming import read_protocol
     from jaxcnn.research.trained import Trained
     from jaxcnn.tools.outcome import outcome
     from jaxcnn.training.logging import Screen

@@ -23,7 +23,7 @@ signal."""
 def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     # Imported here, so that --help answers at once.
-    from jaxcnn.evaluation.protocols import read_protocol
+    from jaxcnn.evaluation.naming import read_protocol
     from jaxcnn.research import predicting
     from jaxcnn.research.trained import Trained
     from jaxcnn.tools.outcome import EXIT_DONE, EXIT_ERROR, outcome

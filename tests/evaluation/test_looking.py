@@ -13,13 +13,13 @@ from jaxcnn.data.crops import rescaled_size
 from jaxcnn.data.pictures import read_cuts
 from jaxcnn.evaluation import evaluate
 from jaxcnn.evaluation.looking import choose_cuts, shapes_of
+from jaxcnn.evaluation.naming import read_protocol
 from jaxcnn.evaluation.protocols import (
     Centre,
     Crops144,
     Dense,
     MultiCrop,
     TenCrops,
-    read_protocol,
 )
 from jaxcnn.evaluation.shapes import RATIOS, bucket, placed, turned
 from jaxcnn.models import build

@@ -5,6 +5,7 @@ import collections
 import pytest
 
 from jaxcnn.evaluation import PROTOCOLS
+from jaxcnn.evaluation.naming import read_protocol
 from jaxcnn.evaluation.protocols import (
     Centre,
     Crops144,
@@ -12,7 +13,6 @@ from jaxcnn.evaluation.protocols import (
     MultiCrop,
     MultiCropDense,
     TenCrops,
-    read_protocol,
 )
 
 LANDSCAPE = (375, 500)

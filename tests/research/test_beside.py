@@ -11,12 +11,10 @@ from jaxcnn.evaluation import fusion
 from jaxcnn.research.beside import (
     beside,
     check_alike,
-    fusions,
-    in_proportion,
     is_missing,
-    trains_for,
     wanted_evaluations,
 )
+from jaxcnn.research.matching import fusions, in_proportion, trains_for
 from jaxcnn.research.papers import TABLES, Part
 from jaxcnn.research.trained import Trained
 from jaxcnn.training import run

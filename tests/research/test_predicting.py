@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import jaxcnn
-from jaxcnn.evaluation.protocols import read_protocol
+from jaxcnn.evaluation.naming import read_protocol
 from jaxcnn.research import predicting
 from jaxcnn.research.trained import Trained
 from tests.evaluation.small import CLASSES, pixels_of
