@@ -5,7 +5,7 @@ from .classes import class_table, display_names
 from .cuts import Cut
 from .errors import CorruptImage, DataError
 from .pictures import Files, Picture, Pictures, stand_in
-from .pipeline import eval_batches, preprocess, train_batches
+from .pipeline import preprocess, train_batches
 from .sampling import Sampling
 from .source import Data, Source, Subset, default_data_dir, open_data
 from .unreadable import Unreadable
@@ -27,7 +27,6 @@ __all__ = [
     "class_table",
     "default_data_dir",
     "display_names",
-    "eval_batches",
     "open_data",
     "preprocess",
     "stand_in",

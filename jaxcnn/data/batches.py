@@ -24,14 +24,13 @@ from .unreadable import MID_GREY, Unreadable
 class Batch(TypedDict):
     """One batch, or one process's rows of it: numpy arrays, B rows.
 
-    image: uint8[B,H,W,3], RGB. label: int32[B]. id: int32[B], position in the source's split, -1
-    for padding. epoch: int32[B]. mask: bool[B], False for rows that count for nothing: padding, and in
-    training images that could not be read.
+    image: uint8[B,H,W,3], RGB. label: int32[B]. id: int32[B], position in the source's split. epoch:
+    int32[B]. mask: bool[B], False for rows that count for nothing: images that could not be read.
 
     box: int32[B,4], (top, left, height, width) of the view in the rescaled image; relative to its
-    central square, of side S, where views are cut from that (training by 'square' or 'centre', and
-    `square=True`), so that a mean image of side S lies under it. Where a patch is cut before any rescale
-    (training by 'area') it is the patch in the image's own pixels, rounded.
+    central square, of side S, where views are cut from that ('square' and 'centre'), so that a mean image
+    of side S lies under it. Where a patch is cut before any rescale ('area') it is the patch in the
+    image's own pixels, rounded.
     """
 
     image: np.ndarray
@@ -56,8 +55,8 @@ Choose = Callable[[int, int, int, int], View]
 class Batches:
     """An iterator over batches, with the threads behind it. Use it in a `with`, or `close()` it.
 
-    `corrupt` lists the names of the images that could not be read so far, each once, in the order
-    of the stream.
+    `rows` has no end, and the batches have none before `close()`. `corrupt` lists the names of the images
+    that could not be read so far, each once, in the order of the stream.
     """
 
     def __init__(
@@ -68,22 +67,18 @@ class Batches:
         image_size: int,
         threads: int,
         prefetch: int,
-        *,
-        mask_corrupt: bool,
     ):
-        treatment = "left out" if mask_corrupt else "judged as mid-grey"
-        self._unreadable = Unreadable(source, treatment)
+        self._unreadable = Unreadable(source, "left out")
         self.corrupt = self._unreadable.names
         self._source = source
         self._ids = source.ids
         self._rows = rows
         self._choose = choose
         self._image_size = image_size
-        self._mask_corrupt = mask_corrupt
         self._prefetch = prefetch
         self._drawn = 0
         self._closed = False
-        self._pending: deque[tuple[list[Row], deque[Future[_Loaded] | None]]] = deque()
+        self._pending: deque[tuple[list[Row], deque[Future[_Loaded]]]] = deque()
         # Imported here, once: threads must not race for it, and its failure belongs to the caller.
         load_tensorflow()
         self._pool = ThreadPoolExecutor(threads or available_cores(), "jaxcnn-data")
@@ -97,8 +92,6 @@ class Batches:
             raise StopIteration
         try:
             self._fill()
-            if not self._pending:
-                raise StopIteration
             rows, futures = self._pending.popleft()
             batch = self._form(rows, futures)
         except BaseException:
@@ -120,42 +113,32 @@ class Batches:
 
     def _fill(self) -> None:
         while len(self._pending) <= self._prefetch:
-            rows = next(self._rows, None)
-            if rows is None:
-                return
-            futures: deque[Future[_Loaded] | None] = deque(self._submit(row) for row in rows)
-            self._pending.append((rows, futures))
+            rows = next(self._rows)
+            self._pending.append((rows, deque(map(self._submit, rows))))
 
-    def _submit(self, row: Row) -> "Future[_Loaded] | None":
-        if row.position < 0:
-            return None
+    def _submit(self, row: Row) -> Future[_Loaded]:
         identity = int(self._ids[row.position])
         return self._pool.submit(_load, self._source, row, identity, self._choose)
 
-    def _form(self, rows: list[Row], futures: "deque[Future[_Loaded] | None]") -> Batch:
+    def _form(self, rows: list[Row], futures: deque[Future[_Loaded]]) -> Batch:
         count, side = len(rows), self._image_size
         batch = Batch(
             image=np.zeros((count, side, side, 3), np.uint8),
             label=np.zeros(count, np.int32),
-            id=np.full(count, -1, np.int32),
+            id=np.array([self._ids[row.position] for row in rows], np.int32),
             epoch=np.array([row.epoch for row in rows], np.int32),
             box=np.zeros((count, 4), np.int32),
             mask=np.zeros(count, np.bool_),
         )
         for i, row in enumerate(rows):
             # Taken out of the queue, so that the row's pixels live on in the batch alone.
-            future = futures.popleft()
-            if future is None:
-                continue
-            loaded = future.result()
+            loaded = futures.popleft().result()
             self._drawn += 1
             batch["label"][i] = loaded.label
-            batch["id"][i] = self._ids[row.position]
             if loaded.image is None:
                 self._unreadable.note(row.position, loaded.problem, self._drawn)
                 batch["image"][i] = MID_GREY
                 batch["box"][i] = (0, 0, side, side)
-                batch["mask"][i] = not self._mask_corrupt
             else:
                 batch["image"][i] = loaded.image
                 batch["box"][i] = loaded.box

@@ -24,13 +24,10 @@ class Stream(enum.IntEnum):
 
 
 class Row(NamedTuple):
-    """One row of a batch: a position in the source (-1: padding) in an epoch."""
+    """One row of a batch: a position in the source, in an epoch."""
 
     position: int
     epoch: int
-
-
-PADDING = Row(-1, 0)
 
 
 def random_words(stream: Stream, seed: int, epoch: int, identity: int, count: int) -> np.ndarray:
@@ -78,16 +75,3 @@ def train_rows(
             Row(int(orders[p // size][p % size]), p // size) for p in range(first, first + local)
         ]
         step += 1
-
-
-def eval_rows(
-    size: int, *, batch_size: int, process_index: int = 0, process_count: int = 1
-) -> Iterator[list[Row]]:
-    """This process's rows of ceil(size / batch_size) batches; the last one is padded.
-
-    Every process gets the same number of batches, so none waits for another in a collective.
-    """
-    local = batch_size // process_count
-    for start in range(0, size, batch_size):
-        first = start + process_index * local
-        yield [Row(p, 0) if p < size else PADDING for p in range(first, first + local)]

@@ -1,4 +1,4 @@
-"""Every image of a source once, in order, as the pixels of its cuts: what evaluation reads."""
+"""Every image of a source once, in order, as the pixels of its cuts: what evaluation and statistics read."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -44,11 +44,18 @@ class Picture(NamedTuple):
 class Pictures:
     """An iterator over `Picture`s, with the threads behind it. Use it in a `with`, or `close()` it.
 
-    Each image is decoded once and rescaled once a scale, whatever the number of its cuts. Memory is
-    bounded: at most `ahead` + 1 pictures exist at a time.
+    Each image is decoded once and rescaled once a scale, whatever the number of its cuts. What the
+    pictures hold does not depend on the threads. Memory is bounded: at most `ahead` + 1 pictures are held
+    ready at a time.
+
+    Args:
+      source: where the images come from.
+      choose: which cuts are wanted of an image.
+      threads: decoding threads; 0 for one a core.
+      ahead: images decoded ahead.
 
     Raises:
-      DataError: there are no images.
+      DataError: there are no images, or an argument is negative.
     """
 
     def __init__(self, source: Source, choose: Choose, *, threads: int = 0, ahead: int = 16):
@@ -171,5 +178,5 @@ def _load(source: Source, position: int, choose: Choose) -> Picture:
         pixels, size = read_cuts(data, choose)
     except CorruptImage as error:
         known = label if error.label is None else error.label
-        return Picture(position, known, (0, 0), {}, str(error))
+        return Picture(position, known, (0, 0), {}, str(error) or "no reason given")
     return Picture(position, label, size, pixels)

@@ -1,4 +1,4 @@
-"""From a source to batches of uint8 views: the training stream, one pass, one file."""
+"""From a source to batches of uint8 views, the training stream; and one image file."""
 
 import functools
 import os
@@ -11,7 +11,7 @@ from .batches import Batches
 from .crops import View, centre_view, random_view
 from .decode import decode_view
 from .errors import CorruptImage, DataError
-from .order import eval_rows, train_rows
+from .order import train_rows
 from .sampling import Sampling
 from .source import Source
 
@@ -81,49 +81,16 @@ def train_batches(
             identity=identity,
         )
 
-    return Batches(source, rows, choose, image_size, threads, prefetch, mask_corrupt=True)
-
-
-def eval_batches(
-    source: Source,
-    *,
-    scale: int,
-    image_size: int,
-    batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
-    threads: int = 0,
-    prefetch: int = 2,
-    square: bool = False,
-    mask_corrupt: bool = False,
-) -> Batches:
-    """Every image once, in the source's order: the centre crop of side `image_size` after the
-    rescale of the shorter side to `scale`; with `square`, of the rescaled image's central square.
-
-    The last batch is padded with rows of id -1 and mask False, and every process gets the same
-    number of batches, so the masks of all processes sum to len(source). An image that cannot be
-    read keeps mask True: it is judged as grey; with `mask_corrupt` its mask is False. Arguments and
-    errors as in `train_batches`.
-    """
-    _check(source, batch_size, process_index, process_count, threads, prefetch)
-    _check_crop((scale,), image_size)
-    rows = eval_rows(
-        len(source),
-        batch_size=batch_size,
-        process_index=process_index,
-        process_count=process_count,
-    )
-
-    def choose(height: int, width: int, epoch: int, identity: int) -> View:  # noqa: ARG001
-        return centre_view(height, width, scale=scale, image_size=image_size, square=square)
-
-    return Batches(source, rows, choose, image_size, threads, prefetch, mask_corrupt=mask_corrupt)
+    return Batches(source, rows, choose, image_size, threads, prefetch)
 
 
 def preprocess(
     path: str | os.PathLike, *, scale: int, image_size: int, square: bool = False
 ) -> UInt8[np.ndarray, "1 side side 3"]:
-    """One image file as `eval_batches` gives it: uint8[1, image_size, image_size, 3].
+    """One image file as evaluation sees it: uint8[1, image_size, image_size, 3].
+
+    The centre crop of side `image_size` after the rescale of the shorter side to `scale`; with `square`, of
+    the rescaled image's central square.
 
     Raises:
       DataError: the file is missing or is no readable image.

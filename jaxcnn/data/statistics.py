@@ -18,13 +18,15 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from .archive import write_arrays
+from .cuts import Cut, centre_cut
 from .errors import CorruptImage, DataError
-from .pipeline import eval_batches
+from .pictures import Pictures
 from .sampling import Sampling
 from .source import Data, Source
+from .unreadable import Unreadable
 
-# Images decoded at a time; with those read ahead it bounds the memory.
-_BATCH = 32
+# Images decoded ahead, and from one report of progress to the next.
+_GROUP = 32
 # Images whose bytes stand for the whole set's.
 _SAMPLED = 64
 _ARRAYS = ("mean", "covariance", "mean_image")
@@ -110,29 +112,11 @@ def compute(
         check_stop: called as often; what it raises ends the work.
 
     Raises:
-        DataError: the source is empty, no image can be read, or too many cannot.
+        DataError: the source or the square is empty, no image can be read, or too many cannot.
     """
-    sums, products = np.zeros((side, side, 3), np.int64), np.zeros((3, 3), np.int64)
-    done = readable = 0
-    with eval_batches(
-        source,
-        scale=side,
-        image_size=side,
-        batch_size=_BATCH,
-        threads=threads,
-        square=True,
-        mask_corrupt=True,
-    ) as batches:
-        for batch in batches:
-            images = batch["image"][batch["mask"]]
-            sums += images.sum(axis=0, dtype=np.int64)
-            products += _products(images)
-            readable += len(images)
-            done += int((batch["id"] >= 0).sum())
-            if progress is not None:
-                progress(done, len(source))
-            if check_stop is not None:
-                check_stop()
+    if side < 1:
+        raise DataError(f"side={side}: expected 1 or more")
+    sums, products, readable = _totals(source, side, threads, progress, check_stop)
     if readable == 0:
         raise DataError(
             f"none of the {len(source)} images of {name or 'the source'} can be read; "
@@ -150,14 +134,44 @@ def compute(
     return Statistics(mean, covariance, (sums / readable).astype(np.float32), origin)
 
 
-def _products(images: np.ndarray) -> np.ndarray:
-    """int64[3,3]: the sum over all pixels of the products of R, G and B."""
-    total = np.zeros((3, 3), np.int64)
-    for image in images:
-        pixels = image.reshape(-1, 3).astype(np.float64)
-        # Whole numbers below 2**53, which float64 adds exactly in any order.
-        total += (pixels.T @ pixels).astype(np.int64)
-    return total
+def _totals(
+    source: Source,
+    side: int,
+    threads: int,
+    progress: Callable[[int, int], None] | None,
+    check_stop: Callable[[], None] | None,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Over the squares of all readable images: int64[side,side,3], the sum at each place; int64[3,3], the sum
+    of the products of R, G and B; and how many they are."""
+
+    def choose(height: int, width: int) -> list[Cut]:
+        return [centre_cut(height, width, side, side, square=True)]
+
+    sums, products = np.zeros((side, side, 3), np.int64), np.zeros((3, 3), np.int64)
+    readable, unreadable = 0, Unreadable(source, "left out")
+    with Pictures(source, choose, threads=threads, ahead=_GROUP) as pictures:
+        for picture in pictures:
+            done = picture.position + 1
+            if picture.problem:
+                unreadable.note(picture.position, picture.problem, done)
+            else:
+                (square,) = picture.pixels.values()
+                sums += square
+                products += _products(square)
+                readable += 1
+            if done % _GROUP == 0 or done == len(source):
+                if progress is not None:
+                    progress(done, len(source))
+                if check_stop is not None:
+                    check_stop()
+    return sums, products, readable
+
+
+def _products(image: np.ndarray) -> np.ndarray:
+    """int64[3,3]: the sum over an image's pixels of the products of R, G and B."""
+    pixels = image.reshape(-1, 3).astype(np.float64)
+    # Whole numbers below 2**53, which float64 adds exactly in any order.
+    return (pixels.T @ pixels).astype(np.int64)
 
 
 def _moments(sums: np.ndarray, products: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

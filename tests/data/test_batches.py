@@ -1,4 +1,4 @@
-"""The batch contract: what train_batches and eval_batches promise."""
+"""The batch contract: what train_batches promises; and one image file alone."""
 
 import gc
 import itertools
@@ -8,15 +8,8 @@ import threading
 import numpy as np
 import pytest
 
-from jaxcnn.data import (
-    CorruptImage,
-    DataError,
-    Sampling,
-    eval_batches,
-    open_data,
-    preprocess,
-    train_batches,
-)
+from jaxcnn.data import CorruptImage, DataError, Sampling, open_data, preprocess, train_batches
+from jaxcnn.data.order import Stream, permutation
 
 TRAIN = {"seed": 3, "batch_size": 4, "image_size": 24, "sampling": Sampling(scale=(24, 40))}
 
@@ -119,50 +112,8 @@ def test_held_out_slice_keeps_ids_and_is_the_same_for_every_seed(image_folder):
     assert set(nested.held_out.ids.tolist()) < apart
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_evaluation_counts_every_image_once(folder, processes):
-    shares = [
-        list(
-            eval_batches(
-                folder.evaluation,
-                scale=32,
-                image_size=24,
-                batch_size=4,
-                process_index=h,
-                process_count=processes,
-            )
-        )
-        for h in range(processes)
-    ]
-    assert {len(share) for share in shares} == {3}
-    rows = join([batch for share in shares for batch in share])
-    assert sorted(rows["id"][rows["mask"]]) == list(range(9))
-    assert rows["mask"].sum() == 9
-    assert set(rows["id"][~rows["mask"]]) == {-1}
-    assert not rows["image"][~rows["mask"]].any()
-    assert set(rows["epoch"]) == {0}
-
-
-def test_evaluation_equals_preprocess(folder):
-    with eval_batches(folder.evaluation, scale=32, image_size=24, batch_size=9) as batches:
-        batch = next(batches)
-    for i in range(9):
-        alone = preprocess(folder.evaluation.name(i), scale=32, image_size=24)
-        assert alone.shape == (1, 24, 24, 3)
-        assert np.array_equal(alone[0], batch["image"][i])
-
-
 def test_square_views_lie_in_the_central_square(folder):
-    """Their boxes are places in it: the centre crop of 24 in the square of 32 is at (4, 4)."""
-    settings = {"scale": 32, "image_size": 24, "batch_size": 9}
-    with eval_batches(folder.evaluation, square=True, **settings) as batches:
-        batch = next(batches)
-    assert batch["box"].tolist() == [[4, 4, 24, 24]] * 9
-    name = folder.evaluation.name(0)
-    alone = preprocess(name, scale=32, image_size=24, square=True)[0]
-    assert np.array_equal(batch["image"][0], alone)
-    whole = preprocess(name, scale=32, image_size=32, square=True)[0]
-    assert np.abs(alone.astype(int) - whole[4:28, 4:28]).max() <= 1
+    """Their boxes are places in it."""
     rows = join(take(folder.train, 8, sampling=Sampling("square", (32, 32))))
     seen = set(map(tuple, rows["box"].tolist()))
     assert {side for box in seen for side in box[2:]} == {24}
@@ -200,7 +151,7 @@ def test_small_images_are_enlarged(tmp_path, encoded, picture):
     assert preprocess(tmp_path / "tiny.png", scale=64, image_size=56).shape == (1, 56, 56, 3)
 
 
-def spoil(path, content=b""):
+def spoil(path, content):
     path.write_bytes(content)
     return str(path)
 
@@ -226,50 +177,37 @@ def test_corrupt_image_is_grey_masked_named_and_counted_once(image_folder, caplo
     assert "truncated JPEG" in messages[0]
 
 
-def test_corrupt_image_counts_in_evaluation(image_folder):
-    name = spoil(image_folder / "val" / "cat" / "0.jpg")
-    data = open_data(f"folder:{image_folder}")
-    with eval_batches(data.evaluation, scale=32, image_size=24, batch_size=9) as batches:
-        batch = next(batches)
-        assert batches.corrupt == [name]
-    assert batch["mask"].all()
-    assert (batch["image"][6] == 128).all()
-    assert batch["label"][6] == 2
-
-
-def test_corrupt_image_can_be_left_out_of_a_pass(image_folder):
-    spoil(image_folder / "val" / "cat" / "0.jpg")
-    data = open_data(f"folder:{image_folder}")
-    settings = {"scale": 32, "image_size": 24, "batch_size": 5}
-    with eval_batches(data.evaluation, mask_corrupt=True, **settings) as batches:
-        rows = join(list(batches))
-    assert rows["id"].tolist() == [*range(9), -1]
-    assert rows["mask"].tolist() == [i not in (6, 9) for i in range(10)]
-
-
 def test_vanished_file_is_a_corrupt_image(image_folder):
     data = open_data(f"folder:{image_folder}")
-    (image_folder / "val" / "ant" / "1.jpg").unlink()
-    with eval_batches(data.evaluation, scale=32, image_size=24, batch_size=9) as batches:
-        batch = next(batches)
-    assert batch["label"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert (batch["image"][1] == 128).all()
+    (image_folder / "train" / "bee" / "1.jpg").unlink()
+    batch = take(data.train, 1, batch_size=15)[0]
+    row = batch["id"].tolist().index(6)
+    assert np.array_equal(batch["label"], batch["id"] // 5)
+    assert (batch["image"][row] == 128).all()
+    assert batch["mask"].tolist() == [i != row for i in range(15)]
 
 
 def test_too_many_corrupt_images_are_an_error(listed, encoded, picture):
     good = (encoded(picture(30, 30)), 0)
     few = listed([CorruptImage("gone", 1) if i < 9 else good for i in range(40)])
-    assert len(list(eval_batches(few, scale=24, image_size=24, batch_size=8))) == 5
+    rows = join(take(few, 5, batch_size=8))
+    assert np.array_equal(rows["mask"], rows["id"] >= 9)
+    assert np.array_equal(rows["label"], rows["id"] < 9)
     many = listed([CorruptImage("gone", 1) if i % 3 == 0 else good for i in range(40)])
-    with pytest.raises(DataError, match=r"10 of the first 28 images.*more than 1%.*listed#0, "):
-        list(eval_batches(many, scale=24, image_size=24, batch_size=8))
+    order = permutation(Stream.ORDER, TRAIN["seed"], 0, 40)
+    seen, first = np.flatnonzero(order % 3 == 0)[9] + 1, order[order % 3 == 0][0]
+    assert seen < 40
+    message = rf"10 of the first {seen} images.*more than 1%.*listed#{first}, "
+    with pytest.raises(DataError, match=message):
+        take(many, 5, batch_size=8)
 
 
 def test_worker_error_comes_in_order_and_stops_the_threads(listed, encoded, picture):
     good = (encoded(picture(30, 30)), 0)
-    source = listed([good] * 10 + [RuntimeError("the disk is on fire")] + [good] * 9)
-    batches = eval_batches(source, scale=24, image_size=24, batch_size=4, threads=2)
-    assert [next(batches)["id"].tolist() for _ in range(2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    order = permutation(Stream.ORDER, TRAIN["seed"], 0, 20).tolist()
+    results = [RuntimeError("the disk is on fire") if i == order[10] else good for i in range(20)]
+    batches = train_batches(listed(results), **TRAIN, threads=2)
+    assert [next(batches)["id"].tolist() for _ in range(2)] == [order[:4], order[4:8]]
     with pytest.raises(RuntimeError, match="the disk is on fire"):
         next(batches)
     assert not loader_threads()
@@ -299,11 +237,6 @@ def test_a_forgotten_iterator_leaves_no_threads(folder):
     gc.collect()
     for thread in threads:
         thread.join(timeout=10)
-    assert not loader_threads()
-
-
-def test_evaluation_stops_its_threads_at_the_end(folder):
-    list(eval_batches(folder.evaluation, scale=32, image_size=24, batch_size=4))
     assert not loader_threads()
 
 
@@ -372,12 +305,3 @@ def test_unknown_source(name):
 def test_held_out_must_leave_something(image_folder, held_out):
     with pytest.raises(DataError, match=f"held_out={held_out} but the training split has 15"):
         open_data(f"folder:{image_folder}", held_out=held_out)
-
-
-def test_a_png_under_a_jpeg_name_is_read(image_folder, encoded, picture):
-    spoil(image_folder / "val" / "ant" / "0.jpg", encoded(picture(30, 30), "PNG"))
-    data = open_data(f"folder:{image_folder}")
-    with eval_batches(data.evaluation, scale=32, image_size=24, batch_size=9) as batches:
-        image = next(batches)["image"][0]
-        assert batches.corrupt == []
-    assert image.std() > 10

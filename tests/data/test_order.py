@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxcnn.data.order import PADDING, Stream, eval_rows, permutation, random_words, train_rows
+from jaxcnn.data.order import Stream, permutation, random_words, train_rows
 
 
 def take(rows, count):
@@ -73,16 +73,3 @@ def test_processes_share_each_batch(processes):
     ]
     for rows, *shares in zip(whole, *parts, strict=True):
         assert rows == list(itertools.chain.from_iterable(shares))
-
-
-@pytest.mark.parametrize("processes", [1, 2, 4])
-@pytest.mark.parametrize("size", [1, 7, 8, 9])
-def test_evaluation_takes_each_image_once_in_equal_steps(size, processes):
-    shares = [
-        list(eval_rows(size, batch_size=4, process_index=h, process_count=processes))
-        for h in range(processes)
-    ]
-    assert {len(share) for share in shares} == {-(-size // 4)}
-    rows = [row for share in shares for batch in share for row in batch]
-    assert sorted(row.position for row in rows if row != PADDING) == list(range(size))
-    assert len(rows) == 4 * -(-size // 4)

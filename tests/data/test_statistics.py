@@ -92,6 +92,25 @@ def test_unreadable_images_are_left_out_and_counted(listed, source):
         compute(listed([CorruptImage("gone", 0)] * 3), side=24, name="here")
 
 
+def test_too_many_unreadable_images_are_an_error(listed, source, caplog):
+    results = [CorruptImage("gone", 1) if i % 3 == 0 else r for i, r in enumerate(source.results)]
+    with pytest.raises(DataError, match=r"10 of the first 28 images.*more than 1%.*listed#0, "):
+        compute(listed(results), side=24)
+    messages = [record.getMessage() for record in caplog.records if "jaxcnn" in record.name]
+    assert messages == [
+        f"cannot read image listed#{i}: gone; it is left out" for i in range(0, 28, 3)
+    ]
+
+
+def test_impossible_arguments(listed, source):
+    with pytest.raises(DataError, match="side=0: expected 1 or more"):
+        compute(source, side=0)
+    with pytest.raises(DataError, match="the source holds no images"):
+        compute(listed([]), side=24)
+    with pytest.raises(DataError, match="threads=-1"):
+        compute(source, side=24, threads=-1)
+
+
 def test_progress_and_stop(source):
     seen = []
     compute(source, side=24, progress=lambda *at: seen.append(at))
