@@ -1,5 +1,6 @@
 """The code blocks of README.md and docs/ run as they stand, and its figures are those of the reports."""
 
+import csv
 import json
 import os
 import re
@@ -79,6 +80,28 @@ def test_links_lead_somewhere():
 def test_readme_figures_come_from_reports(report):
     (row,) = json.loads(report.read_text())["results"]
     assert f"{row['top1']:.2%}" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("table", sorted((ROOT / "results").glob("cifar10_protocols/*.md")))
+def test_tables_of_protocols_are_those_that_were_published(table):
+    lines = [line for line in table.read_text().splitlines() if line.startswith("|")]
+    page = (ROOT / "docs" / "evaluation.md").read_text()
+    assert len(lines) > 3
+    assert [line for line in lines if line not in page] == []
+
+
+def test_protocols_of_the_published_runs_are_those_of_their_reports():
+    """The table's first rows, worked out from the reports beside it."""
+    folder = ROOT / "results" / "cifar10_protocols"
+    with (folder / "protocols.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        name = row["net"].split(",")[0].replace(" ", "_").lower()
+        reports = [json.loads(p.read_text()) for p in folder.glob(f"{name}_?/report.json")]
+        results = [r for whole in reports for r in whole["results"]]
+        top1 = [r["top1"] for r in results if r["protocol"] == row["protocol"]]
+        assert len(top1) == int(row["n"]) == 3
+        assert float(row["top-1 error"]) == pytest.approx(100 * (1 - sum(top1) / 3))
 
 
 @pytest.mark.slow

@@ -28,9 +28,9 @@ def typed(key: str, value: Any, kind: Any, errors: list[str]) -> Any:
         hint = (
             f"; for one value: ({value!r},)" if origin is tuple and isinstance(value, str) else ""
         )
-        hint = hint or (
-            f"; such as ({value}, {value})" if origin is tuple and isinstance(value, int) else ""
-        )
+        if origin is tuple and isinstance(value, int):
+            any_length = typing.get_args(kind)[-1] is Ellipsis
+            hint = f"; such as ({value},)" if any_length else f"; such as ({value}, {value})"
         errors.append(f"{key} must be {spell(kind)}, got {value!r}{hint}")
     return value
 

@@ -46,9 +46,10 @@ class Posteriors:
 
     @property
     def name(self) -> str:
-        """What it is, for a reader."""
-        run = self.facts.get("run", "")
-        return f"{run} {self.facts['protocol']}".strip()
+        """What it is, for a reader: run, step and protocol, as far as they are known."""
+        step = f"step {self.facts['step']}" if "step" in self.facts else ""
+        words = (self.facts.get("run", ""), step, self.facts["protocol"])
+        return " ".join(word for word in words if word)
 
 
 def digest(class_names: Sequence[str]) -> str:
@@ -56,9 +57,9 @@ def digest(class_names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(class_names).encode()).hexdigest()
 
 
-def file_name(protocol: str, split: str) -> str:
-    """`dense_256_288.validation.npz` of protocol `dense(256,288)`."""
-    return f"{re.sub(r'[^A-Za-z0-9]+', '_', protocol).strip('_')}.{split}.npz"
+def file_name(protocol: str, split: str, step: int) -> str:
+    """`dense_256_288.validation.step_900.npz` of protocol `dense(256,288)`."""
+    return f"{re.sub(r'[^A-Za-z0-9]+', '_', protocol).strip('_')}.{split}.step_{step}.npz"
 
 
 def save(posteriors: Posteriors, path: Path) -> None:
@@ -83,6 +84,8 @@ def load(path: str | Path) -> Posteriors:
         PosteriorsError: the file is missing, or holds no posteriors.
     """
     try:
+        if Path(path).exists() and not zipfile.is_zipfile(path):
+            raise ValueError("it is a folder" if Path(path).is_dir() else "it is no .npz archive")
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             ids, labels, values = (file[name] for name in ("ids", "labels", "values"))
             facts = dict(json.loads(file["facts"].item()))

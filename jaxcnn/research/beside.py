@@ -115,7 +115,9 @@ class Beside:
     def text(self) -> str:
         """For a screen."""
         body = self.body()
-        lines = as_text(self.header()[:-1], [line[:-1] for line in body]).splitlines()
+        lines = as_text(
+            self.header()[:-1], [line[:-1] for line in body], left=len(self.table.columns)
+        ).splitlines()
         notes = ["", "", *(line[-1] for line in body)]
         plain = "\n".join(f"{a}  {b}".rstrip() for a, b in zip(lines, notes, strict=True))
         return "\n\n".join([self.table.title, plain, "\n".join(self.facts)])
@@ -123,7 +125,8 @@ class Beside:
     def markdown(self) -> str:
         """For a page."""
         points = "\n".join(f"* {fact}" for fact in self.facts)
-        return f"# {self.table.title}\n\n{as_markdown(self.header(), self.body())}\n\n{points}\n"
+        table = as_markdown(self.header(), self.body(), left=len(self.table.columns), words=1)
+        return f"# {self.table.title}\n\n{table}\n\n{points}\n"
 
     def csv(self) -> str:
         """With numbers bare: an empty field is one that is not there."""

@@ -7,57 +7,83 @@ import io
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from jaxcnn.research.beside import describe
 from jaxcnn.research.table import as_markdown, as_text
 from jaxcnn.research.trained import Trained
 from jaxcnn.training import report
 
-HEADER = ("net", "protocol", "top-1 error", "top-5 error", "loss", "n", "images")
+HEADER = ("net", "protocol", "split", "top-1 error", "top-5 error", "loss", "n", "images")
+WORDS = 3  # columns of text
 MEASURES = ("top1", "top5", "loss")
 
 
-def rows(runs: Sequence[Trained]) -> list[tuple[str, str, list[list[float]], list[int]]]:
-    """(net, protocol, values of each of `MEASURES`, images) of every protocol that the reports of runs of a
-    net have; errors in percent. Runs of a net differ in their seeds alone."""
+class Line(NamedTuple):
+    """A protocol on a split over the runs of a net: of each of `MEASURES` a value a run, in percent."""
+
+    net: str
+    protocol: str
+    split: str
+    values: tuple[tuple[float, ...], ...]
+    images: tuple[int, ...]
+
+
+def lines(runs: Sequence[Trained]) -> list[Line]:
+    """Every protocol on every split that the reports of runs of a net have. Runs of a net differ in their
+    seeds alone; of a report only results of the newest weights count."""
     groups: dict[str, list[Trained]] = {}
     for run in runs:
         groups.setdefault(_without_seeds(run.own_config), []).append(run)
     found = []
     for group in groups.values():
-        by_protocol: dict[str, list[Mapping[str, Any]]] = {}
+        together: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
         for run in group:
             for row in report.read_report(run.folder / "report.json")["results"]:
-                if row["split"] != "held_out" and row["step"] == run.step:
-                    by_protocol.setdefault(row["protocol"], []).append(row)
-        for protocol, results in by_protocol.items():
-            values = [[_value(row, measure) for row in results] for measure in MEASURES]
-            found.append((_name(group[0]), protocol, values, [row["n"] for row in results]))
+                if row["step"] == run.step:
+                    together.setdefault((row["protocol"], row["split"]), []).append(row)
+        for (protocol, split), results in together.items():
+            values = tuple(tuple(_value(row, measure) for row in results) for measure in MEASURES)
+            images = tuple(row["n"] for row in results)
+            found.append(Line(_name(group[0]), protocol, split, values, images))
     return found
 
 
 def as_tables(runs: Sequence[Trained]) -> dict[str, str]:
-    """The table as `text`, `markdown` and `csv`."""
-    found = rows(runs)
+    """The table as `text`, `markdown` and `csv`.
+
+    Raises:
+        ValueError: the runs have no results.
+    """
+    found = lines(runs)
+    if not found:
+        raise ValueError(
+            "the reports of these runs hold no results; make some: python -m jaxcnn.tools.evaluate "
+            "--workdir=RUN --protocol=NAME"
+        )
     body = [
-        [net, protocol, *(_text(v) for v in values), str(len(images)), _counts(images)]
-        for net, protocol, values, images in found
+        [*line[:WORDS], *(_text(v) for v in line.values), str(len(line.images)), _counts(line)]
+        for line in found
     ]
+    about = [describe(run) for run in runs]
+    text = "\n\n".join([as_text(HEADER, body, left=WORDS), "\n".join(about)])
+    points = "\n".join(f"* {line}" for line in about)
+    markdown = f"{as_markdown(HEADER, body, left=WORDS)}\n\n{points}"
+    return {"text": text, "markdown": markdown, "csv": _csv(found)}
+
+
+def _csv(found: Sequence[Line]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    numbers = [f"{name}{suffix}" for name in HEADER[2:5] for suffix in ("", " deviation")]
-    writer.writerow([*HEADER[:2], *numbers, *HEADER[5:]])
-    for (net, protocol, values, images), line in zip(found, body, strict=True):
+    numbers = [f"{name}{suffix}" for name in HEADER[WORDS:-2] for suffix in ("", " deviation")]
+    writer.writerow([*HEADER[:WORDS], *numbers, *HEADER[-2:]])
+    for line in found:
         fields = []
-        for one in values:
+        for one in line.values:
             spread = f"{statistics.stdev(one):.10g}" if len(one) > 1 else ""
             fields += [f"{statistics.fmean(one):.10g}", spread]
-        writer.writerow([net, protocol, *fields, len(images), line[-1]])
-    return {
-        "text": as_text(HEADER, body),
-        "markdown": as_markdown(HEADER, body),
-        "csv": stream.getvalue(),
-    }
+        writer.writerow([*line[:WORDS], *fields, len(line.images), _counts(line)])
+    return stream.getvalue()
 
 
 def _without_seeds(config: Mapping[str, Any]) -> str:
@@ -74,7 +100,8 @@ def _name(run: Trained) -> str:
     low, high = augment["scale"]
     s = f", S {low}" + ("" if low == high else f" to {high}")
     s = "" if augment["sampling"] == "area" else s
-    return f"{model['name']} {model.get('column', '')}".strip() + s
+    name = f"{model['name']} {model.get('column', '')}".strip()
+    return f"{name}, width {model['width']:g}, {model['image_size']} pixels{s}"
 
 
 def _value(row: Mapping[str, Any], measure: str) -> float:
@@ -86,5 +113,5 @@ def _text(values: Sequence[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
-def _counts(images: Sequence[int]) -> str:
-    return " or ".join(f"{n:,}" for n in sorted(set(images)))
+def _counts(line: Line) -> str:
+    return " or ".join(f"{n:,}" for n in sorted(set(line.images)))

@@ -138,22 +138,28 @@ def count_text(summary: Summary) -> str:
     return f"{summary.runs}" + (f" ({notes})" if notes else "")
 
 
-def as_text(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Columns in line, for a screen: the first to the left, the others to the right."""
+def as_text(head: Sequence[str], body: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Columns in line, for a screen: the first `left` ones to the left, the others to the right."""
     lines = [head, *body]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
 
     def join(line: Sequence[str]) -> str:
-        right = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
-        return "  ".join([line[0].ljust(widths[0]), *right]).rstrip()
+        cells = [
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
 
     text = [join(line) for line in lines]
     return "\n".join([text[0], "-" * max(map(len, text)), *text[1:]])
 
 
-def as_markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
+def as_markdown(
+    head: Sequence[str], body: Sequence[Sequence[str]], left: int = 1, words: int = 0
+) -> str:
+    """A Markdown table: the first `left` columns and the last `words` ones to the left."""
+    numbers = len(head) - left - words
+    rule = [*["---"] * left, *["---:"] * numbers, *["---"] * words]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *body))
 
 

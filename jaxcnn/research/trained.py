@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -120,7 +121,8 @@ class Trained:
 
     def posteriors_path(self, protocol: Protocol) -> Path:
         """Where its posteriors by `protocol` are kept."""
-        return self.folder / FOLDER / fusion.file_name(self.label(protocol), self.data.eval_split)
+        name = fusion.file_name(self.label(protocol), self.data.eval_split, self.step)
+        return self.folder / FOLDER / name
 
     def known(self, protocol: Protocol) -> dict[str, Any] | None:
         """The result that its report holds of these weights and images, or None."""
@@ -157,6 +159,8 @@ class Trained:
             OSError: a file cannot be written.
         """
         check_fits(self.forward, protocol)
+        if keep:
+            self._check_writable()
         label, split = self.label(protocol), self.data.eval_split
 
         def progress(done: int, total: int) -> None:
@@ -186,6 +190,11 @@ class Trained:
             fusion.save(dataclasses.replace(judged.posteriors, facts=self._facts(row)), path)
             self.screen.line(f"posteriors of {row['n']:,} images in {path}")
         path = self.folder / "report.json"
+        try:
+            self._check_writable()
+        except OSError as error:
+            self.screen.line(f"not written: {error}")
+            return
         whole = report.read_report(path)
         if whole.get("step") != self.step or self._other_images():
             self.screen.line(f"not written to {path}: it is of other weights or other images")
@@ -198,6 +207,18 @@ class Trained:
             step=self.step,
             unreadable_images=unreadable,
         )
+
+    def _check_writable(self) -> None:
+        """Raises:
+        OSError: the run's folder takes no files.
+        """
+        try:
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise OSError(
+                f"{self.folder} cannot be written to ({error.strerror}); copy the run elsewhere"
+            ) from error
 
     def _other_images(self) -> bool:
         return self.config["data"]["source"] != self.own_config["data"]["source"]

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxcnn.tools.outcome import outcome
+
 EPILOG = """protocols:
   centre scale=256                     one centre crop
   ten_crops scale=256                  corners and centre of the central square, and mirrors (AlexNet)
@@ -29,16 +31,16 @@ by a signal."""
 
 def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
-    # Imported here, so that --help answers at once.
-    from jaxcnn.evaluation.naming import read_protocol
-    from jaxcnn.research.trained import Trained
-    from jaxcnn.tools.outcome import outcome
-    from jaxcnn.training.logging import Screen
-    from jaxcnn.training.stopping import Stopper
 
     def work() -> None:
+        # Imported here, so that --help answers at once.
+        from jaxcnn.evaluation.naming import read_protocol
+        from jaxcnn.research.trained import Trained
+        from jaxcnn.training.logging import Screen
+        from jaxcnn.training.stopping import Stopper
+
         screen = Screen(sys.stderr if options.json else sys.stdout)
-        with Stopper() as stopper:
+        with Stopper("leaving after this batch") as stopper:
             run = Trained(
                 Path(options.workdir),
                 options.step,

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
 
     def work() -> None:
         screen = Screen()
-        with Stopper() as stopper:
+        with Stopper("leaving after this batch") as stopper:
             run = Trained(
                 Path(options.workdir),
                 options.step,

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxcnn.tools.outcome import out_folder, outcome
+
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
@@ -19,26 +21,38 @@ def main(arguments: Sequence[str]) -> int:
         description="Averages posteriors that jaxcnn.tools.evaluate --save_posteriors left, with equal "
         "weights, and prints the error rates of each and of the mean.",
     )
-    parser.add_argument("files", nargs="+", help="posteriors of the same images and classes")
-    parser.add_argument("--out", default="", help="file for the mean, to be averaged further")
+    parser.add_argument(
+        "files", nargs="+", help="posteriors of the same images and classes, each once"
+    )
+    parser.add_argument(
+        "--out", default="", help="file for the mean; averaged further, it weighs as one file"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON list, the mean last")
     options = parser.parse_args(arguments)
-    # Imported here, so that --help answers at once.
-    from jaxcnn.evaluation import fusion
-    from jaxcnn.tools.outcome import outcome
-    from jaxcnn.training.report import result_text
+    if len({Path(file).resolve() for file in options.files}) < len(options.files):
+        parser.error("a file is named twice, which would give it twice the weight")
 
     def work() -> None:
+        # Imported here, so that --help answers at once.
+        from jaxcnn.evaluation import fusion
+        from jaxcnn.training.report import result_text
+
+        if options.out:
+            out_folder(Path(options.out).parent)
+            if Path(options.out).is_dir():
+                raise OSError(f"--out={options.out} is a folder; give a file, such as mean.npz")
         several = [fusion.load(path) for path in options.files]
-        mean = fusion.rates(several)
+        mean = dataclasses.asdict(fusion.rates(several))
         rows = [dataclasses.asdict(fusion.rates([one])) for one in several]
-        rows.append({**dataclasses.asdict(mean), "protocol": f"mean of {len(several)}"})
         if options.out:
             fusion.save(fusion.fuse(several), Path(options.out))
         if options.json:
-            print(json.dumps([*rows[:-1], dataclasses.asdict(mean)]))
+            print(json.dumps([*rows, mean]))
             return
-        for row in rows:
+        for row in [
+            *rows,
+            *([{**mean, "protocol": f"mean of {len(rows)}"}] if len(rows) > 1 else []),
+        ]:
             print(result_text(row))
 
     return outcome(work, "nothing was written")

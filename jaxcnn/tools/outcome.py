@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_STOPPED = 0, 1, 2, 130, 143
 
@@ -14,6 +15,14 @@ def outcome(work: Callable[[], int | None], kept: str) -> int:
     Args:
         kept: what to tell whoever stopped it: what is lost, what is not.
     """
+    try:
+        return _outcome(work, kept)
+    except KeyboardInterrupt:  # libraries may still be imported
+        print(f"interrupted; {kept}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _outcome(work: Callable[[], int | None], kept: str) -> int:
     from jaxcnn.config import ConfigError
     from jaxcnn.training import Stopped
     from jaxcnn.training.checkpoint import CheckpointError
@@ -30,6 +39,18 @@ def outcome(work: Callable[[], int | None], kept: str) -> int:
     except Stopped as error:
         print(f"stopped by {error}; {kept}", file=sys.stderr)
         return EXIT_STOPPED
-    except KeyboardInterrupt:
-        print(f"interrupted; {kept}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+
+
+def out_folder(path: str | Path) -> Path:
+    """The folder that --out means, made, before any work is done for it.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"cannot make the folder {path} ({error.strerror}); give another --out"
+        ) from error
+    return Path(path)

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
 
     def work() -> int:
         screen, unreadable = Screen(sys.stderr), 0
-        with Stopper() as stopper:
+        with Stopper("leaving after this batch") as stopper:
             run = Trained(
                 Path(options.workdir),
                 options.step,

@@ -10,7 +10,9 @@ import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from jaxcnn.tools.outcome import out_folder, outcome
 
 if TYPE_CHECKING:
     from jaxcnn.training.logging import Screen
@@ -24,18 +26,20 @@ PROTOCOLS = "protocols"
 
 def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
-    # Imported here, so that --help answers at once.
-    from jaxcnn.research.beside import beside, check_alike, is_missing, wanted_evaluations
-    from jaxcnn.research.papers import TABLES
-    from jaxcnn.research.protocol_table import as_tables
-    from jaxcnn.research.trained import Trained
-    from jaxcnn.tools.outcome import outcome
-    from jaxcnn.training.logging import Screen
-    from jaxcnn.training.stopping import Stopper
 
     def work() -> None:
+        # Imported here, so that --help answers at once.
+        from jaxcnn.research.beside import beside, check_alike, is_missing, wanted_evaluations
+        from jaxcnn.research.papers import TABLES
+        from jaxcnn.research.protocol_table import as_tables
+        from jaxcnn.research.trained import Trained
+        from jaxcnn.training.logging import Screen
+        from jaxcnn.training.stopping import Stopper
+
         screen = Screen(sys.stderr)
-        with Stopper() as stopper:
+        if options.out:
+            out_folder(options.out)
+        with Stopper("leaving after this batch") as stopper:
             runs = [
                 Trained(
                     Path(folder),
@@ -51,23 +55,33 @@ def main(arguments: Sequence[str]) -> int:
                 return
             table = TABLES[options.name]
             check_alike(runs)
-            missing = [w for w in wanted_evaluations(table, runs) if is_missing(*w)]
+            wanted = wanted_evaluations(table, runs)
+            missing = [w for w in wanted if is_missing(*w)]
+            if options.list:
+                _list(wanted, missing, runs, table.title)
+                return
             for number, (run, protocol, keep) in enumerate(missing, 1):
-                if options.list:
-                    print(f"{run.folder.name}: {run.label(protocol)} is missing")
-                    continue
                 screen.line(f"{number} of {len(missing)}: {run.folder.name} {run.label(protocol)}")
                 run.judge(protocol, keep=keep)
                 if number == len(missing) or missing[number][0] is not run:
                     run.release()
-        if options.list:
-            print(f"{len(missing)} evaluations are missing for {table.title}")
-            return
         found = beside(table, runs)
         texts = {"text": found.text(), "markdown": found.markdown(), "csv": found.csv()}
         _show(texts, options, screen)
 
     return outcome(work, "evaluations that were done are kept; the same command goes on")
+
+
+def _list(wanted: Sequence[Any], missing: Sequence[Any], runs: Sequence[Any], title: str) -> None:
+    """Prints what is missing, and which runs are of no use to the table."""
+    for run, protocol, _ in missing:
+        print(f"{run.folder.name}: {run.label(protocol)} is missing")
+    for run in runs:
+        if all(run is not used for used, *_ in wanted):
+            print(
+                f"{run.folder.name}: fits no row, by its net or its S in proportion to its images"
+            )
+    print(f"{len(missing)} of {len(wanted)} evaluations are missing for {title}")
 
 
 def _show(texts: Mapping[str, str], options: argparse.Namespace, screen: Screen) -> None:
@@ -88,7 +102,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "lack. Rows that no run fills say so.",
         epilog=f"tables: {', '.join(NAMES)}; and protocols: all that the runs were judged by, over seeds",
     )
-    parser.add_argument("name", help="of the table, such as vgg3: Table 3 of the VGG paper")
+    parser.add_argument("name", help="of one table, such as vgg3: Table 3 of the VGG paper")
     parser.add_argument("runs", nargs="*", help="workdirs of trained runs")
     parser.add_argument("--out", default="", help="folder for NAME.txt, NAME.md and NAME.csv")
     parser.add_argument(
@@ -107,7 +121,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="override of the runs' data section",
     )
     options = parser.parse_args(arguments)
-    options.data = [f"data.{text}" for text in options.data]
+    options.data = [f"data.{text.removeprefix('data.')}" for text in options.data]
+    if options.list and options.name == PROTOCOLS:
+        parser.error("--list says what a paper's table lacks; protocols shows what there is")
     if options.batch_size < 1:
         parser.error(f"--batch_size must be 1 or more, got {options.batch_size}")
     valid = (*NAMES, PROTOCOLS)

@@ -84,6 +84,14 @@ class Judge:
             )
             self.screen.line(f"eval  step {done}  {result_text(dataclasses.asdict(result))}")
 
+    def recall(self, events: Iterable[Mapping[str, Any]], done: int) -> None:
+        """Takes over what an earlier start found of the state after `done` updates."""
+        names = [field.name for field in dataclasses.fields(Result)]
+        for event in events:
+            if event["kind"] == "eval" and event["step"] == done:
+                result = Result(**{name: event[name] for name in names})
+                self.results[result.protocol, result.split] = (done, result)
+
     def missing(self, events: Iterable[Mapping[str, Any]], done: int) -> list[Task]:
         """What was due after `done` updates and is not among `events`: a stop came in between."""
         there = {

@@ -91,6 +91,7 @@ class _Run:
             self.rates.go_on(state)
             self.judge.corrupt.update(meta.get("corrupt", ()))
             events = self.metrics.cut_back(start)
+            self.judge.recall(events, start)
             announce(
                 self.screen, self.experiment, self.data, self.pace, self.folder, start, transfer
             )

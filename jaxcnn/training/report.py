@@ -57,8 +57,17 @@ def read_starts(path: Path) -> list[dict[str, Any]]:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """report.json, or an empty report."""
-    return json.loads(path.read_text()) if path.exists() else {"results": []}
+    """report.json, or an empty report.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text()) if path.exists() else {"results": []}
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not readable as JSON ({error}); move it away, and the run's command makes it anew"
+        ) from error
 
 
 def write_report(

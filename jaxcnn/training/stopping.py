@@ -13,10 +13,14 @@ class Stopped(Exception):
 
 
 class Stopper:
-    """While entered, a signal sets a flag that the loop looks at between steps and batches."""
+    """While entered, a signal sets a flag that the loop looks at between steps and batches.
 
-    def __init__(self) -> None:
+    `answer` is what a signal is answered with on the screen.
+    """
+
+    def __init__(self, answer: str = "saving after this step") -> None:
         self.signal = ""
+        self._answer = answer
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Stopper:
@@ -51,6 +55,4 @@ class Stopper:
         if self.signal and number == signal.SIGINT:
             os._exit(130)
         self.signal = signal.Signals(number).name
-        os.write(
-            2, f"\n{self.signal}: saving after this step (Ctrl-C again leaves at once)\n".encode()
-        )
+        os.write(2, f"\n{self.signal}: {self._answer} (Ctrl-C again leaves at once)\n".encode())

@@ -66,8 +66,8 @@ def test_one_file_gives_the_rates_that_were_reported():
 def test_a_file_holds_what_was_saved(tmp_path):
     whole = judge("vgg", Images(SIZES), Centre(scale=37)).posteriors
     whole = dataclasses.replace(whole, facts={**whole.facts, "run": "a", "step": 3})
-    path = tmp_path / "deep" / fusion.file_name("dense(256, no flip)", "val")
-    assert path.name == "dense_256_no_flip.val.npz"
+    path = tmp_path / "deep" / fusion.file_name("dense(256, no flip)", "val", 3)
+    assert path.name == "dense_256_no_flip.val.step_3.npz"
     fusion.save(whole, path)
     found = fusion.load(path)
     for name in ("ids", "labels", "values"):
@@ -76,7 +76,7 @@ def test_a_file_holds_what_was_saved(tmp_path):
     assert (found.classes, found.facts, found.name) == (
         whole.classes,
         whole.facts,
-        "a centre(37->32)",
+        "a step 3 centre(37->32)",
     )
 
 

@@ -4,6 +4,7 @@ import collections
 
 import pytest
 
+from jaxcnn.config import ConfigError
 from jaxcnn.evaluation import PROTOCOLS
 from jaxcnn.evaluation.naming import read_protocol
 from jaxcnn.evaluation.protocols import (
@@ -117,6 +118,7 @@ def test_labels_tell_protocols_apart(protocol, label):
         ("ten_crops scale=256", 227, "ten_crops(256->227)"),
         ("dense scales=(73,110,146) flip=false", 64, "dense(73,110,146, no flip)"),
         ("multi_crop grid=3", 224, "multi_crop(256->224, grid 3)"),
+        ("dense scales=(256, 288) flip=True", 224, "dense(256,288)"),
     ],
 )
 def test_protocols_from_the_command_line(text, side, label):
@@ -129,9 +131,12 @@ def test_protocols_from_the_command_line(text, side, label):
     [
         ("dens", "unknown protocol 'dens'; did you mean dense"),
         ("", "unknown protocol ''.*valid: centre, ten_crops"),
-        ("dense scale=256", r"dense has no 'scale=256' \(valid: scales=, flip=\)"),
+        (
+            "dense scale=256",
+            r"dense has no 'scale=256'; did you mean scales=\? \(valid: scales=, flip=\)",
+        ),
         ("dense scales", "dense has no 'scales'"),
-        ("dense scales=256", r"dense scales must be tuple.*got 256; such as \(256, 256\)"),
+        ("dense scales=256", r"dense scales must be tuple.*got 256; such as \(256,\)"),
         ("dense scales=(200,)", "dense at scale 200 does not hold the net's images of 224 x 224"),
         ("crops_144 scales=(256,256)", r"scales must be different.*\(256, 256\)"),
         ("multi_crop grid=0", "grid must be 1 or more, got 0"),
@@ -139,5 +144,5 @@ def test_protocols_from_the_command_line(text, side, label):
     ],
 )
 def test_what_cannot_be_used_is_said(text, problem):
-    with pytest.raises(ValueError, match=problem):
+    with pytest.raises(ConfigError, match=problem):
         read_protocol(text, 224)

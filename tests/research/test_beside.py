@@ -180,13 +180,9 @@ def test_fusions_are_means_of_saved_posteriors(folders):
     found, runs = judged("vgg6", folders)
     line = found.body()[3]
     assert line[:2] == ["D, E", "multi-crop & dense"]
-    names = ("multi_crop_37_55_73_32.synthetic.npz", "dense_37_55_73.synthetic.npz")
-    split = runs[0].data.eval_split
-    files = [
-        fusion.load(folder / "posteriors" / name.replace("synthetic", split))
-        for folder in folders[2:]
-        for name in names
-    ]
+    end = f"{runs[0].data.eval_split}.step_8.npz"
+    names = (f"multi_crop_37_55_73_32.{end}", f"dense_37_55_73.{end}")
+    files = [fusion.load(folder / "posteriors" / name) for folder in folders[2:] for name in names]
     assert line[5] == f"{100 * (1 - fusion.rates(files).top1):.2f}"
     assert found.body()[0][-1].startswith("no run of vgg D, S 256; no run of vgg D, S 384")
     assert not wanted_missing("vgg6", runs)

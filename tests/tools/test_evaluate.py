@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from jaxcnn.research.papers import TABLES
+from jaxcnn.research.trained import Trained
 from jaxcnn.tools import evaluate, fuse, table
-from jaxcnn.training import run
+from jaxcnn.training import Stopped, run
 from tests.training.runs import config
 
 ROOT = Path(__file__).parents[2]
@@ -102,7 +104,9 @@ def test_a_fused_file_can_be_fused_again(folders, tmp_path, capsys):
 
 def test_tables_say_what_is_missing_and_are_written(folders, tmp_path, capsys):
     assert table.main(["vgg4", *folders, "--list"]) == 0
-    assert "0 evaluations are missing" in capsys.readouterr().out  # Table 4 has no net A
+    shown = capsys.readouterr().out
+    assert "0 of 0 evaluations are missing" in shown  # Table 4 has no net A
+    assert "a0: fits no row" in shown
     assert table.main(["vgg3", folders[0], f"--out={tmp_path}"]) == 0
     shown = capsys.readouterr().out
     assert "no run of vgg A-LRN, S 256" in shown
@@ -113,10 +117,14 @@ def test_tables_say_what_is_missing_and_are_written(folders, tmp_path, capsys):
 def test_protocols_over_seeds(folders, capsys):
     """One row a protocol: the mean and deviation of the reports of runs that differ in their seeds alone."""
     assert table.main(["protocols", *folders, "--format=csv"]) == 0
-    rows = {r["protocol"]: r for r in csv.DictReader(io.StringIO(capsys.readouterr().out))}
-    row = rows["centre(37->32)"]
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    (row,) = [r for r in rows if (r["protocol"], r["split"]) == ("centre(37->32)", "evaluation")]
     errors = [100 * (1 - results(folder)["centre(37->32)"]["top1"]) for folder in folders]
-    assert (row["net"], row["n"], row["images"]) == ("vgg A, S 37", "2", "64")
+    assert (row["net"], row["n"], row["images"]) == (
+        "vgg A, width 0.0625, 32 pixels, S 37",
+        "2",
+        "64",
+    )
     assert float(row["top-1 error"]) == pytest.approx(statistics.fmean(errors))
     assert float(row["top-1 error deviation"]) == pytest.approx(statistics.stdev(errors))
 
@@ -129,14 +137,18 @@ def test_the_names_of_tables_are_those_there_are():
     ("tool", "arguments", "code", "problem"),
     [
         (evaluate, ["--workdir=nowhere", "--protocol=dense"], 1, "nowhere holds no run"),
-        (evaluate, ["--protocol=dens"], 1, "did you mean dense?"),
-        (evaluate, ["--protocol=dense scales=(30,)"], 1, "does not hold the net's images of 32"),
+        (evaluate, ["--protocol=dens"], 2, "did you mean dense?"),
+        (evaluate, ["--protocol=dense scales=(30,)"], 2, "does not hold the net's images of 32"),
         (evaluate, ["--protocol=dense", "--step=7"], 1, "has no checkpoint 7; there are [8]"),
         (evaluate, ["--protocol=dense", "model.width=2"], 2, "data alone can be overridden"),
         (evaluate, ["--protocol=dense", "data.source=synthetic:9"], 1, "learnt 4 classes"),
         (evaluate, ["--protocol=dense", "data.source=folder:no"], 1, "no folder no"),
         (fuse, ["none.npz"], 1, "there is no file of posteriors none.npz"),
         (table, ["vgg3", "nowhere"], 1, "nowhere holds no run"),
+        (table, ["vgg3", f"--out={__file__}"], 1, "cannot make the folder"),
+        (fuse, ["none.npz", f"--out={Path(__file__).parent}"], 1, "is a folder; give a file"),
+        (fuse, [__file__], 1, "it is no .npz archive"),
+        (fuse, [str(Path(__file__).parent)], 1, "it is a folder"),
     ],
 )
 def test_bad_input_is_a_line(folders, tool, arguments, code, problem, capsys):
@@ -144,6 +156,47 @@ def test_bad_input_is_a_line(folders, tool, arguments, code, problem, capsys):
         arguments = [f"--workdir={folders[0]}", *arguments]
     assert tool.main(arguments) == code
     assert problem in capsys.readouterr().err
+
+
+def test_a_file_cannot_be_fused_with_itself(capsys):
+    with pytest.raises(SystemExit) as caught:
+        fuse.main(["mean.npz", "./mean.npz"])
+    assert caught.value.code == 2
+    assert "a file is named twice" in capsys.readouterr().err
+
+
+def test_splits_are_not_mixed(folders, tmp_path, capsys):
+    """Training images judged too are a line of their own."""
+    folder = shutil.copytree(folders[0], tmp_path / "a0")
+    whole = json.loads((folder / "report.json").read_text())
+    row = next(r for r in whole["results"] if r["protocol"] == "centre(37->32)")
+    whole["results"].append({**row, "split": "train", "n": 256})
+    (folder / "report.json").write_text(json.dumps(whole))
+    assert table.main(["protocols", str(folder), folders[1], "--format=csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    found = [(r["split"], r["n"], r["images"]) for r in rows if r["protocol"] == "centre(37->32)"]
+    assert sorted(found) == [("evaluation", "2", "64"), ("train", "1", "256")]
+
+
+def test_a_damaged_report_is_named(folders, tmp_path, capsys):
+    folder = shutil.copytree(folders[0], tmp_path / "a0")
+    (folder / "report.json").write_text('{"results": [')
+    assert evaluate.main([f"--workdir={folder}", "--protocol=centre"]) == 1
+    assert "report.json is not readable as JSON" in capsys.readouterr().err
+
+
+def test_results_are_shown_where_they_cannot_be_written(folders, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError("the folder cannot be written to; copy the run elsewhere")
+
+    monkeypatch.setattr(Trained, "_check_writable", refuse)
+    command = [f"--workdir={folders[0]}", "--protocol=centre scale=39"]
+    assert evaluate.main(command) == 0
+    shown = capsys.readouterr().out
+    assert "not written: the folder cannot be written to" in shown
+    assert "centre(39->32)" not in results(folders[0])
+    assert evaluate.main([*command, "--save_posteriors"]) == 1  # before the work, not after it
+    assert "centre(39->32)" not in capsys.readouterr().out
 
 
 def test_an_unknown_table_names_the_nearest(capsys):
@@ -155,9 +208,6 @@ def test_an_unknown_table_names_the_nearest(capsys):
 
 def test_a_stop_keeps_what_was_done(folders, monkeypatch, capsys):
     """The first protocol is in report.json, the second is done by the same command."""
-    from jaxcnn.research.trained import Trained
-    from jaxcnn.training import Stopped
-
     judge = Trained.judge
 
     def stopping(self, protocol, **settings):

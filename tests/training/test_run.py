@@ -124,6 +124,20 @@ def test_a_stop_anywhere_goes_on_bit_for_bit(finished, tmp_path, monkeypatch, wh
     ]
 
 
+def test_a_stop_between_protocols_keeps_those_that_were_done(tmp_path, monkeypatch):
+    """Of the protocols at the end the first is judged once, and its result is in the report."""
+    rows = "({'name':'centre','scale':32,'every_epochs':0.0},{'name':'dense','scales':(32,)})"
+    settings = config(epochs=1, evals=rows)
+    with monkeypatch.context() as patch:
+        signalling(patch, "evaluation", 70)  # the first protocol draws 65 times
+        with pytest.raises(Stopped):
+            run(settings, tmp_path)
+    report = run(settings, tmp_path)
+    judged = [e["protocol"] for e in events(tmp_path) if e["kind"] == "eval"]
+    assert judged == ["centre(32->32)", "dense(32)"]
+    assert [r["protocol"] for r in report["results"]] == judged
+
+
 def test_epochs_may_be_extended(tmp_path, finished):
     folder = tmp_path / "run"
     run(config(epochs=1), folder)
