@@ -4,6 +4,8 @@ papers.md section 6: E1, E5, E6 and the order of averages (E4). A padded, turned
 what each image gives alone.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,12 +35,18 @@ from tests.evaluation.small import (
     judge,
     net_and_params,
 )
+from tests.models.narrow import quick_jit
 
 SIZES = [(40, 40), (44, 61), (70, 43), (33, 128), (90, 40), (41, 42), (300, 31)]
 
 
+@functools.cache
+def compiled(net, method=None):
+    return quick_jit(lambda params, *inputs: net.apply({"params": params}, *inputs, method=method))
+
+
 def plain_posterior(net, params, view, mean=MEAN):
-    logits, _ = net.apply({"params": params}, jnp.asarray(view[None].astype(np.float32) - mean))
+    logits, _ = compiled(net)(params, jnp.asarray(view[None].astype(np.float32) - mean))
     return np.asarray(jax.nn.softmax(logits[0]), np.float64)
 
 
@@ -46,7 +54,7 @@ def dense_posterior(net, params, image):
     """Of one unpadded, unturned image: scores averaged over positions, then softmax."""
     images = jnp.asarray(image[None].astype(np.float32) - MEAN)
     sizes = jnp.asarray([image.shape[:2]], jnp.int32)
-    scores, valid = net.apply({"params": params}, images, sizes, method="score_map")
+    scores, valid = compiled(net, "score_map")(params, images, sizes)
     assert valid.all()
     return np.asarray(jax.nn.softmax(scores[0].mean((0, 1))), np.float64)
 
@@ -87,13 +95,12 @@ def test_dense_in_padded_turned_batches_is_that_of_each_image(name):
         batch["image"][1], batch["size"][1] = placed(image, shape)
         own = turned(params) if height > width else params
         images = jnp.asarray(batch["image"].astype(np.float32) - MEAN)
-        apply = jax.jit(lambda p, i, s: net.apply({"params": p}, i, s, method="score_map"))
-        scores, valid = apply(own, images, jnp.asarray(batch["size"]))
-        alone, _ = net.apply(
-            {"params": params},
+        score_map = compiled(net, "score_map")
+        scores, valid = score_map(own, images, jnp.asarray(batch["size"]))
+        alone, _ = score_map(
+            params,
             jnp.asarray(image[None].astype(np.float32) - MEAN),
             jnp.asarray([[height, width]], jnp.int32),
-            method="score_map",
         )
         alone = np.asarray(alone[0])
         alone = alone.transpose(1, 0, 2) if height > width else alone
@@ -244,7 +251,7 @@ def test_scores_are_averaged_before_the_softmax():
     found = judge("vgg", Images([(64, 64)]), Dense(scales=(64,), flip=False)).posteriors.values[0]
     images = jnp.asarray(image[None].astype(np.float32) - MEAN)
     sizes = jnp.asarray([[64, 64]], jnp.int32)
-    scores, _ = net.apply({"params": params}, images, sizes, method="score_map")
+    scores, _ = compiled(net, "score_map")(params, images, sizes)
     assert scores.shape[1:3] == (2, 2)
     before = np.asarray(jax.nn.softmax(scores, axis=-1).mean((1, 2)))[0]
     assert np.abs(found - before).max() > 1e-3
