@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxcnn.data import Pictures, Source, Unreadable, stand_in
+from jaxcnn.data import Picture, Pictures, Source, Unreadable, stand_in
+from jaxcnn.data.pictures import Choose
 from jaxcnn.evaluation.counting import Result, Tally
 from jaxcnn.evaluation.forward import Forward
 from jaxcnn.evaluation.fusion import Posteriors, digest
@@ -65,16 +66,8 @@ def evaluate(
     tally, ids, done = Tally(), source.ids, 0
     kept: list[tuple[int, int, np.ndarray]] = []
     with Pictures(source, choose, threads=threads) as pictures:
-
-        def readable():
-            for picture in pictures:
-                if picture.problem:
-                    unreadable.note(picture.position, picture.problem, picture.position + 1)
-                    yield stand_in(picture, choose)
-                else:
-                    yield picture
-
-        for picture, log_posterior in posteriors(forward, params, readable(), protocol, check_stop):
+        readable = _readable(pictures, unreadable, choose)
+        for picture, log_posterior in posteriors(forward, params, readable, protocol, check_stop):
             tally.add(log_posterior[None], np.array([picture.label]))
             if keep:
                 values = np.exp(log_posterior).astype(np.float16)
@@ -83,6 +76,17 @@ def evaluate(
             progress(done, len(source))
     result = tally.result(protocol.label(forward.net.image_size), split, len(source))
     return Judgement(result, unreadable.names, _gathered(kept, source, result) if keep else None)
+
+
+def _readable(
+    pictures: Iterable[Picture], unreadable: Unreadable, choose: Choose
+) -> Iterator[Picture]:
+    """The pictures, with mid-grey in place of those that cannot be read."""
+    for picture in pictures:
+        if picture.problem:
+            unreadable.note(picture.position, picture.problem, picture.position + 1)
+            picture = stand_in(picture, choose)
+        yield picture
 
 
 def _gathered(
