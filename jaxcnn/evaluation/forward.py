@@ -80,7 +80,7 @@ class Forward:
     def rows(self, shape: Shape) -> int:
         """How many looks of `shape` are computed at once: a multiple of the devices."""
         area = shape.height * shape.width / self.net.image_size**2
-        devices = self.placement.data_size
+        devices = self.placement.devices
         wanted = self.batch_size if shape.kind != "dense" else self.batch_size / area
         return max(1, int(wanted) // devices) * devices
 

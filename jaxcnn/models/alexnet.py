@@ -17,17 +17,18 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxcnn.models import initialisers, ops
+from jaxcnn.models.head import classify, shareable
 from jaxcnn.models.layers import (
     Conv,
-    Dropout,
     FullyConnected,
     LocalResponseNorm,
     MaxPool,
     Sizes,
     out_sizes,
 )
-from jaxcnn.models.net import Net, channels
+from jaxcnn.models.net import Net, channels, map_side
 from jaxcnn.models.ops import Window
+from jaxcnn.models.part import Held, Part
 
 
 class Convolution(NamedTuple):
@@ -77,6 +78,11 @@ def towers_on_one_device(count: int) -> Towers:
         lambda x: jnp.split(x, count, axis=-1),
         lambda maps: jnp.concatenate(maps, axis=-1),
     )
+
+
+def tower_on_each_device(part: Part) -> Towers:
+    """This device's tower, as on the paper's GPUs: an exchange is one all-gather."""
+    return Towers((None,), lambda x: [x], lambda maps: part.gather_outputs(maps[0]))
 
 
 class AlexNet(Net):
@@ -132,25 +138,59 @@ class AlexNet(Net):
         return tuple(windows)
 
     @nn.compact
-    def run(self, images, sizes: Sizes, train: bool):
-        towers = towers_on_one_device(1 if self.ungrouped else self.towers)
+    def run(self, images, sizes: Sizes, train: bool, part: Part):
+        share, x = part.shares("conv1"), images.astype(self.dtype)
+        towers, held = towers_on_one_device(1 if self.ungrouped else self.towers), Held.OWN
+        if share > 1:
+            towers, held = tower_on_each_device(part), Held.ALL
+            x = part.gather_rows(x)
 
         def features(net: AlexNet, x, sizes, specs):
-            return segment(net, convolutional_layers(net, specs), towers, specs, x, sizes)
+            return segment(net, convolutional_layers(net, specs, share), towers, specs, x, sizes)
 
         if self.remat:
             features = nn.remat(features, static_argnums=(3,))
-        x = images.astype(self.dtype)
         for specs in (FRONT, BACK):
             maps, sizes = features(self, x, sizes, specs)
             x = towers.exchange(maps)
-
-        def dropout(name, x):
-            return Dropout(self.dropout, self.dropout_convention, name=name)(x, train)
-
         # A fully connected layer reads everything, so on one device its towers are one product.
-        x, sizes = classify(self, fully_connected_layers(self), dropout, lambda x: x, x, sizes)
+        x, sizes = classify(self, self.head_layer, x, sizes, train, part, held)
         return x, (), sizes
+
+    def head_layer(self, name: str, inputs: int, share: int) -> FullyConnected:
+        """fc6, fc7 or fc8, or one of `share` equal parts of it."""
+        del inputs
+        kinds = {"bias": self.init_bias, "activation": self.activation}
+        if name == "fc8":
+            kinds = {"bias": 0.0, "activation": "none", "result": "float32"}
+        window = Window(self.head_side() if name == "fc6" else 1)
+        features = self.head_features(name) // share
+        start = self.start(name)
+        return FullyConnected(features, window, start, dtype=self.dtype, name=name, **kinds)
+
+    def head_features(self, name: str) -> int:
+        return self.num_classes if name == "fc8" else channels(HIDDEN, self.width, self.towers)
+
+    def fully_connected(self, size: int) -> frozenset[str]:
+        return shareable(self.head_features, size)
+
+    def towers_problem(self) -> str:
+        if self.towers == 2 and not self.ungrouped and self.lrn != "whole":
+            return ""
+        return (
+            "a tower a device needs model.towers=2, model.ungrouped=False and model.lrn=tower or "
+            f"off; they are {self.towers}, {self.ungrouped} and {self.lrn}"
+        )
+
+    def tower_layers(self) -> frozenset[str]:
+        convolutions = (spec.name for spec in FRONT + BACK if spec.name != self.drop_layer)
+        return frozenset(convolutions) | self.fully_connected(2)
+
+    def exchanged(self) -> int:
+        """Values an image that the towers exchange in front of conv3."""
+        front = sum(1 for spec in FRONT if spec.name != self.drop_layer) + len(FRONT)
+        side = map_side(self.trunk()[:front], self.image_size)
+        return side**2 * self.inputs(self.width)["conv3" if self.drop_layer != "conv3" else "conv4"]
 
     def maps_of(self, spec: Convolution, width: float) -> int:
         if self.towers == 1:
@@ -199,23 +239,6 @@ def convolutional_layers(net: AlexNet, specs: Sequence[Convolution], share: int 
     return layers
 
 
-def fully_connected_layers(net: AlexNet, share: int = 1) -> Layers:
-    """fc6, fc7 and fc8; share=2 gives those of one tower alone."""
-    hidden, side = channels(HIDDEN, net.width, net.towers), net.head_side()
-
-    def layer(name: str, features: int, side: int, bias: float, **kinds) -> FullyConnected:
-        start = net.start(name)
-        return FullyConnected(
-            features // share, Window(side), start, bias, dtype=net.dtype, name=name, **kinds
-        )
-
-    return {
-        "fc6": layer("fc6", hidden, side, net.init_bias, activation=net.activation),
-        "fc7": layer("fc7", hidden, 1, net.init_bias, activation=net.activation),
-        "fc8": layer("fc8", net.num_classes, 1, 0.0, activation="none", result="float32"),
-    }
-
-
 def segment(
     net: AlexNet,
     layer: Layers,
@@ -247,18 +270,3 @@ def segment(
             maps = [layer[spec.pool](m, sizes) for m in maps]
             sizes = out_sizes(POOLS[net.pooling], sizes)
     return maps, sizes
-
-
-def classify(
-    net: AlexNet,
-    layer: Layers,
-    dropout: Callable[[str, Array], Array],
-    exchange: Callable[[Array], Array],
-    x: Array,
-    sizes: Sizes,
-) -> tuple[Array, Sizes]:
-    """fc6, fc7 and fc8 on the maps of all towers, with an exchange behind each hidden layer."""
-    x, sizes = layer["fc6"](x, sizes), out_sizes(Window(net.head_side()), sizes)
-    x = exchange(dropout("drop6", x))
-    x = exchange(dropout("drop7", layer["fc7"](x, sizes)))
-    return layer["fc8"](x, sizes), sizes

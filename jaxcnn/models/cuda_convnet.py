@@ -22,6 +22,7 @@ from jaxcnn.models.layers import (
 )
 from jaxcnn.models.net import Net, channels, check_images
 from jaxcnn.models.ops import Window
+from jaxcnn.models.part import Part
 
 
 class Layer(NamedTuple):
@@ -87,8 +88,8 @@ class CudaConvNet(Net):
         return self.local == "shared"
 
     @nn.compact
-    def run(self, images, sizes: Sizes, train: bool):
-        del train  # neither dropout nor auxiliary heads
+    def run(self, images, sizes: Sizes, train: bool, part: Part):
+        del train, part  # neither dropout nor auxiliary heads, nothing to share
         convolutions = nn.remat(_convolutions) if self.remat else _convolutions
         local_layers = nn.remat(_local_layers) if self.remat else _local_layers
         x, sizes = convolutions(self, images.astype(self.dtype), sizes)

@@ -18,6 +18,7 @@ from jaxcnn.models.layers import (
 )
 from jaxcnn.models.net import Net, channels, map_side
 from jaxcnn.models.ops import Window
+from jaxcnn.models.part import Part
 
 
 class Widths(NamedTuple):
@@ -97,7 +98,7 @@ class GoogLeNet(Net):
         return (CONV1, POOL, POOL, POOL, POOL)
 
     @nn.compact
-    def run(self, images, sizes: Sizes, train: bool):
+    def run(self, images, sizes: Sizes, train: bool, part: Part):
         x, aux = images.astype(self.dtype), []
         stem = nn.remat(_stem) if self.remat else _stem
         inception = nn.remat(Inception) if self.remat else Inception
@@ -116,8 +117,8 @@ class GoogLeNet(Net):
                     self.dropout_convention,
                     name=f"aux_{name}",
                 )
-                aux.append(head(x, train))
-        x, sizes = _head(self, x, sizes, train)
+                aux.append(head(x, train, part))
+        x, sizes = _head(self, x, sizes, train, part)
         return x, tuple(aux), sizes
 
     def settings(self) -> "Settings":
@@ -200,11 +201,11 @@ class Auxiliary(nn.Module):
     convention: str
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x, train: bool, part: Part):
         x = AveragePool(self.pool, name="pool")(x)
         x = self.settings.conv("conv", AUXILIARY_CHANNELS, Window(1))(x)
         x = self.settings.hidden("fc1", HIDDEN, x.shape[1])(x)
-        x = Dropout(self.dropout, self.convention, name="drop")(x, train)
+        x = Dropout(self.dropout, self.convention, name="drop")(x, train, part)
         return self.settings.classifier("fc2", self.num_classes)(x)
 
 
@@ -232,7 +233,7 @@ def _stem(net: GoogLeNet, x, sizes: Sizes):
     return MaxPool(POOL, name="pool2")(x, sizes), out_sizes(POOL, sizes)
 
 
-def _head(net: GoogLeNet, x, sizes: Sizes, train: bool):
+def _head(net: GoogLeNet, x, sizes: Sizes, train: bool, part: Part):
     """From the last map to the class scores."""
     layers, window = net.settings(), Window(net.head_side())
     if net.head == "average":
@@ -240,5 +241,5 @@ def _head(net: GoogLeNet, x, sizes: Sizes, train: bool):
     else:
         x = layers.hidden("fc1", HIDDEN, window.size)(x, sizes)
     sizes = out_sizes(window, sizes)
-    x = Dropout(net.dropout, net.dropout_convention, name="drop")(x, train)
+    x = Dropout(net.dropout, net.dropout_convention, name="drop")(x, train, part)
     return layers.classifier("fc", net.num_classes)(x, sizes), sizes

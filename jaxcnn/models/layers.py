@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from jaxcnn.models import ops
 from jaxcnn.models.initialisers import Initialiser
 from jaxcnn.models.ops import Window
+from jaxcnn.models.part import WHOLE, Held, Part
 
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "none": lambda x: x}
 
@@ -159,9 +160,13 @@ class Dropout(nn.Module):
     rate: float
     convention: str
 
-    def __call__(self, x: Float[Array, "b *rest"], train: bool):
-        key = self.make_rng("dropout") if train and self.rate > 0.0 else None
-        return ops.dropout(x, self.rate, self.convention, key)
+    def __call__(
+        self, x: Float[Array, "b *rest"], train: bool, part: Part = WHOLE, held: Held = Held.OWN
+    ):
+        kept = None
+        if train and self.rate > 0.0:
+            kept = part.kept(self.make_rng("dropout"), self.rate, x, held)
+        return ops.dropout(x, self.rate, self.convention, kept)
 
 
 def out_sizes(window: Window, sizes: Sizes) -> Sizes:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxcnn.models import ops
 from jaxcnn.models.layers import Sizes
 from jaxcnn.models.ops import Window
+from jaxcnn.models.part import WHOLE, Part
 
 
 class Net(nn.Module):
@@ -70,9 +71,24 @@ class Net(nn.Module):
         """The windows, in order, that bring an image to the map that the head reads."""
         raise NotImplementedError
 
-    def run(self, images: Array, sizes: Sizes, train: bool) -> tuple[Array, tuple[Array, ...], Any]:
+    def run(
+        self, images: Array, sizes: Sizes, train: bool, part: Part
+    ) -> tuple[Array, tuple[Array, ...], Any]:
         """(scores, auxiliary logits, sizes of the score maps); sizes None means the plain call."""
         raise NotImplementedError
+
+    def fully_connected(self, size: int) -> frozenset[str]:
+        """Names of the fully connected layers whose outputs a group of `size` devices can share."""
+        del size
+        return frozenset()
+
+    def towers_problem(self) -> str:
+        """Why the net cannot be cut into two towers, one a device; '' where it can."""
+        return f"{type(self).__name__} has no towers"
+
+    def tower_layers(self) -> frozenset[str]:
+        """Names of the layers whose outputs two towers share, where there is no `towers_problem`."""
+        return frozenset()
 
     def head_side(self) -> int:
         """Side of the map that the head reads at image_size: 7 for VGG at 224."""
@@ -87,13 +103,15 @@ class Net(nn.Module):
         return True
 
     def __call__(
-        self, images: Float[Array, "b h w 3"], train: bool = False
+        self, images: Float[Array, "b h w 3"], train: bool = False, part: Part = WHOLE
     ) -> tuple[Float[Array, "b k"], tuple[Float[Array, "b k"], ...]]:
         """Class scores before the softmax.
 
         Args:
           images: RGB of 0..255 minus the mean, image_size square.
           train: True drops values at random (rngs={'dropout': key}) and adds the auxiliary heads.
+          part: what this device computes, inside a `jax.shard_map`; parameters of a layer that is
+            shared are this device's part of it, cut along the last axis.
 
         Returns:
           (logits float32[B,K], aux): aux is a tuple of auxiliary logits, () where there are none.
@@ -110,7 +128,7 @@ class Net(nn.Module):
                 f"them to {side}x{side}, build the net with another image_size, or use "
                 "method='score_map' for images of any size"
             )
-        logits, aux, _ = self.run(images, None, train)
+        logits, aux, _ = self.run(images, None, train, part)
         return logits, aux
 
     def score_map(
@@ -140,7 +158,7 @@ class Net(nn.Module):
                 f"score_map was given {seen} images, too small for {type(self).__name__} with "
                 f"image_size={self.image_size}: the smallest side is {smallest}"
             )
-        scores, _, cells = self.run(ops.mask_outside(images, sizes), sizes, False)
+        scores, _, cells = self.run(ops.mask_outside(images, sizes), sizes, False, WHOLE)
         return scores, ops.inside(cells, scores.shape[1], scores.shape[2])
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
 Length = TypeVar("Length", int, Array)
 
@@ -174,18 +174,17 @@ def _pool_arguments(window: Window):
 
 
 def dropout(
-    x: Float[Array, "*shape"], rate: float, convention: str, key: PRNGKeyArray | None
+    x: Float[Array, "*shape"], rate: float, convention: str, kept: Bool[Array, "*shape"] | None
 ) -> Float[Array, "*shape"]:
-    """Zeroes each value with probability `rate`; key None means test time.
+    """Zeroes the values that are not `kept`, each with probability `rate`; None means test time.
 
     'paper' (Krizhevsky et al. 2012, section 4.2): not rescaled in training, times (1 - rate) at
     test. 'inverted': divided by (1 - rate) in training, untouched at test.
     """
     if rate == 0.0:
         return x
-    scale_here = (convention == "inverted") == (key is not None)
-    if key is not None:
-        kept = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    scale_here = (convention == "inverted") == (kept is not None)
+    if kept is not None:
         x = jnp.where(kept, x, jnp.zeros_like(x))
     if not scale_here:
         return x

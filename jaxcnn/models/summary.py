@@ -88,6 +88,11 @@ class Summary:
 CONTAINERS = ("Inception", "Auxiliary")
 
 
+def order_of_computation(net: Net) -> tuple[str, ...]:
+    """Paths of the layers with parameters, in the order in which the net computes them."""
+    return tuple(row.layer for row in _trace(net) if row.kind in WEIGHTED)
+
+
 def summarise(net: Net) -> Summary:
     """The summary of a net at its image_size. Computes nothing."""
     rows = _trace(net)

@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxcnn.models import initialisers
+from jaxcnn.models.head import classify, shareable
 from jaxcnn.models.layers import (
     Conv,
-    Dropout,
     FullyConnected,
     LocalResponseNorm,
     MaxPool,
@@ -17,6 +17,7 @@ from jaxcnn.models.layers import (
 )
 from jaxcnn.models.net import Net, channels
 from jaxcnn.models.ops import Window
+from jaxcnn.models.part import Part
 
 # Channels of the five blocks and of fc6 and fc7, the same in every column (Table 1).
 BLOCK_CHANNELS = (64, 128, 256, 512, 512)
@@ -68,7 +69,7 @@ class VGG(Net):
         return (POOL,) * len(BLOCK_CHANNELS)
 
     @nn.compact
-    def run(self, images, sizes: Sizes, train: bool):
+    def run(self, images, sizes: Sizes, train: bool, part: Part):
         x, full_inputs = images.astype(self.dtype), 3
         for number, full in enumerate(BLOCK_CHANNELS, start=1):
             block = nn.remat(_block, static_argnums=(3, 4)) if self.remat else _block
@@ -76,29 +77,27 @@ class VGG(Net):
             sizes = out_sizes(POOL, sizes)
             full_inputs = full
 
-        def fully_connected(name, side, features, full_inputs, **kinds):
-            layer = FullyConnected(
-                features,
-                Window(side),
-                self.start(x.shape[-1], full_inputs, fully_connected=True),
-                dtype=self.dtype,
-                name=name,
-                **kinds,
-            )
-            return layer(x, sizes), out_sizes(layer.window, sizes)
-
-        def dropout(name):
-            return Dropout(self.dropout, self.dropout_convention, name=name)(x, train)
-
-        hidden = channels(HIDDEN, self.width)
-        x, sizes = fully_connected("fc6", self.head_side(), hidden, full_inputs)
-        x = dropout("drop6")
-        x, sizes = fully_connected("fc7", 1, hidden, HIDDEN)
-        x = dropout("drop7")
-        x, sizes = fully_connected(
-            "fc8", 1, self.num_classes, HIDDEN, activation="none", result="float32"
-        )
+        x, sizes = classify(self, self.head_layer, x, sizes, train, part)
         return x, (), sizes
+
+    def head_layer(self, name: str, inputs: int, share: int) -> FullyConnected:
+        """fc6, fc7 or fc8, or one of `share` equal parts of it."""
+        full_inputs = BLOCK_CHANNELS[-1] if name == "fc6" else HIDDEN
+        return FullyConnected(
+            self.head_features(name) // share,
+            Window(self.head_side() if name == "fc6" else 1),
+            self.start(inputs, full_inputs, fully_connected=True),
+            activation="none" if name == "fc8" else "relu",
+            dtype=self.dtype,
+            result="float32" if name == "fc8" else "",
+            name=name,
+        )
+
+    def head_features(self, name: str) -> int:
+        return self.num_classes if name == "fc8" else channels(HIDDEN, self.width)
+
+    def fully_connected(self, size: int) -> frozenset[str]:
+        return shareable(self.head_features, size)
 
     def start(self, inputs: int, full_inputs: int, fully_connected: bool):
         """The kernel initialiser of a layer, from its input channels here and at width 1."""

@@ -1,85 +1,112 @@
-"""The device mesh and its shardings. Axis `data` splits batches; axis `model` is kept for split nets."""
+"""The device mesh and its shardings. Axis `data` splits batches; axis `model` may split layers too."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+AXES = ("data", "model")
+
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """A mesh with the two shardings that data parallelism needs."""
+    """A mesh, with the shardings of what is not a parameter."""
 
     mesh: Mesh
 
     @property
     def batch(self) -> NamedSharding:
-        """Split over `data` along the first axis."""
-        return NamedSharding(self.mesh, PartitionSpec("data"))
+        """Split over all devices along the first axis."""
+        return self.sharding(PartitionSpec(AXES))
 
     @property
     def replicated(self) -> NamedSharding:
-        """A whole copy on every device: parameters, optimiser state, scalars."""
-        return NamedSharding(self.mesh, PartitionSpec())
+        """A whole copy on every device: scalars, and parameters unless a plan splits them."""
+        return self.sharding(PartitionSpec())
+
+    def sharding(self, spec: PartitionSpec) -> NamedSharding:
+        return NamedSharding(self.mesh, spec)
 
     @property
-    def data_size(self) -> int:
-        return self.mesh.shape["data"]
+    def devices(self) -> int:
+        return self.mesh.size
+
+    @property
+    def local_devices(self) -> int:
+        """Those of this process."""
+        return len(self.mesh.local_devices)
 
     def put_batch(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """This process's rows of a global batch as global arrays, split over `data`."""
+        """This process's rows of a global batch as global arrays, split over the devices."""
         return {k: jax.make_array_from_process_local_data(self.batch, v) for k, v in batch.items()}
 
     def put_replicated(self, tree: Any) -> Any:
-        return jax.device_put(tree, self.replicated)
+        """`tree`, the same on every process, whole on every device."""
+        return jax.tree.map(lambda x: put(x, self.replicated), tree)
 
+    def here(self) -> Placement:
+        """This process's devices alone, for what each process computes by itself."""
+        return make_placement(self.mesh.local_devices, self.local_devices)
 
-def make_placement(*, data: int = 0, model: int = 1) -> Placement:
-    """A mesh of `data` x `model` devices, axes Auto: XLA places the collectives.
-
-    Args:
-        data: devices that split each batch; 0 takes all of them.
-        model: devices that split a net.
-
-    Raises:
-        ValueError: sizes that do not use the devices exactly.
-    """
-    devices = jax.devices()
-    if model != 1:
-        raise ValueError(f"mesh.model must be 1, got {model}: nets are not split over devices yet")
-    if data < 0 or (data or len(devices)) > len(devices):
-        raise ValueError(
-            f"mesh.data must be 0 (all) to {len(devices)}, the devices there are; got {data}"
+    def local(self, tree: Any) -> Any:
+        """Arrays that are whole on every device, as arrays of `here()`. Copies nothing."""
+        sharding = self.here().replicated
+        return jax.tree.map(
+            lambda x: jax.make_array_from_single_device_arrays(
+                x.shape, sharding, [shard.data for shard in x.addressable_shards]
+            ),
+            tree,
         )
-    chosen = np.asarray(devices[: data or len(devices)]).reshape(-1, model)
-    return Placement(Mesh(chosen, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto)))
 
 
-def check_batch(batch_size: int, accumulate: int, placement: Placement) -> None:
+def put(array: Any, sharding: NamedSharding) -> jax.Array:
+    """`array`, the same on every process, as a global array. Unlike `jax.device_put` it does not compare
+    the values of several processes, which would cost a collective each time."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    whole = np.asarray(array)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def ordered(devices: Sequence[Any]) -> list[Any]:
+    """Devices process by process, so that each process holds neighbouring rows of a batch and the
+    devices of a `model` group are on one machine where they fit."""
+    return sorted(devices, key=lambda device: (device.process_index, device.id))
+
+
+def make_placement(devices: Sequence[Any], data: int, model: int = 1) -> Placement:
+    """The first `data` x `model` of `devices` as a mesh, axes Auto."""
+    chosen = np.asarray(ordered(devices)[: data * model]).reshape(data, model)
+    return Placement(Mesh(chosen, AXES, axis_types=(AxisType.Auto, AxisType.Auto)))
+
+
+def local_placement() -> Placement:
+    """All devices of this process, for what each process computes by itself."""
+    devices = jax.local_devices()
+    return make_placement(devices, len(devices))
+
+
+def check_batch(batch_size: int, accumulate: int, devices: int) -> None:
     """A global batch must split evenly over devices and accumulation slices.
 
     Raises:
         ValueError: naming the nearest batch size that does.
     """
-    unit = placement.data_size * accumulate
+    unit = devices * accumulate
     if batch_size % unit:
         nearest = max(1, round(batch_size / unit)) * unit
         raise ValueError(
-            f"batch_size {batch_size} does not split over {placement.data_size} devices x {accumulate} "
+            f"batch_size {batch_size} does not split over {devices} devices x {accumulate} "
             f"accumulation slices; the nearest that does: --config.batch_size={nearest}"
         )
 
 
 def describe_devices() -> str:
-    """One line: `8 x NVIDIA H100 (gpu)`; with the process where there are several."""
+    """`8 x NVIDIA H100 (gpu)`."""
     devices = jax.devices()
-    line = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
-    if jax.process_count() > 1:
-        process = f"process {jax.process_index()}/{jax.process_count()}"
-        line = f"{process}, {jax.local_device_count()} local, {line}"
-    return line
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"

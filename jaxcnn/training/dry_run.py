@@ -32,14 +32,12 @@ def dry_run(config: Mapping[str, Any]) -> str:
     train, train_text = _compile("train", experiment.lower_train())
     forward = experiment.forward()
     crop = Shape("crop", experiment.net.image_size, experiment.net.image_size)
-    judge, judge_text = _compile(
-        "evaluation", forward.lower(experiment.abstract_state().evaluated, crop)
-    )
-    crops = experiment.placement.put_batch(forward.empty(crop))
+    judge, judge_text = _compile("evaluation", forward.lower(experiment.abstract_evaluated(), crop))
+    crops = forward.placement.put_batch(forward.empty(crop))
     state, step_seconds = _time(
         lambda: train(state, batch, experiment.put_controls(experiment.schedule(0.0)))[0]
     )
-    _, eval_seconds = _time(lambda: judge(state.evaluated, crops))
+    _, eval_seconds = _time(lambda: judge(experiment.evaluated(state), crops))
     size = config["batch_size"]
     return "\n".join(
         [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,17 +16,23 @@ from jaxcnn import models
 from jaxcnn.data.statistics import Statistics
 from jaxcnn.evaluation import Forward
 from jaxcnn.losses import Objective
-from jaxcnn.parallel.mesh import Placement, check_batch
+from jaxcnn.models.summary import order_of_computation
+from jaxcnn.parallel import Parallelism, Placement, Plan, Reduction, check_batch, choose
 from jaxcnn.pixels import Augment, Treatment, make_treatment
 from jaxcnn.training.averaging import Average
 from jaxcnn.training.sections import SECTIONS
-from jaxcnn.training.state import Controls, TrainState, create
+from jaxcnn.training.state import Controls, TrainState, create, state_specs
 from jaxcnn.training.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A config, made. Nothing here holds arrays; steps are jitted but not yet compiled."""
+    """A config, made. Nothing here holds arrays; steps are jitted but not yet compiled.
+
+    Attributes:
+        moved: MB that each possible plan sends an update and device.
+        state_shardings: a `TrainState` of shardings.
+    """
 
     config: Mapping[str, Any]
     net: Any
@@ -36,21 +42,34 @@ class Experiment:
     augment: Augment
     treatment: Treatment
     placement: Placement
+    plan: Plan
+    reduction: Reduction
+    moved: Mapping[str, float]
+    state_shardings: TrainState
     train_step: Any
 
     def fresh_state(self) -> TrainState:
         """A new state, made in place on the devices."""
         # The key is an argument: XLA would take minutes to fold a constant one into the parameters.
-        make = jax.jit(self._create, out_shardings=self.placement.replicated)
+        make = jax.jit(self._create, out_shardings=self.state_shardings)
         return make(jax.random.key(self.config["init"]["seed"]))
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state; computes nothing."""
         shapes = jax.eval_shape(self._create, jax.random.key(0))
-        return jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self.placement.replicated),
-            shapes,
-        )
+        return jax.tree.map(_placed, shapes, self.state_shardings)
+
+    def evaluated(self, state: TrainState) -> Any:
+        """The parameters that evaluation uses, whole on each of this process's devices."""
+        whole = self.placement.replicated
+        if any(s != whole for s in jax.tree.leaves(self.state_shardings.params)):
+            return self.placement.local(jax.jit(lambda x: x, out_shardings=whole)(state.evaluated))
+        return self.placement.local(state.evaluated)
+
+    def abstract_evaluated(self) -> Any:
+        """Shapes, dtypes and shardings of `evaluated`."""
+        whole = self.placement.here().replicated
+        return jax.tree.map(lambda x: _placed(x, whole), self.abstract_state().evaluated)
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes, dtypes and shardings of a global batch."""
@@ -65,27 +84,35 @@ class Experiment:
             "mask": make((size,), jnp.bool_),
         }
 
-    def put_controls(self, rate: float, epoch: float = 0.0) -> Controls:
+    def put_controls(
+        self, rate: float, epoch: float = 0.0, *, leave: bool = False, failed: bool = False
+    ) -> Controls:
         """What the update after `epoch` epochs takes from the host, on every device.
 
         Args:
             rate: learning rate.
             epoch: epochs seen before the update.
+            leave: this process asks all to stop after the update.
+            failed: this process has no batch, so the update must not count.
         """
-        return self.placement.put_replicated(self._controls(rate, epoch))
+        put, controls = self.placement.put_replicated, self._controls(rate, epoch)
+        own = np.asarray([[leave, failed]] * self.placement.local_devices, np.int32)
+        calls = self.placement.put_batch({"calls": own})["calls"]
+        return dataclasses.replace(put(dataclasses.replace(controls, calls=None)), calls=calls)
 
     def lower_train(self) -> Any:
         """The train step, lowered for these shapes."""
-        controls = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.placement.replicated),
-            self._controls(0.0, 0.0),
-        )
+        whole, split = self.placement.replicated, self.placement.batch
+        shardings = Controls(whole, whole, whole, whole, split)
+        controls = jax.tree.map(_placed, self._controls(0.0, 0.0), shardings)
         return self.train_step.lower(self.abstract_state(), self.abstract_batch(), controls)
 
     def forward(self, **compiler: Any) -> Forward:
-        """The net's forward passes for evaluation; for `compiler` see `Forward`."""
-        size = self.config["batch_size"]
-        return Forward(self.net, self.treatment.mean, self.placement, size, **compiler)
+        """The net's forward passes for evaluation on this process's devices, with its share of a batch;
+        for `compiler` see `Forward`."""
+        here = self.placement.here()
+        size = self.config["batch_size"] * here.devices // self.placement.devices
+        return Forward(self.net, self.treatment.mean, here, size, **compiler)
 
     def _create(self, key: Any) -> TrainState:
         return create(self.net, self.tx, self.schedule, self.average, key)
@@ -96,43 +123,80 @@ class Experiment:
             seed=np.int32(self.config["seed"]),
             data_seed=np.int32(self.config["data"]["seed"]),
             averaged=np.bool_(self.average.counts(epoch)),
+            calls=np.zeros((self.placement.devices, 2), np.int32),
         )
 
 
-def assemble(config: Mapping[str, Any], statistics: Statistics | None = None) -> Experiment:
+def assemble(
+    config: Mapping[str, Any],
+    statistics: Statistics | None = None,
+    devices: Sequence[Any] | None = None,
+) -> Experiment:
     """The pieces of a run of `config`, whose number of classes is known (`with_classes`).
 
     Args:
         statistics: of the data; None where the config's `augment` needs none.
+        devices: to run on; None takes all that JAX has.
 
     Raises:
-        ValueError: a batch that does not split over the devices.
+        ValueError: a mesh that the devices or the net do not fit, or a batch that does not split.
     """
-    placement = configs.build("mesh", config["mesh"], SECTIONS)
+    parallelism: Parallelism = configs.build("mesh", config["mesh"], SECTIONS)
     objective: Objective = configs.build("loss", config["loss"], SECTIONS)
-    check_batch(config["batch_size"], objective.accumulate, placement)
     net = models.build(**config["model"])
     tx = configs.build("optim", config["optim"], SECTIONS)
     augment: Augment = configs.build("augment", config["augment"], SECTIONS)
     treatment = make_treatment(augment, statistics)
     average: Average = configs.build("average", config["average"], SECTIONS)
-    whole, split = placement.replicated, placement.batch
+    schedule = configs.build("schedule", config["schedule"], SECTIONS)
+    shapes = jax.eval_shape(partial(create, net, tx, schedule, average), jax.random.key(0))
+    devices = list(jax.devices() if devices is None else devices)
+    plan, reduction, moved = choose(
+        parallelism, net, shapes.params, order_of_computation(net), config["batch_size"], devices
+    )
+    placement = plan.placement(devices)
+    check_batch(config["batch_size"], objective.accumulate, placement.devices)
+    step = make_train_step(net, tx, objective, treatment, average, plan.part, reduction)
+    specs = state_specs(shapes, tx, reduction)
     return Experiment(
         config=config,
         net=net,
         tx=tx,
-        schedule=configs.build("schedule", config["schedule"], SECTIONS),
+        schedule=schedule,
         average=average,
         augment=augment,
         treatment=treatment,
         placement=placement,
-        train_step=jax.jit(
-            make_train_step(net, tx, objective, treatment, average),
-            in_shardings=(whole, split, whole),
-            out_shardings=(whole, whole),
-            donate_argnums=0,
-        ),
+        plan=plan,
+        reduction=reduction,
+        moved=moved,
+        state_shardings=jax.tree.map(placement.sharding, specs),
+        train_step=_on_mesh(step, placement, specs),
     )
+
+
+def _on_mesh(step: Any, placement: Placement, specs: TrainState) -> Any:
+    """The step of one device on all of them, jitted; the state is donated."""
+    split, whole = placement.batch.spec, placement.replicated.spec
+    controls = Controls(whole, whole, whole, whole, split)
+    mapped = jax.shard_map(
+        step,
+        mesh=placement.mesh,
+        in_specs=(specs, split, controls),
+        out_specs=(specs, whole),
+        check_vma=False,
+    )
+    shardings = jax.tree.map(placement.sharding, (specs, split, controls))
+    return jax.jit(
+        mapped,
+        in_shardings=shardings,
+        out_shardings=(shardings[0], placement.replicated),
+        donate_argnums=0,
+    )
+
+
+def _placed(array: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
 
 def with_classes(config: Mapping[str, Any], source_classes: int) -> dict[str, Any]:

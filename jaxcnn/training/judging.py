@@ -113,7 +113,7 @@ class Judge:
     def _evaluate(self, state: TrainState, task: Task) -> Result:
         judged = evaluate(
             self.forward,
-            state.evaluated,
+            self.experiment.evaluated(state),
             task.source,
             task.protocol,
             split=task.split,

@@ -11,7 +11,7 @@ from jaxcnn import config as configs
 from jaxcnn.evaluation import PROTOCOLS
 from jaxcnn.losses import Objective
 from jaxcnn.models import NETS
-from jaxcnn.parallel import make_placement
+from jaxcnn.parallel import Parallelism
 from jaxcnn.pixels import Augment
 from jaxcnn.training.averaging import Average
 from jaxcnn.training.checkpoint import Checkpointing
@@ -69,7 +69,7 @@ SECTIONS: configs.Sections = {
     "schedule": SCHEDULES,
     "average": Average,
     "checkpoint": Checkpointing,
-    "mesh": make_placement,
+    "mesh": Parallelism,
     "log": Log,
 }
 

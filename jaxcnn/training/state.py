@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
+from jaxcnn.parallel import Reduction
 from jaxcnn.training.averaging import Average
 from jaxcnn.training.plateau import Plateau
 
@@ -50,12 +52,15 @@ class Controls:
         seed: int32[], of dropout.
         data_seed: int32[], of augmentation.
         averaged: bool[], whether the update counts in the average.
+        calls: int32[devices,2], a row a device: whether its process asks all to stop after this update,
+            and whether it has no batch for it.
     """
 
     learning_rate: Any
     seed: Any
     data_seed: Any
     averaged: Any
+    calls: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +92,28 @@ def create(
     plateau = schedule.start() if isinstance(schedule, Plateau) else {}
     step = jnp.zeros((), jnp.int32)
     return TrainState(step, params, tx.init(params), plateau, average.start(params))
+
+
+def state_specs(
+    shapes: TrainState, tx: optax.GradientTransformation, reduction: Reduction
+) -> TrainState:
+    """How each array of the state lies on the mesh: a `TrainState` of partition specs."""
+
+    def params(tree: Any) -> Any:
+        return jax.tree.map(lambda x, leaf: leaf.spec(x.ndim), tree, reduction.leaves)
+
+    whole = lambda tree: jax.tree.map(lambda _: PartitionSpec(), tree)  # noqa: E731
+    opt_state = optax.tree.map_params(
+        tx,
+        lambda x, leaf: leaf.kept_spec(x.ndim),
+        shapes.opt_state,
+        reduction.leaves,
+        transform_non_params=lambda _: PartitionSpec(),
+    )
+    average = {k: params(v) if k == "params" else whole(v) for k, v in shapes.average.items()}
+    return TrainState(
+        PartitionSpec(), params(shapes.params), opt_state, whole(shapes.plateau), average
+    )
 
 
 def draw(net: Any, key: Array) -> Any:

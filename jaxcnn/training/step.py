@@ -1,4 +1,8 @@
-"""One update: batch and state in, state and sums out. Pure: no jit and no mesh of its own."""
+"""One update: batch and state in, state and sums out. Pure: no jit and no mesh of its own.
+
+Each device computes this on its own rows, inside a `jax.shard_map`; what it sends to others is said by
+`jaxcnn.parallel`, and nothing else is sent.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from jaxtyping import Array, Float
 
 from jaxcnn.evaluation import ranks
 from jaxcnn.losses import Objective
+from jaxcnn.models.part import Part
+from jaxcnn.parallel import Reduction
 from jaxcnn.pixels import Treatment, augmented
 from jaxcnn.training.averaging import Average
 from jaxcnn.training.state import Controls, TrainState
@@ -34,21 +40,34 @@ def make_train_step(
     objective: Objective,
     treatment: Treatment,
     average: Average,
+    part: Part,
+    reduction: Reduction,
 ) -> Callable[[TrainState, Batch, Controls], tuple[TrainState, Sums]]:
-    """(state, batch, controls) -> (state, sums).
+    """(state, batch, controls) -> (state, sums), on one device's rows and part of the state.
 
-    Sums are float32 over the examples whose mask is True: `loss` (the objective, nats), `top1`, `top5`
-    (counts), `n`, and `finite`: 1 where loss and gradients are finite. An update that is not finite
-    leaves the state as it was, so no such value reaches the parameters or a checkpoint.
+    Sums are float32 over all examples whose mask is True: `loss` (the objective, nats), `top1`, `top5`
+    (counts), `n`; `finite`: 1 where loss and gradients are finite; `leave` and `failed`: devices whose
+    process asks to stop, or has no batch. An update that is not finite, or lacks a batch, leaves the
+    state as it was, so no such value reaches the parameters or a checkpoint.
 
     The gradient is of the summed objective and divided by n once it is summed over the devices, so that
-    counts and gradients travel in one all-reduce.
+    counts travel with gradients.
+
+    Args:
+        part: which layers the devices of a group share; its rows are those of the batch.
+        reduction: how gradients become one.
     """
 
     def sums(params: Any, batch: Batch, keys: Keys) -> tuple[Float[Array, ""], Sums]:
         images = augmented(keys.data, batch, treatment)
-        rngs = {"dropout": keys.dropout}
-        logits, aux = net.apply({"params": params}, images, train=True, rngs=rngs)
+        rows = jnp.stack([batch["epoch"], batch["id"]], axis=1)
+        logits, aux = net.apply(
+            {"params": params},
+            images,
+            train=True,
+            part=dataclasses.replace(part, rows=rows),
+            rngs={"dropout": keys.dropout},
+        )
         total = lambda x: jnp.sum(jnp.where(batch["mask"], x, 0.0))  # noqa: E731
         loss, rank = total(objective(logits, aux, batch["label"])), ranks(logits, batch["label"])
         n, top1, top5 = total(1.0), total(jnp.float32(rank < 1)), total(jnp.float32(rank < 5))
@@ -60,13 +79,18 @@ def make_train_step(
         dropout = jax.random.fold_in(jax.random.key(controls.seed), state.step)
         keys = Keys(jax.random.key(controls.data_seed), dropout)
         grads, total = _accumulated(gradient, state.params, batch, keys, objective.accumulate)
+        leave, failed = jnp.sum(controls.calls, axis=0).astype(jnp.float32)
+        total = {**total, "leave": leave, "failed": failed}
+        grads, total = reduction.reduce(grads, total)
         n = jnp.maximum(total["n"], 1.0)
         grads = jax.tree.map(lambda g: g / n, grads)
+        own = reduction.own(state.params)
         updates, opt_state = tx.update(
-            grads, state.opt_state, state.params, learning_rate=controls.learning_rate
+            grads, state.opt_state, own, learning_rate=controls.learning_rate
         )
-        params = optax.apply_updates(state.params, updates)
         finite = jnp.isfinite(total["loss"]) & jnp.isfinite(optax.tree.norm(grads))
+        finite = reduction.everywhere(finite)
+        params = reduction.whole(optax.apply_updates(own, updates))
         new = dataclasses.replace(
             state,
             step=state.step + 1,
@@ -74,7 +98,8 @@ def make_train_step(
             opt_state=opt_state,
             average=average.take_in(state.average, params, controls.averaged),
         )
-        state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        good = finite & (total["failed"] == 0)
+        state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
         return state, {**total, "finite": finite.astype(jnp.float32)}
 
     return step
@@ -85,17 +110,15 @@ def _accumulated(
 ) -> tuple[Any, Sums]:
     """`gradient` of the whole batch, summed over `slices` parts of it one after the other.
 
-    A part takes every slices-th row, so each device's rows stay on that device.
+    A part takes every slices-th row. What dropout keeps follows the image, not the part.
     """
     if slices == 1:
         return gradient(params, batch, keys)
     parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, slices, *x.shape[1:]), 1, 0), batch)
 
-    def one(carry: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
-        rows, index = part
-        own = keys._replace(dropout=jax.random.fold_in(keys.dropout, index))
-        return jax.tree.map(jnp.add, carry, gradient(params, rows, own)), None
+    def one(carry: Any, rows: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, carry, gradient(params, rows, keys)), None
 
     shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts), keys)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return jax.lax.scan(one, zeros, (parts, jnp.arange(slices)))[0]
+    return jax.lax.scan(one, zeros, parts)[0]

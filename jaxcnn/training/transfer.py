@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxcnn.parallel import put
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.experiment import Experiment
 from jaxcnn.training.loading import read_run
@@ -114,10 +115,12 @@ def first_state(experiment: Experiment, transfer: Transfer | None) -> TrainState
     state = experiment.fresh_state()
     if transfer is None:
         return state
-    put, arrays = experiment.placement.put_replicated, transfer.arrays
-    taken = {path: put(arrays.pop(path)) for path in list(arrays)}
+    arrays, shardings = transfer.arrays, experiment.state_shardings
+    places = _flat(shardings.params)
+    taken = {path: put(arrays.pop(path), places[path]) for path in list(arrays)}
     params = unflatten_dict({**_flat(state.params), **taken})
-    return dataclasses.replace(state, params=params, average=put(experiment.average.start(params)))
+    start = jax.jit(experiment.average.start, out_shardings=shardings.average)
+    return dataclasses.replace(state, params=params, average=start(params))
 
 
 def layers_of(leaves: Leaves) -> tuple[str, ...]:

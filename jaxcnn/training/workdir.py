@@ -104,7 +104,7 @@ def announce(
 ) -> None:
     """What a user sees before the first step."""
     config, side = experiment.config, experiment.net.image_size
-    per_device = config["batch_size"] // experiment.placement.data_size
+    per_device = config["batch_size"] // experiment.placement.devices
     screen.line(format_table(summarise(experiment.net)))
     screen.line("")
     for name, text in (

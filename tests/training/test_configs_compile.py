@@ -25,7 +25,7 @@ def test_abstract_step(name):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
-    assert sorted(sums) == ["finite", "loss", "n", "top1", "top5"]
+    assert sorted(sums) == ["failed", "finite", "leave", "loss", "n", "top1", "top5"]
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in FOLDER.glob("*.py")))
@@ -33,7 +33,7 @@ def test_abstract_evaluation(name):
     """Each protocol that the config names, on a landscape of odd sides."""
     config = with_classes(sections.read(name, [], FOLDER)[1], 1000)
     exp = assemble(config, stand_in(config))
-    forward, params = exp.forward(), exp.abstract_state().evaluated
+    forward, params = exp.forward(), exp.abstract_evaluated()
     for protocol in protocols(config):
         check_fits(forward, protocol)
         for shape in shapes_of(forward, protocol, 301, 417):

@@ -1,0 +1,112 @@
+"""Which plan a run follows: what the config says, or what moves the fewest bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxcnn.parallel.plans import WORDS, Parallelism, Plan
+from jaxcnn.parallel.reduction import Reduction, make_reduction
+from jaxcnn.parallel.traffic import traffic
+
+
+def choose(
+    wanted: Parallelism,
+    net: Any,
+    params: Any,
+    order: Sequence[str],
+    batch_size: int,
+    devices: Sequence[Any],
+) -> tuple[Plan, Reduction, dict[str, float]]:
+    """(the plan, how its gradients become one, MB that each possible plan sends an update and device).
+
+    Args:
+        params: the net's parameters, abstract.
+        order: its layers in the order of computation.
+        batch_size: of all devices.
+
+    Raises:
+        ValueError: a mesh that does not fit the devices, or a plan that the net cannot follow.
+    """
+    reductions = {
+        plan: make_reduction(plan, wanted, params, order)
+        for plan in _candidates(wanted, net, devices)
+    }
+    moved = {
+        plan: sum(c.moved for c in traffic(plan, reduction, net, params, batch_size)) / 1e6
+        for plan, reduction in reductions.items()
+    }
+    plan = min(moved, key=lambda plan: moved[plan])
+    return plan, reductions[plan], {plan.name: mb for plan, mb in moved.items()}
+
+
+def _candidates(wanted: Parallelism, net: Any, devices: Sequence[Any]) -> list[Plan]:
+    """The plans that may be followed; of several the first where they move as much."""
+    mine = sum(d.process_index == devices[0].process_index for d in devices)
+    if wanted.plan != "auto":
+        model = {"data": 1, "towers": 2, "fully_connected": mine}[wanted.plan]
+        return [_plan(wanted.plan, wanted.model or model, wanted, net, devices)]
+    model = wanted.model or (1 if wanted.data else mine)
+    plans = [_plan("data", wanted.model or 1, wanted, net, devices)]
+    if model > 1 and len(devices) % model == 0:
+        if net.fully_connected(model):
+            plans.append(_plan("fully_connected", model, wanted, net, devices))
+        if model == 2 and not net.towers_problem():
+            plans.append(_plan("towers", model, wanted, net, devices))
+    return plans
+
+
+def _plan(name: str, model: int, wanted: Parallelism, net: Any, devices: Sequence[Any]) -> Plan:
+    _check_mesh(wanted.data, model, devices)
+    data, layers = wanted.data or len(devices) // model, frozenset()
+    if name == "towers":
+        if model != 2 or net.towers_problem():
+            raise ValueError(
+                f"mesh.plan=towers: {net.towers_problem() or f'two towers need mesh.model=2, got {model}'}"
+                "; or take another mesh.plan"
+            )
+        layers = net.tower_layers()
+    if name == "fully_connected" and model > 1:
+        layers = net.fully_connected(model)
+        if not layers:
+            raise ValueError(
+                f"mesh.plan=fully_connected: no fully connected layer of this {type(net).__name__} "
+                f"splits over mesh.model={model} devices; take mesh.plan=data, or another mesh.model"
+            )
+    return Plan(name, data, model, layers)
+
+
+def _check_mesh(data: int, model: int, devices: Sequence[Any]) -> None:
+    count = len(devices)
+    processes = len({device.process_index for device in devices})
+    if data == 0 and count % model:
+        fitting = [m for m in range(1, count + 1) if count % m == 0]
+        raise ValueError(
+            f"mesh.model={model} does not divide the {count} devices; it can be "
+            f"{', '.join(map(str, fitting))}"
+        )
+    if data * model > count:
+        raise ValueError(
+            f"mesh.data={data} x mesh.model={model} wants {data * model} devices, there are {count}; "
+            f"set mesh.data=0 to use them all"
+        )
+    if data and data * model < count and processes > 1:
+        raise ValueError(
+            f"mesh.data={data} x mesh.model={model} leaves out some of the {count} devices of "
+            f"{processes} processes, which would have nothing to do; set mesh.data=0"
+        )
+
+
+def plan_lines(plan: Plan, moved: dict[str, float]) -> list[tuple[str, str]]:
+    """(name, text) rows for a person; none on one device."""
+    if plan.data * plan.model == 1:
+        return []
+    others = [f"{WORDS[name]} {mb:,.1f} MB" for name, mb in moved.items() if name != plan.name]
+    beside = f" ({', '.join(others)})" if others else ""
+    return [
+        (
+            "mesh",
+            f"data {plan.data} x model {plan.model}, {WORDS[plan.name]}: {moved[plan.name]:,.1f} MB "
+            f"sent an update and device{beside}",
+        )
+    ]

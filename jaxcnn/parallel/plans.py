@@ -1,0 +1,78 @@
+"""How a run is spread over devices: what the config asks for, and the plan that is followed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from jaxcnn.models.part import Part
+from jaxcnn.parallel.mesh import Placement, make_placement
+
+PLANS = ("data", "towers", "fully_connected")
+WORDS = {
+    "data": "data parallel",
+    "towers": "one of AlexNet's towers a device",
+    "fully_connected": "fully connected layers split",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Parallelism:
+    """How a run is spread over devices.
+
+    Attributes:
+        data: groups of devices; each holds the whole net. 0 takes all devices.
+        model: devices in a group, which may share layers. 0 follows from the plan: 2 for 'towers', the
+            devices of a process for 'fully_connected', otherwise 1.
+        plan: 'data', every device holds the whole net; 'towers', AlexNet's two towers on two devices
+            (Krizhevsky et al. 2012, section 3.2); 'fully_connected', convolutions data parallel, fully
+            connected layers split (Krizhevsky 2014, arXiv 1404.5997); 'auto' takes the one that moves
+            the fewest bytes for this batch.
+        shard_update: each device updates its part of the parameters only, and holds the momentum of that
+            part only (ZeRO-1; Xu et al. 2020, arXiv 2004.13336). Gradients are then reduce-scattered and
+            new parameters gathered.
+        reduce_dtype: in which gradients travel and are summed, 'float32' or 'bfloat16'.
+        bucket_mb: gradients travel in buckets of at least so many MB, those of the last layers first, as
+            the backward pass makes them; 0 sends all at the end.
+    """
+
+    data: int = 0
+    model: int = 0
+    plan: str = "auto"
+    shard_update: bool = False
+    reduce_dtype: str = "float32"
+    bucket_mb: float = 25.0
+
+    def __post_init__(self) -> None:
+        if self.plan not in ("auto", *PLANS):
+            raise ValueError(f"plan must be auto or one of {', '.join(PLANS)}, got {self.plan!r}")
+        if self.reduce_dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"reduce_dtype must be float32 or bfloat16, got {self.reduce_dtype!r}")
+        if min(self.data, self.model) < 0 or not self.bucket_mb >= 0:
+            raise ValueError(
+                "data, model and bucket_mb must be 0 or more, got "
+                f"{self.data}, {self.model}, {self.bucket_mb:g}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Attributes:
+    name: one of PLANS.
+    data, model: sizes of the mesh axes.
+    layers: names of the layers whose outputs the devices of a group share.
+    """
+
+    name: str
+    data: int
+    model: int
+    layers: frozenset[str] = frozenset()
+
+    @property
+    def part(self) -> Part:
+        """What a device computes of a net, without the rows."""
+        return Part(axis="model", size=self.model, layers=self.layers)
+
+    def placement(self, devices: Sequence[Any]) -> Placement:
+        return make_placement(devices, self.data, self.model)

@@ -1,0 +1,244 @@
+"""Gradients of each device to one sum, inside a `jax.shard_map`: in buckets, and whole or in parts.
+
+With `shard_update` a device gets the sum of its own part alone (a reduce-scatter), updates that part of
+the parameters, and gathers the rest: weight-update sharding (Xu et al. 2020, arXiv 2004.13336; ZeRO-1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool
+
+from jaxcnn.parallel.mesh import AXES
+from jaxcnn.parallel.plans import Parallelism, Plan
+
+
+class Leaf(NamedTuple):
+    """How one parameter lies on the mesh.
+
+    Attributes:
+        shared: whether its last axis is split over `model`.
+        axes: mesh axes that its gradients are summed over.
+        cut: its axis that the update is split along, over `axes`; -1 where it is not.
+        bytes: of its gradient on one device.
+    """
+
+    shared: bool
+    axes: tuple[str, ...]
+    cut: int
+    bytes: float
+
+    def spec(self, rank: int) -> PartitionSpec:
+        """Of the parameter."""
+        return PartitionSpec(*(None,) * (rank - 1), "model") if self.shared else PartitionSpec()
+
+    def kept_spec(self, rank: int) -> PartitionSpec:
+        """Of what the optimiser keeps of it."""
+        if self.cut < 0:
+            return self.spec(rank)
+        names: list[Any] = [None] * rank
+        if self.shared:
+            names[-1] = "model"
+        # The part of `model` is cut first, then each of its parts over the other axes.
+        names[self.cut] = (*((names[self.cut],) if names[self.cut] else ()), *self.axes)
+        return PartitionSpec(*names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reduction:
+    """Attributes:
+    sizes: devices along each mesh axis.
+    leaves: a tree like the parameters.
+    dtype: in which gradients travel.
+    buckets: groups of leaves, by their index in the flattened tree, in the order they are sent.
+    """
+
+    sizes: dict[str, int]
+    leaves: Any
+    dtype: str
+    buckets: tuple[tuple[int, ...], ...]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The mesh axes with more than one device."""
+        return tuple(axis for axis in AXES if self.sizes[axis] > 1)
+
+    def devices(self, axes: Sequence[str]) -> int:
+        return math.prod(self.sizes[axis] for axis in axes)
+
+    def reduce(self, grads: Any, sums: Any) -> tuple[Any, Any]:
+        """(each gradient summed over devices, or this device's part of it; `sums` summed over all).
+
+        The buckets wait for one another, so that XLA cannot merge them: the first are on their way while
+        the gradients of the others are still computed.
+        """
+        values, tree = jax.tree.flatten(grads)
+        leaves, done = self.flat(), list(values)
+        before: Any = None
+        for bucket in self.buckets:
+            own = [values[i].astype(self.dtype) for i in bucket]
+            if before is not None:
+                own, before = lax.optimization_barrier((own, before))
+            reduced = self._reduce(own, [leaves[i] for i in bucket])
+            if before is None:
+                sums = self._sum(sums, self.axes)
+            for i, value in zip(bucket, reduced, strict=True):
+                done[i] = value.astype(values[i].dtype)
+            before = reduced[0]
+        return jax.tree.unflatten(tree, done), sums
+
+    def _reduce(self, values: list[Array], leaves: list[Leaf]) -> list[Array]:
+        done = list(values)
+        for (axes, cut), members in _grouped(leaves):
+            own = [values[i] for i in members]
+            chosen = [leaves[i] for i in members]
+            parts = self._scatter(own, chosen, axes) if cut else self._sum(own, axes)
+            for i, part in zip(members, parts, strict=True):
+                done[i] = part
+        return done
+
+    def own(self, params: Any) -> Any:
+        """This device's part of each parameter: what it updates."""
+
+        def part(x: Array, leaf: Leaf) -> Array:
+            if leaf.cut < 0:
+                return x
+            count = x.shape[leaf.cut] // self.devices(leaf.axes)
+            first = lax.axis_index(leaf.axes) * count
+            return lax.dynamic_slice_in_dim(x, first, count, axis=leaf.cut)
+
+        return jax.tree.map(part, params, self.leaves)
+
+    def whole(self, params: Any) -> Any:
+        """The parameters from each device's part."""
+        values, tree = jax.tree.flatten(params)
+        leaves, done = self.flat(), list(values)
+        for bucket in self.buckets:
+            for (axes, cut), members in _grouped([leaves[i] for i in bucket]):
+                if cut:
+                    chosen = [bucket[i] for i in members]
+                    gathered = self._gather(
+                        [values[i] for i in chosen], [leaves[i] for i in chosen], axes
+                    )
+                    for i, value in zip(chosen, gathered, strict=True):
+                        done[i] = value
+        return jax.tree.unflatten(tree, done)
+
+    def everywhere(self, flag: Bool[Array, ""]) -> Bool[Array, ""]:
+        """Whether `flag` holds on every device, where they may see different gradients."""
+        if not any(leaf.shared or leaf.cut >= 0 for leaf in self.flat()):
+            return flag
+        return lax.pmin(flag.astype(jnp.int32), self.axes) == 1 if self.axes else flag
+
+    def flat(self) -> list[Leaf]:
+        """The leaves in the order of the flattened parameters."""
+        return jax.tree.leaves(self.leaves, is_leaf=lambda x: isinstance(x, Leaf))
+
+    def _sum(self, values: Any, axes: Sequence[str]) -> Any:
+        return lax.psum(values, tuple(axes)) if axes else values
+
+    def _scatter(self, values: list[Array], leaves: list[Leaf], axes: tuple[str, ...]) -> Any:
+        """Several leaves travel as one array, with a row for each device; one travels as it is."""
+        if len(values) == 1:
+            cut = leaves[0].cut
+            return [lax.psum_scatter(values[0], axes, scatter_dimension=cut, tiled=True)]
+        count = self.devices(axes)
+        rows = [
+            jnp.moveaxis(x, leaf.cut, 0).reshape(count, -1)
+            for x, leaf in zip(values, leaves, strict=True)
+        ]
+        whole = lax.psum_scatter(
+            jnp.concatenate(rows, axis=1), axes, scatter_dimension=0, tiled=True
+        )
+        parts = jnp.split(whole[0], _ends([r.shape[1] for r in rows]))
+        shapes = [_front(x.shape, leaf.cut, count) for x, leaf in zip(values, leaves, strict=True)]
+        return [
+            jnp.moveaxis(part.reshape(shape), 0, leaf.cut)
+            for part, shape, leaf in zip(parts, shapes, leaves, strict=True)
+        ]
+
+    def _gather(self, values: list[Array], leaves: list[Leaf], axes: tuple[str, ...]) -> Any:
+        if len(values) == 1:
+            return [lax.all_gather(values[0], axes, axis=leaves[0].cut, tiled=True)]
+        count = self.devices(axes)
+        flat = [
+            jnp.moveaxis(x, leaf.cut, 0).reshape(-1) for x, leaf in zip(values, leaves, strict=True)
+        ]
+        rows = lax.all_gather(jnp.concatenate(flat), axes, axis=0)
+        parts = jnp.split(rows, _ends([x.shape[0] for x in flat]), axis=1)
+        shapes = [_front(x.shape, leaf.cut, 1) for x, leaf in zip(values, leaves, strict=True)]
+        return [
+            jnp.moveaxis(part.reshape(count * shape[0], *shape[1:]), 0, leaf.cut)
+            for part, shape, leaf in zip(parts, shapes, leaves, strict=True)
+        ]
+
+
+def make_reduction(plan: Plan, wanted: Parallelism, params: Any, order: Sequence[str]) -> Reduction:
+    """The reduction of a net's gradients.
+
+    Args:
+        params: the net's parameters, abstract: a dict by layer.
+        order: the layers in the order of computation.
+    """
+    sizes, dtype = {"data": plan.data, "model": plan.model}, wanted.reduce_dtype
+
+    def leaf(layer: str, x: Any) -> Leaf:
+        split = layer in plan.layers
+        axes = tuple(a for a in AXES if sizes[a] > 1 and not (split and a == "model"))
+        shape = (*x.shape[:-1], x.shape[-1] // sizes["model"]) if split else x.shape
+        devices = math.prod(sizes[a] for a in axes)
+        fitting = [a for a in reversed(range(len(shape))) if shape[a] % devices == 0]
+        cut = fitting[0] if wanted.shard_update and axes and fitting else -1
+        return Leaf(split, axes, cut, math.prod(shape) * jnp.dtype(dtype).itemsize)
+
+    leaves = {
+        name: jax.tree.map(lambda x, name=name: leaf(name, x), tree)
+        for name, tree in params.items()
+    }
+    return Reduction(sizes, leaves, dtype, _buckets(leaves, order, wanted.bucket_mb * 1e6))
+
+
+def _buckets(leaves: Any, order: Sequence[str], least: float) -> tuple[tuple[int, ...], ...]:
+    """Leaf indices in buckets of at least `least` bytes, the layers that are computed last first."""
+    place = {name: i for i, name in enumerate(order)}
+    flat = jax.tree_util.tree_flatten_with_path(leaves, is_leaf=lambda x: isinstance(x, Leaf))[0]
+    names = [jax.tree_util.keystr(path[:-1], simple=True, separator="/") for path, _ in flat]
+    by_layer = sorted(range(len(flat)), key=lambda i: -place[names[i]])
+    buckets: list[list[int]] = [[]]
+    filled = 0.0
+    for i in by_layer:
+        if least and filled >= least and names[i] != names[buckets[-1][-1]]:
+            buckets.append([])
+            filled = 0.0
+        buckets[-1].append(i)
+        filled += flat[i][1].bytes
+    return tuple(map(tuple, buckets))
+
+
+def _grouped(leaves: list[Leaf]) -> Iterator[tuple[tuple[tuple[str, ...], bool], list[int]]]:
+    """Positions of leaves that can travel together: summed over the same axes, all cut or none."""
+    groups: dict[tuple[tuple[str, ...], bool], list[int]] = {}
+    for i, leaf in enumerate(leaves):
+        groups.setdefault((leaf.axes, leaf.cut >= 0), []).append(i)
+    yield from groups.items()
+
+
+def _front(shape: tuple[int, ...], cut: int, count: int) -> tuple[int, ...]:
+    """A shape with axis `cut` in front, divided by `count`."""
+    return (shape[cut] // count, *(n for i, n in enumerate(shape) if i != cut))
+
+
+def _ends(lengths: list[int]) -> list[int]:
+    ends, total = [], 0
+    for length in lengths[:-1]:
+        total += length
+        ends.append(total)
+    return ends
