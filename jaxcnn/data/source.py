@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -80,6 +80,18 @@ class Data:
     eval_split: str
     class_names: tuple[str, ...]
     description: str
+
+    def facts(self) -> dict[str, Any]:
+        """What must be the same for every process of a run, as JSON values."""
+        held_out = 0 if self.held_out is None else len(self.held_out)
+        first = [self.train.name(i) for i in (0, len(self.train) // 2)] if len(self.train) else []
+        return {
+            "training images": len(self.train),
+            "held-out images": held_out,
+            "evaluation images": len(self.evaluation),
+            "classes": list(self.class_names),
+            "names": first,
+        }
 
 
 def default_data_dir() -> Path:

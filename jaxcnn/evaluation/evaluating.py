@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.data import Picture, Pictures, Source, Unreadable, stand_in
+from jaxcnn.data import Picture, Pictures, Source, Subset, Unreadable, stand_in
 from jaxcnn.data.pictures import Choose
 from jaxcnn.evaluation.counting import Result, Tally
 from jaxcnn.evaluation.forward import Forward
 from jaxcnn.evaluation.fusion import Posteriors, digest
 from jaxcnn.evaluation.looking import check_fits, choose_cuts, posteriors
 from jaxcnn.evaluation.protocols import Protocol
+from jaxcnn.parallel import ALONE, Crew
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ def evaluate(
     split: str,
     threads: int = 0,
     keep: bool = False,
+    crew: Crew = ALONE,
     check_stop: Callable[[], None] = lambda: None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Judgement:
@@ -51,7 +53,8 @@ def evaluate(
         protocol: which looks.
         split: carried by the result.
         threads: decoding threads; 0 for one a core.
-        keep: whether posteriors are wanted.
+        keep: whether posteriors are wanted: of a process alone.
+        crew: the processes, each of which judges its share; all of them must call this.
         check_stop: called before each image and batch; raises to leave early.
         progress: called with (images done, images in all) now and then.
 
@@ -60,22 +63,41 @@ def evaluate(
         ValueError: the protocol does not fit the net.
         RuntimeError: the images counted are not those of the split.
     """
+    if keep and crew.count > 1:
+        raise ValueError(
+            "posteriors are kept by one process alone: python -m jaxcnn.tools.evaluate"
+        )
     check_fits(forward, protocol)
     choose = choose_cuts(forward, protocol)
-    unreadable = Unreadable(source, "judged as mid-grey")
-    tally, ids, done = Tally(), source.ids, 0
+    mine = source if crew.count == 1 else _share(source, crew)
     kept: list[tuple[int, int, np.ndarray]] = []
-    with Pictures(source, choose, threads=threads) as pictures:
-        readable = _readable(pictures, unreadable, choose)
-        for picture, log_posterior in posteriors(forward, params, readable, protocol, check_stop):
-            tally.add(log_posterior[None], np.array([picture.label]))
-            if keep:
-                values = np.exp(log_posterior).astype(np.float16)
-                kept.append((int(ids[picture.position]), picture.label, values))
-            done += 1
-            progress(done, len(source))
+
+    def judge() -> tuple[Tally, list[str]]:
+        unreadable, tally, ids = Unreadable(mine, "judged as mid-grey"), Tally(), mine.ids
+        with Pictures(mine, choose, threads=threads) as pictures:
+            readable = _readable(pictures, unreadable, choose)
+            for picture, log_posterior in posteriors(
+                forward, params, readable, protocol, check_stop
+            ):
+                tally.add(log_posterior[None], np.array([picture.label]))
+                if keep:
+                    values = np.exp(log_posterior).astype(np.float16)
+                    kept.append((int(ids[picture.position]), picture.label, values))
+                progress(min(tally.n * crew.count, len(source)), len(source))
+        return tally, unreadable.names
+
+    # Each process leaves this with the others, whatever became of its share.
+    tally, names = crew.own(judge)
+    parts = crew.gather([dataclasses.astuple(tally), names])
+    tally = Tally(*map(sum, zip(*(counts for counts, _ in parts), strict=True)))
     result = tally.result(protocol.label(forward.net.image_size), split, len(source))
-    return Judgement(result, unreadable.names, _gathered(kept, source, result) if keep else None)
+    unreadable = [name for _, names in parts for name in names]
+    return Judgement(result, unreadable, _gathered(kept, source, result) if keep else None)
+
+
+def _share(source: Source, crew: Crew) -> Source:
+    """This process's images."""
+    return Subset(source, np.arange(crew.index, len(source), crew.count))
 
 
 def _readable(

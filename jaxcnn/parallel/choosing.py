@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxcnn.parallel.plans import WORDS, Parallelism, Plan
@@ -97,7 +97,7 @@ def _check_mesh(data: int, model: int, devices: Sequence[Any]) -> None:
         )
 
 
-def plan_lines(plan: Plan, moved: dict[str, float]) -> list[tuple[str, str]]:
+def plan_lines(plan: Plan, moved: Mapping[str, float]) -> list[tuple[str, str]]:
     """(name, text) rows for a person; none on one device."""
     if plan.data * plan.model == 1:
         return []

@@ -51,7 +51,7 @@ class Placement:
 
     def here(self) -> Placement:
         """This process's devices alone, for what each process computes by itself."""
-        return make_placement(self.mesh.local_devices, self.local_devices)
+        return make_placement(self.mesh.local_devices)
 
     def local(self, tree: Any) -> Any:
         """Arrays that are whole on every device, as arrays of `here()`. Copies nothing."""
@@ -79,16 +79,18 @@ def ordered(devices: Sequence[Any]) -> list[Any]:
     return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
-def make_placement(devices: Sequence[Any], data: int, model: int = 1) -> Placement:
-    """The first `data` x `model` of `devices` as a mesh, axes Auto."""
-    chosen = np.asarray(ordered(devices)[: data * model]).reshape(data, model)
-    return Placement(Mesh(chosen, AXES, axis_types=(AxisType.Auto, AxisType.Auto)))
+def make_placement(
+    devices: Sequence[Any] | None = None, data: int = 0, model: int = 1
+) -> Placement:
+    """The first `data` x `model` of `devices` as a mesh, axes Auto.
 
-
-def local_placement() -> Placement:
-    """All devices of this process, for what each process computes by itself."""
-    devices = jax.local_devices()
-    return make_placement(devices, len(devices))
+    Args:
+        devices: None takes those of all processes.
+        data: 0 takes as many as there are.
+    """
+    chosen = ordered(jax.devices() if devices is None else devices)
+    rows = np.asarray(chosen[: data * model] if data else chosen).reshape(-1, model)
+    return Placement(Mesh(rows, AXES, axis_types=(AxisType.Auto, AxisType.Auto)))
 
 
 def check_batch(batch_size: int, accumulate: int, devices: int) -> None:

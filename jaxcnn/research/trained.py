@@ -13,7 +13,7 @@ from typing import Any
 from jaxcnn import config as configs
 from jaxcnn import data as room
 from jaxcnn.evaluation import Forward, Judgement, Protocol, check_fits, evaluate, fusion
-from jaxcnn.parallel import local_placement
+from jaxcnn.parallel import make_placement
 from jaxcnn.training import report, sections
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.judging import open_splits
@@ -101,7 +101,7 @@ class Trained:
     @functools.cached_property
     def forward(self) -> Forward:
         """Its forward passes, on all devices."""
-        placement = local_placement()
+        placement = make_placement()
         size = -(-self.batch_size // placement.devices) * placement.devices
         return Forward(self.loaded.net, self.loaded.mean, placement, size, self._compile)
 

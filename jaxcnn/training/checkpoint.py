@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from jaxcnn.parallel import ALONE, Crew
 from jaxcnn.training.state import TrainState, describe_leaves
 
 
@@ -44,8 +46,12 @@ class Checkpointing:
 class Checkpoints:
     """The checkpoints of one workdir. Saves are asynchronous; `close` waits for the last one."""
 
-    def __init__(self, folder: Path, keep: int = 2, read_only: bool = False) -> None:
+    def __init__(
+        self, folder: Path, keep: int = 2, read_only: bool = False, crew: Crew = ALONE
+    ) -> None:
+        """Of several processes all must call every method but `steps`; they share one folder."""
         _quieten()
+        self._crew = crew
         self.folder = folder.absolute()  # Orbax fails late and loudly on a relative path
         preserve = policies.AnyPreservationPolicy(
             [
@@ -91,14 +97,14 @@ class Checkpoints:
         step = int(state.step)
         if step == self._last:
             return
-        if step in self.steps():
-            if best is None or self._manager.metrics(step):
+        if self._crew.first(lambda: step in self.steps()):
+            if best is None or self._crew.first(lambda: bool(self._manager.metrics(step))):
                 return
             self._manager.delete(step)  # saved by a stop before its held-out images were judged
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
         )
-        self._check_room(step, state)
+        self._crew.first(lambda: self._check_room(step, state))
         try:
             self._manager.check_for_errors()
             self._manager.save(
@@ -130,15 +136,10 @@ class Checkpoints:
                 those there can be read.
         """
         failures: dict[int, str] = {}
-        for candidate in reversed(self.steps() if step is None else [step]):
+        candidates = self._crew.first(self.steps) if step is None else [step]
+        for candidate in reversed(candidates):
             try:
-                self._check_fits(candidate, like)
-                found = self._manager.restore(
-                    candidate,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
-                    ),
-                )
+                found = self._crew.own(partial(self._read, candidate, like))
             except (CheckpointError, MemoryError):
                 raise
             except Exception as error:
@@ -146,7 +147,9 @@ class Checkpoints:
                     raise
                 failures[candidate] = _first_line(error)
                 continue
-            self._set_aside(failures)
+            self._crew.first(lambda: self._set_aside(failures))
+            if failures and not self._read_only:
+                self._manager.reload()
             return found["state"], found["meta"]
         if failures:
             lines = [f"  step {step}: {problem}" for step, problem in failures.items()]
@@ -177,8 +180,15 @@ class Checkpoints:
                 (self.folder / str(step)).rename(aside / f"{step}_{time.time_ns()}")
                 text += f"; it is now in {aside}"
             logging.getLogger("jaxcnn").warning("%s", text)
-        if unreadable and not self._read_only:
-            self._manager.reload()
+
+    def _read(self, step: int, like: TrainState) -> Any:
+        self._check_fits(step, like)
+        return self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
+            ),
+        )
 
     def _check_fits(self, step: int, like: TrainState) -> None:
         saved = self._manager.item_metadata(step)["state"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +26,9 @@ def main(arguments: Sequence[str], configs_folder: Path) -> int:
         0 done, 1 error, 2 usage, 3 diverged, 143 stopped by a signal with the state saved.
     """
     options, overrides = _parse(arguments)
+    faulthandler.enable(
+        sys.__stderr__ or sys.stderr
+    )  # a fatal error in a library says where every thread was
     # Imported here, so that --help answers at once.
     from jaxcnn import config as configs
     from jaxcnn.training import run, sections
@@ -35,6 +40,8 @@ def main(arguments: Sequence[str], configs_folder: Path) -> int:
     resolved: dict[str, Any] = {}
 
     def work() -> None:
+        if not options.print_config:
+            _start(options)
         given, config = sections.read(options.config, overrides, configs_folder)
         resolved.update(config)
         if options.print_config:
@@ -63,6 +70,8 @@ def exit_code(
     """
     from jaxcnn.config import ConfigError
     from jaxcnn.data import DataError
+    from jaxcnn.parallel import OtherFailed
+    from jaxcnn.parallel.start import StartError
     from jaxcnn.training import Diverged, Stopped
     from jaxcnn.training.checkpoint import CheckpointError
     from jaxcnn.training.workdir import WorkdirError
@@ -76,6 +85,8 @@ def exit_code(
     except KeyboardInterrupt:
         return _fail("interrupted", f"nothing was trained yet. To start again: {again}", 130)
     except Stopped as error:
+        if _follows():
+            return EXIT_STOPPED  # process 0 says it
         folder = Path(workdir).absolute()
         saved = any(entry.name.isdigit() for entry in (folder / "checkpoints").glob("*"))
         left = (
@@ -83,13 +94,36 @@ def exit_code(
         )
         print(f"stopped by {error}; {left}. To go on: {again}", flush=True)
         return EXIT_STOPPED
-    except (DataError, CheckpointError, WorkdirError, ValueError, OSError) as error:
+    except (
+        *(DataError, CheckpointError, WorkdirError, OtherFailed, StartError),
+        *(ValueError, OSError),
+    ) as error:
         return _fail("error", error, EXIT_ERROR)
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return _fail("out of memory", _memory_advice(error, config["batch_size"]), EXIT_ERROR)
     return EXIT_DONE
+
+
+def _follows() -> bool:
+    """Whether another process speaks for this one."""
+    import jax
+
+    return jax.distributed.is_initialized() and jax.process_index() > 0
+
+
+def _start(options: argparse.Namespace) -> None:
+    """Joins this process with the others, where there are any."""
+    from jaxcnn.parallel import start
+
+    processes = start.parse(options.distributed, os.environ)
+    if processes is None:
+        if options.distributed == "auto":
+            start.check_not_alone(os.environ, processes)
+        return
+    start.start(processes, options.distributed_timeout)
+    print(start.describe(), flush=True)
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -105,6 +139,19 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--config", default="quickstart", help="file, or name of one in configs/ (%(default)s)"
     )
     parser.add_argument("--workdir", default="", help="where the run is kept (runs/NAME)")
+    parser.add_argument(
+        "--distributed",
+        default="auto",
+        help="several processes as one run: auto asks SLURM, Open MPI, Kubernetes and TPUs; off; or "
+        "HOST:PORT,N,I: process 0 listens at HOST:PORT, this one is number I of N (%(default)s)",
+    )
+    parser.add_argument(
+        "--distributed_timeout",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long processes wait for each other at the start (%(default)g)",
+    )
     parser.add_argument(
         "--dry_run", action="store_true", help="one step of the real shapes; says memory and time"
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxcnn import data as room
 from jaxcnn.evaluation import PROTOCOLS, Forward, Protocol, Result, evaluate
+from jaxcnn.parallel import ALONE, Crew
 from jaxcnn.training.experiment import Experiment
 from jaxcnn.training.logging import Metrics, Screen
 from jaxcnn.training.pace import Pace
@@ -44,6 +45,7 @@ class Judge:
     screen: Screen
     check_stop: Callable[[], None]
     forward: Forward
+    crew: Crew = ALONE
     results: dict[tuple[str, str], tuple[int, Result]] = dataclasses.field(default_factory=dict)
     corrupt: set[str] = dataclasses.field(default_factory=set)
 
@@ -118,6 +120,7 @@ class Judge:
             task.protocol,
             split=task.split,
             threads=self.experiment.config["data"]["threads"],
+            crew=self.crew,
             check_stop=self.check_stop,
             progress=lambda done, total: self.screen.progress(
                 f"{task.label} of {task.split}: {done:,}/{total:,}"

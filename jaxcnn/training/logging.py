@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from jaxcnn.parallel import ALONE, Crew
+
 
 @dataclasses.dataclass(frozen=True)
 class Log:
@@ -23,32 +25,45 @@ class Log:
     Attributes:
         every_steps: steps to an event in metrics.jsonl, each the mean over those steps.
         tensorboard: write TensorBoard events too.
+        slow_step: a step that takes so many times the median one, and ten seconds at least, is shown
+            with what every thread is doing; 0 shows none.
     """
 
     every_steps: int = 20
     tensorboard: bool = True
+    slow_step: float = 20.0
 
     def __post_init__(self) -> None:
         if self.every_steps < 1:
             raise ValueError(f"every_steps must be at least 1, got {self.every_steps}")
+        if not (self.slow_step == 0 or self.slow_step >= 2):
+            raise ValueError(f"slow_step must be 0 or at least 2, got {self.slow_step:g}")
 
 
 class Metrics:
     """Appends events to metrics.jsonl, and to TensorBoard."""
 
-    def __init__(self, workdir: Path, tensorboard: bool) -> None:
+    def __init__(self, workdir: Path, tensorboard: bool, crew: Crew = ALONE) -> None:
+        """Of several processes the first one writes."""
         self.path = workdir / "metrics.jsonl"
-        self._board = _tensorboard(workdir) if tensorboard else None
+        self._crew = crew
+        self._board = _tensorboard(workdir) if tensorboard and crew.leads else None
 
     def cut_back(self, step: int) -> list[dict[str, Any]]:
         """Drops the events after `step`, which a resumed run will write again; gives those kept."""
-        events = [e for e in read_events(self.path) if e["step"] <= step]
-        whole = self.path.with_suffix(".tmp")
-        whole.write_text("".join(json.dumps(e) + "\n" for e in events))
-        whole.replace(self.path)
-        return events
+
+        def cut() -> None:
+            whole = self.path.with_suffix(".tmp")
+            kept = (json.dumps(e) + "\n" for e in read_events(self.path) if e["step"] <= step)
+            whole.write_text("".join(kept))
+            whole.replace(self.path)
+
+        self._crew.first(cut)
+        return read_events(self.path)
 
     def write(self, event: Mapping[str, Any]) -> None:
+        if not self._crew.leads:
+            return
         with self.path.open("a") as file:
             file.write(json.dumps(event) + "\n")
         if self._board is not None:
@@ -84,23 +99,28 @@ class Screen:
     PLAIN_SECONDS = 10.0
     PLACE_SECONDS = 0.2
 
-    def __init__(self, stream: Any = None) -> None:
-        """`stream` is a text file; None is standard output."""
+    def __init__(self, stream: Any = None, *, silent: bool = False) -> None:
+        """`stream` is a text file; None is standard output. A silent screen is of a process that others
+        speak for."""
         self.stream: TextIO = stream or sys.stdout
+        self.silent = silent
         self.in_place = self.stream.isatty()
         self._open = False
         self._last = 0.0
 
     def line(self, text: str) -> None:
         """A line that stays."""
+        if self.silent:
+            return
         self.end_place()
         print(text, file=self.stream, flush=True)
 
     def progress(self, text: str, last: bool = False) -> None:
         """A line that the next one replaces; elsewhere than on a terminal one every ten seconds."""
         now = time.monotonic()
-        if not last and now - self._last < (
-            self.PLACE_SECONDS if self.in_place else self.PLAIN_SECONDS
+        if self.silent or (
+            not last
+            and now - self._last < (self.PLACE_SECONDS if self.in_place else self.PLAIN_SECONDS)
         ):
             return
         self._last = now

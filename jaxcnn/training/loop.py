@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jaxcnn import data as room
+from jaxcnn.parallel import Crew, assemble_crew, check_same
 from jaxcnn.training import report, sections
 from jaxcnn.training.checkpoint import Checkpoints
 from jaxcnn.training.experiment import Experiment, assemble, with_classes
+from jaxcnn.training.feeding import Feed
 from jaxcnn.training.judging import Judge, open_splits
+from jaxcnn.training.lock import held
 from jaxcnn.training.logging import Metrics, Screen
 from jaxcnn.training.pace import Pace
 from jaxcnn.training.rates import Rates
-from jaxcnn.training.recording import Diverged, Recorder
+from jaxcnn.training.recording import Called, Diverged, Recorder
 from jaxcnn.training.state import TrainState
 from jaxcnn.training.statistics import obtain, stand_in
 from jaxcnn.training.stopping import Stopped, Stopper
 from jaxcnn.training.transfer import Transfer, first_state, read_transfer
-from jaxcnn.training.workdir import announce, conclude, has_begun, prepare
+from jaxcnn.training.workdir import announce, check_shared, conclude, has_begun, prepare
 
 
 def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dict[str, Any]:
@@ -40,32 +45,50 @@ def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dic
         Diverged: loss or gradients stopped being finite.
         Stopped: a signal came; the state is saved.
     """
-    config = sections.resolve(config)
-    with Stopper() as stopper:
-        data = open_splits(config["data"])
+    config, crew = sections.resolve(config), assemble_crew()
+    check_same(crew, "config", config, "start all of them with the same config and overrides")
+    folder = Path(workdir).absolute()
+    with contextlib.ExitStack() as stack:
+        stopper = stack.enter_context(Stopper(crew=crew))
+        data = crew.own(lambda: open_splits(config["data"]))
+        check_same(crew, "data", data.facts(), "give all of them the same files")
         config = with_classes(config, len(data.class_names))
         # Whatever is wrong with the config is said before statistics take their time.
         experiment = assemble(config, stand_in(config))
-        folder = Path(workdir).absolute()
-        begun = has_begun(folder)
-        transfer = None if begun else read_transfer(experiment)
-        prepare(folder, config, data.class_names, len(data.train))
+        begun = crew.first(lambda: has_begun(folder))
+        transfer = None if begun else crew.own(lambda: read_transfer(experiment))
+        crew.first(lambda: _claim(folder, config, data, stack))
+        check_shared(folder, crew)
         if experiment.augment.needs_statistics:
-            found = obtain(experiment, data, folder, stopper.check, begun=begun)
+            found = obtain(experiment, data, folder, stopper.check, begun=begun, crew=crew)
             experiment = assemble(config, found)
-        return _Run(experiment, data, folder, stopper).go(command, transfer)
+        return _Run(experiment, data, folder, stopper, crew).go(command, transfer)
+
+
+def _claim(
+    folder: Path, config: Mapping[str, Any], data: room.Data, stack: contextlib.ExitStack
+) -> None:
+    stack.enter_context(held(folder))
+    prepare(folder, config, data.class_names, len(data.train))
 
 
 class _Run:
     def __init__(
-        self, experiment: Experiment, data: room.Data, folder: Path, stopper: Stopper
+        self,
+        experiment: Experiment,
+        data: room.Data,
+        folder: Path,
+        stopper: Stopper,
+        crew: Crew,
     ) -> None:
         self.experiment, self.data, self.folder, self.stopper = experiment, data, folder, stopper
+        self.crew = crew
         self.config = experiment.config
         self.pace = Pace(len(data.train), self.config["batch_size"], self.config["epochs"])
-        self.screen = Screen()
-        self.checkpoints = Checkpoints(folder / "checkpoints", self.config["checkpoint"]["keep"])
-        self.metrics = Metrics(folder, self.config["log"]["tensorboard"])
+        self.screen = Screen(silent=not crew.leads)
+        keep = self.config["checkpoint"]["keep"]
+        self.checkpoints = Checkpoints(folder / "checkpoints", keep, crew=crew)
+        self.metrics = Metrics(folder, self.config["log"]["tensorboard"], crew)
         self.rates = Rates(experiment.schedule, self.pace, experiment.placement)
         self.recorder = Recorder(self.pace, self.config, self.metrics, self.screen)
         self.compile_seconds = 0.0
@@ -77,6 +100,7 @@ class _Run:
             self.screen,
             stopper.check,
             experiment.forward(compiler=self._compile),
+            crew,
         )
 
     def go(self, command: Sequence[str], transfer: Transfer | None) -> dict[str, Any]:
@@ -84,7 +108,7 @@ class _Run:
         try:
             restored = self.checkpoints.restore(self.experiment.abstract_state())
             if restored is None:  # also where the folder's checkpoints are none of them whole
-                transfer = transfer or read_transfer(self.experiment)
+                transfer = transfer or self.crew.own(lambda: read_transfer(self.experiment))
             state, meta = restored or (first_state(self.experiment, transfer), {})
             start = int(state.step)
             self.recorder.go_on(meta)
@@ -92,17 +116,7 @@ class _Run:
             self.judge.corrupt.update(meta.get("corrupt", ()))
             events = self.metrics.cut_back(start)
             self.judge.recall(events, start)
-            announce(
-                self.screen, self.experiment, self.data, self.pace, self.folder, start, transfer
-            )
-            report.add_start(
-                self.folder / "run.json",
-                command,
-                self.config["seed"],
-                start,
-                self.pace.examples,
-                transfer.record() if transfer else None,
-            )
+            self._announce(command, start, transfer)
             if 0 < start <= self.pace.total:
                 self.judge.judge(state, self.judge.missing(events, start))
                 state = self._look(state, events)
@@ -111,24 +125,41 @@ class _Run:
                 state = self._train(state, start)
             self._save(state)
             self._finish(state)
-            seconds, step = self.recorder.seconds(), int(state.step)
-            return conclude(
-                self.screen,
-                self.judge,
-                self.folder,
-                step,
-                seconds,
-                self.compile_seconds,
-                self.checkpoints.best(),
-            )
+            best = self.checkpoints.best()
+            return self.crew.first(lambda: self._conclude(int(state.step), best))
         finally:
+            self.recorder.watchdog.rest()
             self.screen.end_place()
             self.metrics.close()
             self.checkpoints.close()
 
+    def _announce(self, command: Sequence[str], start: int, transfer: Transfer | None) -> None:
+        announce(self.screen, self.experiment, self.data, self.pace, self.folder, start, transfer)
+        begun = partial(
+            report.add_start,
+            self.folder / "run.json",
+            command,
+            self.config["seed"],
+            start,
+            self.pace.examples,
+            transfer.record() if transfer else None,
+        )
+        self.crew.first(begun)
+
+    def _conclude(self, step: int, best: Mapping[str, Any] | None) -> dict[str, Any]:
+        return conclude(
+            self.screen,
+            self.judge,
+            self.folder,
+            step,
+            self.recorder.seconds(),
+            self.compile_seconds,
+            best,
+        )
+
     def _finish(self, state: TrainState) -> None:
         """The protocols that neither this run nor the report has done on the final state."""
-        known = report.read_report(self.folder / "report.json")
+        known = self.crew.first(lambda: report.read_report(self.folder / "report.json"))
         done = {key for key, (step, _) in self.judge.results.items() if step == int(state.step)}
         done |= {
             (r["protocol"], r["split"]) for r in known["results"] if r["step"] == int(state.step)
@@ -141,38 +172,45 @@ class _Run:
     def _train(self, state: TrainState, start: int) -> TrainState:
         recorder = self.recorder
         with self._batches(start) as batches:
+            feed = Feed(self.experiment, batches, self.stopper, self.crew)
             try:
                 # while the first batches are decoded
                 step = self._compile("the train step", self.experiment.lower_train())
+                self.crew.gather(None)  # compilers differ; no update waits for another's
                 recorder.restart()
                 for done in range(start + 1, self.pace.total + 1):
-                    self.stopper.check()
-                    with recorder.waiting():
-                        batch = self.experiment.placement.put_batch(next(batches))
                     epoch = self.pace.epoch(done - 1)
                     rate = self.rates.rate(epoch)
-                    state, sums = step(state, batch, self.experiment.put_controls(rate, epoch))
+                    with recorder.waiting():
+                        batch, controls = feed.next(rate, epoch)
+                    state, sums = step(state, batch, controls)
                     recorder.put(done, rate, sums)
                     tasks, saves = self.judge.tasks(done), self.judge.saves(done)
                     if tasks or saves:
                         with recorder.pause():
-                            self.judge.corrupt.update(batches.corrupt)
+                            self._note_corrupt(batches)
                             self.judge.judge(state, tasks)
                             state = self._look(state)
                             if saves:
                                 self._save(state)
                 recorder.flush()
-            except (Stopped, room.DataError):
-                recorder.flush()
-                self.judge.corrupt.update(batches.corrupt)
+            except (Stopped, Called, room.DataError) as error:
+                with contextlib.suppress(Called):
+                    recorder.flush()
+                self._note_corrupt(batches)
                 self._save(state)
                 self.checkpoints.wait()
+                feed.explain(error)
                 raise
             except Diverged as error:
                 steps = self.checkpoints.steps()
                 kept = f"checkpoint of step {steps[-1]}" if steps else "there is no checkpoint yet"
                 raise Diverged(f"{error}\nWhat is left: {kept}") from None
         return state
+
+    def _note_corrupt(self, batches: Any) -> None:
+        for names in self.crew.gather(list(batches.corrupt)):
+            self.judge.corrupt.update(names)
 
     def _look(self, state: TrainState, events: Sequence[Mapping[str, Any]] = ()) -> TrainState:
         """The state once a plateau rule has seen what the held-out images say of it, where that is due.
@@ -198,6 +236,8 @@ class _Run:
             image_size=self.experiment.net.image_size,
             sampling=self.experiment.augment,
             start_step=start,
+            process_index=self.crew.index,
+            process_count=self.crew.count,
             threads=settings["threads"],
             prefetch=settings["prefetch"],
         )

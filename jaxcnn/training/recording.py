@@ -12,12 +12,18 @@ import jax
 
 from jaxcnn.training.logging import Metrics, Screen, duration
 from jaxcnn.training.pace import Pace
+from jaxcnn.training.watchdog import Watchdog
 
 TRAIN_SUMS = ("loss", "top1", "top5", "n")
 
 
 class Diverged(RuntimeError):
     """Loss or gradients stopped being finite; nothing of that step was kept."""
+
+
+class Called(Exception):
+    """All processes see at the same step that one of them asks to stop (`leave`) or cannot go on
+    (`failed`)."""
 
 
 class Recorder:
@@ -29,6 +35,7 @@ class Recorder:
     ) -> None:
         self.pace, self.config, self.metrics, self.screen = pace, config, metrics, screen
         self.clock = Clock()
+        self.watchdog = Watchdog(config["log"]["slow_step"])
         self.go_on({})
 
     def go_on(self, meta: Mapping[str, Any]) -> None:
@@ -63,6 +70,7 @@ class Recorder:
     def pause(self) -> Iterator[None]:
         """Around evaluation and saving, which no rate holds. The last step is counted first."""
         self.flush()
+        self.watchdog.rest()
         began = time.perf_counter()
         yield
         self.window.started += time.perf_counter() - began
@@ -75,18 +83,26 @@ class Recorder:
         now = time.perf_counter()
         self.clock.add(now - self._last_step)
         self._last_step = now
+        self.watchdog.feed(self.clock.median())
+
+    def drop(self) -> None:
+        """Forgets the step that was put last: it did not count."""
+        self._pending = None
 
     def flush(self) -> None:
         """Counts the step that was put last; writes its event where one is due.
 
         Raises:
             Diverged: its loss or gradients are not finite.
+            Called: a process asked all to stop after it, or had no batch for it, so that it did not count.
         """
         if self._pending is None:
             return
         done, rate, sums = self._pending
         self._pending = None
         sums = {k: float(v) for k, v in jax.device_get(sums).items()}
+        if sums["failed"]:
+            raise Called
         if not sums["finite"]:
             raise Diverged(self._divergence(done, rate, sums))
         self.window.add(sums)
@@ -98,6 +114,8 @@ class Recorder:
         if last or done % self.config["log"]["every_steps"] == 0:
             self.metrics.write(event)
             self.window = Window()
+        if sums["leave"]:
+            raise Called
 
     def _divergence(self, done: int, rate: float, sums: Mapping[str, float]) -> str:
         loss, tenth = sums["loss"] / max(sums["n"], 1), self.config["schedule"]["rate"] / 10

@@ -13,6 +13,7 @@ from jaxcnn import config as configs
 from jaxcnn import data as room
 from jaxcnn.data import statistics as figures
 from jaxcnn.data.statistics import Statistics
+from jaxcnn.parallel import ALONE, Crew
 from jaxcnn.pixels import Augment
 from jaxcnn.training.experiment import Experiment
 from jaxcnn.training.logging import Screen, duration
@@ -29,8 +30,11 @@ def obtain(
     check_stop: Callable[[], None],
     *,
     begun: bool,
+    crew: Crew = ALONE,
 ) -> Statistics:
     """The statistics for a run in `folder` that needs them, which then holds a copy.
+
+    Of several processes the first one computes them, and the others read that copy.
 
     Args:
         experiment: whose `augment` says what is needed.
@@ -41,6 +45,18 @@ def obtain(
         DataError: no such file, or one of other data.
         Stopped: a signal came while they were computed.
     """
+    found: list[Statistics] = []
+    crew.first(lambda: found.append(_obtain(experiment, data, folder, check_stop, begun)))
+    return found[0] if crew.leads else figures.load(folder / NAME)
+
+
+def _obtain(
+    experiment: Experiment,
+    data: room.Data,
+    folder: Path,
+    check_stop: Callable[[], None],
+    begun: bool,
+) -> Statistics:
     augment = experiment.augment
     kept, screen = folder / NAME, Screen()
     if augment.statistics == "imagenet":

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C ask the run to save and leave; a second Ctrl-C ends it at once."""
+"""SIGTERM and Ctrl-C ask the run to save and leave, on all its processes; a second Ctrl-C ends it at once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 from types import FrameType, TracebackType
+
+from jaxcnn.parallel import ALONE, Crew
 
 
 class Stopped(Exception):
@@ -15,12 +17,14 @@ class Stopped(Exception):
 class Stopper:
     """While entered, a signal sets a flag that the loop looks at between steps and batches.
 
-    `answer` is what a signal is answered with on the screen.
+    `answer` is what a signal is answered with on the screen. A signal to one process of `crew` is told to
+    the others.
     """
 
-    def __init__(self, answer: str = "saving after this step") -> None:
+    def __init__(self, answer: str = "saving after this step", crew: Crew = ALONE) -> None:
         self.signal = ""
         self._answer = answer
+        self._crew = crew
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Stopper:
@@ -38,7 +42,8 @@ class Stopper:
         trace: TracebackType | None,
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+            # None: one that Python did not set, and cannot set again
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # pyright: ignore[reportArgumentType]
             outer = getattr(handler, "__self__", None)
             if isinstance(
                 outer, Stopper
@@ -46,13 +51,18 @@ class Stopper:
                 outer.signal = outer.signal or self.signal
 
     def check(self) -> None:
-        """Raises Stopped once a signal has come."""
+        """Raises Stopped once a signal has come, to this process or another.
+
+        Processes do not see it at the same moment: it is for work that ends in `Crew.each`."""
         if self.signal:
             raise Stopped(self.signal)
+        if called := self._crew.called():
+            raise Stopped(called)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.signal and number == signal.SIGINT:
             os._exit(130)
         self.signal = signal.Signals(number).name
+        self._crew.call(self.signal)
         os.write(2, f"\n{self.signal}: {self._answer} (Ctrl-C again leaves at once)\n".encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from jaxcnn import config as configs
 from jaxcnn import data as room
 from jaxcnn.models.summary import format_table, summarise
-from jaxcnn.parallel import describe_devices
+from jaxcnn.parallel import Crew, describe_devices, plan_lines
 from jaxcnn.training import report
 from jaxcnn.training.experiment import Experiment
 from jaxcnn.training.judging import Judge
@@ -23,6 +24,29 @@ class WorkdirError(RuntimeError):
     """A workdir that cannot be used for this run; says what to do."""
 
 
+def check_shared(folder: Path, crew: Crew) -> None:
+    """Checks that every process sees the folder that the first one writes.
+
+    Raises:
+        WorkdirError: on every process, naming those that do not.
+    """
+    if crew.count == 1:
+        return
+    token, path = secrets.token_hex(8), folder / ".shared"
+    token = crew.first(lambda: (path.write_text(token), token)[1])
+    blind = [
+        i
+        for i, seen in enumerate(crew.gather(path.exists() and path.read_text() == token))
+        if not seen
+    ]
+    crew.first(lambda: path.unlink())
+    if blind:
+        raise WorkdirError(
+            f"the workdir {folder} of process 0 is not there for process {', '.join(map(str, blind))}; give "
+            "a --workdir on a file system that all machines share"
+        )
+
+
 def has_begun(folder: Path) -> bool:
     """Whether there are checkpoints that a run in `folder` goes on from."""
     return any(entry.name.isdigit() for entry in _entries(folder / "checkpoints"))
@@ -31,7 +55,7 @@ def has_begun(folder: Path) -> bool:
 def prepare(
     folder: Path, config: Mapping[str, Any], class_names: Sequence[str], examples: int
 ) -> None:
-    """Makes `folder` this run's, or checks that it is.
+    """Makes `folder`, which is there, this run's, or checks that it is.
 
     Args:
         class_names: of the source, by label.
@@ -48,13 +72,14 @@ def prepare(
         _check_same_config(folder, config)
         _check_same_data(folder, names, examples)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         configs.save(config, path)
         (folder / "classes.txt").write_text(names)
     except OSError as error:
-        raise WorkdirError(
-            f"cannot write to the workdir {folder}: {error}; use another --workdir"
-        ) from error
+        raise cannot_write(folder, error) from error
+
+
+def cannot_write(folder: Path, error: OSError) -> WorkdirError:
+    return WorkdirError(f"cannot write to the workdir {folder}: {error}; use another --workdir")
 
 
 def _check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -109,8 +134,12 @@ def announce(
     screen.line("")
     for name, text in (
         ("devices", describe_devices()),
+        *plan_lines(experiment.plan, experiment.moved),
         ("data", data.description),
-        ("batch", f"{config['batch_size']} ({per_device} a device), images {side} x {side}"),
+        (
+            "batch",
+            f"{config['batch_size']} ({per_device} a device), images {side} x {side}",
+        ),
         (
             "length",
             f"{pace.epochs:g} epochs of {pace.steps_per_epoch:.1f} steps = {pace.total:,} steps",

@@ -1,0 +1,200 @@
+"""Which process of how many this one is: what launchers say in their variables.
+
+Nothing here starts anything. JAX's own detectors are not asked, except on TPUs: under SLURM and Open MPI
+they give a process one device (jax-ml/jax#16788), they take a batch script outside srun for one task of
+several, and they do not know Open MPI 5.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+from jaxcnn.parallel import gpus, tpus
+from jaxcnn.parallel.environment import Environment, Found, number
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """This process among those that train together.
+
+    Attributes:
+        found_by: what said so, for people: SLURM, Open MPI 5, --distributed.
+        coordinator: HOST:PORT where process 0 listens; '' where JAX finds it itself, on TPUs.
+        count: processes in all.
+        index: this one's number, from 0.
+        local_device_ids: which of the visible GPUs are this process's; None for all.
+    """
+
+    found_by: str
+    coordinator: str
+    count: int
+    index: int
+    local_device_ids: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(
+                f"{self.found_by}: process {self.index} of {self.count}; N is 1 or more, I from 0 to N - 1"
+            )
+        try:
+            if self.coordinator:
+                split_address(self.coordinator)
+        except ValueError as error:
+            raise ValueError(f"{self.found_by}: {error}") from None
+
+
+def detect(environment: Environment) -> Processes | None:
+    """The cluster that `environment` tells of, which may be one of a single process; None without any.
+
+    Raises:
+        ValueError: a variable that cannot be read.
+    """
+    for name, detector in DETECTORS:
+        found = detector(environment)
+        if found is not None:
+            return Processes(name, *found)
+    return None
+
+
+def signs(environment: Environment) -> tuple[str, str, int] | None:
+    """What tells how many processes were started together, even where nothing tells how they meet.
+
+    Returns:
+        The variable that says it, the one that numbers the processes, and how many; None without any. The
+        launcher nearest to the process decides: mpirun starts its helpers by srun.
+    """
+    for size, index in SIZES:
+        if size in environment:
+            return size, index, number(environment, size)
+    if step_tasks(environment) > 1:
+        return "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", step_tasks(environment)
+    for size in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
+        if environment.get(size):
+            return size, "TPU_WORKER_ID", len(tpus.hosts(environment))
+    if number(environment, "JOB_COMPLETION_INDEX", default=0) > 0:
+        pods = number(environment, "JOB_COMPLETION_INDEX") + 1
+        return "JOB_COMPLETION_INDEX", "JOB_COMPLETION_INDEX", pods
+    return None
+
+
+# Of Open MPI; MPICH, Intel MPI and srun --mpi=pmi2; torchrun.
+SIZES = (
+    ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("PMI_SIZE", "PMI_RANK"),
+    ("WORLD_SIZE", "RANK"),
+)
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """`node1:8476` or `[fd00::2]:8476` as host and port.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    parts = re.fullmatch(r"(?:\[([^\[\]\s]+)\]|([^:\[\]\s,]+)):([0-9]{1,5})", text)
+    if parts is None or not 0 < int(parts[3]) < 65536:
+        raise ValueError(f"an address is HOST:PORT, the port from 1 to 65535; got {text!r}")
+    return parts[1] or parts[2], int(parts[3])
+
+
+def first_host(nodes: str) -> str:
+    """The first of SLURM's compressed list: `gpu[03-05,9],x1` gives gpu03."""
+    head = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", head.group() if head else "")
+
+
+def tasks_on_node(compressed: str, node: int) -> int:
+    """Tasks on node number `node`, from SLURM's `2(x3),1`, that is 2, 2, 2, 1; 1 past its end."""
+    counts: list[int] = []
+    for tasks, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", compressed):
+        counts += [int(tasks)] * int(times or 1)
+    return counts[node] if node < len(counts) else 1
+
+
+def step_tasks(environment: Environment) -> int:
+    """Tasks of the srun step that this process is one of; 1 outside any.
+
+    A batch script has the SLURM_NTASKS of its job and a SLURM_PROCID, but is one process: what srun alone
+    sets are the STEP variables. A script submitted from inside a step inherits those, and a shell under
+    salloc has some of its own: they then disagree with SLURM_NTASKS. They also count mpirun's helpers,
+    when PMI_SIZE counts the processes.
+    """
+    tasks = number(environment, "SLURM_STEP_NUM_TASKS")
+    agree = (number(environment, v, tasks) == tasks for v in ("SLURM_NTASKS", "PMI_SIZE"))
+    return tasks if "SLURM_STEP_ID" in environment and all(agree) else 1
+
+
+def _by_hand(environment: Environment) -> Found | None:
+    # Kubernetes numbers the pods of an indexed Job.
+    index = "JAX_PROCESS_ID" if "JAX_PROCESS_ID" in environment else "JOB_COMPLETION_INDEX"
+    if not {"JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", index} <= set(environment):
+        return None
+    count = number(environment, "JAX_NUM_PROCESSES")
+    return environment["JAX_COORDINATOR_ADDRESS"], count, number(environment, index, 0), None
+
+
+def _open_mpi_4(environment: Environment) -> Found | None:
+    # 1531576320.0;tcp://10.96.0.1,10.148.0.1:34911;tcp6://[fe80::b9b,2620:10d::2]:43370, of mpirun.
+    uri = environment.get("OMPI_MCA_orte_hnp_uri", "")
+    mpirun = re.match(r"(\d+)\.\d+;(?:tcp://([^,:;]+)|tcp6://\[([^,\]]+))", uri)
+    if mpirun is None:
+        return None
+    # Job numbers are multiples of 4096.
+    return _open_mpi(environment, mpirun[2] or f"[{mpirun[3]}]", int(mpirun[1]) // 4096)
+
+
+def _open_mpi_5(environment: Environment) -> Found | None:
+    # prterun-HOST-PID@JOB, of mpirun.
+    mpirun = re.fullmatch(r"\w+-(.+)-(\d+)@(\d+)", environment.get("PMIX_NAMESPACE", ""))
+    if mpirun is None:
+        return None
+    return _open_mpi(environment, mpirun[1], int(mpirun[2]) + int(mpirun[3]))
+
+
+def _open_mpi(environment: Environment, host: str, job: int) -> Found | None:
+    if not {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"} <= set(environment):
+        return None
+    tasks = number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE")
+    return (
+        _address(environment, host, job),
+        number(environment, "OMPI_COMM_WORLD_SIZE"),
+        number(environment, "OMPI_COMM_WORLD_RANK"),
+        gpus.share(environment, number(environment, "OMPI_COMM_WORLD_LOCAL_RANK", 0), tasks),
+    )
+
+
+def _slurm(environment: Environment) -> Found | None:
+    needed = {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID"}
+    count = step_tasks(environment)
+    if count == 1 or not needed <= set(environment):
+        return None
+    # Steps of one job may run side by side on one node.
+    job = number(environment, "SLURM_JOB_ID") + 257 * number(environment, "SLURM_STEP_ID")
+    node = number(environment, "SLURM_NODEID", 0)
+    tasks = tasks_on_node(environment.get("SLURM_STEP_TASKS_PER_NODE", ""), node)
+    return (
+        _address(environment, first_host(environment["SLURM_STEP_NODELIST"]), job),
+        count,
+        number(environment, "SLURM_PROCID"),
+        gpus.share(environment, number(environment, "SLURM_LOCALID", 0), tasks),
+    )
+
+
+def _address(environment: Environment, host: str, job: int) -> str:
+    """Where process 0 listens: at a port that follows from the job, above those that Linux hands out."""
+    port = number(environment, "JAX_COORDINATOR_PORT", 61440 + job % 4096)
+    return environment.get("JAX_COORDINATOR_ADDRESS", f"{host}:{port}")
+
+
+# Asked in this order: what a person set, then the launcher nearest to the process.
+DETECTORS: tuple[tuple[str, Callable[[Environment], Found | None]], ...] = (
+    ("JAX_COORDINATOR_ADDRESS", _by_hand),
+    ("Open MPI 4", _open_mpi_4),
+    ("Open MPI 5", _open_mpi_5),
+    ("SLURM", _slurm),
+    ("GKE TPU", tpus.from_kubernetes),
+    ("TPU VM", tpus.from_metadata),
+)

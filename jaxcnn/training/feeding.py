@@ -1,0 +1,77 @@
+"""What each update takes from the host: this process's rows, and whether it asks all to stop.
+
+A process must not leave on its own: the others would wait for it in the update's collectives. So a
+signal, or data that cannot be read, travels with the update itself, and every process learns of it from
+the sums of the same step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jaxcnn import data as room
+from jaxcnn.parallel import Crew
+from jaxcnn.training.experiment import Experiment
+from jaxcnn.training.recording import Called
+from jaxcnn.training.state import Controls
+from jaxcnn.training.stopping import Stopped, Stopper
+
+
+class Feed:
+    """Batches on the devices, with the controls of each update."""
+
+    def __init__(self, experiment: Experiment, batches: Any, stopper: Stopper, crew: Crew) -> None:
+        self._experiment, self._batches = experiment, batches
+        self._stopper, self._crew = stopper, crew
+        self._failure: room.DataError | None = None
+
+    def next(self, rate: float, epoch: float) -> tuple[dict[str, Any], Controls]:
+        """The next batch, and what its update takes beside it.
+
+        Raises:
+            Stopped, DataError: of a process alone, at once.
+        """
+        if self._crew.count == 1:
+            self._stopper.check()
+        batch = self._rows()
+        controls = self._experiment.put_controls(
+            rate, epoch, leave=bool(self._stopper.signal), failed=self._failure is not None
+        )
+        return self._experiment.placement.put_batch(batch), controls
+
+    def explain(self, error: Exception) -> None:
+        """Raises what stands behind the `Called` that ended training; of another error it says nothing.
+
+        Raises:
+            DataError: on every process, where one cannot use its data.
+            Stopped: otherwise.
+        """
+        if not isinstance(error, Called):
+            return
+
+        def mine() -> None:
+            if self._failure is not None:
+                raise self._failure
+
+        self._crew.own(mine)
+        raise Stopped(self._stopper.signal or self._crew.called() or "a signal to another process")
+
+    def _rows(self) -> Any:
+        if self._failure is None:
+            try:
+                return next(self._batches)
+            except room.DataError as error:
+                if self._crew.count == 1:
+                    raise
+                self._failure = error
+        return self._empty()
+
+    def _empty(self) -> dict[str, np.ndarray]:
+        """Rows that count for nothing, for an update that will not count either."""
+        share = self._crew.count
+        return {
+            name: np.zeros((s.shape[0] // share, *s.shape[1:]), s.dtype)
+            for name, s in self._experiment.abstract_batch().items()
+        }
