@@ -33,8 +33,10 @@ class Parallelism:
             part only (ZeRO-1; Xu et al. 2020, arXiv 2004.13336). Gradients are then reduce-scattered and
             new parameters gathered.
         reduce_dtype: in which gradients travel and are summed, 'float32' or 'bfloat16'.
-        bucket_mb: gradients travel in buckets of at least so many MB, those of the last layers first, as
-            the backward pass makes them; 0 sends all at the end.
+        bucket_mb: above 0, gradients travel while the backward pass goes on: a kernel of so many MB by
+            itself, smaller ones together, the last layers' first. It costs memory on TPUs
+            (docs/pods.md). 0 leaves it to XLA: GPUs send buckets of 30 MiB as they are made, TPUs nearly
+            all at the end.
     """
 
     data: int = 0
@@ -42,7 +44,7 @@ class Parallelism:
     plan: str = "auto"
     shard_update: bool = False
     reduce_dtype: str = "float32"
-    bucket_mb: float = 25.0
+    bucket_mb: float = 0.0
 
     def __post_init__(self) -> None:
         if self.plan not in ("auto", *PLANS):

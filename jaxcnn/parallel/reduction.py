@@ -20,6 +20,8 @@ from jaxtyping import Array, Bool
 from jaxcnn.parallel.mesh import AXES
 from jaxcnn.parallel.plans import Parallelism, Plan
 
+_LARGE = 4e6  # bytes
+
 
 class Leaf(NamedTuple):
     """How one parameter lies on the mesh.
@@ -77,22 +79,21 @@ class Reduction:
     def reduce(self, grads: Any, sums: Any) -> tuple[Any, Any]:
         """(each gradient summed over devices, or this device's part of it; `sums` summed over all).
 
-        The buckets wait for one another, so that XLA cannot merge them: the first are on their way while
-        the gradients of the others are still computed.
+        A bucket waits for the one before it, so that XLA cannot merge them: the first are on their way
+        while gradients of other layers are still computed.
         """
         values, tree = jax.tree.flatten(grads)
-        leaves, done = self.flat(), list(values)
-        before: Any = None
-        for bucket in self.buckets:
+        leaves, done, before = self.flat(), list(values), None
+        for number, bucket in enumerate(self.buckets):
             own = [values[i].astype(self.dtype) for i in bucket]
             if before is not None:
                 own, before = lax.optimization_barrier((own, before))
             reduced = self._reduce(own, [leaves[i] for i in bucket])
-            if before is None:
+            if number == len(self.buckets) - 1:
                 sums = self._sum(sums, self.axes)
             for i, value in zip(bucket, reduced, strict=True):
                 done[i] = value.astype(values[i].dtype)
-            before = reduced[0]
+            before = reduced
         return jax.tree.unflatten(tree, done), sums
 
     def _reduce(self, values: list[Array], leaves: list[Leaf]) -> list[Array]:
@@ -100,7 +101,12 @@ class Reduction:
         for (axes, cut), members in _grouped(leaves):
             own = [values[i] for i in members]
             chosen = [leaves[i] for i in members]
-            parts = self._scatter(own, chosen, axes) if cut else self._sum(own, axes)
+            if cut:
+                parts = self._scatter(own, chosen, axes)
+            elif len(self.buckets) > 1:  # XLA:TPU overlaps single arrays alone
+                parts = self._sum_as_one(own, axes)
+            else:
+                parts = self._sum(own, axes)
             for i, part in zip(members, parts, strict=True):
                 done[i] = part
         return done
@@ -144,6 +150,13 @@ class Reduction:
 
     def _sum(self, values: Any, axes: Sequence[str]) -> Any:
         return lax.psum(values, tuple(axes)) if axes else values
+
+    def _sum_as_one(self, values: list[Array], axes: Sequence[str]) -> list[Array]:
+        if len(values) == 1 or not axes:
+            return self._sum(values, axes)
+        whole = lax.psum(jnp.concatenate([x.reshape(-1) for x in values]), tuple(axes))
+        parts = jnp.split(whole, _ends([x.size for x in values]))
+        return [part.reshape(x.shape) for part, x in zip(parts, values, strict=True)]
 
     def _scatter(self, values: list[Array], leaves: list[Leaf], axes: tuple[str, ...]) -> Any:
         """Several leaves travel as one array, with a row for each device; one travels as it is."""
@@ -207,28 +220,36 @@ def make_reduction(plan: Plan, wanted: Parallelism, params: Any, order: Sequence
 
 
 def _buckets(leaves: Any, order: Sequence[str], least: float) -> tuple[tuple[int, ...], ...]:
-    """Leaf indices in buckets of at least `least` bytes, the layers that are computed last first."""
+    """Leaf indices in buckets, those of the layers that are computed last first: a leaf of `least` bytes
+    by itself, smaller ones together until they are as many. One bucket where `least` is 0."""
     place = {name: i for i, name in enumerate(order)}
     flat = jax.tree_util.tree_flatten_with_path(leaves, is_leaf=lambda x: isinstance(x, Leaf))[0]
     names = [jax.tree_util.keystr(path[:-1], simple=True, separator="/") for path, _ in flat]
     by_layer = sorted(range(len(flat)), key=lambda i: -place[names[i]])
-    buckets: list[list[int]] = [[]]
-    filled = 0.0
+    if not least:
+        return (tuple(by_layer),)
+    buckets: list[list[int]] = []
+    small: list[int] = []
     for i in by_layer:
-        if least and filled >= least and names[i] != names[buckets[-1][-1]]:
-            buckets.append([])
-            filled = 0.0
-        buckets[-1].append(i)
-        filled += flat[i][1].bytes
-    return tuple(map(tuple, buckets))
+        if flat[i][1].bytes >= least:
+            buckets.append([i])
+            continue
+        small.append(i)
+        if sum(flat[j][1].bytes for j in small) >= least:
+            buckets.append(small)
+            small = []
+    return tuple(map(tuple, [*buckets, small] if small else buckets))
 
 
 def _grouped(leaves: list[Leaf]) -> Iterator[tuple[tuple[tuple[str, ...], bool], list[int]]]:
-    """Positions of leaves that can travel together: summed over the same axes, all cut or none."""
-    groups: dict[tuple[tuple[str, ...], bool], list[int]] = {}
+    """Positions of leaves that travel together: summed over the same axes, all cut or none. A large leaf
+    that is cut goes by itself, since packing it would copy it."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
     for i, leaf in enumerate(leaves):
-        groups.setdefault((leaf.axes, leaf.cut >= 0), []).append(i)
-    yield from groups.items()
+        alone = i if leaf.cut >= 0 and leaf.bytes >= _LARGE else -1
+        groups.setdefault((leaf.axes, leaf.cut >= 0, alone), []).append(i)
+    for (axes, cut, _), members in groups.items():
+        yield (axes, cut), members
 
 
 def _front(shape: tuple[int, ...], cut: int, count: int) -> tuple[int, ...]:

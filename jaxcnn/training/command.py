@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import importlib.metadata
 import os
 import shlex
 import sys
@@ -40,8 +41,7 @@ def main(arguments: Sequence[str], configs_folder: Path) -> int:
     resolved: dict[str, Any] = {}
 
     def work() -> None:
-        if not options.print_config:
-            _start(options)
+        set_up = {} if options.print_config else _start(options)
         given, config = sections.read(options.config, overrides, configs_folder)
         resolved.update(config)
         if options.print_config:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str], configs_folder: Path) -> int:
         elif options.dry_run:
             print(dry_run(config))
         else:
-            run(config, workdir, command=["main.py", *arguments])
+            run(config, workdir, command=["main.py", *arguments], set_up=set_up)
 
     return exit_code(work, again=again, workdir=workdir, config=resolved)
 
@@ -113,17 +113,33 @@ def _follows() -> bool:
     return jax.distributed.is_initialized() and jax.process_index() > 0
 
 
-def _start(options: argparse.Namespace) -> None:
-    """Joins this process with the others, where there are any."""
-    from jaxcnn.parallel import start
+def _start(options: argparse.Namespace) -> dict[str, Any]:
+    """Sets XLA's flags and the cache, and joins this process with the others, where there are any.
 
+    Returns:
+        What was set, for run.json.
+    """
+    from jaxcnn.parallel import flags, start
+    from jaxcnn.parallel.cache import cache
+
+    prepared = flags.prepare(
+        os.environ,
+        platform=flags.guess_platform(os.environ),
+        version=importlib.metadata.version("jaxlib"),
+        deterministic=options.deterministic,
+    )
+    rows = prepared.lines()
+    if options.compilation_cache:
+        rows.append(cache(os.environ, options.compilation_cache))
     processes = start.parse(options.distributed, os.environ)
-    if processes is None:
-        if options.distributed == "auto":
-            start.check_not_alone(os.environ, processes)
-        return
-    start.start(processes, options.distributed_timeout)
-    print(start.describe(), flush=True)
+    if processes is None and options.distributed == "auto":
+        start.check_not_alone(os.environ, processes)
+    if processes is not None:
+        start.start(processes, options.distributed_timeout)
+        print(start.describe(), flush=True)
+    for name, text in [] if _follows() else rows:
+        print(f"{name:<8} {text}", flush=True)
+    return prepared.record()
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -151,6 +167,17 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         default=300.0,
         metavar="SECONDS",
         help="how long processes wait for each other at the start (%(default)g)",
+    )
+    parser.add_argument(
+        "--compilation_cache",
+        default="",
+        metavar="DIR",
+        help="keep compiled programs in DIR for the next start; who can write there can run code here",
+    )
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="rule out operations whose bits depend on timing (GPUs; slower)",
     )
     parser.add_argument(
         "--dry_run", action="store_true", help="one step of the real shapes; says memory and time"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from jaxcnn.data.statistics import Statistics
 from jaxcnn.evaluation import Forward
 from jaxcnn.losses import Objective
 from jaxcnn.models.summary import order_of_computation
-from jaxcnn.parallel import Parallelism, Placement, Plan, Reduction, check_batch, choose
+from jaxcnn.parallel import Parallelism, Placement, Plan, Reduction, check_batch, choose, flags
 from jaxcnn.pixels import Augment, Treatment, make_treatment
 from jaxcnn.training.averaging import Average
 from jaxcnn.training.sections import SECTIONS
@@ -106,6 +107,13 @@ class Experiment:
         shardings = Controls(whole, whole, whole, whole, split)
         controls = jax.tree.map(_placed, self._controls(0.0, 0.0), shardings)
         return self.train_step.lower(self.abstract_state(), self.abstract_batch(), controls)
+
+    def compiler_options(self) -> dict[str, str]:
+        """Of XLA, for the train step."""
+        platform = self.placement.mesh.devices.flat[0].platform
+        if len(self.reduction.buckets) == 1:
+            return {}
+        return flags.compiler_options(platform, version=importlib.metadata.version("jaxlib"))
 
     def forward(self, **compiler: Any) -> Forward:
         """The net's forward passes for evaluation on this process's devices, with its share of a batch;

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jaxcnn import data as room
@@ -28,7 +29,13 @@ from jaxcnn.training.transfer import Transfer, first_state, read_transfer
 from jaxcnn.training.workdir import announce, check_shared, conclude, has_begun, prepare
 
 
-def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dict[str, Any]:
+def run(
+    config: Any,
+    workdir: str | Path,
+    *,
+    command: Sequence[str] = (),
+    set_up: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Trains and evaluates `config` in `workdir`; goes on where an earlier run left.
 
     Args:
@@ -36,6 +43,7 @@ def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dic
         workdir: made if absent. The same one again resumes, and a finished run does the protocols that
             its report lacks.
         command: what the user typed, for run.json.
+        set_up: what was set before JAX started, for run.json.
 
     Returns:
         report.json's content.
@@ -62,7 +70,8 @@ def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dic
         if experiment.augment.needs_statistics:
             found = obtain(experiment, data, folder, stopper.check, begun=begun, crew=crew)
             experiment = assemble(config, found)
-        return _Run(experiment, data, folder, stopper, crew).go(command, transfer)
+        said = {"command": list(command), "set_up": dict(set_up)}
+        return _Run(experiment, data, folder, stopper, crew).go(said, transfer)
 
 
 def _claim(
@@ -103,7 +112,7 @@ class _Run:
             crew,
         )
 
-    def go(self, command: Sequence[str], transfer: Transfer | None) -> dict[str, Any]:
+    def go(self, said: Mapping[str, Any], transfer: Transfer | None) -> dict[str, Any]:
         """Restores or starts, trains, judges, reports."""
         try:
             restored = self.checkpoints.restore(self.experiment.abstract_state())
@@ -116,7 +125,7 @@ class _Run:
             self.judge.corrupt.update(meta.get("corrupt", ()))
             events = self.metrics.cut_back(start)
             self.judge.recall(events, start)
-            self._announce(command, start, transfer)
+            self._announce(said, start, transfer)
             if 0 < start <= self.pace.total:
                 self.judge.judge(state, self.judge.missing(events, start))
                 state = self._look(state, events)
@@ -133,16 +142,18 @@ class _Run:
             self.metrics.close()
             self.checkpoints.close()
 
-    def _announce(self, command: Sequence[str], start: int, transfer: Transfer | None) -> None:
+    def _announce(self, said: Mapping[str, Any], start: int, transfer: Transfer | None) -> None:
         announce(self.screen, self.experiment, self.data, self.pace, self.folder, start, transfer)
         begun = partial(
             report.add_start,
             self.folder / "run.json",
-            command,
-            self.config["seed"],
-            start,
-            self.pace.examples,
-            transfer.record() if transfer else None,
+            {**said, "step": start, "seed": self.config["seed"], "examples": self.pace.examples},
+            {
+                "plan": self.experiment.plan.name,
+                "mesh": dict(self.experiment.placement.mesh.shape),
+                "compiler_options": self.experiment.compiler_options(),
+                **({"started_from": transfer.record()} if transfer else {}),
+            },
         )
         self.crew.first(begun)
 
@@ -175,7 +186,11 @@ class _Run:
             feed = Feed(self.experiment, batches, self.stopper, self.crew)
             try:
                 # while the first batches are decoded
-                step = self._compile("the train step", self.experiment.lower_train())
+                step = self._compile(
+                    "the train step",
+                    self.experiment.lower_train(),
+                    self.experiment.compiler_options(),
+                )
                 self.crew.gather(None)  # compilers differ; no update waits for another's
                 recorder.restart()
                 for done in range(start + 1, self.pace.total + 1):
@@ -246,11 +261,11 @@ class _Run:
         meta = {**self.recorder.meta(), "corrupt": sorted(self.judge.corrupt)}
         self.checkpoints.save(state, meta, best=self.judge.best_metric(int(state.step)))
 
-    def _compile(self, what: str, lowered: Any) -> Any:
+    def _compile(self, what: str, lowered: Any, options: Mapping[str, str] | None = None) -> Any:
         """The compiled program, timed apart so that neither rates nor the ETA hold it."""
         self.screen.progress(f"compiling {what} ...", last=True)
         began = time.perf_counter()
-        compiled = lowered.compile()
+        compiled = lowered.compile(dict(options or {}))
         seconds = time.perf_counter() - began
         self.compile_seconds += seconds
         self.screen.line(f"compiled {what} in {seconds:.1f} s")

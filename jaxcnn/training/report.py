@@ -22,30 +22,24 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def add_start(
-    path: Path,
-    command: Sequence[str],
-    seed: int,
-    step: int,
-    examples: int,
-    started_from: Mapping[str, Any] | None,
-) -> None:
-    """Appends this start to run.json: what was typed, on what, from which step, on how many examples,
-    and what a fresh run took from another."""
+def add_start(path: Path, said: Mapping[str, Any], done: Mapping[str, Any]) -> None:
+    """Appends this start to run.json, with versions, commit and devices.
+
+    Args:
+        said: what was typed and set, from which step it goes on, on how many examples.
+        done: what follows from it: plan, mesh, what a fresh run took from another.
+    """
     starts = read_starts(path)
     starts.append(
         {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": list(command),
-            "step": step,
-            "seed": seed,
-            "examples": examples,
+            **said,
             "versions": {"python": platform.python_version(), **_versions()},
             "git_commit": _git("rev-parse", "HEAD"),
             "git_modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
             "devices": [f"{d.device_kind} ({d.platform})" for d in jax.devices()],
             "processes": jax.process_count(),
-            **({"started_from": dict(started_from)} if started_from else {}),
+            **done,
         }
     )
     _write(path, {"starts": starts})

@@ -53,6 +53,7 @@ PLANS = {
         {"plan": "data", "shard_update": True},
         {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2},
     ),
+    "vgg in buckets": ("vgg", {"plan": "data", "bucket_mb": 0.02}, {"all-reduce": 1}),  # XLA:CPU's
 }
 
 
@@ -126,9 +127,11 @@ def test_gradients_travel_in_buckets_the_last_layers_first():
     ]
     buckets = [[names[i] for i in bucket] for bucket in exp.reduction.buckets]
     assert [sorted(set(bucket)) for bucket in buckets] == [
-        ["fc7", "fc8"], ["fc6"], ["conv5_2"], ["conv5_1"], ["conv4_2"], ["conv3_2", "conv4_1"],
-        ["conv1_1", "conv2_1", "conv3_1"],
+        ["fc7"], ["fc6"], ["conv5_2"], ["conv5_1"], ["conv4_2"],
+        ["conv4_1", "conv4_2", "conv5_1", "conv5_2", "fc6", "fc7", "fc8"],  # fc8, biases, conv4_1
+        ["conv1_1", "conv2_1", "conv3_1", "conv3_2"],
     ]  # fmt: skip
+    assert sorted(i for bucket in exp.reduction.buckets for i in bucket) == [*range(len(names))]
     text = exp.lower_train().as_text()
     assert text.count("optimization_barrier") == len(buckets) - 1
     one = experiment("vgg", mesh={"plan": "data", "bucket_mb": 0.0}, classes=8)

@@ -115,9 +115,9 @@ def signalling(monkeypatch, where, at):
     if where == "compile":
         original = loop._Run._compile
 
-        def compile_(self, what, lowered):
+        def compile_(self, *arguments):
             after(0)
-            return original(self, what, lowered)
+            return original(self, *arguments)
 
         monkeypatch.setattr(loop._Run, "_compile", compile_)
         return
