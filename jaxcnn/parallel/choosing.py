@@ -97,16 +97,22 @@ def _check_mesh(data: int, model: int, devices: Sequence[Any]) -> None:
         )
 
 
-def plan_lines(plan: Plan, moved: Mapping[str, float]) -> list[tuple[str, str]]:
+def plan_lines(
+    plan: Plan, reduction: Reduction, moved: Mapping[str, float]
+) -> list[tuple[str, str]]:
     """(name, text) rows for a person; none on one device."""
     if plan.data * plan.model == 1:
         return []
     others = [f"{WORDS[name]} {mb:,.1f} MB" for name, mb in moved.items() if name != plan.name]
     beside = f" ({', '.join(others)})" if others else ""
+    shared = any(leaf.cut >= 0 for leaf in reduction.flat())
     return [
+        ("mesh", f"data {plan.data} x model {plan.model}, {WORDS[plan.name]}"),
+        ("", f"{moved[plan.name]:,.1f} MB sent an update and device{beside}"),
         (
-            "mesh",
-            f"data {plan.data} x model {plan.model}, {WORDS[plan.name]}: {moved[plan.name]:,.1f} MB "
-            f"sent an update and device{beside}",
-        )
+            "",
+            f"gradients travel in {reduction.dtype}"
+            + (f", in {len(reduction.buckets)} buckets" if len(reduction.buckets) > 1 else "")
+            + (", each device updates its part" if shared else ""),
+        ),
     ]

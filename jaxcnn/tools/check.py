@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from jaxcnn import config as configs
-from jaxcnn.parallel import describe_devices
+from jaxcnn.parallel import describe_devices, plan_lines
 from jaxcnn.training import sections
 from jaxcnn.training.dry_run import UNKNOWN_CLASSES
 from jaxcnn.training.experiment import assemble, with_classes
@@ -55,7 +55,9 @@ def describe(config: dict[str, Any]) -> str:
     state, batch = experiment.abstract_state(), experiment.abstract_batch()
     flops = (experiment.lower_train().cost_analysis() or {}).get("flops", float("nan"))
     lines = [f"{name:<8} {text}" for name, text in (transfer.lines() if transfer else [])]
-    lines += [f"devices  {describe_devices()}", "batch"]
+    lines += [f"devices  {describe_devices()}"]
+    mesh = plan_lines(experiment.plan, experiment.reduction, experiment.moved)
+    lines += [f"{name:<8} {text}" for name, text in mesh] + ["batch"]
     lines += [f"  {name:<40} {text}" for name, text in describe_leaves(batch).items()]
     lines += ["parameters"]
     lines += [f"  {name:<40} {text}" for name, text in describe_leaves(state.params).items()]
@@ -64,7 +66,7 @@ def describe(config: dict[str, Any]) -> str:
         f"parameters {_bytes(state.params) / 1e6:12.1f} MB",
         f"state      {_bytes(state) / 1e6:12.1f} MB (parameters, momentum, average if any, counters)",
         *_evaluations(config),
-        f"train step {flops / 1e9:12.1f} GFLOP, as XLA counts before it compiles",
+        f"train step {flops / 1e9:12.1f} GFLOP a device, as XLA counts before it compiles",
     ]
     return "\n".join(lines)
 

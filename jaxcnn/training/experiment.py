@@ -18,7 +18,7 @@ from jaxcnn.data.statistics import Statistics
 from jaxcnn.evaluation import Forward
 from jaxcnn.losses import Objective
 from jaxcnn.models.summary import order_of_computation
-from jaxcnn.parallel import Parallelism, Placement, Plan, Reduction, check_batch, choose, flags
+from jaxcnn.parallel import Parallelism, Placement, Plan, Reduction, check_batch, choose, flags, put
 from jaxcnn.pixels import Augment, Treatment, make_treatment
 from jaxcnn.training.averaging import Average
 from jaxcnn.training.sections import SECTIONS
@@ -232,4 +232,4 @@ def synthetic_batch(experiment: Experiment) -> dict[str, jax.Array]:
     batch["label"] = rng.integers(0, experiment.net.num_classes, size, np.int32)
     batch["id"] = np.arange(size, dtype=np.int32)
     batch["mask"][:] = True
-    return experiment.placement.put_batch(batch)
+    return {name: put(array, experiment.placement.batch) for name, array in batch.items()}

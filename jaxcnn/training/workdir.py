@@ -134,7 +134,7 @@ def announce(
     screen.line("")
     for name, text in (
         ("devices", describe_devices()),
-        *plan_lines(experiment.plan, experiment.moved),
+        *plan_lines(experiment.plan, experiment.reduction, experiment.moved),
         ("data", data.description),
         (
             "batch",
