@@ -104,7 +104,7 @@ def test_ranges_are_named_beside_wrong_keys_and_types():
         ("data=3", "data is a section; set its keys one by one"),
         ("model.width", "--config.model.width needs a value"),
         ("model.width=-1", "width=-1.0 must be above 0"),
-        ("mesh.data=-1", "data, model and bucket_mb must be 0 or more, got -1, 0, 25"),
+        ("mesh.data=-1", "data, model and bucket_mb must be 0 or more, got -1, 0, 0"),
         ("mesh.plan=pipeline", "plan must be auto or one of data, towers, fully_connected"),
         ("loss.accumulate=0", "accumulate must be at least 1"),
         ("checkpoint.keep=0", "keep must be at least 1"),

@@ -1,7 +1,7 @@
 """Where arrays live: the mesh, what is split over it, and what devices send each other."""
 
 from jaxcnn.parallel.choosing import choose, plan_lines
-from jaxcnn.parallel.crew import ALONE, Crew, OtherFailed, assemble_crew, check_same
+from jaxcnn.parallel.crew import ALONE, Crew, OtherFailed, assemble_crew, check_same, leave
 from jaxcnn.parallel.mesh import (
     Placement,
     check_batch,
@@ -25,6 +25,7 @@ __all__ = [
     "check_same",
     "choose",
     "describe_devices",
+    "leave",
     "make_placement",
     "plan_lines",
     "put",

@@ -6,9 +6,13 @@ limit of its own, and it ends when a process is gone, since the service misses i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
+import itertools
 import json
+import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -16,7 +20,11 @@ from typing import Any, TypeVar
 import jax
 
 _POLL_SECONDS = 0.5
-_STOP = "jaxcnn/stop"
+_LEAVE_SECONDS = 5.0
+_GONE = "jaxcnn/gone"
+_ASSEMBLED = (
+    itertools.count()
+)  # the service outlives a run: the next one in a program needs keys of its own
 
 Value = TypeVar("Value")
 
@@ -35,6 +43,7 @@ class Crew:
 
     index: int = 0
     count: int = 1
+    _name: str = "jaxcnn"
     _round: int = 0
     _polled: float = 0.0
     _called: str = ""
@@ -86,19 +95,19 @@ class Crew:
         """Asks all processes to stop, because of `what`."""
         if self.count > 1:
             words = f"{what} of process {self.index}"
-            _client().key_value_set(f"{_STOP}/{self.index}", words, allow_overwrite=True)
+            _client().key_value_set(f"{self._name}/stop/{self.index}", words, allow_overwrite=True)
 
     def called(self) -> str:
         """Why a process asked all to stop, or ''. Cheap: asks twice a second at most."""
         now = time.monotonic()
         if self.count > 1 and not self._called and now - self._polled > _POLL_SECONDS:
             self._polled = now
-            found = _client().key_value_dir_get(_STOP)
+            found = _client().key_value_dir_get(f"{self._name}/stop")
             self._called = found[0][1] if found else ""
         return self._called
 
     def _key(self, round_: int, index: int) -> str:
-        return f"jaxcnn/round/{round_}/{index}"
+        return f"{self._name}/round/{round_}/{index}"
 
     def _wait(self, key: str) -> str:
         while True:  # in short waits, so that signals are handled
@@ -107,14 +116,36 @@ class Crew:
             except jax.errors.JaxRuntimeError as error:
                 if "DEADLINE_EXCEEDED" not in str(error):
                     raise OtherFailed(f"lost the other processes: {_line(error)}") from None
+            if gone := _gone():
+                raise OtherFailed(f"process {gone[0]} could not go on; its own message says why")
 
 
 ALONE = Crew()
 
 
 def assemble_crew() -> Crew:
-    """The processes that `jax.distributed` has joined."""
-    return Crew(jax.process_index(), jax.process_count())
+    """The processes that `jax.distributed` has joined. All of them must call it, as often as each other."""
+    return Crew(jax.process_index(), jax.process_count(), f"jaxcnn/{next(_ASSEMBLED)}")
+
+
+def leave(code: int) -> None:
+    """Ends this process with `code`, at once, where it is one of several; returns where it is alone.
+
+    For a process that cannot go on. Others may wait for it: in `gather` they learn that it is gone, in a
+    collective its connections break. At its ordinary end it would wait for them instead, and be aborted
+    with pages of C++. The first process waits a little, since all are aborted when it ends.
+    """
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        return
+    index, count = jax.process_index(), jax.process_count()
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        _client().key_value_set(f"{_GONE}/{index}", str(index), allow_overwrite=True)
+        until = time.monotonic() + _LEAVE_SECONDS
+        while index == 0 and len(_gone()) < count and time.monotonic() < until:
+            time.sleep(0.1)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def check_same(crew: Crew, what: str, value: Any, advice: str) -> None:
@@ -156,6 +187,10 @@ def _again(index: int, module: str, name: str, text: str) -> Exception:
     return OtherFailed(
         f"process {index} could not go on: {name}: {text.splitlines()[0] if text else ''}"
     )
+
+
+def _gone() -> list[int]:
+    return sorted(int(index) for _, index in _client().key_value_dir_get(_GONE))
 
 
 def _line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -51,7 +52,18 @@ def main(arguments: Sequence[str], configs_folder: Path) -> int:
         else:
             run(config, workdir, command=["main.py", *arguments], set_up=set_up)
 
-    return exit_code(work, again=again, workdir=workdir, config=resolved)
+    try:
+        code = exit_code(work, again=again, workdir=workdir, config=resolved)
+    except Exception as error:
+        if not _shared():
+            raise
+        traceback.print_exc()
+        code = _fail(_shared(), _lost_advice(error), EXIT_ERROR)
+    if code not in (EXIT_DONE, EXIT_DIVERGED, EXIT_STOPPED) and _shared():
+        from jaxcnn.parallel import leave
+
+        leave(code)
+    return code
 
 
 def exit_code(
@@ -106,11 +118,26 @@ def exit_code(
     return EXIT_DONE
 
 
-def _follows() -> bool:
-    """Whether another process speaks for this one."""
+def _shared() -> str:
+    """`process 1/2` where several train together, else ''."""
     import jax
 
-    return jax.distributed.is_initialized() and jax.process_index() > 0
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        return ""
+    return f"process {jax.process_index()}/{jax.process_count()}"
+
+
+def _follows() -> bool:
+    """Whether another process speaks for this one."""
+    return bool(_shared()) and not _shared().startswith("process 0/")
+
+
+def _lost_advice(error: Exception) -> str:
+    first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return (
+        f"{first}\nIf a connection broke, another process ended first: its own last lines say why. The same "
+        "command for all of them goes on from the newest checkpoint"
+    )
 
 
 def _start(options: argparse.Namespace) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -62,10 +63,12 @@ class Experiment:
 
     def evaluated(self, state: TrainState) -> Any:
         """The parameters that evaluation uses, whole on each of this process's devices."""
-        whole = self.placement.replicated
-        if any(s != whole for s in jax.tree.leaves(self.state_shardings.params)):
-            return self.placement.local(jax.jit(lambda x: x, out_shardings=whole)(state.evaluated))
-        return self.placement.local(state.evaluated)
+        whole = state.evaluated if not self.plan.layers else self._gather(state.evaluated)
+        return self.placement.local(whole)
+
+    @functools.cached_property
+    def _gather(self) -> Any:
+        return jax.jit(lambda tree: tree, out_shardings=self.placement.replicated)
 
     def abstract_evaluated(self) -> Any:
         """Shapes, dtypes and shardings of `evaluated`."""

@@ -77,9 +77,10 @@ class Recorder:
         self._last_step = time.perf_counter()
 
     def put(self, done: int, rate: float, sums: Any) -> None:
-        """Takes the sums of step `done`, counts the step before."""
-        self.flush()
-        self._pending = (done, rate, sums)
+        """Takes the sums of step `done`, counts the step before; for what it raises see `flush`. Step
+        `done` is done all the same, and is still to be counted."""
+        before, self._pending = self._pending, (done, rate, sums)
+        self._count(before)
         now = time.perf_counter()
         self.clock.add(now - self._last_step)
         self._last_step = now
@@ -96,10 +97,13 @@ class Recorder:
             Diverged: its loss or gradients are not finite.
             Called: a process asked all to stop after it, or had no batch for it, so that it did not count.
         """
-        if self._pending is None:
+        last, self._pending = self._pending, None
+        self._count(last)
+
+    def _count(self, step: tuple[int, float, Any] | None) -> None:
+        if step is None:
             return
-        done, rate, sums = self._pending
-        self._pending = None
+        done, rate, sums = step
         sums = {k: float(v) for k, v in jax.device_get(sums).items()}
         if sums["failed"]:
             raise Called

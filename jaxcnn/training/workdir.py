@@ -33,7 +33,7 @@ def check_shared(folder: Path, crew: Crew) -> None:
     if crew.count == 1:
         return
     token, path = secrets.token_hex(8), folder / ".shared"
-    token = crew.first(lambda: (path.write_text(token), token)[1])
+    token, first = crew.first(lambda: (path.write_text(token), (token, str(folder)))[1])
     blind = [
         i
         for i, seen in enumerate(crew.gather(path.exists() and path.read_text() == token))
@@ -42,7 +42,7 @@ def check_shared(folder: Path, crew: Crew) -> None:
     crew.first(lambda: path.unlink())
     if blind:
         raise WorkdirError(
-            f"the workdir {folder} of process 0 is not there for process {', '.join(map(str, blind))}; give "
+            f"the workdir {first} of process 0 is not there for process {', '.join(map(str, blind))}; give "
             "a --workdir on a file system that all machines share"
         )
 

@@ -1,0 +1,171 @@
+"""Processes that are one run, for tests: how they are started, how they ended, and what they did."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.parallel.launchers import free_port
+from tests.training.runs import ROOT, events
+
+WITNESS = Path(__file__).with_name("witness.py")
+
+
+class Crew:
+    """`count` processes of main.py (or of another program), each with `devices` fake CPU devices.
+
+    None of them is left when the `with` ends. What they say is in files of `folder`.
+
+    Args:
+        folder: made if absent; of this start alone.
+        each: what to type beside `arguments`, by process.
+        cwds: where each is started; all in the same place if None.
+        environment: what is set beside.
+    """
+
+    def __init__(
+        self,
+        folder,
+        count,
+        devices,
+        *arguments,
+        program=WITNESS,
+        each=None,
+        cwds=None,
+        **environment,
+    ):
+        self.folder, self.count, self.ended = Path(folder), count, {}
+        self.folder.mkdir(parents=True)
+        self.began = time.time()
+        cpu = {"JAX_NUM_CPU_DEVICES": str(devices), "WITNESS": str(self.folder)}
+        port = free_port()
+        self.processes = []
+        for i in range(count):
+            own = each[i] if each else []
+            joined = [f"--distributed=localhost:{port},{count},{i}"] if count > 1 else []
+            with self._path("out", i).open("w") as out, self._path("err", i).open("w") as err:
+                self.processes.append(
+                    subprocess.Popen(
+                        [sys.executable, str(program), *arguments, *own, *joined],
+                        cwd=cwds[i] if cwds else None,
+                        env=os.environ | cpu | environment,
+                        stdout=out,
+                        stderr=err,
+                        start_new_session=True,
+                    )
+                )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def wait(self, seconds=120.0):
+        """Exit codes, once all have ended, which must be within `seconds` of now."""
+        until = time.time() + seconds
+        while time.time() < until and not self.poll():
+            time.sleep(0.02)
+        codes = [process.poll() for process in self.processes]
+        assert None not in codes, f"after {seconds} s: {codes}\n{self.told()}"
+        return codes
+
+    def poll(self):
+        """Whether all have ended; notes when."""
+        for i, process in enumerate(self.processes):
+            if i not in self.ended and process.poll() is not None:
+                self.ended[i] = time.time()
+        return len(self.ended) == self.count
+
+    def out(self, i):
+        return self._path("out", i).read_text()
+
+    def err(self, i):
+        return self._path("err", i).read_text()
+
+    def lines(self, i):
+        """What process `i` printed, less what Gloo did."""
+        return [line for line in self.out(i).splitlines() if line and "peer ranks" not in line]
+
+    def told(self):
+        """All that was said, for the message of a test that fails."""
+        return "\n".join(
+            f"== {name} of process {i}\n{self._path(name, i).read_text()[-3000:]}"
+            for i in range(self.count)
+            for name in ("out", "err")
+        )
+
+    def accounts(self):
+        """What the witness of each process told, by process."""
+        paths = [self.folder / f"process_{i}.jsonl" for i in range(self.count)]
+        return [
+            [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+            for path in paths
+        ]
+
+    def ids(self):
+        """The ids of each update, by process: {update: [[id, ...], ...]}."""
+        found = {}
+        for i, account in enumerate(self.accounts()):
+            for row in account:
+                if "step" in row:
+                    found.setdefault(row["step"], [[] for _ in range(self.count)])[i] = row["ids"]
+        return found
+
+    def restored(self):
+        """(update, digest of the state) that each process went on from."""
+        return [
+            (row["restored"], row["state"])
+            for account in self.accounts()
+            for row in account
+            if "restored" in row
+        ]
+
+    def struck(self):
+        """When a process was struck."""
+        (when,) = [
+            row["struck"] for account in self.accounts() for row in account if "struck" in row
+        ]
+        return when
+
+    def seconds_to_end(self, i):
+        """From the strike to the end of process `i`."""
+        return self.ended[i] - self.struck()
+
+    def _path(self, name, i):
+        return self.folder / f"{name}_{i}.txt"
+
+
+def ledger(crews):
+    """The ids of each update, in the order of the batch, as it was done last in `crews`."""
+    done = {}
+    for crew in crews:
+        done |= {step: list(itertools.chain(*rows)) for step, rows in crew.ids().items()}
+    return done
+
+
+def assert_epochs_whole(done, examples, epochs):
+    """Each example exactly once an epoch."""
+    stream = [identity for step in sorted(done) for identity in done[step]]
+    assert len(stream) == examples * epochs
+    for epoch in range(epochs):
+        assert sorted(stream[epoch * examples : (epoch + 1) * examples]) == list(range(examples))
+
+
+def losses(workdir):
+    """Of each update."""
+    return [e["loss"] for e in events(workdir) if e["kind"] == "train"]
+
+
+def starts(workdir):
+    return json.loads((Path(workdir) / "run.json").read_text())["starts"]
+
+
+__all__ = ["ROOT", "Crew", "assert_epochs_whole", "ledger", "losses", "starts"]

@@ -1,0 +1,190 @@
+"""Many processes are one run: the same numbers, stops and kills, other device counts, and bad input."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxcnn.training.lock import held
+from tests.parallel.crews import ROOT, Crew, assert_epochs_whole, ledger, losses, starts
+from tests.parallel.witness import digest
+from tests.training.runs import arguments, events, state_of
+
+MAIN = ROOT / "main.py"
+EXAMPLES, EPOCHS = 256, 4
+# At TINY's rate this narrow net blows rounding up a thousandfold in twenty steps.
+SETTINGS = arguments(epochs=EPOCHS, log__every_steps=1, schedule__rate=0.0001)
+
+
+def judged(workdir):
+    """(n, right, right in five) of each evaluation, as integers."""
+    rows = [e for e in events(workdir) if e["kind"] == "eval"]
+    return [(e["n"], round(e["n"] * e["top1"]), round(e["n"] * e["top5"])) for e in rows]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """(workdir, ids by update) of a run of one process on eight devices."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with Crew(folder / "crew", 1, 8, *SETTINGS, f"--workdir={folder / 'run'}") as crew:
+        assert crew.wait() == [0], crew.told()
+    done = ledger([crew])
+    assert_epochs_whole(done, EXAMPLES, EPOCHS)
+    return folder / "run", done
+
+
+def test_two_processes_are_one_run(undisturbed, tmp_path):
+    workdir, ids = undisturbed
+    with Crew(tmp_path / "crew", 2, 4, *SETTINGS, f"--workdir={tmp_path / 'run'}") as crew:
+        assert crew.wait() == [0, 0], crew.told()
+    # Each process reads its half of the rows, which together are the batch in its order.
+    assert all([len(rows) for rows in halves] == [16, 16] for halves in crew.ids().values())
+    assert ledger([crew]) == ids
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(workdir), rtol=1e-6)
+    assert judged(tmp_path / "run") == judged(workdir)
+    # One writes and speaks.
+    assert crew.lines(1) == ["process 1/2, 4 local devices, 8 global"]
+    assert "process 0/2, 4 local devices, 8 global" in crew.lines(0)
+    (start,) = starts(tmp_path / "run")
+    assert (start["processes"], len(start["devices"])) == (2, 8)
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {p.name for p in workdir.iterdir()}
+
+
+# What becomes of a process whose fellow is gone: an error, where its connection broke; an abort by JAX, where
+# it did not and a heartbeat was missed, or where the coordinator's service ended with process 0.
+BEREFT = {1, -6}
+# (processes, devices of each), which process is struck, where and by what, and the exit codes.
+STARTS = [
+    ((2, 4), "1 train 18 0 KILL", (BEREFT, {-9})),
+    ((2, 4), "0 train 20 0 KILL", ({-9}, BEREFT)),
+    ((2, 4), "1 train 21 0 TERM", ({143}, {143})),
+    ((1, 4), "0 train 28 0 TERM", ({143},)),
+    ((1, 1), "", ({0},)),
+]
+
+
+def test_kills_stops_and_other_counts_of_devices(undisturbed, tmp_path):
+    """Five starts of one run: each goes on from the very bits that were saved, with the example that was
+    next, and in the end it is the run that nothing disturbed."""
+    folder, crews = tmp_path / "run", []
+    for (count, devices), strike, codes in STARTS:
+        saved = [(int(s.step), digest(s)) for s in [state_of(folder)]] if crews else []
+        with Crew(
+            tmp_path / f"crew_{len(crews)}", count, devices, *SETTINGS, f"--workdir={folder}",
+            **({"STRIKE": strike} if strike else {}),
+        ) as crew:  # fmt: skip
+            ended = crew.wait()
+        assert all(a in b for a, b in zip(ended, codes, strict=True)), (ended, crew.told())
+        assert crew.restored() == saved * count
+        if strike:
+            assert max(map(crew.seconds_to_end, range(count))) < 45
+        crews.append(crew)
+    # Its own words, or the watchdog's and JAX's.
+    assert re.search("another process ended first|stopped sending heartbeats", crews[0].err(0))
+    assert "loop.py" in crews[0].err(0)
+    assert "stopped by SIGTERM of process 1; the state is saved" in crews[2].out(0)
+    assert "stopped by SIGTERM; the state is saved" in crews[3].out(0)
+    begun = starts(folder)
+    assert [(s["processes"], len(s["devices"])) for s in begun] == [
+        (count, count * devices) for (count, devices), *_ in STARTS
+    ]
+    assert begun[0]["step"] == 0 < begun[1]["step"] <= begun[2]["step"] == 16
+    assert 21 <= begun[3]["step"] < 27 <= begun[4]["step"] < 32
+    assert ledger(crews) == undisturbed[1]
+    np.testing.assert_allclose(losses(folder), losses(undisturbed[0]), rtol=1e-6)
+    assert judged(folder) == judged(undisturbed[0])
+
+
+# What is wrong is said on both, before anything is trained.
+
+
+def refused(tmp_path, *typed, **options):
+    """What two processes of main.py say that both end with an error, by process."""
+    with Crew(tmp_path / "crew", 2, 1, *SETTINGS, *typed, program=MAIN, **options) as crew:
+        codes = crew.wait(60)
+    assert set(codes) <= {1, 2}, crew.told()
+    assert "Traceback" not in crew.err(0) + crew.err(1)
+    return codes, [crew.err(0), crew.err(1)]
+
+
+def test_configs_that_differ(tmp_path):
+    each = [[], ["--config.seed=1", "--config.optim.momentum=0.8"]]
+    codes, said = refused(tmp_path, f"--workdir={tmp_path / 'run'}", each=each)
+    assert codes == [1, 1]
+    for text in said:
+        assert "error: the processes do not have the same config:" in text
+        assert "process 0: " in text
+        assert "optim.momentum=0.9" in text
+        assert "optim.momentum=0.8" in text
+        assert "seed=1" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_that_one_of_them_cannot_read(tmp_path):
+    """The others learn of it and end too."""
+    each = [[], ["--config.optim.momntum=1"]]
+    codes, said = refused(tmp_path, f"--workdir={tmp_path / 'run'}", each=each)
+    assert codes == [1, 2]
+    assert "error: process 1 could not go on; its own message says why" in said[0]
+    assert "config error: unknown key optim.momntum" in said[1]
+
+
+def two_places(tmp_path, train=(20, 20)):
+    """Two current directories, each with its own images/ of two classes; `train` of them a class."""
+    places = [tmp_path / name for name in ("a", "b")]
+    for place, count in zip(places, train, strict=True):
+        for split, number in (("train", count), ("val", 2)):
+            for label in ("cat", "dog"):
+                inside = place / "images" / split / label
+                inside.mkdir(parents=True)
+                for i in range(number):
+                    Image.new("RGB", (40, 40), (i, 99, 7)).save(inside / f"{i:02d}.jpg")
+    return places
+
+
+FOLDER = ["--config.data.source=folder:images", "--config.batch_size=16"]
+
+
+def test_data_that_differ(tmp_path):
+    codes, said = refused(
+        tmp_path, *FOLDER, f"--workdir={tmp_path / 'run'}", cwds=two_places(tmp_path, (20, 21))
+    )
+    assert codes == [1, 1]
+    for text in said:
+        assert "error: the processes do not have the same data:" in text
+        assert "process 0: training images=40" in text
+        assert "process 1: training images=42" in text
+
+
+def test_a_workdir_that_one_of_them_does_not_see(tmp_path):
+    codes, said = refused(tmp_path, *FOLDER, "--workdir=here", cwds=two_places(tmp_path))
+    assert codes == [1, 1]
+    for text in said:
+        assert (
+            f"the workdir {tmp_path / 'a' / 'here'} of process 0 is not there for process 1" in text
+        )
+
+
+def test_a_workdir_in_use(tmp_path):
+    with held(tmp_path / "run"):
+        codes, said = refused(tmp_path, f"--workdir={tmp_path / 'run'}")
+    assert codes == [1, 1]
+    for text in said:
+        assert f"error: {tmp_path / 'run'} is in use by process" in text
+        assert "use another --workdir" in text
+
+
+def test_images_that_only_one_of_them_cannot_read(tmp_path):
+    """Both leave at the same update, with the state saved."""
+    places, workdir = two_places(tmp_path), tmp_path / "run"
+    for file in (places[1] / "images" / "train").rglob("*.jpg"):
+        file.write_bytes(b"no image")
+    with Crew(
+        tmp_path / "crew", 2, 2, *SETTINGS, *FOLDER, f"--workdir={workdir}", cwds=places
+    ) as crew:
+        assert crew.wait() == [1, 1], crew.told()
+    for i in range(2):
+        assert "error: 10 of the first 10 images cannot be read" in crew.err(i)
+    assert int(state_of(workdir).step) == 1  # of the second update it had two rows too few
+    assert [e["step"] for e in events(workdir)] == [1]

@@ -1,0 +1,109 @@
+"""main.py with a witness, for tests of many processes: WITNESS=FOLDER python witness.py ARGUMENTS...
+
+In FOLDER each process keeps a file of JSON lines: the ids that it drew for each update, the state that it
+went on from, and when it was struck. STRIKE="PROCESS PHASE NUMBER DELAY SIGNAL" has that process send itself
+a signal DELAY seconds after it began on something: the batch of update NUMBER ("train"), the picture NUMBER
+of its evaluations ("evaluation"), the save of update NUMBER ("save").
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Witness:
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.struck = False
+
+    def note(self, **what):
+        import jax
+
+        path = self.folder / f"process_{jax.process_index()}.jsonl"
+        with path.open("a") as file:
+            file.write(json.dumps(what) + "\n")
+
+    def reach(self, phase, number):
+        import jax
+
+        index, wanted, at, delay, name = os.environ.get("STRIKE", "-1 none 0 0 TERM").split()
+        here = (jax.process_index(), phase) == (int(index), wanted) and number >= int(at)
+        if here and not self.struck:
+            self.struck = True
+            threading.Timer(float(delay), self.strike, [signal.Signals[f"SIG{name}"]]).start()
+
+    def strike(self, number):
+        self.note(struck=time.time(), signal=number)
+        os.kill(os.getpid(), number)
+
+
+def digest(state):
+    """Of every bit of a state, whole on this process."""
+    import jax
+    import numpy as np
+
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        total.update(np.ascontiguousarray(leaf).tobytes())
+    return total.hexdigest()
+
+
+def attend(witness):
+    """Has `witness` told of what the run does."""
+    from jax.experimental import multihost_utils
+
+    from jaxcnn import data as room
+    from jaxcnn.evaluation import evaluating
+    from jaxcnn.training.checkpoint import Checkpoints
+
+    made, drawn, saved, restored = (
+        room.train_batches, room.Batches.__next__, Checkpoints.save, Checkpoints.restore,
+    )  # fmt: skip
+    done = [0]
+
+    def train_batches(*arguments, start_step, **keys):
+        done[0] = start_step
+        return made(*arguments, start_step=start_step, **keys)
+
+    def next_batch(batches):
+        batch = drawn(batches)
+        done[0] += 1
+        witness.note(step=done[0], ids=batch["id"].tolist())
+        witness.reach("train", done[0])
+        return batch
+
+    class Pictures(evaluating.Pictures):
+        seen = 0
+
+        def __next__(self):
+            Pictures.seen += 1
+            witness.reach("evaluation", Pictures.seen)
+            return super().__next__()
+
+    def save(self, state, *arguments, **keys):
+        witness.reach("save", int(state.step))
+        saved(self, state, *arguments, **keys)
+
+    def restore(self, *arguments):
+        found = restored(self, *arguments)
+        if found is not None:
+            whole = multihost_utils.process_allgather(found[0], tiled=True)
+            witness.note(restored=int(whole.step), state=digest(whole))
+        return found
+
+    room.train_batches, room.Batches.__next__ = train_batches, next_batch
+    evaluating.Pictures, Checkpoints.save, Checkpoints.restore = Pictures, save, restore
+
+
+if __name__ == "__main__":
+    from jaxcnn.training.command import main
+
+    attend(Witness(os.environ["WITNESS"]))
+    sys.exit(main(sys.argv[1:], ROOT / "configs"))
