@@ -1,0 +1,138 @@
+"""Many processes are one run, at length: every net over 50 updates, and stops and kills at random moments."""
+
+import json
+import random
+import statistics
+
+import numpy as np
+import pytest
+
+from jaxcnn.training.loading import saved_steps
+from tests.parallel.crews import Crew, assert_epochs_whole, ledger, losses, starts
+from tests.training.runs import arguments, events
+from tests.training.test_step import NETS
+
+pytestmark = pytest.mark.slow
+
+# Rates at which these narrow nets do not blow rounding up past the bound within 50 updates.
+RATES = {"alexnet": 1e-4, "vgg": 1e-5, "googlenet": 1e-6}
+PLANS = {"alexnet": "towers", "vgg": "auto", "googlenet": "auto"}
+STEPS = 50
+CONFIG = (
+    "def get_config():\n    from ml_collections import ConfigDict\n\n    return ConfigDict({!r})\n"
+)
+
+
+def config(net):
+    side = NETS[net]["image_size"]
+    return {
+        "seed": 0,
+        "epochs": STEPS / 8,
+        "batch_size": 32,
+        "model": NETS[net] | {"width": 0.125},
+        "data": {"source": "synthetic:4"},
+        "augment": {"scale": (side, side + 8), "flip": 0.5, "mean": (127.5, 127.5, 127.5)},
+        "optim": {"name": "momentum"},
+        "schedule": {"name": "constant", "rate": RATES[net]},
+        "evals": ({"name": "centre", "scale": side, "every_epochs": 3.0},),
+        "checkpoint": {"every_epochs": 100.0},
+        "mesh": {"plan": PLANS[net]},
+        "log": {"every_steps": 1, "tensorboard": False},
+    }
+
+
+@pytest.mark.parametrize("net", RATES)
+def test_processes_and_devices_do_not_matter(net, tmp_path):
+    """One process of eight devices, two of four, four of two; dropout and augmentation on."""
+    file, ids, found, judged = tmp_path / f"{net}.py", [], [], []
+    file.write_text(CONFIG.format(config(net)))
+    for count in (1, 2, 4):
+        folder = tmp_path / f"run_{count}"
+        with Crew(
+            tmp_path / f"crew_{count}", count, 8 // count, f"--config={file}", f"--workdir={folder}"
+        ) as crew:
+            assert crew.wait(1500) == [0] * count, crew.told()
+        ids.append(ledger([crew]))
+        found.append(losses(folder))
+        rows = [e for e in events(folder) if e["kind"] == "eval"]
+        judged.append(
+            [(e["n"], round(e["n"] * e["top1"]), round(e["n"] * e["top5"])) for e in rows]
+        )
+        print(f"\n{net} {count} x {8 // count}: {starts(folder)[0]['mesh']}, {found[-1][-1]}")
+    apart = np.max(np.abs(np.divide(found[1:], found[0]) - 1), axis=1)
+    print(f"{net}: largest relative difference of a loss {apart}, evaluations {judged[0]}")
+    assert len(found[0]) == STEPS
+    assert len(set(found[0])) == STEPS
+    assert ids[1] == ids[0] == ids[2]
+    assert judged[1] == judged[0] == judged[2]
+    assert len(judged[0]) == 3
+    assert np.all(apart < 1e-6)
+
+
+EXAMPLES, EPOCHS, STRIKES = 256, 20, 20
+SETTINGS = arguments(
+    log__every_steps=1, schedule__rate=0.0001, epochs=EPOCHS, checkpoint__every_epochs=0.5
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """(workdir, ids by update) of a run of two processes."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with Crew(folder / "crew", 2, 1, *SETTINGS, f"--workdir={folder / 'run'}") as crew:
+        assert crew.wait(400) == [0, 0], crew.told()
+    done = ledger([crew])
+    assert_epochs_whole(done, EXAMPLES, EPOCHS)
+    return folder / "run", done
+
+
+def strikes(name, seed):
+    """What is struck, and when, by how many updates are done."""
+    draw = random.Random(seed)
+    for number in range(STRIKES):
+        victim, phase = draw.randrange(2), ("train", "evaluation", "save", "train")[number % 4]
+        delay, steps, pictures = draw.uniform(0, 0.3), draw.randint(1, 7), draw.randint(1, 30)
+        delay = 0.0 if phase == "evaluation" else delay
+        yield lambda done, v=victim, p=phase, d=delay, s=steps, n=pictures: (
+            v,
+            f"{v} {p} {n if p == 'evaluation' else done + s} {d:.3f} {name}",
+        )
+
+
+@pytest.mark.parametrize("name", ["TERM", "KILL"])
+def test_it_goes_on_after_twenty_of_them(name, undisturbed, tmp_path):
+    """To either process, in training, evaluation and saving; the same command goes on each time."""
+    folder, crews, seconds = tmp_path / "run", [], []
+    for number, strike in enumerate(strikes(name, seed=len(name) + ord(name[0]))):
+        whole = saved_steps(folder)
+        done = whole[-1] if whole else 0
+        victim, text = strike(done)
+        with Crew(
+            tmp_path / f"crew_{number}", 2, 1, *SETTINGS, f"--workdir={folder}", STRIKE=text
+        ) as crew:
+            codes = crew.wait(200)
+        crews.append(crew)
+        other = crew.seconds_to_end(1 - victim)
+        seconds.append(other if name == "KILL" else max(other, crew.seconds_to_end(victim)))
+        print(
+            f"\n{name} {number}: {text}: from {done}, {codes} after {seconds[-1]:.1f} s", flush=True
+        )
+        if name == "TERM":
+            assert codes == [143, 143], crew.told()
+        else:
+            assert codes[victim] == -9, crew.told()
+            assert codes[1 - victim] in (1, -6), crew.told()
+        assert [step for step, _ in crew.restored()] == [done, done] * bool(whole)
+    with Crew(tmp_path / "last", 2, 1, *SETTINGS, f"--workdir={folder}") as crew:
+        assert crew.wait(400) == [0, 0], crew.told()
+    crews.append(crew)
+    aside = folder / "unreadable_checkpoints"
+    print(
+        f"{name}: {statistics.median(seconds):.1f} s median, {max(seconds):.1f} s at most, from the "
+        f"signal to the end of {'the other' if name == 'KILL' else 'both'}; checkpoints set aside: "
+        f"{len(list(aside.glob('*')))}; starts from {[s['step'] for s in starts(folder)]}"
+    )
+    assert max(seconds) < 40
+    assert ledger(crews) == undisturbed[1]
+    np.testing.assert_allclose(losses(folder), losses(undisturbed[0]), rtol=1e-6)
+    assert json.loads((folder / "report.json").read_text())["results"][0]["n"] == 64
