@@ -1,10 +1,18 @@
-"""What a compiled program does, read from its text (HLO): which collectives, of how many bytes."""
+"""What a compiled program does, read from its text (HLO): which collectives, of how many bytes, and
+under which work they travel.
+
+XLA:TPU writes an asynchronous all-reduce as a chain of fusions in its schedule: one that starts it
+(`AsyncCollectiveStart`), any number that do other work and hold the same all-reduce
+(`async_collective_fusion_config`), and one that ends it. Other asynchronous collectives are a `-start`
+and a `-done` with whatever stands between.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4}
@@ -17,6 +25,14 @@ _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _GROUP = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA_GROUP = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
 _NAME = re.compile(r'op_name="([^"]*)"')
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = .*?[\}\)\]] ([a-z][\w\-]*)\(")
+_CALLS = re.compile(r"calls=%([\w.\-]+)")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_CHAIN = re.compile(r'chain_id="(\d+)"')
+_OPERANDS = re.compile(r"%([\w.\-]+)")
+_WORK = ("fusion", "convolution", "dot", "custom-call", "while", "call")
+_CARRIED = '"async_collective_fusion_config"'
 
 
 class Sent(NamedTuple):
@@ -37,22 +53,176 @@ class Sent(NamedTuple):
     name: str
 
 
+class Carrier(NamedTuple):
+    """Work that is done while a collective travels.
+
+    Attributes:
+        name: the place in the source that it comes from, or the instruction's own name.
+        cycles: XLA:TPU's estimate; 0 where it has none.
+    """
+
+    name: str
+    cycles: int
+
+
+class Transfer(NamedTuple):
+    """A collective as it is scheduled.
+
+    Attributes:
+        sent: what it is.
+        what: where the largest array that it sends was computed.
+        asynchronous: whether other work may be done before it ends.
+        carriers: that work.
+    """
+
+    sent: Sent
+    what: str
+    asynchronous: bool
+    carriers: tuple[Carrier, ...] = ()
+
+    @property
+    def cycles(self) -> int:
+        return sum(carrier.cycles for carrier in self.carriers)
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        carriers = [carrier._asdict() for carrier in self.carriers]
+        own = {"what": self.what, "asynchronous": self.asynchronous, "carriers": carriers}
+        return self.sent._asdict() | own
+
+
 def collectives(text: str) -> list[Sent]:
-    """The collectives of a compiled program, in the order of its text."""
-    found = []
-    for line in text.splitlines():
-        match = _COLLECTIVE.match(line)
-        if not match:
-            continue
-        arrays = [(_size(*a), a[0]) for a in _ARRAY.findall(match["shape"])]
-        if match["start"] and match["kind"] != "all-reduce":  # (what goes in, what comes out)
-            arrays = arrays[len(arrays) // 2 :]
-        size, devices = sum(size for size, _ in arrays), _devices(line)
-        if match["kind"] == "reduce-scatter":
-            size *= devices
-        name = _NAME.search(line)
-        found.append(Sent(match["kind"], size, max(arrays)[1], devices, name[1] if name else ""))
+    """The collectives of a compiled program, in the order of its text. One that several fusions carry is
+    there several times: see `transfers`."""
+    return [sent for line in text.splitlines() if (sent := _sent(line))]
+
+
+def transfers(text: str) -> list[Transfer]:
+    """The collectives of a scheduled program, once each, as they start, with what they travel under."""
+    computations, entry = _computations(text)
+    found: list[Transfer] = []
+    for name in [*(name for name in computations if name != entry), entry]:
+        found += _scheduled(computations[name], computations)
     return found
+
+
+def cycles(text: str) -> int:
+    """XLA:TPU's estimate of the cycles of a program's computation; 0 of a program for other chips."""
+    computations, entry = _computations(text)
+    return sum(map(_cycles, computations[entry]))
+
+
+def layer(name: str) -> str:
+    """`conv1_2` of `jit(step)/.../VGG.run/conv1_2/conv_general_dilated`; else the last part."""
+    parts = name.split("/")
+    inside = [i for i, part in enumerate(parts) if part.endswith(".run")]
+    return "/".join(parts[inside[0] + 1 : -1]) or parts[-1] if inside else parts[-1]
+
+
+def _scheduled(lines: list[str], computations: Mapping[str, list[str]]) -> Iterable[Transfer]:
+    """The transfers of one computation."""
+    under_way: dict[str, Transfer] = {}
+    done: list[Transfer] = []
+    by_name = {m[1]: line for line in lines if (m := _INSTRUCTION.match(line))}
+    for line in lines:
+        match = _INSTRUCTION.match(line)
+        if not match or (_CARRIED in line and _sent(line)):  # its fusion's caller counts it
+            continue
+        name, kind = match[1], match[2]
+        carried = _carried(line, computations)
+        if carried and (sent := _sent(carried)):
+            chain = _first(_CHAIN, carried)
+            body = "".join(computations[_first(_CALLS, line)])
+            if "AsyncCollectiveStart" in body:
+                under_way[chain] = Transfer(sent, _origin(line, by_name), True)
+                done.append(under_way[chain])
+            elif "AsyncCollectiveDone" not in body and chain in under_way:
+                _carry(under_way, done, chain, line)
+        elif sent := _sent(line):
+            started = kind.endswith("-start")
+            done.append(Transfer(sent, _origin(line, by_name), started))
+            if started:
+                under_way[name] = done[-1]
+        elif kind.endswith("-done"):
+            under_way.pop(_OPERANDS.findall(line.partition("(")[2])[0], None)
+        elif kind in _WORK:
+            for other in [key for key in under_way if key.startswith(KINDS)]:
+                _carry(under_way, done, other, line)
+    return done
+
+
+def _carry(under_way: dict[str, Transfer], done: list[Transfer], key: str, line: str) -> None:
+    before = under_way[key]
+    carrier = Carrier(_first(_NAME, line) or _first(_INSTRUCTION, line), _cycles(line))
+    under_way[key] = before._replace(carriers=(*before.carriers, carrier))
+    done[next(i for i, t in enumerate(done) if t is before)] = under_way[key]
+
+
+def _carried(line: str, computations: Mapping[str, list[str]]) -> str:
+    """The line of the collective that a fusion starts, carries or ends; '' of any other instruction."""
+    body = computations.get(_first(_CALLS, line), ())
+    return next((inner for inner in body if _CARRIED in inner and _sent(inner)), "")
+
+
+def _origin(line: str, by_name: Mapping[str, str]) -> str:
+    """The place in the source of the largest thing that a collective sends, behind copies and tuples."""
+    names = [n for n in _OPERANDS.findall(line.partition(" = ")[2]) if n in by_name]
+    sizes = {n: _bytes(by_name[n]) for n in names}
+    for _ in range(8):
+        if not names:
+            break
+        largest = max(names, key=lambda n: sizes.get(n, 0))
+        line = by_name[largest]
+        found = _NAME.search(line)
+        if found and not found[1].rpartition("/")[2].startswith(("psum", "all_", "reduce_scatter")):
+            return found[1]
+        names = [n for n in _OPERANDS.findall(line.partition(" = ")[2]) if n in by_name][:1]
+    return ""
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+    """(the lines of each computation, the name of the one that is run)."""
+    found: dict[str, list[str]] = {}
+    current, entry = "", ""
+    for line in text.splitlines():
+        if match := _COMPUTATION.match(line):
+            current = match[2]
+            found[current] = []
+            entry = current if match[1] else entry
+        elif line.startswith("}"):
+            current = ""
+        elif current:
+            found[current].append(line)
+    return found, entry
+
+
+def _sent(line: str) -> Sent | None:
+    """The collective of a line, if it is one."""
+    match = _COLLECTIVE.match(line)
+    if not match:
+        return None
+    arrays = [(_size(*a), a[0]) for a in _ARRAY.findall(match["shape"])]
+    if match["start"] and match["kind"] != "all-reduce":  # (what goes in, what comes out)
+        arrays = arrays[len(arrays) // 2 :]
+    size, devices = sum(size for size, _ in arrays), _devices(line)
+    if match["kind"] == "reduce-scatter":
+        size *= devices
+    return Sent(match["kind"], size, max(arrays)[1], devices, _first(_NAME, line))
+
+
+def _bytes(line: str) -> int:
+    """Of what an instruction puts out."""
+    shape = line.partition(" = ")[2].partition("(%")[0]
+    return sum(_size(*a) for a in _ARRAY.findall(shape) if a[0] in BYTES)
+
+
+def _cycles(line: str) -> int:
+    return int(_first(_CYCLES, line) or 0)
+
+
+def _first(pattern: re.Pattern[str], line: str) -> str:
+    found = pattern.search(line)
+    return found[1] if found else ""
 
 
 def _size(dtype: str, shape: str) -> int:

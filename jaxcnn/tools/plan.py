@@ -1,0 +1,244 @@
+"""What a run will need on chips that are not here: memory, operations, traffic, and the bounds they set.
+
+python -m jaxcnn.tools.plan --config=configs/vgg_e.py --topology=v5e:4x4 --config.model.dtype=bfloat16
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcnn.tools.outcome import outcome
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+EPILOG = """topologies:
+  v5e:4x4     a slice of TPUs (also v4:2x2x4, v5p:2x2x4, v6e:4x4): the train step is compiled by the TPU's own
+              compiler, minutes for VGG at full size. It needs no TPU, but: pip install 'libtpu==0.0.42.*'
+  v5e:512     a number of TPUs: a model
+  h100:16     GPUs (also a100, v100), 8 a node: a model; h100:16,4 has 4 a node
+Figures are marked 'compiled', read from the compiled step, or 'model', from the net's layers and the plan.
+Bounds are what no step can beat, at the chip's peak rates. GB are 10^9 bytes. Any key of the config:
+--config.SECTION.KEY=VALUE. Exit codes: 0 done, 1 error (also where a step does not fit), 2 usage."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    options, overrides = _parse(arguments)
+
+    def work() -> None:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported
+        from jaxcnn.parallel.topology import read_target, set_up
+
+        target = read_target(options.topology)
+        set_up(os.environ, target)
+        from jaxcnn.training import sections
+        from jaxcnn.training.foresight import foresee
+
+        _, config = sections.read(options.config, overrides, CONFIGS)
+        found = foresee(config, target, options.network_gbps, options.fit)
+        if options.hlo and found.compiled:
+            Path(options.hlo).write_text(found.compiled.text)
+        print(json.dumps(record(found), indent=2) if options.json else text(found))
+
+    return outcome(work, "nothing was written")
+
+
+def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxcnn.tools.plan",
+        description="What a config's training step needs on chips that are not here.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, help="file, or name of one in configs/")
+    parser.add_argument("--topology", required=True, help="KIND:SIZE, see below")
+    parser.add_argument(
+        "--network_gbps",
+        type=float,
+        default=0.0,
+        metavar="GBPS",
+        help="Gb/s that a node of GPUs sends to the others, all its cards together (h100 3200, others 100)",
+    )
+    parser.add_argument(
+        "--fit", action="store_true", help="compile again at the largest batch, to be sure of it"
+    )
+    parser.add_argument(
+        "--hlo", default="", metavar="FILE", help="write the compiled program there"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options, rest = parser.parse_known_args(arguments)
+    wrong = [word for word in rest if not (word.startswith("--config.") and "=" in word)]
+    if wrong:
+        parser.error(
+            f"unknown: {' '.join(wrong)}; keys of the config are --config.SECTION.KEY=VALUE"
+        )
+    if options.network_gbps < 0:
+        parser.error(f"--network_gbps must be above 0, got {options.network_gbps:g}")
+    return options, [word.removeprefix("--config.") for word in rest]
+
+
+def text(found: Any) -> str:
+    """The figures for a person."""
+    return "\n".join([*_head(found), "", *_collectives(found), "", *_bounds(found)])
+
+
+def _head(found: Any) -> list[str]:
+    from jaxcnn.parallel.plans import WORDS
+
+    plan, model = found.plan, found.config["model"]
+    net = f"{model['name']} {model.get('column', '')}".strip()
+    title = (
+        f"{net} on {found.target.name}: {found.rows} images a chip x {found.target.count}, "
+        f"{model['dtype']}, data {plan.data} x model {plan.model}, {WORDS[plan.name]}"
+    )
+    rows = [*(_read(found) if found.compiled else []), *_modelled(found)]
+    return [title, "", *(f"{name:<14} {figure:>20}   {source}" for name, figure, source in rows)]
+
+
+def _read(found: Any) -> list[tuple[str, str, str]]:
+    step, most = found.compiled, found.target.chip.usable
+    parts = (
+        f"arguments {step.arguments / 1e9:.2f}, temporaries {step.temporaries / 1e9:.2f}, outputs not in "
+        f"their place {(step.outputs - step.aliased) / 1e9:.2f}"
+    )
+    traffic = "what operations read and write, in part on the chip"
+    return [
+        ("memory a chip", f"{step.peak / 1e9:.2f} GB of {most / 1e9:.1f}", f"compiled: {parts}"),
+        ("operations", f"{step.flops / 1e12:.2f} TFLOP a chip", "compiled: none on padding"),
+        ("memory traffic", f"{step.bytes / 1e9:.1f} GB a chip", f"compiled: {traffic}"),
+        (
+            "estimate",
+            _estimate(found, step.cycles),
+            f"compiled: {step.cycles:,} cycles of fusions alone",
+        ),
+    ]
+
+
+def _estimate(found: Any, cycles: int) -> str:
+    """Cycles of the compiler's estimate, as time where the clock is known."""
+    clock = found.target.chip.clock
+    return f"{1e3 * cycles / clock:.2f} ms" if clock else f"{cycles / 1e6:.2f} M cycles"
+
+
+def _modelled(found: Any) -> list[tuple[str, str, str]]:
+    todo, most = found.work, found.target.chip.usable
+    flops, passes = todo.flops * found.rows, "5 passes over activations, and the update"
+    return [
+        ("memory a chip", f"{found.model_peak / 1e9:.2f} GB of {most / 1e9:.1f}", "model"),
+        ("largest batch", f"{found.largest} images a chip", found.largest_source),
+        ("multiply-adds", f"{todo.macs / 1e9:.3f} G an image", "model: forward"),
+        (
+            "operations",
+            f"{flops / 1e12:.2f} TFLOP a chip",
+            f"model: {todo.flops / 1e9:.2f} GFLOP an image",
+        ),
+        ("memory traffic", f"{found.memory_bytes / 1e9:.1f} GB a chip", f"model: {passes}"),
+    ]
+
+
+def _collectives(found: Any) -> list[str]:
+    from jaxcnn.parallel.bounds import seconds
+    from jaxcnn.parallel.compiled import layer
+    from jaxcnn.parallel.traffic import Collective
+
+    def line(kind: str, size: float, devices: int, what: str, how: str) -> str:
+        ms = 1e3 * seconds(Collective(kind, what, size, devices), found.links, found.plan)
+        return f"  {kind:<18} {size / 1e6:9.2f} MB x {devices:<4} {ms:8.2f} ms   {what}{how}"
+
+    if not found.compiled:
+        rows = [line(c.kind, c.bytes, c.devices, c.what, "") for c in found.collectives]
+        return ["collectives of a step: model", *(rows or ["  none"])]
+    rows = []
+    for t in found.compiled.transfers:
+        named = (layer(c.name) for c in t.carriers if "/" in c.name)
+        under = ", ".join(dict.fromkeys(named))
+        how = f": asynchronous, under {under or 'unnamed fusions'} ({_estimate(found, t.cycles)})"
+        how = (
+            how
+            if t.carriers
+            else ": asynchronous, under nothing"
+            if t.asynchronous
+            else ": synchronous"
+        )
+        rows.append(
+            line(t.sent.kind, t.sent.bytes, t.sent.devices, f"{t.sent.dtype} {layer(t.what)}", how)
+        )
+    return ["collectives of a step, in the order they start: compiled", *(rows or ["  none"])]
+
+
+def _bounds(found: Any) -> list[str]:
+    chip, links, limits = found.target.chip, found.links, found.bounds
+    bytes_from = "compiled bytes" if found.compiled else "model"
+    across = (
+        f", {links.uplink * 8e-9:,.0f} Gb/s a {'slice' if chip.is_tpu else 'node'} of {links.node}"
+    )
+    across = across if found.target.count > links.node else ""
+    rows = [
+        (f"compute: model, {chip.flops / 1e12:.0f} TFLOP/s", limits.compute),
+        (f"memory: model, {chip.bandwidth / 1e12:.2f} TB/s", limits.memory),
+        (f"network: {bytes_from}, {links.link / 1e9:.0f} GB/s a chip{across}", limits.network),
+        ("step, if nothing overlaps", limits.none_hidden),
+        *([("step, overlapped as compiled", limits.step)] if found.compiled else []),
+        ("step, if all overlaps", limits.hidden),
+    ]
+    size = found.config["batch_size"]
+    shown = [f"{'bounds':<68} {'ms a step':>10} {'images/s':>12} {'a chip':>10}"]
+    for name, value in rows:
+        rate = (
+            f"{size / value:12,.0f} {found.rows / value:10,.0f}"
+            if value
+            else f"{'-':>12} {'-':>10}"
+        )
+        shown.append(f"{name:<68} {1e3 * value:10.2f} {rate}")
+    return shown
+
+
+def record(found: Any) -> dict[str, Any]:
+    """What --json prints: bytes, seconds and counts. `compiled` is null where nothing was."""
+    from jaxcnn.training.foresight import versions
+
+    limits, chip, size = found.bounds, found.target.chip, found.config["batch_size"]
+    seconds = limits._asdict() | {
+        "none_hidden": limits.none_hidden,
+        "as_scheduled": limits.step if found.compiled else None,
+        "all_hidden": limits.hidden,
+    }
+    return {
+        "topology": found.target.name,
+        "chips": found.target.count,
+        "batch_size": size,
+        "batch_a_chip": found.rows,
+        "model": dict(found.config["model"]),
+        "mesh": dict(found.config["mesh"]),
+        "plan": {"name": found.plan.name, "data": found.plan.data, "model": found.plan.model},
+        "versions": versions(),
+        "chip": chip._asdict(),
+        "network": found.links._asdict(),
+        "memory": {
+            "source": "compiled" if found.compiled else "model",
+            "peak_bytes": found.peak,
+            "usable_bytes": chip.usable,
+            "largest_batch_a_chip": found.largest,
+            "largest_batch_source": found.largest_source,
+        },
+        "estimate": {
+            "multiply_adds_an_image": found.work.macs,
+            "flops_an_image": found.work.flops,
+            "flops_a_chip": found.work.flops * found.rows,
+            "peak_bytes": found.model_peak,
+            "memory_traffic_bytes": found.memory_bytes,
+            "collectives": [c._asdict() | {"sends": c.moved} for c in found.collectives],
+        },
+        "compiled": found.compiled.record() if found.compiled else None,
+        "seconds": seconds,
+        "images_a_second": {k: size / v if v else None for k, v in seconds.items()},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,249 @@
+"""What a run will need on chips that are not here: from its compiled step, or from a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxcnn import config as configs
+from jaxcnn import models
+from jaxcnn.models.summary import order_of_computation
+from jaxcnn.parallel import Parallelism, Plan, Reduction, check_batch, choose, topology
+from jaxcnn.parallel.bounds import (
+    Bounds,
+    Memory,
+    Work,
+    bounds,
+    demand,
+    local_bytes,
+    peak_memory,
+    seconds,
+    two_points,
+    work,
+)
+from jaxcnn.parallel.chips import Network, network
+from jaxcnn.parallel.compiled import Transfer, cycles, transfers
+from jaxcnn.parallel.topology import Target
+from jaxcnn.parallel.traffic import Collective, traffic
+from jaxcnn.training.dry_run import UNKNOWN_CLASSES, memory_bytes
+from jaxcnn.training.experiment import assemble, with_classes
+from jaxcnn.training.sections import SECTIONS
+from jaxcnn.training.state import create, state_specs
+from jaxcnn.training.statistics import stand_in
+
+HOST_CHIPS = 4  # of a TPU's host, as libtpu describes slices
+
+
+class Compiled(NamedTuple):
+    """What a compiled step says of one chip.
+
+    Attributes:
+        arguments, outputs, aliased, temporaries: bytes; outputs that are aliased take the arguments' place.
+        peak: bytes at once: arguments + outputs - aliased + temporaries.
+        flops: operations, without those on padding.
+        bytes: that its operations read and write, in memory or on the chip.
+        transfers: its collectives.
+        cycles: the compiler's estimate of its computation.
+        text: the program.
+    """
+
+    arguments: int
+    outputs: int
+    aliased: int
+    temporaries: int
+    peak: int
+    flops: float
+    bytes: float
+    transfers: tuple[Transfer, ...]
+    cycles: int
+    text: str
+
+    def record(self) -> dict[str, Any]:
+        """For JSON; without the program."""
+        fields = {k: v for k, v in self._asdict().items() if k != "text"}
+        return fields | {"transfers": [t.record() for t in self.transfers]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Foresight:
+    """Attributes:
+    rows: images a chip.
+    collectives: of the model, whatever was compiled.
+    bounds: of the compiled step's collectives, where there is one.
+    memory: the model of a chip's memory; through the compiled peak, where there is one.
+    fitted: (rows, peak bytes) of a second compilation, where it was asked for.
+    """
+
+    config: Mapping[str, Any]
+    target: Target
+    links: Network
+    work: Work
+    plan: Plan
+    rows: int
+    collectives: tuple[Collective, ...]
+    memory_bytes: float
+    bounds: Bounds
+    memory: Memory
+    model_peak: float
+    compiled: Compiled | None
+    fitted: tuple[int, float] | None
+
+    @property
+    def peak(self) -> float:
+        return self.compiled.peak if self.compiled else self.model_peak
+
+    @property
+    def largest(self) -> int:
+        """The largest share of the batch that fits."""
+        return self.memory.rows(self.target.chip.usable)
+
+    @property
+    def largest_source(self) -> str:
+        if self.fitted:
+            rows, peak = self.fitted
+            return f"the line through two compiled steps, of {self.rows} and {rows} ({peak / 1e9:.2f} GB)"
+        scaled = "model, scaled to the compiled step; --fit compiles at it"
+        return scaled if self.compiled else "model"
+
+
+def foresee(
+    config: Mapping[str, Any], target: Target, gbps: float = 0.0, fit: bool = False
+) -> Foresight:
+    """What a step of `config` needs on `target`.
+
+    Args:
+        gbps: Gb/s that a node or slice sends to the others; 0 is the chip's usual.
+        fit: compile a second time, at the largest batch that the first compilation lets expect.
+
+    Raises:
+        ValueError: a batch or mesh that does not fit the chips, no compiler, or a step that does not fit
+            into a chip's memory.
+    """
+    config = with_classes(config, config["model"]["num_classes"] or UNKNOWN_CLASSES)
+    devices = topology.devices(target) if target.compiles else stand_ins(target)
+    net, plan, reduction, shapes, specs = _planned(config, devices)
+    sent = tuple(traffic(plan, reduction, net, shapes.params, config["batch_size"]))
+    links = network(target.chip, target.count, target.shape, target.node, gbps)
+    todo, rows = work(net), config["batch_size"] // target.count
+    averaged = config["average"]["kind"] != "off"
+    need = demand(todo, plan, reduction, sent, config["batch_size"], net.dtype, averaged)
+    state = local_bytes(shapes, specs, reduction.sizes)
+    memory = model = peak_memory(todo, state, reduction, net.image_size, net.dtype)
+    limits, compiled, fitted = bounds(need, target.chip, links, plan), None, None
+    if target.compiles:
+        compiled = compile_step(config, devices)
+        limits = scheduled(limits, compiled, links, plan)
+        memory = model.through(rows, float(compiled.peak))
+        most = memory.rows(target.chip.usable)
+        if fit and most > 0 and most != rows:
+            again = compile_step({**config, "batch_size": most * target.count}, devices)
+            fitted = (most, float(again.peak))
+            memory = two_points((rows, float(compiled.peak)), fitted)
+    return Foresight(
+        config, target, links, todo, plan, rows, sent, need.memory_bytes, limits, memory,
+        model.peak(rows), compiled, fitted,
+    )  # fmt: skip
+
+
+def _planned(config: Mapping[str, Any], devices: Any) -> tuple[Any, Plan, Reduction, Any, Any]:
+    """(net, plan, reduction, shapes of the state, their specs), without a mesh of real devices."""
+    wanted: Parallelism = configs.build("mesh", config["mesh"], SECTIONS)
+    net = models.build(**config["model"])
+    tx, schedule, average = (
+        configs.build(name, config[name], SECTIONS) for name in ("optim", "schedule", "average")
+    )
+    shapes = jax.eval_shape(partial(create, net, tx, schedule, average), jax.random.key(0))
+    size = config["batch_size"]
+    plan, reduction, _ = choose(
+        wanted, net, shapes.params, order_of_computation(net), size, devices
+    )
+    check_batch(size, config["loss"]["accumulate"], plan.data * plan.model)
+    if plan.data * plan.model != len(devices):
+        raise ValueError(
+            f"mesh.data={plan.data} x mesh.model={plan.model} leaves out some of the {len(devices)} chips; "
+            "set mesh.data=0, or give a --topology of as many"
+        )
+    return net, plan, reduction, shapes, state_specs(shapes, tx, reduction)
+
+
+class StandIn(NamedTuple):
+    """What a plan asks of a device."""
+
+    id: int
+    process_index: int
+    platform: str
+
+
+def stand_ins(target: Target) -> list[StandIn]:
+    """Devices of which only the number is known, a process for each node or host."""
+    chip = target.chip
+    host = HOST_CHIPS if chip.is_tpu else target.node or chip.node
+    platform = "tpu" if chip.is_tpu else "gpu"
+    return [StandIn(i, i // host, platform) for i in range(target.count)]
+
+
+def compile_step(config: Mapping[str, Any], devices: Any) -> Compiled:
+    """The real train step, compiled for `devices`.
+
+    Raises:
+        ValueError: it does not fit into a chip's memory.
+    """
+    experiment = assemble(config, stand_in(config), devices)
+    lowered = experiment.lower_train()
+    try:
+        step = lowered.compile(compiler_options=experiment.compiler_options())
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        rows = config["batch_size"] // len(devices)
+        said = str(error).partition("RESOURCE_EXHAUSTED: ")[2].partition("\n")[0]
+        raise ValueError(
+            f"a step of {rows} images a chip does not fit, says the compiler: {said} Try a smaller "
+            f"--config.batch_size ({config['batch_size']} here), --config.loss.accumulate, "
+            "--config.model.dtype=bfloat16 or --config.model.remat=True"
+        ) from error
+    return read_compiled(step)
+
+
+def read_compiled(step: Any) -> Compiled:
+    stats, costs, text = step.memory_analysis(), step.cost_analysis() or {}, step.as_text()
+    return Compiled(
+        arguments=stats.argument_size_in_bytes,
+        outputs=stats.output_size_in_bytes,
+        aliased=stats.alias_size_in_bytes,
+        temporaries=stats.temp_size_in_bytes,
+        peak=memory_bytes(step),
+        flops=costs.get("flops", float("nan")),
+        bytes=costs.get("bytes accessed", float("nan")),
+        transfers=tuple(transfers(text)),
+        cycles=cycles(text),
+        text=text,
+    )
+
+
+def scheduled(limits: Bounds, compiled: Compiled, links: Network, plan: Plan) -> Bounds:
+    """`limits` with the collectives as they were compiled: what is synchronous waits."""
+    times = [
+        (t, seconds(Collective(t.sent.kind, t.what, t.sent.bytes, t.sent.devices), links, plan))
+        for t in compiled.transfers
+        if t.sent.devices > 1
+    ]
+    waits = sum(time for t, time in times if not t.carriers)
+    return limits._replace(network=sum(time for _, time in times), waits=waits)
+
+
+def versions() -> dict[str, str]:
+    """Of what made the figures."""
+    names = ("jax", "jaxlib", "libtpu")
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
