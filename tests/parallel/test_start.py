@@ -105,9 +105,9 @@ def test_two_processes_meet():
     said = [one.communicate(timeout=60) for one in both]
     assert [one.returncode for one in both] == [0, 0], said
     for index, (out, _) in enumerate(said):
-        # Between them Gloo says that it connected.
-        assert out.startswith(f"process {index}/2, 2 local devices, 4 global\n")
-        assert out.endswith("\n6.0\n")
+        # Gloo says at some time that it connected.
+        assert f"process {index}/2, 2 local devices, 4 global\n" in out
+        assert "6.0" in out.splitlines()
 
 
 def test_where_jax_finds_no_tpu_slice():
