@@ -9,49 +9,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool
 
+from jaxcnn.parallel.leaves import Leaf, in_buckets, lay_out
 from jaxcnn.parallel.mesh import AXES
 from jaxcnn.parallel.plans import Parallelism, Plan
 
 _LARGE = 4e6  # bytes
-
-
-class Leaf(NamedTuple):
-    """How one parameter lies on the mesh.
-
-    Attributes:
-        shared: whether its last axis is split over `model`.
-        axes: mesh axes that its gradients are summed over.
-        cut: its axis that the update is split along, over `axes`; -1 where it is not.
-        bytes: of its gradient on one device.
-    """
-
-    shared: bool
-    axes: tuple[str, ...]
-    cut: int
-    bytes: float
-
-    def spec(self, rank: int) -> PartitionSpec:
-        """Of the parameter."""
-        return PartitionSpec(*(None,) * (rank - 1), "model") if self.shared else PartitionSpec()
-
-    def kept_spec(self, rank: int) -> PartitionSpec:
-        """Of what the optimiser keeps of it."""
-        if self.cut < 0:
-            return self.spec(rank)
-        names: list[Any] = [None] * rank
-        if self.shared:
-            names[-1] = "model"
-        # The part of `model` is cut first, then each of its parts over the other axes.
-        names[self.cut] = (*((names[self.cut],) if names[self.cut] else ()), *self.axes)
-        return PartitionSpec(*names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,44 +170,10 @@ def make_reduction(plan: Plan, wanted: Parallelism, params: Any, order: Sequence
         params: the net's parameters, abstract: a dict by layer.
         order: the layers in the order of computation.
     """
-    sizes, dtype = {"data": plan.data, "model": plan.model}, wanted.reduce_dtype
-
-    def leaf(layer: str, x: Any) -> Leaf:
-        split = layer in plan.layers
-        axes = tuple(a for a in AXES if sizes[a] > 1 and not (split and a == "model"))
-        shape = (*x.shape[:-1], x.shape[-1] // sizes["model"]) if split else x.shape
-        devices = math.prod(sizes[a] for a in axes)
-        fitting = [a for a in reversed(range(len(shape))) if shape[a] % devices == 0]
-        cut = fitting[0] if wanted.shard_update and axes and fitting else -1
-        return Leaf(split, axes, cut, math.prod(shape) * jnp.dtype(dtype).itemsize)
-
-    leaves = {
-        name: jax.tree.map(lambda x, name=name: leaf(name, x), tree)
-        for name, tree in params.items()
-    }
-    return Reduction(sizes, leaves, dtype, _buckets(leaves, order, wanted.bucket_mb * 1e6))
-
-
-def _buckets(leaves: Any, order: Sequence[str], least: float) -> tuple[tuple[int, ...], ...]:
-    """Leaf indices in buckets, those of the layers that are computed last first: a leaf of `least` bytes
-    by itself, smaller ones together until they are as many. One bucket where `least` is 0."""
-    place = {name: i for i, name in enumerate(order)}
-    flat = jax.tree_util.tree_flatten_with_path(leaves, is_leaf=lambda x: isinstance(x, Leaf))[0]
-    names = [jax.tree_util.keystr(path[:-1], simple=True, separator="/") for path, _ in flat]
-    by_layer = sorted(range(len(flat)), key=lambda i: -place[names[i]])
-    if not least:
-        return (tuple(by_layer),)
-    buckets: list[list[int]] = []
-    small: list[int] = []
-    for i in by_layer:
-        if flat[i][1].bytes >= least:
-            buckets.append([i])
-            continue
-        small.append(i)
-        if sum(flat[j][1].bytes for j in small) >= least:
-            buckets.append(small)
-            small = []
-    return tuple(map(tuple, [*buckets, small] if small else buckets))
+    leaves = lay_out(plan, wanted, params)
+    buckets = in_buckets(leaves, order, wanted.bucket_mb * 1e6)
+    sizes = {"data": plan.data, "model": plan.model}
+    return Reduction(sizes, leaves, wanted.reduce_dtype, buckets)
 
 
 def _grouped(leaves: list[Leaf]) -> Iterator[tuple[tuple[tuple[str, ...], bool], list[int]]]:

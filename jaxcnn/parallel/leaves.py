@@ -1,0 +1,91 @@
+"""How each parameter, its gradient and its momentum lie on the mesh, and which gradients travel together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from jaxcnn.parallel.mesh import AXES
+from jaxcnn.parallel.plans import Parallelism, Plan
+
+
+class Leaf(NamedTuple):
+    """How one parameter lies on the mesh.
+
+    Attributes:
+        shared: whether its last axis is split over `model`.
+        axes: mesh axes that its gradients are summed over.
+        cut: its axis that the update is split along, over `axes`; -1 where it is not.
+        bytes: of its gradient on one device.
+    """
+
+    shared: bool
+    axes: tuple[str, ...]
+    cut: int
+    bytes: float
+
+    def spec(self, rank: int) -> PartitionSpec:
+        """Of the parameter."""
+        return PartitionSpec(*(None,) * (rank - 1), "model") if self.shared else PartitionSpec()
+
+    def kept_spec(self, rank: int) -> PartitionSpec:
+        """Of what the optimiser keeps of it."""
+        if self.cut < 0:
+            return self.spec(rank)
+        names: list[Any] = [None] * rank
+        if self.shared:
+            names[-1] = "model"
+        # The part of `model` is cut first, then each of its parts over the other axes.
+        names[self.cut] = (*((names[self.cut],) if names[self.cut] else ()), *self.axes)
+        return PartitionSpec(*names)
+
+
+def lay_out(plan: Plan, wanted: Parallelism, params: Any) -> Any:
+    """A tree of `Leaf` like the parameters.
+
+    Args:
+        params: the net's parameters, abstract: a dict by layer.
+    """
+    sizes = {"data": plan.data, "model": plan.model}
+
+    def leaf(layer: str, x: Any) -> Leaf:
+        split = layer in plan.layers
+        axes = tuple(a for a in AXES if sizes[a] > 1 and not (split and a == "model"))
+        shape = (*x.shape[:-1], x.shape[-1] // sizes["model"]) if split else x.shape
+        devices = math.prod(sizes[a] for a in axes)
+        fitting = [a for a in reversed(range(len(shape))) if shape[a] % devices == 0]
+        cut = fitting[0] if wanted.shard_update and axes and fitting else -1
+        size = math.prod(shape) * jnp.dtype(wanted.reduce_dtype).itemsize
+        return Leaf(split, axes, cut, size)
+
+    return {
+        name: jax.tree.map(lambda x, name=name: leaf(name, x), tree)
+        for name, tree in params.items()
+    }
+
+
+def in_buckets(leaves: Any, order: Sequence[str], least: float) -> tuple[tuple[int, ...], ...]:
+    """Leaf indices in buckets, those of the layers that are computed last first: a leaf of `least` bytes
+    by itself, smaller ones together until they are as many. One bucket where `least` is 0."""
+    place = {name: i for i, name in enumerate(order)}
+    flat = jax.tree_util.tree_flatten_with_path(leaves, is_leaf=lambda x: isinstance(x, Leaf))[0]
+    names = [jax.tree_util.keystr(path[:-1], simple=True, separator="/") for path, _ in flat]
+    by_layer = sorted(range(len(flat)), key=lambda i: -place[names[i]])
+    if not least:
+        return (tuple(by_layer),)
+    buckets: list[list[int]] = []
+    small: list[int] = []
+    for i in by_layer:
+        if flat[i][1].bytes >= least:
+            buckets.append([i])
+            continue
+        small.append(i)
+        if sum(flat[j][1].bytes for j in small) >= least:
+            buckets.append(small)
+            small = []
+    return tuple(map(tuple, [*buckets, small] if small else buckets))
