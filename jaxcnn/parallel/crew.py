@@ -22,9 +22,8 @@ import jax
 _POLL_SECONDS = 0.5
 _LEAVE_SECONDS = 5.0
 _GONE = "jaxcnn/gone"
-_ASSEMBLED = (
-    itertools.count()
-)  # the service outlives a run: the next one in a program needs keys of its own
+# The service outlives a run: the next one in a program needs keys of its own.
+_ASSEMBLED = itertools.count()
 
 Value = TypeVar("Value")
 
@@ -92,9 +91,12 @@ class Crew:
         return self.each(work if self.leads else lambda: None)[0]
 
     def call(self, what: str) -> None:
-        """Asks all processes to stop, because of `what`."""
-        if self.count > 1:
-            words = f"{what} of process {self.index}"
+        """Asks all processes to stop, because of `what`. Called by a signal's handler, which must not raise:
+        where the service is gone, the others end by themselves."""
+        if self.count == 1:
+            return
+        words = f"{what} of process {self.index}"
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
             _client().key_value_set(f"{self._name}/stop/{self.index}", words, allow_overwrite=True)
 
     def called(self) -> str:

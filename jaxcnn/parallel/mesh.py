@@ -47,7 +47,7 @@ class Placement:
 
     def put_replicated(self, tree: Any) -> Any:
         """`tree`, the same on every process, whole on every device."""
-        return jax.tree.map(lambda x: put(x, self.replicated), tree)
+        return put(tree, self.replicated)
 
     def here(self) -> Placement:
         """This process's devices alone, for what each process computes by itself."""
@@ -64,13 +64,17 @@ class Placement:
         )
 
 
-def put(array: Any, sharding: NamedSharding) -> jax.Array:
-    """`array`, the same on every process, as a global array. Unlike `jax.device_put` it does not compare
-    the values of several processes, which would cost a collective each time."""
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """Arrays that are the same on every process, as global arrays. Unlike `jax.device_put` it does not
+    compare the values of several processes, which would cost a collective each time."""
     if sharding.is_fully_addressable:
-        return jax.device_put(array, sharding)
-    whole = np.asarray(array)
-    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+        return jax.device_put(tree, sharding)
+
+    def one(array: Any) -> jax.Array:
+        whole = np.asarray(array)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(one, tree)
 
 
 def ordered(devices: Sequence[Any]) -> list[Any]:

@@ -157,14 +157,10 @@ def _collectives(found: Any) -> list[str]:
     for t in found.compiled.transfers:
         named = (layer(c.name) for c in t.carriers if "/" in c.name)
         under = ", ".join(dict.fromkeys(named))
-        how = f": asynchronous, under {under or 'unnamed fusions'} ({_estimate(found, t.cycles)})"
-        how = (
-            how
-            if t.carriers
-            else ": asynchronous, under nothing"
-            if t.asynchronous
-            else ": synchronous"
-        )
+        how = ": asynchronous, under nothing" if t.asynchronous else ": synchronous"
+        if t.carriers:
+            carried = f"{under or 'unnamed fusions'} ({_estimate(found, t.cycles)})"
+            how = f": asynchronous, under {carried}"
         rows.append(
             line(t.sent.kind, t.sent.bytes, t.sent.devices, f"{t.sent.dtype} {layer(t.what)}", how)
         )

@@ -99,10 +99,18 @@ class Experiment:
             leave: this process asks all to stop after the update.
             failed: this process has no batch, so the update must not count.
         """
-        put, controls = self.placement.put_replicated, self._controls(rate, epoch)
+        controls = dataclasses.replace(self._controls(rate, epoch), calls=None)
+        calls = self._calls(leave, failed) if leave or failed else self._no_calls
+        return dataclasses.replace(self.placement.put_replicated(controls), calls=calls)
+
+    @functools.cached_property
+    def _no_calls(self) -> jax.Array:
+        """On the devices once: nearly every update has no more to say."""
+        return self._calls(False, False)
+
+    def _calls(self, leave: bool, failed: bool) -> jax.Array:
         own = np.asarray([[leave, failed]] * self.placement.local_devices, np.int32)
-        calls = self.placement.put_batch({"calls": own})["calls"]
-        return dataclasses.replace(put(dataclasses.replace(controls, calls=None)), calls=calls)
+        return self.placement.put_batch({"calls": own})["calls"]
 
     def lower_train(self) -> Any:
         """The train step, lowered for these shapes."""
@@ -235,4 +243,4 @@ def synthetic_batch(experiment: Experiment) -> dict[str, jax.Array]:
     batch["label"] = rng.integers(0, experiment.net.num_classes, size, np.int32)
     batch["id"] = np.arange(size, dtype=np.int32)
     batch["mask"][:] = True
-    return {name: put(array, experiment.placement.batch) for name, array in batch.items()}
+    return put(batch, experiment.placement.batch)

@@ -86,10 +86,6 @@ class Recorder:
         self._last_step = now
         self.watchdog.feed(self.clock.median())
 
-    def drop(self) -> None:
-        """Forgets the step that was put last: it did not count."""
-        self._pending = None
-
     def flush(self) -> None:
         """Counts the step that was put last; writes its event where one is due.
 
