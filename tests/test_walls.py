@@ -13,7 +13,7 @@ GROUPS = [
     {"config", "models", "data", "pixels", "losses", "parallel"},
     {"evaluation"},
     {"training"},
-    {"research"},
+    {"research", "measuring"},
     {"tools"},
 ]
 
