@@ -108,6 +108,7 @@ class Forward:
             partial(function, self.net, mean),
             in_shardings=(whole, self.placement.batch),
             out_shardings=whole,
+            compiler_options=self.placement.compiler_options,
         )
         return program.lower(params, batch)
 

@@ -4,12 +4,15 @@ No parameters, no modules and no state: `jaxcnn.models.layers` adds those.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
+
+from jaxcnn.models import sliced_pool, winograd
 
 Length = TypeVar("Length", int, Array)
 
@@ -114,6 +117,12 @@ def convolve(
     groups: int = 1,
 ) -> Float[Array, "b oh ow co"]:
     """Cross-correlation with explicit zero padding; `groups` > 1 is for depthwise kernels only."""
+    if window == _SAME_3X3 and groups == 1 and winograd.pays(x.shape, kernel.shape):
+        return _convolve_3x3(x, kernel)
+    return _convolve(x, kernel, window, groups)
+
+
+def _convolve(x: Array, kernel: Array, window: Window, groups: int = 1) -> Array:
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -122,6 +131,37 @@ def convolve(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+
+
+_SAME_3X3 = Window(3, 1, 1, 1)
+_plain_3x3 = partial(_convolve, window=_SAME_3X3)
+
+
+# With a gradient of its own, so that the choice of the form stands outside of it: the backward pass keeps x
+# and kernel, once, whatever the forms would keep.
+@jax.custom_vjp
+def _convolve_3x3(x: Array, kernel: Array) -> Array:
+    return lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=_plain_3x3)
+
+
+def _convolve_3x3_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve_3x3(x, kernel), (x, kernel)
+
+
+def _convolve_3x3_backward(kept: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+
+    def of_input(slope: Array, kernel: Array) -> Array:
+        return jax.linear_transpose(lambda x: _plain_3x3(x, kernel), x)(slope)[0]
+
+    def of_input_on_cpu(slope: Array, kernel: Array) -> Array:
+        return winograd.convolve(slope, jnp.swapaxes(kernel[::-1, ::-1], 2, 3))
+
+    to_input = lax.platform_dependent(slope, kernel, cpu=of_input_on_cpu, default=of_input)
+    return to_input, jax.linear_transpose(lambda k: _plain_3x3(x, k), kernel)(slope)[0]
+
+
+_convolve_3x3.defvjp(_convolve_3x3_forward, _convolve_3x3_backward)
 
 
 def convolve_locally(
@@ -146,17 +186,39 @@ def convolve_locally(
     return jnp.einsum("bhwp,hwpo->bhwo", patches, weights)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_pool(x: Float[Array, "b h w c"], window: Window) -> Float[Array, "b oh ow c"]:
     """Max-pool whose padding is -inf, so that it is never the maximum.
 
-    Windows that do not overlap are taken by reshaping, whose gradient XLA computes several times faster
-    on CPU; among equal maxima it shares the gradient, which `reduce_window` gives to the first.
+    Among equal maxima of a window the first, row by row, takes its gradient.
     """
-    if window.stride == window.size and not (window.before or window.after):
-        size, (height, width) = window.size, (window.out(x.shape[1]), window.out(x.shape[2]))
-        x = x[:, : size * height, : size * width, :]
-        return x.reshape(x.shape[0], height, size, width, size, x.shape[3]).max(axis=(2, 4))
+    on_cpu = partial(sliced_pool.max_pool, window=_shape(window))
+    return lax.platform_dependent(x, cpu=on_cpu, default=partial(_max_pool, window=window))
+
+
+def _max_pool(x: Array, window: Window) -> Array:
     return lax.reduce_window(x, -jnp.inf, lax.max, *_pool_arguments(window))
+
+
+def _max_pool_forward(x: Array, window: Window) -> tuple[Array, tuple[Array, Array]]:
+    y = max_pool(x, window)
+    return y, (x, y)
+
+
+def _max_pool_backward(window: Window, kept: tuple[Array, Array], slope: Array) -> tuple[Array]:
+    def plain(x: Array, y: Array, slope: Array) -> Array:
+        del y
+        return jax.vjp(partial(_max_pool, window=window), x)[1](slope)[0]
+
+    on_cpu = partial(sliced_pool.gradient, window=_shape(window))
+    return (lax.platform_dependent(*kept, slope, cpu=on_cpu, default=plain),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _shape(window: Window) -> tuple[int, int, int, int]:
+    return window.size, window.stride, window.before, window.after
 
 
 def average_pool(x: Float[Array, "b h w c"], window: Window) -> Float[Array, "b oh ow c"]:

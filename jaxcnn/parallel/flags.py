@@ -21,8 +21,8 @@ from jaxcnn.parallel.environment import Environment
 class Row(NamedTuple):
     """A flag that is set unless the user sets it, from jaxlib `first` to below `last`; beyond, nobody looked.
 
-    A TPU's row is an option of each compilation, where truth is 'True'; another's goes to XLA_FLAGS, where it
-    is 'true'. A `deterministic` one is for runs that ask for determinism.
+    A GPU's row goes to XLA_FLAGS, where truth is 'true'; another's is an option of each compilation, where it
+    is 'True'. A `deterministic` one is for runs that ask for determinism.
     """
 
     platform: str
@@ -38,10 +38,14 @@ class Row(NamedTuple):
 # - xla_gpu_all_reduce_combine_threshold_bytes: at XLA's 30 MiB fc6 and fc7 of AlexNet and VGG are each a
 #   bucket of their own, sent while the convolutions go backward; larger buckets would wait for those.
 # - xla_gpu_exclude_nondeterministic_ops, xla_gpu_autotune_level=0: xla_gpu_deterministic_ops includes both.
-# - xla_cpu_experimental_ynn_fusion_type= (empty): jaxlib 0.10.2 crashes in such fusions of arrays of rank 7
-#   and more (jax #39257) and is wrong in some of a matrix product with a sum (jax #39103). Train steps here
-#   have neither; small ones took 2 to 20% longer without those fusions.
 ROWS = (
+    # Empty is none. XLA:CPU's own convolutions take a quarter to a half of the time for kernels' gradients:
+    # VGG D, 8 images of 224: 1.31 images a second instead of 0.54, two cores of an AMD EPYC. Such fusions
+    # also crash for arrays of rank 7 and more (jax #39257) and are wrong in one public case (jax #39103).
+    Row(
+        "cpu", "xla_cpu_experimental_ynn_fusion_type", "", "0.10", "0.11",
+        "XLA's own convolutions and products, not YNNPACK's",
+    ),
     Row(
         "gpu", "xla_gpu_enable_latency_hiding_scheduler", "true", "0.10", "0.11",
         "gradients are summed over devices while the backward pass goes on",
@@ -137,7 +141,7 @@ def prepare(
     Raises:
         ValueError: XLA_FLAGS names a file that cannot be read, or holds a value that jaxlib refuses.
     """
-    mine = [row for row in rows if row.platform == platform != "tpu"]
+    mine = [row for row in rows if row.platform == platform == "gpu"]
     mine = [row for row in mine if deterministic or not row.deterministic]
     reasons = {f"--{row.flag}={row.value}": row.why for row in mine if _holds(row, version)}
     words, dropped = _split(_text(environment))
@@ -154,11 +158,14 @@ def prepare(
     return Prepared(platform, version, deterministic, flags, added, dropped, absent)
 
 
-def compiler_options(platform: str, *, version: str, rows: Sequence[Row] = ROWS) -> dict[str, str]:
-    """A TPU's rows, for `lowered.compile(compiler_options=...)`, where an option that the compiler does
-    not know is an exception."""
-    mine = (row for row in rows if row.platform == platform == "tpu" and _holds(row, version))
-    return {row.flag: row.value for row in mine}
+def compiler_options(
+    platform: str, *, version: str, environment: Environment, rows: Sequence[Row] = ROWS
+) -> dict[str, str]:
+    """The rows of a CPU or TPU, for `jax.jit(..., compiler_options=...)`, where an option that the compiler
+    does not know is an exception. What the user's XLA_FLAGS name is the user's."""
+    given = _text(environment)
+    mine = (row for row in rows if row.platform == platform != "gpu" and _holds(row, version))
+    return {row.flag: row.value for row in mine if row.flag not in given}
 
 
 def guess_platform(environment: Environment) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxcnn.parallel import flags
 
 AXES = ("data", "model")
 
@@ -31,6 +35,18 @@ class Placement:
 
     def sharding(self, spec: PartitionSpec) -> NamedSharding:
         return NamedSharding(self.mesh, spec)
+
+    @property
+    def platform(self) -> str:
+        """'cpu', 'gpu' or 'tpu'."""
+        return self.mesh.devices.flat[0].platform
+
+    @property
+    def compiler_options(self) -> dict[str, str]:
+        """Of XLA, for every net that is compiled for these devices."""
+        return flags.compiler_options(
+            self.platform, version=importlib.metadata.version("jaxlib"), environment=os.environ
+        )
 
     @property
     def devices(self) -> int:

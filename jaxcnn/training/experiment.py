@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -19,7 +18,7 @@ from jaxcnn.data.statistics import Statistics
 from jaxcnn.evaluation import Forward
 from jaxcnn.losses import Objective
 from jaxcnn.models.summary import order_of_computation
-from jaxcnn.parallel import Parallelism, Placement, Plan, Reduction, check_batch, choose, flags, put
+from jaxcnn.parallel import Parallelism, Placement, Plan, Reduction, check_batch, choose, put
 from jaxcnn.pixels import Augment, Treatment, make_treatment
 from jaxcnn.training.averaging import Average
 from jaxcnn.training.sections import SECTIONS
@@ -34,6 +33,7 @@ class Experiment:
     Attributes:
         moved: MB that each possible plan sends an update and device.
         state_shardings: a `TrainState` of shardings.
+        compiler_options: of XLA, for the train step.
     """
 
     config: Mapping[str, Any]
@@ -48,6 +48,7 @@ class Experiment:
     reduction: Reduction
     moved: Mapping[str, float]
     state_shardings: TrainState
+    compiler_options: Mapping[str, str]
     train_step: Any
 
     def fresh_state(self) -> TrainState:
@@ -119,13 +120,6 @@ class Experiment:
         controls = jax.tree.map(_placed, self._controls(0.0, 0.0), shardings)
         return self.train_step.lower(self.abstract_state(), self.abstract_batch(), controls)
 
-    def compiler_options(self) -> dict[str, str]:
-        """Of XLA, for the train step."""
-        platform = self.placement.mesh.devices.flat[0].platform
-        if len(self.reduction.buckets) == 1:
-            return {}
-        return flags.compiler_options(platform, version=importlib.metadata.version("jaxlib"))
-
     def forward(self, **compiler: Any) -> Forward:
         """The net's forward passes for evaluation on this process's devices, with its share of a batch;
         for `compiler` see `Forward`."""
@@ -177,6 +171,9 @@ def assemble(
     check_batch(config["batch_size"], objective.accumulate, placement.devices)
     step = make_train_step(net, tx, objective, treatment, average, plan.part, reduction)
     specs = state_specs(shapes, tx, reduction)
+    options = placement.compiler_options
+    if placement.platform == "tpu" and len(reduction.buckets) == 1:
+        options = {}  # they are all about sums in parts
     return Experiment(
         config=config,
         net=net,
@@ -190,11 +187,12 @@ def assemble(
         reduction=reduction,
         moved=moved,
         state_shardings=jax.tree.map(placement.sharding, specs),
-        train_step=_on_mesh(step, placement, specs),
+        compiler_options=options,
+        train_step=_on_mesh(step, placement, specs, options),
     )
 
 
-def _on_mesh(step: Any, placement: Placement, specs: TrainState) -> Any:
+def _on_mesh(step: Any, placement: Placement, specs: TrainState, options: Mapping[str, str]) -> Any:
     """The step of one device on all of them, jitted; the state is donated."""
     split, whole = placement.batch.spec, placement.replicated.spec
     controls = Controls(whole, whole, whole, whole, split)
@@ -211,6 +209,7 @@ def _on_mesh(step: Any, placement: Placement, specs: TrainState) -> Any:
         in_shardings=shardings,
         out_shardings=(shardings[0], placement.replicated),
         donate_argnums=0,
+        compiler_options=dict(options),
     )
 
 

@@ -196,7 +196,7 @@ def compile_step(config: Mapping[str, Any], devices: Any) -> Compiled:
     experiment = assemble(config, stand_in(config), devices)
     lowered = experiment.lower_train()
     try:
-        step = lowered.compile(compiler_options=experiment.compiler_options())
+        step = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

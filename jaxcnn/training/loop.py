@@ -151,7 +151,7 @@ class _Run:
             {
                 "plan": self.experiment.plan.name,
                 "mesh": dict(self.experiment.placement.mesh.shape),
-                "compiler_options": self.experiment.compiler_options(),
+                "compiler_options": dict(self.experiment.compiler_options),
                 **({"started_from": transfer.record()} if transfer else {}),
             },
         )
@@ -189,7 +189,6 @@ class _Run:
                 step = self._compile(
                     "the train step",
                     self.experiment.lower_train(),
-                    self.experiment.compiler_options(),
                 )
                 self.crew.gather(None)  # compilers differ; no update waits for another's
                 recorder.restart()
@@ -261,11 +260,11 @@ class _Run:
         meta = {**self.recorder.meta(), "corrupt": sorted(self.judge.corrupt)}
         self.checkpoints.save(state, meta, best=self.judge.best_metric(int(state.step)))
 
-    def _compile(self, what: str, lowered: Any, options: Mapping[str, str] | None = None) -> Any:
+    def _compile(self, what: str, lowered: Any) -> Any:
         """The compiled program, timed apart so that neither rates nor the ETA hold it."""
         self.screen.progress(f"compiling {what} ...", last=True)
         began = time.perf_counter()
-        compiled = lowered.compile(dict(options or {}))
+        compiled = lowered.compile()
         seconds = time.perf_counter() - began
         self.compile_seconds += seconds
         self.screen.line(f"compiled {what} in {seconds:.1f} s")

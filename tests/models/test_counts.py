@@ -38,7 +38,8 @@ def primitives(jaxpr):
             counts["relu"] += 1
             continue
         counts[equation.primitive.name] += 1
-        for value in equation.params.values():
+        # of a choice by platform the plain form, which stands last
+        for value in (*equation.params.values(), *equation.params.get("branches", ())[-1:]):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
                 counts += primitives(inner)
@@ -85,8 +86,7 @@ def test_operations(facts):
         heads = auxiliary if train else 0
         seen = operations(net, train)
         assert seen["relu"] == facts.relus + 2 * heads
-        # pools that do not overlap are taken by reshaping
-        assert seen["reduce_window_max"] + seen["reduce_max"] == facts.max_pools
+        assert seen["reduce_window_max"] == facts.max_pools
         assert seen["reduce_window_sum"] == facts.average_pools + heads
         assert seen["rsqrt"] == facts.lrns  # of nothing but LRN
         assert seen["random_bits"] == (facts.dropouts + heads if train else 0)

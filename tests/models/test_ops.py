@@ -243,20 +243,3 @@ def test_a_stack_of_3x3_sees_what_one_larger_kernel_sees():
             seen = ops.convolve(seen, kernel, Window(3, 1, 1, 1))
         rows = np.flatnonzero(np.asarray(seen).sum(axis=(0, 2, 3)))
         assert (rows[0], rows[-1]) == (7 - side // 2, 7 + side // 2)
-
-
-@pytest.mark.parametrize(("size", "side"), [(2, 8), (2, 9), (3, 7)])
-def test_pools_by_reshaping_equal_reduce_window_in_value_and_gradient(size, side):
-    x = jax.random.normal(jax.random.key(0), (2, side, side, 3))
-    dimensions = (1, size, size, 1)
-
-    def plain(x):
-        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, dimensions, dimensions, "VALID")
-
-    def ours(x):
-        return ops.max_pool(x, ops.Window(size, size))
-
-    assert_array_equal(ours(x), plain(x))
-    seed = jax.random.normal(jax.random.key(1), plain(x).shape)
-    gradients = [jax.grad(lambda x, f=f: jnp.sum(f(x) * seed))(x) for f in (ours, plain)]
-    assert_array_equal(*gradients)

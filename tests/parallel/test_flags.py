@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -115,20 +116,45 @@ def test_versions_outside_the_table_are_left_out_and_told(this, holds):
     assert ("warning: nothing was set" in promise) == (not holds)
 
 
-def test_rows_of_a_tpu_are_options_of_each_compilation():
+@pytest.mark.parametrize("platform", ["tpu", "cpu"])
+def test_rows_of_a_cpu_or_tpu_are_options_of_each_compilation(platform):
     import jax
 
-    rows = (Row("tpu", "xla_cpu_enable_fast_math", "False", "0.10", "0.11", "a stand-in"),)
+    rows = (Row(platform, "xla_cpu_enable_fast_math", "False", "0.10", "0.11", "a stand-in"),)
     environment = {}
-    assert prepared(environment, "tpu", rows=rows).flags == ()
+    assert prepared(environment, platform, rows=rows).flags == ()
     assert environment == {}
-    options = compiler_options("tpu", version="0.10.2", rows=rows)
+    ask = partial(compiler_options, environment={}, rows=rows)
+    options = ask(platform, version="0.10.2")
     assert options == {"xla_cpu_enable_fast_math": "False"}
-    assert compiler_options("gpu", version="0.10.2", rows=rows) == {}
-    assert compiler_options("tpu", version="0.11.0", rows=rows) == {}
+    assert ask("gpu", version="0.10.2") == {}
+    assert ask(platform, version="0.11.0") == {}
+    own = {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}
+    assert compiler_options(platform, version="0.10.2", environment=own, rows=rows) == {}
     jax.jit(lambda x: x + 1).lower(1).compile(compiler_options=options)
-    truths = {"cpu": ("true", "false"), "gpu": ("true", "false"), "tpu": ("True", "False")}
-    assert all(r.value in truths[r.platform] for r in ROWS if r.value.lower() in truths["cpu"])
+
+
+def test_truth_is_written_as_each_place_reads_it():
+    truths = {"cpu": ("True", "False"), "gpu": ("true", "false"), "tpu": ("True", "False")}
+    assert all(r.value in truths[r.platform] for r in ROWS if r.value.lower() in ("true", "false"))
+
+
+def test_a_cpu_computes_convolutions_by_xla_itself():
+    import jax
+
+    from jaxcnn.parallel import make_placement
+
+    placement = make_placement(jax.devices()[:1])
+    x = jax.ShapeDtypeStruct((2, 16, 16, 64), "float32")
+    kernel = jax.ShapeDtypeStruct((5, 5, 64, 64), "float32")
+    layout = ("NHWC", "HWIO", "NHWC")
+
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
+
+    for options, library in ((None, True), (placement.compiler_options, False)):
+        text = jax.jit(convolve, compiler_options=options).lower(x, kernel).compile().as_text()
+        assert ("ynn_fusion" in text) == library
 
 
 # The user's own.
