@@ -11,7 +11,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 
@@ -38,7 +37,7 @@ class Row:
     bound: float | None = None
     peer: str = ""
     peer_images_per_second: float | None = None
-    facts: Mapping[str, Any] = MappingProxyType({})
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def ratio(self) -> float | None:

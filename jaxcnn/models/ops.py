@@ -201,7 +201,7 @@ def _max_pool(x: Array, window: Window) -> Array:
 
 
 def _max_pool_forward(x: Array, window: Window) -> tuple[Array, tuple[Array, Array]]:
-    y = max_pool(x, window)
+    y: Array = max_pool(x, window)
     return y, (x, y)
 
 

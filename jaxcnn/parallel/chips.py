@@ -75,6 +75,24 @@ CHIPS = {
 }  # fmt: skip
 
 
+# What JAX calls them; exactly these cards, as others of a name differ.
+_DEVICE_KINDS = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "NVIDIA H100 80GB HBM3": "h100",
+    "NVIDIA A100-SXM4-80GB": "a100",
+    "Tesla V100-SXM2-32GB": "v100",
+}
+
+
+def by_device_kind(kind: str) -> Chip | None:
+    """The chip that JAX gives this `device_kind`, or None where nothing is known of it."""
+    return CHIPS[_DEVICE_KINDS[kind]] if kind in _DEVICE_KINDS else None
+
+
 class Network(NamedTuple):
     """Attributes:
     link: bytes a second that a chip sends inside its node or slice.

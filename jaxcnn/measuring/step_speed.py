@@ -1,0 +1,200 @@
+"""Train and inference steps of the nets, beside this machine's matrix products and a peer.
+
+Each framework runs in a process of its own, one at a time, by turns: jaxcnn's real train step from a uint8
+batch (augmentation, loss, gradients, update), or its forward pass from float images; PyTorch's from float
+images, channels last, the same layers, momentum SGD; a convolution of two groups stands for two towers.
+The bound is what the net's multiply-adds take at the rate of a large matrix product, measured in between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jaxcnn.measuring.layer_list import layer_list
+from jaxcnn.measuring.matmul import matmul_flops
+from jaxcnn.measuring.record import Row, machine
+from jaxcnn.measuring.step_worker import config_of
+from jaxcnn.models.net import Net
+from jaxcnn.models.summary import summarise
+from jaxcnn.parallel import bounds, chips
+from jaxcnn.parallel.pages import large_pages
+
+MODES = ("train", "inference")
+BATCHES, SIDES = (1, 2, 4, 8, 16, 32, 64), (64, 112, 224, 336, 448)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--net", action="append", default=[], help="a config; may be repeated (alexnet)"
+    )
+    parser.add_argument("--batch", type=int, default=16, help="images a step (%(default)s)")
+    parser.add_argument("--image_size", type=int, default=224, help="pixels (%(default)s)")
+    parser.add_argument("--width", type=float, default=1.0, help="of the net (%(default)s)")
+    parser.add_argument(
+        "--dtype", action="append", choices=("float32", "bfloat16"), default=[], help="(float32)"
+    )
+    parser.add_argument("--mode", action="append", choices=MODES, default=[], help="(both)")
+    parser.add_argument("--peer", choices=("torch",), help="time it too, by turns")
+    parser.add_argument(
+        "--growth",
+        action="store_true",
+        help=f"batches of {BATCHES[0]} to {BATCHES[-1]}, then sides of {SIDES[0]} to {SIDES[-1]} pixels",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One row: a net, as it is computed."""
+
+    net: str
+    batch: int
+    image_size: int
+    width: float
+    dtype: str
+    mode: str
+
+    @property
+    def what(self) -> str:
+        size = f"{self.image_size} px" + (f", width {self.width:g}" if self.width != 1 else "")
+        return f"{self.net} {self.mode}, {self.dtype}, batch {self.batch}, {size}"
+
+
+def measure(options: argparse.Namespace) -> Iterator[Row]:
+    """Raises:
+    ValueError: a config or a peer that cannot be used; what can be measured without it was yielded.
+    """
+    missing = ""
+    for job in _jobs(options):
+        row, problem = _measured(job, options.peer or "", options.repeats)
+        missing = missing or problem
+        yield row
+    if missing:
+        raise ValueError(missing)
+
+
+def _jobs(options: argparse.Namespace) -> Iterator[Job]:
+    nets, modes = options.net or ["alexnet"], options.mode or MODES
+    shapes = [(options.batch, options.image_size)]
+    if options.growth:
+        shapes = [(batch, options.image_size) for batch in BATCHES]
+        shapes += [(options.batch, side) for side in SIDES]
+    for net in nets:
+        for dtype in options.dtype or ["float32"]:
+            for mode in modes:
+                for batch, side in shapes:
+                    yield Job(net, batch, side, options.width, dtype, mode)
+
+
+def _measured(job: Job, peer: str, repeats: int) -> tuple[Row, str]:
+    """The row, and why the peer is not in it."""
+    from jaxcnn import models
+
+    net = models.build(**config_of(dataclasses.asdict(job))["model"])
+    order = {
+        **dataclasses.asdict(job),
+        "classes": net.num_classes,
+        "cores": len(os.sched_getaffinity(0)),
+    }
+    ours, theirs, problem = _Worker({**order, "peer": ""}), None, ""
+    try:
+        if peer:
+            try:
+                theirs = _Worker({**order, "peer": peer, "layers": layer_list(net)})
+            except ValueError as error:
+                problem = str(error)
+        times: dict[str, list[float]] = {"ours": [], "theirs": [], "matmul": []}
+        for _ in range(repeats):
+            times["ours"].append(ours.step())
+            if theirs:
+                times["theirs"].append(theirs.step())
+            if ours.facts["platform"] == "cpu":
+                times["matmul"].append(matmul_flops())
+        median = {key: statistics.median(values) for key, values in times.items() if values}
+        return _row(job, net, ours, theirs, median), problem
+    finally:
+        for worker in filter(None, (ours, theirs)):
+            worker.close()
+
+
+def _row(job: Job, net: Net, ours: Any, theirs: Any, median: Mapping[str, float]) -> Row:
+    flops = flops_of(net, job.mode)
+    peak = median.get("matmul") or _peak_of(ours.facts, job.dtype)
+    speed = job.batch / median["ours"]
+    return Row(
+        what=job.what,
+        images_per_second=speed,
+        seconds=median["ours"],
+        memory_bytes=ours.memory,
+        bound=peak / flops if peak else None,
+        peer=theirs.facts["version"] if theirs else "",
+        peer_images_per_second=job.batch / median["theirs"] if theirs else None,
+        facts={
+            "gflops": speed * flops / 1e9,
+            "matmul_gflops": peak / 1e9 if peak else None,
+            "share_of_matmul": speed * flops / peak if peak else None,
+            "compile_seconds": ours.facts["compile_seconds"],
+            "peer_memory_bytes": theirs.memory if theirs else None,
+            "device": ours.facts["device"],
+            **machine(),
+        },
+    )
+
+
+def flops_of(net: Net, mode: str) -> float:
+    """Floating-point operations an image, two for a multiply-add."""
+    return bounds.work(net).flops if mode == "train" else 2.0 * summarise(net).macs
+
+
+def _peak_of(facts: Mapping[str, Any], dtype: str) -> float | None:
+    """Of an accelerator that is known, in bfloat16; None of another."""
+    known = chips.by_device_kind(facts["device"]) if dtype == "bfloat16" else None
+    return known.flops * facts["devices"] if known else None
+
+
+class _Worker:
+    """A `step_worker`, ready.
+
+    Raises:
+        ValueError: it says why it cannot be.
+    """
+
+    def __init__(self, job: Mapping[str, Any]) -> None:
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+        large_pages(environment)  # for both, so that neither has an advantage
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "jaxcnn.measuring.step_worker", json.dumps(job)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+        self.facts, self.memory = self._answer(), 0
+
+    def step(self) -> float:
+        """Seconds that a step took."""
+        assert self._child.stdin
+        self._child.stdin.write("step\n")
+        self._child.stdin.flush()
+        answer = self._answer()
+        self.memory = answer["memory_bytes"]
+        return answer["seconds"]
+
+    def close(self) -> None:
+        self._child.communicate()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._child.stdout
+        line = self._child.stdout.readline()
+        answer = json.loads(line) if line else {"error": "it ended; its own lines say why"}
+        if "error" in answer:
+            self._child.wait()
+            raise ValueError(answer["error"])
+        return answer

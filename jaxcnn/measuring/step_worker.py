@@ -1,0 +1,153 @@
+"""One framework in a process of its own, that does a step when it is told to: see `step_speed`.
+
+Started with one argument, a job as JSON; it answers with a line of JSON when it is ready, then with one for
+each line `step` that it reads, and ends at the end of its input.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+CLASSES = 1000
+# An update that keeps the parameters where random images do not drive them away.
+_RATE, _MOMENTUM, _DECAY, _AUXILIARY = 1e-4, 0.9, 5e-4, 0.3
+
+
+def main(job: Mapping[str, Any]) -> None:
+    began = time.perf_counter()
+    step = (_torch if job["peer"] else _jax)(job)
+    step()
+    _say({"ready": time.perf_counter() - began, **step.facts})
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        step()
+        _say({"seconds": time.perf_counter() - began, "memory_bytes": _peak()})
+
+
+def _say(what: Mapping[str, Any]) -> None:
+    print(json.dumps(what), flush=True)
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
+
+
+class _Step:
+    """A call that ends when its result is there, and what is known of it."""
+
+    def __init__(self, call: Callable[[], Any], **facts: Any) -> None:
+        self._call, self.facts = call, facts
+
+    def __call__(self) -> None:
+        self._call()
+
+
+def config_of(job: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The resolved config that a job means."""
+    from jaxcnn.training import sections
+    from jaxcnn.training.experiment import with_classes
+
+    side, width, dtype = job["image_size"], job["width"], job["dtype"]
+    overrides = [
+        *(f"batch_size={job['batch']}", "loss.accumulate=1", f"model.image_size={side}"),
+        *(f"model.width={width}", f"model.dtype={dtype}"),
+    ]
+    if side > 256:  # views are cut from images of this size
+        overrides.append(f"augment.scale=({side},{side})")
+    _, config = sections.read(job["net"], overrides, CONFIGS)
+    return with_classes(config, config["model"]["num_classes"] or CLASSES)
+
+
+def _jax(job: Mapping[str, Any]) -> _Step:
+    import jax
+    import jax.numpy as jnp
+
+    from jaxcnn.training.experiment import assemble, synthetic_batch
+    from jaxcnn.training.statistics import stand_in
+
+    config = config_of(job)
+    experiment = assemble(config, stand_in(config))
+    began = time.perf_counter()
+    if job["mode"] == "train":
+        compiled = experiment.lower_train().compile()
+        facts = {"compile_seconds": time.perf_counter() - began, **_device(jax)}
+        state, batch = experiment.fresh_state(), synthetic_batch(experiment)
+        controls = experiment.put_controls(_RATE)
+
+        def train() -> None:
+            nonlocal state
+            state, sums = compiled(state, batch, controls)
+            jax.block_until_ready((state, sums))
+
+        return _Step(train, **facts)
+    net, options = experiment.net, experiment.placement.compiler_options
+    shape = (experiment.config["batch_size"], net.image_size, net.image_size, 3)
+    images = jnp.zeros(shape, jnp.float32) + 1.0
+    variables = {"params": experiment.fresh_state().params}
+    forward = jax.jit(lambda v, x: net.apply(v, x)[0], compiler_options=options)
+    compiled = forward.lower(variables, images).compile()
+    facts = {"compile_seconds": time.perf_counter() - began, **_device(jax)}
+    return _Step(lambda: compiled(variables, images).block_until_ready(), **facts)
+
+
+def _device(jax: Any) -> dict[str, Any]:
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": len(jax.devices()),
+    }
+
+
+def _torch(job: Mapping[str, Any]) -> _Step:
+    from jaxcnn.measuring.torch_net import build, load
+
+    torch = load("torch")
+    torch.set_num_threads(job["cores"])
+    net, dtype = build(job["layers"]), getattr(torch, job["dtype"])
+    layout = {"memory_format": torch.channels_last}
+    side = job["image_size"]
+    images = (torch.randn(job["batch"], 3, side, side) * 50).contiguous(**layout)
+    labels = torch.randint(0, job["classes"], (job["batch"],))
+    facts = {"version": f"PyTorch {torch.__version__}"}
+    half = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+    if job["mode"] == "inference":
+        net.eval()
+
+        def infer() -> None:
+            with torch.inference_mode(), half:
+                net(images)
+
+        return _Step(infer, **facts)
+    update = torch.optim.SGD(
+        net.parameters(), _RATE, momentum=_MOMENTUM, weight_decay=_DECAY, foreach=True
+    )
+    entropy = torch.nn.functional.cross_entropy
+
+    def train() -> None:
+        update.zero_grad(set_to_none=True)
+        with half:
+            logits, aux = net(images)
+        loss = entropy(logits.float(), labels)
+        loss = loss + _AUXILIARY * sum(entropy(head.float(), labels) for head in aux)
+        loss.backward()
+        update.step()
+
+    return _Step(train, **facts)
+
+
+if __name__ == "__main__":
+    try:
+        main(json.loads(sys.argv[1]))
+    except ValueError as error:
+        _say({"error": str(error)})
+        sys.exit(1)

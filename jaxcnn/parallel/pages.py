@@ -1,0 +1,23 @@
+"""Large pages for what the C library hands out, on Linux.
+
+A train step on a CPU asks for gigabytes anew at each step, and the kernel gives them page by page: 4 KiB at a
+time that takes a fifth of the step of VGG D or AlexNet. The C library reads this setting when a program
+starts, so it is for programs that are about to be started.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import MutableMapping
+
+VARIABLE, SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
+
+
+def large_pages(environment: MutableMapping[str, str]) -> bool:
+    """Sets the environment of a program to come; what the user set of it stays. Whether it is changed."""
+    known = environment.get(VARIABLE, "")
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc" or "hugetlb" in known:
+        return False
+    environment[VARIABLE] = f"{known}:{SETTING}" if known else SETTING
+    return True
