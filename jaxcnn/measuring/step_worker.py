@@ -26,6 +26,7 @@ def main(job: Mapping[str, Any]) -> None:
     step()
     _say({"ready": time.perf_counter() - began, **step.facts})
     for _ in sys.stdin:
+        step()  # the caches hold what the other did
         began = time.perf_counter()
         step()
         _say({"seconds": time.perf_counter() - began, "memory_bytes": _peak()})
