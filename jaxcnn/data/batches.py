@@ -13,6 +13,7 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 
+from . import resample
 from .crops import View
 from .decode import decode_view, load_tensorflow
 from .errors import CorruptImage
@@ -81,6 +82,7 @@ class Batches:
         self._pending: deque[tuple[list[Row], deque[Future[_Loaded]]]] = deque()
         # Imported here, once: threads must not race for it, and its failure belongs to the caller.
         load_tensorflow()
+        resample.load()
         self._pool = ThreadPoolExecutor(threads or available_cores(), "jaxcnn-data")
         self._fill()  # the first batches are decoded while the caller compiles its step
 

@@ -76,10 +76,10 @@ def open_folder(
             f"holds {seen}; make the folder, or set --config.data.train_split and "
             "--config.data.eval_split to the names of yours"
         )
-    train = _scan_classes(root / train_split)
+    train = scan_classes(root / train_split)
     flat = _scan_flat(root / eval_split)
     evaluation = (
-        _scan_classes(root / eval_split)
+        scan_classes(root / eval_split)
         if flat is None
         else _label_flat(root / eval_split, flat, train.class_names)
     )
@@ -95,7 +95,12 @@ def open_folder(
     )
 
 
-def _scan_classes(folder: Path) -> FolderSource:
+def scan_classes(folder: Path) -> FolderSource:
+    """The images of a folder that holds one folder a class.
+
+    Raises:
+      DataError: no class folders, or one without images.
+    """
     names = sorted(entry.name for entry in os.scandir(folder) if _is_class_folder(entry))
     if not names:
         raise DataError(f"no class folders in {folder}; {_LAYOUT}; put a folder a class in it")

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from . import resample
 from .batches import available_cores
 from .crops import View
 from .cuts import Cut, bounding_views
@@ -70,6 +71,7 @@ class Pictures:
         self._pending: deque[Future[Picture]] = deque()
         # Imported here, once: threads must not race for it, and its failure belongs to the caller.
         load_tensorflow()
+        resample.load()
         self._pool = ThreadPoolExecutor(threads or available_cores(), "jaxcnn-data")
         self._fill()  # the first images are decoded while the caller compiles
 

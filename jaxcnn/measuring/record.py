@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-import os
 import platform
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from jaxcnn.data.batches import available_cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +81,16 @@ def seconds_of(work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
+def peak_memory() -> int:
+    """Bytes of this process that were resident at most."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def machine() -> dict[str, Any]:
     """The processor, the cores that this process may use, and the versions that figures depend on."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
-    return {"processor": processor(), "cores": len(os.sched_getaffinity(0)), **versions}
+    return {"processor": processor(), "cores": available_cores(), **versions}
 
 
 def processor() -> str:

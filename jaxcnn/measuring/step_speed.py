@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from jaxcnn.data.batches import available_cores
 from jaxcnn.measuring.layer_list import layer_list
 from jaxcnn.measuring.matmul import matmul_flops
 from jaxcnn.measuring.record import Row, machine
@@ -101,7 +102,7 @@ def _measured(job: Job, peer: str, repeats: int) -> tuple[Row, str]:
     order = {
         **dataclasses.asdict(job),
         "classes": net.num_classes,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": available_cores(),
     }
     ours, theirs, problem = _Worker({**order, "peer": ""}), None, ""
     try:

@@ -7,12 +7,13 @@ each line `step` that it reads, and ends at the end of its input.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from jaxcnn.measuring.record import peak_memory
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CLASSES = 1000
@@ -29,17 +30,11 @@ def main(job: Mapping[str, Any]) -> None:
         step()  # the caches hold what the other did
         began = time.perf_counter()
         step()
-        _say({"seconds": time.perf_counter() - began, "memory_bytes": _peak()})
+        _say({"seconds": time.perf_counter() - began, "memory_bytes": peak_memory()})
 
 
 def _say(what: Mapping[str, Any]) -> None:
     print(json.dumps(what), flush=True)
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
 
 
 class _Step:
