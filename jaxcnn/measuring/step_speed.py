@@ -25,8 +25,8 @@ from jaxcnn.measuring.record import Row, machine
 from jaxcnn.measuring.step_worker import config_of
 from jaxcnn.models.net import Net
 from jaxcnn.models.summary import summarise
+from jaxcnn.pages import large_pages
 from jaxcnn.parallel import bounds, chips
-from jaxcnn.parallel.pages import large_pages
 
 MODES = ("train", "inference")
 BATCHES, SIDES = (1, 2, 4, 8, 16, 32, 64), (64, 112, 224, 336, 448)

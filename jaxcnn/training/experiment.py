@@ -100,9 +100,20 @@ class Experiment:
             leave: this process asks all to stop after the update.
             failed: this process has no batch, so the update must not count.
         """
-        controls = dataclasses.replace(self._controls(rate, epoch), calls=None)
+        controls = self._put_known(float(rate), self.average.counts(epoch))
         calls = self._calls(leave, failed) if leave or failed else self._no_calls
-        return dataclasses.replace(self.placement.put_replicated(controls), calls=calls)
+        return dataclasses.replace(controls, calls=calls)
+
+    @functools.cached_property
+    def _put_known(self) -> Any:
+        """(rate, averaged) -> controls without calls, on the devices: for many updates the same."""
+
+        @functools.lru_cache(1)
+        def put(rate: float, averaged: bool) -> Controls:
+            controls = dataclasses.replace(self._controls(rate, averaged), calls=None)
+            return self.placement.put_replicated(controls)
+
+        return put
 
     @functools.cached_property
     def _no_calls(self) -> jax.Array:
@@ -117,7 +128,7 @@ class Experiment:
         """The train step, lowered for these shapes."""
         whole, split = self.placement.replicated, self.placement.batch
         shardings = Controls(whole, whole, whole, whole, split)
-        controls = jax.tree.map(_placed, self._controls(0.0, 0.0), shardings)
+        controls = jax.tree.map(_placed, self._controls(0.0, False), shardings)
         return self.train_step.lower(self.abstract_state(), self.abstract_batch(), controls)
 
     def forward(self, **compiler: Any) -> Forward:
@@ -130,12 +141,12 @@ class Experiment:
     def _create(self, key: Any) -> TrainState:
         return create(self.net, self.tx, self.schedule, self.average, key)
 
-    def _controls(self, rate: float, epoch: float) -> Controls:
+    def _controls(self, rate: float, averaged: bool) -> Controls:
         return Controls(
             learning_rate=np.float32(rate),
             seed=np.int32(self.config["seed"]),
             data_seed=np.int32(self.config["data"]["seed"]),
-            averaged=np.bool_(self.average.counts(epoch)),
+            averaged=np.bool_(averaged),
             calls=np.zeros((self.placement.devices, 2), np.int32),
         )
 

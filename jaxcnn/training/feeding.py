@@ -3,12 +3,16 @@
 A process must not leave on its own: the others would wait for it in the update's collectives. So a
 signal, or data that cannot be read, travels with the update itself, and every process learns of it from
 the sums of the same step.
+
+A thread forms the next batch and puts it on the devices while this one's step runs.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxcnn import data as room
@@ -20,12 +24,20 @@ from jaxcnn.training.stopping import Stopped, Stopper
 
 
 class Feed:
-    """Batches on the devices, with the controls of each update."""
+    """Batches on the devices, with the controls of each update. Use it in a `with`."""
 
     def __init__(self, experiment: Experiment, batches: Any, stopper: Stopper, crew: Crew) -> None:
         self._experiment, self._batches = experiment, batches
         self._stopper, self._crew = stopper, crew
         self._failure: room.DataError | None = None
+        self._thread = ThreadPoolExecutor(1, "jaxcnn-feed")
+        self._coming = self._thread.submit(self._put_next)
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
 
     def next(self, rate: float, epoch: float) -> tuple[dict[str, Any], Controls]:
         """The next batch, and what its update takes beside it.
@@ -39,7 +51,11 @@ class Feed:
         controls = self._experiment.put_controls(
             rate, epoch, leave=bool(self._stopper.signal), failed=self._failure is not None
         )
-        return self._experiment.placement.put_batch(batch), controls
+        if (
+            self._failure is None
+        ):  # last, as the thread would keep this one waiting for Python's lock
+            self._coming = self._thread.submit(self._put_next)
+        return batch, controls
 
     def explain(self, error: Exception) -> None:
         """Raises what stands behind the `Called` that ended training; of another error it says nothing.
@@ -58,15 +74,18 @@ class Feed:
         self._crew.own(mine)
         raise Stopped(self._stopper.signal or self._crew.called() or "a signal to another process")
 
-    def _rows(self) -> Any:
+    def _put_next(self) -> dict[str, Any]:
+        return jax.block_until_ready(self._experiment.placement.put_batch(next(self._batches)))
+
+    def _rows(self) -> dict[str, Any]:
         if self._failure is None:
             try:
-                return next(self._batches)
+                return self._coming.result()
             except room.DataError as error:
                 if self._crew.count == 1:
                     raise
                 self._failure = error
-        return self._empty()
+        return self._experiment.placement.put_batch(self._empty())
 
     def _empty(self) -> dict[str, np.ndarray]:
         """Rows that count for nothing, for an update that will not count either."""

@@ -182,8 +182,10 @@ class _Run:
 
     def _train(self, state: TrainState, start: int) -> TrainState:
         recorder = self.recorder
-        with self._batches(start) as batches:
-            feed = Feed(self.experiment, batches, self.stopper, self.crew)
+        with (
+            self._batches(start) as batches,
+            Feed(self.experiment, batches, self.stopper, self.crew) as feed,
+        ):
             try:
                 # while the first batches are decoded
                 step = self._compile(

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import itertools
 import json
 import os
 import signal
@@ -121,8 +122,17 @@ def signalling(monkeypatch, where, at):
 
         monkeypatch.setattr(loop._Run, "_compile", compile_)
         return
-    name, module = ("train_batches", loop.room) if where == "train" else ("Pictures", evaluating)
-    made = getattr(module, name)
+    if where == "train":  # a batch is drawn by a thread, ahead of its update
+        taken, following = itertools.count(1), loop.Feed.next
+
+        def next_(self, *arguments):
+            given = following(self, *arguments)
+            after(next(taken))
+            return given
+
+        monkeypatch.setattr(loop.Feed, "next", next_)
+        return
+    made = evaluating.Pictures
 
     class Counting:
         drawn = 0
@@ -147,4 +157,4 @@ def signalling(monkeypatch, where, at):
             after(Counting.drawn)
             return next(self.batches)
 
-    monkeypatch.setattr(module, name, lambda *a, **k: Counting(made(*a, **k)))
+    monkeypatch.setattr(evaluating, "Pictures", lambda *a, **k: Counting(made(*a, **k)))

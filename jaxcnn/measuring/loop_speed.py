@@ -1,0 +1,161 @@
+"""The train loop beside its own compiled step, and its waits for data.
+
+`overhead`: a run of a small net whose batches are there already, every part of the loop real but the input,
+against the same compiled step called again and again with a batch on the device, by turns.
+`data wait`: the real input, feed and clocks around a step that sleeps, as where an accelerator computes, for
+1.2 times what the input takes for a batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcnn import data as room
+from jaxcnn.measuring.record import Row, machine, peak_memory
+from jaxcnn.parallel import ALONE
+from jaxcnn.training import sections
+from jaxcnn.training.experiment import Experiment, assemble, synthetic_batch, with_classes
+from jaxcnn.training.loop import _Run
+from jaxcnn.training.statistics import stand_in
+from jaxcnn.training.stopping import Stopper
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SLOWER = 1.2  # a step than its input
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", type=int, default=40, help="a repeat (%(default)s)")
+    parser.add_argument("--batch", type=int, default=128, help="images a step (%(default)s)")
+    parser.add_argument("--width", type=float, default=0.25, help="of VGG A (%(default)s)")
+    parser.add_argument("--image_size", type=int, default=64, help="pixels (%(default)s)")
+
+
+def measure(options: argparse.Namespace) -> Iterator[Row]:
+    config = _config(options)
+    data = room.open_data(config["data"]["source"])
+    experiment = assemble(config, stand_in(config))
+    yield _overhead(experiment, data, options)
+    yield _data_wait(experiment, data, options)
+
+
+def _config(options: argparse.Namespace) -> Any:
+    overrides = [
+        *("data.source=synthetic:4", "model.column=A", f"model.width={options.width}"),
+        *(
+            f"model.image_size={options.image_size}",
+            f"augment.scale=({options.image_size},{options.image_size})",
+        ),
+        *(f"batch_size={options.batch}", f"epochs={options.steps * options.batch / 256}"),
+        *("log.tensorboard=False", "checkpoint.every_epochs=1e9", "evals=()"),
+    ]
+    _, config = sections.read("quickstart", overrides, CONFIGS)
+    return with_classes(config, 4)
+
+
+class _Timed(_Run):
+    """A run whose batches are made already, and whose steps are timed."""
+
+    def _batches(self, start: int) -> Any:
+        del start
+        batch = {k: np.asarray(v) for k, v in synthetic_batch(self.experiment).items()}
+        return contextlib.nullcontext(_Endless(batch))
+
+    def _compile(self, what: str, lowered: Any) -> Any:
+        compiled = super()._compile(what, lowered)
+        self.times: list[float] = []
+
+        def step(*arguments: Any) -> Any:
+            self.times.append(time.perf_counter())
+            return compiled(*arguments)
+
+        self.step = compiled
+        return step
+
+
+class _Endless:
+    corrupt = ()
+
+    def __init__(self, batch: Any) -> None:
+        self._batch = batch
+
+    def __next__(self) -> Any:
+        return self._batch
+
+
+def _overhead(experiment: Experiment, data: Any, options: argparse.Namespace) -> Row:
+    loops, bares = [], []
+    for _ in range(options.repeats):
+        with tempfile.TemporaryDirectory() as folder, Stopper() as stopper:
+            run = _Timed(experiment, data, Path(folder), stopper, ALONE)
+            with contextlib.redirect_stdout(None):
+                state = jax.block_until_ready(run._train(experiment.fresh_state(), 0))
+            ended = time.perf_counter()
+            loops.append((ended - run.times[1]) / (len(run.times) - 1))
+            bares.append(_bare(run.step, state, experiment, len(run.times)))
+    loop, bare = statistics.median(loops), statistics.median(bares)
+    return Row(
+        what=f"train loop, VGG A, width {options.width:g}, {options.image_size} px, batch {options.batch}",
+        images_per_second=options.batch / loop,
+        seconds=loop,
+        memory_bytes=peak_memory(),
+        peer="its compiled step",
+        peer_images_per_second=options.batch / bare,
+        facts={"loop_over_step": loop / bare, "steps": options.steps, **machine()},
+    )
+
+
+def _bare(step: Any, state: Any, experiment: Experiment, count: int) -> float:
+    batch, controls = synthetic_batch(experiment), experiment.put_controls(1e-3)
+    state, _ = step(state, batch, controls)
+    jax.block_until_ready(state)
+    began = time.perf_counter()
+    for _ in range(count - 1):
+        state, _ = step(state, batch, controls)
+    jax.block_until_ready(state)
+    return (time.perf_counter() - began) / (count - 1)
+
+
+def _data_wait(experiment: Experiment, data: Any, options: argparse.Namespace) -> Row:
+    from jaxcnn.training.feeding import Feed
+
+    settings = {"seed": 0, "batch_size": options.batch, "image_size": options.image_size}
+    with Stopper() as stopper:
+
+        def fed(seconds: float) -> tuple[float, float]:
+            """(seconds a batch, of them waited) with a step of `seconds`."""
+            with (
+                room.train_batches(data.train, **settings, sampling=experiment.augment) as batches,
+                Feed(experiment, batches, stopper, ALONE) as feed,
+            ):
+                feed.next(0.0, 0.0)
+                time.sleep(4 * seconds)  # as after a compilation: what is made ahead is there
+                waited, began = 0.0, time.perf_counter()
+                for _ in range(options.steps):
+                    asked = time.perf_counter()
+                    jax.block_until_ready(feed.next(0.0, 0.0))
+                    waited += time.perf_counter() - asked
+                    time.sleep(seconds)
+                return (time.perf_counter() - began) / options.steps, waited / options.steps
+
+        fed(0.0)  # makes the images
+        alone, _ = fed(0.0)
+        rows = [fed(SLOWER * alone) for _ in range(options.repeats)]
+    total, waited = (statistics.median(values) for values in zip(*rows, strict=True))
+    return Row(
+        what=f"data wait, a step {SLOWER:g} times as long as its input, batch {options.batch}",
+        images_per_second=options.batch / total,
+        seconds=total,
+        memory_bytes=peak_memory(),
+        bound=options.batch / (SLOWER * alone),
+        facts={"data_wait": waited / total, "input_seconds": alone, **machine()},
+    )
