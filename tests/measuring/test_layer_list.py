@@ -1,0 +1,78 @@
+"""The nets as other frameworks build them: the papers' parameter counts, and PyTorch's logits."""
+
+import importlib.util
+
+import jax
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from jaxcnn.measuring import torch_net
+from jaxcnn.measuring.layer_list import layer_list
+from jaxcnn.models import build
+from tests.models.facts import FACTS
+from tests.models.narrow import picture, quick_jit, random_variables
+
+# GoogLeNet's with its auxiliary heads: performance.md, A1.
+WITH_HEADS = {"googlenet": 13_378_280}
+NAMES = (
+    "alexnet",
+    "alexnet_one_gpu",
+    "vgg_a",
+    "vgg_a_lrn",
+    "vgg_b",
+    "vgg_c",
+    "vgg_d",
+    "vgg_e",
+    "googlenet",
+)
+
+
+def parameters(layers):
+    count = 0
+    for kind, *given in layers:
+        if kind == "conv":
+            _, ins, outs, side, *_, groups = given
+            count += ins // groups * outs * side**2 + outs
+        elif kind == "linear":
+            count += given[1] * given[2] + given[2]
+        elif kind == "concat":
+            count += sum(parameters(branch) for branch in given)
+        elif kind == "auxiliary":
+            count += parameters(given[0])
+    return count
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameter_counts(name):
+    facts = FACTS[name]
+    found = parameters(layer_list(build(facts.net, **facts.fields)))
+    assert found == WITH_HEADS.get(name, facts.parameters)
+
+
+def test_variants_have_no_peer():
+    with pytest.raises(ValueError, match="no peer is built of"):
+        layer_list(build("googlenet", module="naive"))
+
+
+def test_a_peer_that_is_missing_says_what_to_install():
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[bench\]'"):
+        torch_net.load("a_peer_that_nobody_has")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch, extra 'bench'")
+@pytest.mark.parametrize("name", ["alexnet", "vgg_a_lrn", "vgg_d", "googlenet"])
+def test_pytorch_gives_the_same_logits(name):
+    facts = FACTS[name]
+    net = build(facts.net, **(facts.fields | {"width": 0.125, "num_classes": 10}))
+    variables = random_variables(net, train=True)
+    images = picture(2, 224, 224)
+    expected, _ = quick_jit(lambda v, x: net.apply(v, x))(variables, images)
+    torch = torch_net.load("torch")
+    other = torch_net.build(layer_list(net)).eval()
+    torch_net.take(other, variables["params"])
+    with torch.no_grad():
+        found, heads = other(torch.from_numpy(np.moveaxis(images, 3, 1).copy()))
+    assert heads == []
+    scale = float(jax.numpy.abs(expected).max())
+    assert_allclose(found.numpy(), expected, rtol=0, atol=1e-4 * scale)

@@ -1,0 +1,64 @@
+"""What a measurement says, and what the tool says of bad input."""
+
+import json
+
+import pytest
+
+from jaxcnn.measuring.record import Row, median_seconds, text
+from jaxcnn.parallel import chips
+from jaxcnn.tools import bench
+
+KEYS = {
+    *("what", "images_per_second", "seconds", "memory_bytes", "bound"),
+    *("peer", "peer_images_per_second", "ratio"),
+}
+
+
+def test_a_row_is_one_object_on_one_line():
+    row = Row("a", 12.3456, 0.5, 7, 24.0, facts={"cores": 2, "parts": {"x": 1 / 3}})
+    line = row.line()
+    assert "\n" not in line
+    seen = json.loads(line)
+    assert set(seen) >= KEYS
+    assert seen["images_per_second"] == 12.35
+    assert seen["ratio"] == pytest.approx(12.3456 / 24, rel=1e-3)  # to the bound, without a peer
+    assert (seen["cores"], seen["parts"]["x"]) == (2, 0.3333)
+
+
+def test_the_ratio_is_to_the_peer_where_there_is_one():
+    row = Row("a", 10.0, 0.5, 0, 100.0, "other 1.0", 8.0)
+    assert row.ratio == 1.25
+    assert Row("a", 10.0, 0.5).ratio is None
+    assert text([row, Row("b", 1.0, 2.0)]).splitlines()[1].split()[-1] == "1.250"
+
+
+def test_the_median_leaves_out_the_warm_up():
+    calls = []
+    assert median_seconds(lambda: calls.append(1), repeats=3, warm_up=2) >= 0.0
+    assert len(calls) == 5
+
+
+def test_an_unknown_device_has_no_bound():
+    assert chips.by_device_kind("NVIDIA H100 80GB HBM3") is chips.CHIPS["h100"]
+    assert chips.by_device_kind("TPU v5 lite") is chips.CHIPS["v5e"]
+    assert chips.by_device_kind("NVIDIA H100 PCIe") is None  # other figures than the SXM card's
+    assert chips.by_device_kind("cpu") is None
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [("absent", "no folder"), ("empty", "no class folders"), ("without", "no images")],
+)
+def test_a_folder_without_images_is_told(folder, expected, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "without" / "class").mkdir(parents=True)
+    assert bench.main(["input", f"--data={tmp_path / folder}"]) == 1
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [["nothing"], ["step", "--repeats=0"], ["step", "--mode=fly"]])
+def test_wrong_usage(wrong, capsys):
+    with pytest.raises(SystemExit) as caught:
+        bench.main(wrong)
+    assert caught.value.code == 2
+    capsys.readouterr()

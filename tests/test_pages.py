@@ -1,0 +1,45 @@
+"""Large pages: what a program that is about to start is told."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from jaxcnn.pages import SETTING, VARIABLE, large_pages
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_the_setting_is_added_once_and_the_users_stay():
+    environment = {}
+    assert large_pages(environment)
+    assert environment == {VARIABLE: SETTING}
+    assert not large_pages(environment)
+    own = {VARIABLE: "glibc.malloc.check=1"}
+    assert large_pages(own)
+    assert own[VARIABLE] == f"glibc.malloc.check=1:{SETTING}"
+    chosen = {VARIABLE: "glibc.malloc.hugetlb=0"}
+    assert not large_pages(chosen)
+
+
+def test_other_systems_are_left_alone(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    environment = {}
+    assert not large_pages(environment)
+    assert environment == {}
+
+
+def test_help_does_not_wait_for_jax():
+    code = (
+        "import sys; sys.argv = ['main.py', '--help']\n"
+        "from pathlib import Path\n"
+        "from jaxcnn.training.command import main\n"
+        "try:\n    main(['--help'], Path('configs'))\n"
+        "except SystemExit as e:\n    assert e.code == 0\n"
+        "assert not {'jax', 'flax', 'tensorflow', 'orbax'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--config" in done.stdout
