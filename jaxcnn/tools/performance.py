@@ -1,0 +1,102 @@
+"""Measured figures as a table for docs/performance.md, and as a picture.
+
+python -m jaxcnn.tools.performance FILES [--plot=PNG], where FILES hold what `jaxcnn.tools.bench` prints with --json. Exit codes: 0 done, 1 error, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcnn.tools.outcome import outcome
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxcnn.tools.performance", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("files", nargs="+", type=Path, help="JSON lines")
+    parser.add_argument("--plot", type=Path, help="a PNG file to draw")
+    options = parser.parse_args(arguments)
+
+    def work() -> None:
+        rows = [row for path in options.files for row in read(path)]
+        print(table(rows))
+        if options.plot:
+            plot([row for row in rows if row["bound"] and row["peer"]], options.plot)
+
+    return outcome(work, "nothing was written")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Raises:
+    ValueError: a line that `bench` did not write.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            rows.append({**row, "what": row["what"], "bound": row["bound"], "peer": row["peer"]})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number}, is no row of `bench --json`: {line[:80]!r}"
+            ) from error
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table."""
+    head = "| what | images/s | peer's | ratio | bound | of bound | memory, peer's (GB) |"
+    lines = [head, "|---|---:|---:|---:|---:|---:|---:|"]
+    for row in rows:
+        speed, bound, peer = (
+            row[k] for k in ("images_per_second", "bound", "peer_images_per_second")
+        )
+        memory = [row.get("memory_bytes"), row.get("peer_memory_bytes")]
+        cells = (
+            *(row["what"], f"{speed:.4g}", f"{peer:.4g}" if peer else "-"),
+            *(f"{speed / peer:.2f}" if peer else "-", f"{bound:.4g}" if bound else "-"),
+            f"{speed / bound:.2f}" if bound else "-",
+            ", ".join(f"{m / 1e9:.2f}" for m in memory if m) or "-",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """jaxcnn's and the peer's images a second as shares of the bound.
+
+    Raises:
+        ValueError: no row has both.
+    """
+    if not rows:
+        raise ValueError("no row has a bound and a peer: there is nothing to draw")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 0.6 * len(rows) + 1.4), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, key, colour) in enumerate(
+        (
+            ("jaxcnn", "images_per_second", "#1f77b4"),
+            (rows[0]["peer"], "peer_images_per_second", "#bbbbbb"),
+        )
+    ):
+        places = [n + 0.36 * i for n in range(len(rows))]
+        shares = [row[key] / row["bound"] for row in rows]
+        bars = axes.barh(places, shares, height=0.34, color=colour, label=name)
+        axes.bar_label(bars, [f"{row[key]:.4g}" for row in rows], padding=3, fontsize=8)
+    axes.axvline(1.0, color="black", linewidth=1, label="bound")
+    axes.set_yticks([n + 0.18 for n in range(len(rows))], [row["what"] for row in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.2)
+    axes.set_xlabel("share of the bound; images a second beside the bars")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

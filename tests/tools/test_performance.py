@@ -1,0 +1,28 @@
+"""Measured rows as a table and a picture."""
+
+import json
+
+from jaxcnn.measuring.record import Row
+from jaxcnn.tools.performance import main
+
+
+def test_table_and_plot(tmp_path, capsys):
+    rows = [Row("a step", 10.0, 0.1, 2_000_000_000, 40.0, "other", 8.0), Row("alone", 3.0, 1.0)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(row.line() + "\n" for row in rows))
+    assert main([str(path), f"--plot={tmp_path / 'plot.png'}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "| a step | 10 | 8 | 1.25 | 40 | 0.25 | 2.00 |"
+    assert lines[3] == "| alone | 3 | - | - | - | - | - |"
+    assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_bad_input(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"what": "no bound"}) + "\n")
+    assert main([str(path)]) == 1
+    assert "line 1, is no row of `bench --json`" in capsys.readouterr().err
+    assert main([str(tmp_path / "absent")]) == 1
+    path.write_text(Row("alone", 3.0, 1.0).line())
+    assert main([str(path), f"--plot={tmp_path / 'plot.png'}"]) == 1
+    assert "nothing to draw" in capsys.readouterr().err
