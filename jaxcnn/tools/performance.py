@@ -1,6 +1,7 @@
 """Measured figures as a table for docs/performance.md, and as a picture.
 
-python -m jaxcnn.tools.performance FILES [--plot=PNG], where FILES hold what `jaxcnn.tools.bench` prints with --json. Exit codes: 0 done, 1 error, 2 usage.
+python -m jaxcnn.tools.performance FILES [--plot=PNG], where FILES hold what jaxcnn.tools.bench prints with
+--json. Exit codes: 0 done, 1 error, 2 usage.
 """
 
 from __future__ import annotations
