@@ -51,9 +51,8 @@ class Feed:
         controls = self._experiment.put_controls(
             rate, epoch, leave=bool(self._stopper.signal), failed=self._failure is not None
         )
-        if (
-            self._failure is None
-        ):  # last, as the thread would keep this one waiting for Python's lock
+        # Last: the thread would keep this one waiting for Python's lock.
+        if self._failure is None:
             self._coming = self._thread.submit(self._put_next)
         return batch, controls
 

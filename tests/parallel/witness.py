@@ -6,6 +6,7 @@ a signal DELAY seconds after it began on something: the batch of update NUMBER (
 of its evaluations ("evaluation"), the save of update NUMBER ("save").
 """
 
+import collections
 import hashlib
 import json
 import os
@@ -62,22 +63,30 @@ def attend(witness):
     from jaxcnn import data as room
     from jaxcnn.evaluation import evaluating
     from jaxcnn.training.checkpoint import Checkpoints
+    from jaxcnn.training.feeding import Feed
 
     made, drawn, saved, restored = (
         room.train_batches, room.Batches.__next__, Checkpoints.save, Checkpoints.restore,
     )  # fmt: skip
-    done = [0]
+    done, ahead, given = [0], collections.deque(), Feed.next
 
     def train_batches(*arguments, start_step, **keys):
         done[0] = start_step
+        ahead.clear()
         return made(*arguments, start_step=start_step, **keys)
 
     def next_batch(batches):
         batch = drawn(batches)
-        done[0] += 1
-        witness.note(step=done[0], ids=batch["id"].tolist())
-        witness.reach("train", done[0])
+        ahead.append(batch["id"].tolist())  # by a thread: its update is still to come
         return batch
+
+    def next_update(*arguments):
+        taken = given(*arguments)
+        if ahead:
+            done[0] += 1
+            witness.note(step=done[0], ids=ahead.popleft())
+            witness.reach("train", done[0])
+        return taken
 
     class Pictures(evaluating.Pictures):
         seen = 0
@@ -99,6 +108,7 @@ def attend(witness):
         return found
 
     room.train_batches, room.Batches.__next__ = train_batches, next_batch
+    Feed.next = next_update
     evaluating.Pictures, Checkpoints.save, Checkpoints.restore = Pictures, save, restore
 
 
