@@ -172,16 +172,18 @@ def open_packed(
     """
     if not root.is_dir():
         raise DataError(f"no folder {root}; {_how_to_pack(root)}")
-    found = sorted(path.parent.name for path in root.glob(f"*/{FACTS}") if path.is_file())
+    found = sorted(path.parent.name for path in root.glob(f"[!.]*/{FACTS}"))
     wanted = eval_split or next((name for name in _EVALUATION if name in found), "validation")
     for split in (train_split, wanted):
         if split not in found:
-            half = partial_folder(root, split).is_dir()
             raise DataError(
                 f"{root} has no packed split {split!r}, only {', '.join(found) or 'none'}; "
-                + ("its packing was stopped; give the same command again" if half else "")
-                + ("" if half else f"{_how_to_pack(root)}, or set --config.data.train_split and ")
-                + ("" if half else "--config.data.eval_split to two of these")
+                + (
+                    "its packing is not done; let it end, or give the same command again"
+                    if partial_folder(root, split).is_dir()
+                    else f"{_how_to_pack(root)}, or set --config.data.train_split and "
+                    "--config.data.eval_split to two of these"
+                )
             )
     train, evaluation = (open_split(root / split) for split in (train_split, wanted))
     if train.class_names != evaluation.class_names:

@@ -8,11 +8,12 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
+import io
 import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ PER_SHARD = 8192
 _TRIED = 64
 _RECIPE = "recipe.json"
 
-# (split, images done, images in all, bytes written).
-Progress = Callable[[str, int, int, int], None]
+# (split, images done, images in all).
+Progress = Callable[[str, int, int], None]
 
 
 def pack(
@@ -122,7 +123,9 @@ def _is_done(out: Path, name: str, recipe: dict[str, Any]) -> bool:
         except (ValueError, AttributeError) as error:
             raise DataError(f"{place} is damaged ({error}); delete {place.parent}") from error
         if other:
-            differ = "; ".join(f"{k}: {_short(seen.get(k))}, now {_short(recipe[k])}" for k in other)
+            differ = "; ".join(
+                f"{k}: {_short(seen.get(k))}, now {_short(recipe[k])}" for k in other
+            )
             raise DataError(
                 f"{place.parent} was packed otherwise ({differ}); name another folder with --out=DIR, or "
                 "delete this one"
@@ -161,23 +164,124 @@ def _pack_split(
     threads: int,
     progress: Progress,
 ) -> None:
-    folder, per_shard = partial_folder(out, recipe["split"]), recipe["per_shard"]
+    name, per_shard = recipe["split"], recipe["per_shard"]
+    folder = partial_folder(out, name)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        _write_whole(folder / _RECIPE, json.dumps(recipe).encode())
-        chunks = _chunks(folder)
-        done, taken = len(chunks) * per_shard, sum(int(c["length"].sum()) for c in chunks)
-        if done < len(source):
+        _write(folder / _RECIPE, json.dumps(recipe).encode())
+        chunks, count = _complete(folder), -(-len(source) // per_shard)
+        if len(chunks) < count:
+            done = len(chunks) * per_shard
             rest = Subset(source, np.arange(done, len(source)))
-            unreadable = Unreadable(rest, "packed as unreadable")
             with Pictures(rest, cut, threads=threads) as pictures:
-                while shard := list(itertools.islice(pictures, 1)):
-                    counted = _counted(itertools.chain(shard, pictures), unreadable, per_shard)
-
-                    def step(count: int, size: int, chunk: int = len(chunks)) -> None:
-                        progress(recipe["split"], chunk * per_shard + count, len(source), taken + size)
-
-                    chunks.append(_write_shard(folder, len(chunks), counted, rest, step))
-                    taken += int(chunks[-1]["length"].sum())
+                counted = _counted(
+                    pictures, rest, lambda seen: progress(name, done + seen, len(source))
+                )
+                for number in range(len(chunks), count):
+                    some = itertools.islice(counted, per_shard)
+                    chunks.append(_write_shard(folder, number, some, rest))
         _finish(folder, recipe, chunks)
-        os.rename(folder, out / recipe["split"])
+        os.rename(folder, out / name)
+    # Last: a stop before the rename finds all that it needs to get there.
+    for spare in (_RECIPE, *map(_chunk_name, range(count))):
+        (out / name / spare).unlink()
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two processes would write over each other."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise DataError(f"another process packs into {folder}; wait for it") from None
+    finally:
+        os.close(descriptor)
+
+
+def _complete(folder: Path) -> list[np.ndarray]:
+    """The index of each shard that an earlier start completed, up to the first that is not."""
+    found = []
+    for number in itertools.count():
+        shard, rows = folder / shard_name(number), folder / _chunk_name(number)
+        if not rows.is_file() or not shard.is_file():
+            return found
+        chunk = np.load(rows)
+        if shard.stat().st_size != chunk["length"].sum():
+            return found
+        found.append(chunk)
+
+
+def _chunk_name(number: int) -> str:
+    return f"{number:05d}.npy"
+
+
+def _counted(
+    pictures: Iterable[Picture], source: Source, progress: Callable[[int], None]
+) -> Iterator[Picture]:
+    """The pictures, those that cannot be read noted."""
+    unreadable = Unreadable(source, "packed as unreadable")
+    for seen, picture in enumerate(pictures, 1):
+        if picture.problem:
+            unreadable.note(picture.position, picture.problem, seen)
+        yield picture
+        progress(seen)
+
+
+def _write_shard(
+    folder: Path, number: int, pictures: Iterable[Picture], source: Source
+) -> np.ndarray:
+    """Writes a shard, then its part of the index, which says that the shard is complete."""
+    rows, names, offset = [], [], 0
+    path = folder / shard_name(number)
+    with open(path, "wb") as file:
+        for picture in pictures:
+            parts = _record(picture)
+            length = sum(map(len, parts))
+            file.writelines(parts)
+            rows.append((number, offset, length, picture.label, not picture.problem))
+            names.append(os.fsencode(source.name(picture.position)))
+            offset += length
+        file.flush()
+        os.fsync(file.fileno())
+    column = np.array(names)
+    chunk = np.empty(len(rows), [*INDEX_FIELDS, ("name", column.dtype)])
+    chunk[[field for field, _ in INDEX_FIELDS]] = np.array(rows, list(INDEX_FIELDS))
+    chunk["name"] = column
+    buffer = io.BytesIO()
+    np.save(buffer, chunk)
+    _write(folder / _chunk_name(number), buffer.getvalue())
+    return chunk
+
+
+def _record(picture: Picture) -> list[bytes]:
+    """The bytes of a record, in parts: of an image that cannot be read, the reason."""
+    if picture.problem:
+        return [picture.problem.encode()]
+    ((cut, pixels),) = picture.pixels.items()
+    stored = Stored(picture.size, rescaled_size(*picture.size, cut.scale), cut.box)
+    return [stored.header(), pixels.tobytes()]
+
+
+def _finish(folder: Path, recipe: dict[str, Any], chunks: list[np.ndarray]) -> None:
+    """The files that make the folder a split."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.concatenate(chunks))
+    _write(folder / INDEX, buffer.getvalue())
+    facts = {
+        "shards": [int(chunk["length"].sum()) for chunk in chunks],
+        "unreadable": sum(int((~chunk["readable"]).sum()) for chunk in chunks),
+        "index_sha256": hashlib.sha256(buffer.getbuffer()).hexdigest(),
+    }
+    _write(folder / FACTS, json.dumps(recipe | facts, indent=1).encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all."""
+    beside = path.with_suffix(".part")
+    with open(beside, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)

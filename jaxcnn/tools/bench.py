@@ -2,8 +2,7 @@
 
   input    JPEGs to augmented uint8 batches: images a second, against bare decoding
   step     train and inference steps of the nets, against this machine's matrix products
-  eval     the papers' test protocols, against the forward pass alone
-  loop     the train loop against its compiled step, waits for data, stalls of saves
+  loop     the train loop against its compiled step, and waits for data
   resume   seconds from the start of a program to its first step, and where they go
 
 Each says its own options: python -m jaxcnn.tools.bench step --help. A peer is an extra:
@@ -24,7 +23,6 @@ from jaxcnn.tools.outcome import outcome
 KINDS = {
     "input": "input_speed",
     "step": "step_speed",
-    "eval": "eval_speed",
     "loop": "loop_speed",
     "resume": "start_speed",
 }
