@@ -100,7 +100,7 @@ def test_ranges_are_named_beside_wrong_keys_and_types():
         ),
         ("evals=({'name': 'center'},)", "unknown evals[0].name 'center'; did you mean 'centre'?"),
         ("evals=({'name': 'centre', 'skale': 300},)", "unknown key evals[0].skale"),
-        ("data.source=imagenet", "source must be tfds:NAME, folder:PATH or synthetic"),
+        ("data.source=imagenet", "source must be tfds:NAME, folder:PATH, packed:DIR or synthetic"),
         ("data=3", "data is a section; set its keys one by one"),
         ("model.width", "--config.model.width needs a value"),
         ("model.width=-1", "width=-1.0 must be above 0"),

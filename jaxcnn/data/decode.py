@@ -32,7 +32,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from . import resample
+from . import packed, resample
 from .crops import View
 from .errors import CorruptImage, DataError
 
@@ -96,7 +96,7 @@ def load_tensorflow() -> Any:
 
 
 def decode_view(
-    data: bytes, choose: Callable[[int, int], View]
+    data: bytes | memoryview, choose: Callable[[int, int], View]
 ) -> tuple[UInt8[np.ndarray, "height width 3"], View]:
     """The pixels of the view that `choose(height, width)` asks for, and that view.
 
@@ -108,11 +108,16 @@ def decode_view(
 
 
 def decode_views(
-    data: bytes, choose: Callable[[int, int], Sequence[View]]
+    data: bytes | memoryview, choose: Callable[[int, int], Sequence[View]]
 ) -> tuple[list[UInt8[np.ndarray, "_ _ 3"]], Sequence[View]]:
     """As `decode_view`, for several views of one image, which is decoded once."""
     if not data:
         raise CorruptImage("the file is empty")
+    if data[: len(packed.MAGIC)] == packed.MAGIC:
+        stored, views, placed = packed.look(data, choose)
+        _check_views(views)
+        return [_rescale_stored(stored, view) for view in placed], views
+    data = bytes(data)
     image: np.ndarray | Image.Image
     if data[:2] == b"\xff\xd8":
         header = jpeg_header(data)
@@ -247,6 +252,14 @@ def _window(view: View) -> tuple[int, int, int, int]:
         min(view.image_height, math.ceil(bottom) + down),
         min(view.image_width, math.ceil(right) + across),
     )
+
+
+def _rescale_stored(
+    stored: UInt8[np.ndarray, "h w 3"], view: View
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The view's pixels from a mapped file, of which it copies what the view looks at."""
+    top, left, bottom, right = _window(view)
+    return _rescale(stored[top:bottom, left:right].copy(), view, (top, left))
 
 
 def _rescale(

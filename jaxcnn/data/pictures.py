@@ -131,7 +131,7 @@ class Files:
         return str(self._paths[index])
 
 
-def read_cuts(data: bytes, choose: Choose) -> tuple[Pixels, tuple[int, int]]:
+def read_cuts(data: bytes | memoryview, choose: Choose) -> tuple[Pixels, tuple[int, int]]:
     """The pixels of the cuts of an encoded image, and the image's (height, width).
 
     Raises:

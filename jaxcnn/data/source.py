@@ -27,8 +27,10 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> tuple[bytes, int]:
+    def read(self, index: int) -> tuple[bytes | memoryview, int]:
         """The encoded bytes and the label of example `index`. Safe to call from many threads.
+
+        A packed image's bytes are not copied: a memoryview of the file.
 
         Raises:
           CorruptImage: the bytes of this example cannot be read.
@@ -58,7 +60,7 @@ class Subset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def read(self, index: int) -> tuple[bytes, int]:
+    def read(self, index: int) -> tuple[bytes | memoryview, int]:
         return self.base.read(int(self.indices[index]))
 
     def name(self, index: int) -> str:
@@ -110,14 +112,15 @@ def open_data(
 
     Args:
       source: 'tfds:NAME' (a TFDS data set prepared under `data_dir`), 'folder:PATH' (train/ and
-        val/ with a folder a class, or ImageNet's flat val/), 'synthetic' (1000 classes) or
-        'synthetic:K' (K classes that a small net learns in seconds).
+        val/ with a folder a class, or ImageNet's flat val/), 'packed:DIR' (what tools.prepare
+        --pack made), 'synthetic' (1000 classes) or 'synthetic:K' (K classes that a small net learns
+        in seconds).
       data_dir: where prepared data sets lie; '' for $TFDS_DATA_DIR or ~/tensorflow_datasets.
       held_out: number of training examples set apart by a fixed permutation, the same for every
         seed, and removed from `train`.
       train_split: split (TFDS) or folder to train on.
-      eval_split: split or folder to report on; '' for 'validation', else 'test' (TFDS), or 'val'
-        (folder).
+      eval_split: split or folder to report on; '' for 'validation', else 'test' (TFDS), 'val'
+        (folder), or the one that was packed.
 
     Raises:
       DataError: the data is missing or cannot be used; the message says what to do.
@@ -134,6 +137,10 @@ def open_data(
 
         root = Path(argument).expanduser()
         opened = open_folder(root, train_split, eval_split or "val")
+    elif kind == "packed" and argument:
+        from .packed import open_packed
+
+        opened = open_packed(Path(argument).expanduser(), train_split, eval_split)
     elif kind == "synthetic":
         from .synthetic import open_synthetic
 
@@ -141,7 +148,7 @@ def open_data(
     else:
         raise DataError(
             f"unknown data source {source!r}: expected 'tfds:NAME' (for example 'tfds:imagenet2012'"
-            " or 'tfds:digits'), 'folder:PATH', 'synthetic' or 'synthetic:K'"
+            " or 'tfds:digits'), 'folder:PATH', 'packed:DIR', 'synthetic' or 'synthetic:K'"
         )
     train, evaluation, eval_split, description = opened
     kept, apart = split_held_out(train, held_out)

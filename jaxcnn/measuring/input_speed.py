@@ -146,10 +146,12 @@ class _Pass:
     megapixels: float = 0.0
 
 
-def _bare(source: Source, threads: int) -> _Pass:
-    simplejpeg = load("simplejpeg")
+def _bare(source: Source, threads: int) -> _Pass | None:
     data = [source.read(i)[0] for i in range(min(len(source), 1000))]
-    jpegs = [d for d in data if d[:2] == b"\xff\xd8" and jpeg_header(d).components != 4]
+    if all(isinstance(part, memoryview) for part in data):
+        return None  # a packed source: there is nothing to decode
+    simplejpeg = load("simplejpeg")
+    jpegs = [d for d in map(bytes, data) if d[:2] == b"\xff\xd8" and jpeg_header(d).components != 4]
     if not jpegs:
         raise ValueError("none of the images is a JPEG in grey or RGB: nothing to decode barely")
     sizes = [jpeg_header(d).height * jpeg_header(d).width for d in jpegs]

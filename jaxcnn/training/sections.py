@@ -26,7 +26,7 @@ class Data:
     """Where examples come from, and in which order.
 
     Attributes:
-        source: `tfds:NAME`, `folder:PATH`, `synthetic` or `synthetic:CLASSES`.
+        source: `tfds:NAME`, `folder:PATH`, `packed:DIR`, `synthetic` or `synthetic:CLASSES`.
         data_dir: where tfds keeps prepared datasets; '' is its own default.
         held_out: examples of the training split that are never trained on; they choose the best
             checkpoint, since the reported split chooses nothing.
@@ -48,9 +48,10 @@ class Data:
 
     def __post_init__(self) -> None:
         kind = self.source.partition(":")[0]
-        if kind not in ("tfds", "folder", "synthetic"):
+        if kind not in ("tfds", "folder", "packed", "synthetic"):
             raise ValueError(
-                f"source must be tfds:NAME, folder:PATH or synthetic, got {self.source!r}"
+                "source must be tfds:NAME, folder:PATH, packed:DIR or synthetic, got "
+                f"{self.source!r}"
             )
         for name in ("held_out", "threads"):
             if getattr(self, name) < 0:

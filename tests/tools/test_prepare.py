@@ -29,10 +29,17 @@ def test_digits_by_the_command(tmp_path):
 
 def test_usage_errors(capsys):
     for arguments, message in (
-        ([], "required: name"),
+        ([], "required: name (or --source)"),
         (["imagenet2012"], "imagenet2012 needs --tars=DIR"),
         (["imagenet2012:5.0.0", "--tars=x"], "only version 5.1.0 of imagenet2012 is prepared"),
         (["digits", "--tars=x"], "--tars and --checksums are for imagenet2012, not for digits"),
+        (["digits", "--source=folder:x"], "both digits and --source=folder:x are given"),
+        (["folder:x"], "folder:x needs no preparing: train with it as it is, or give --pack"),
+        (["digits", "--square", "--shorter_side=9"], "--shorter_side, --square: only with --pack"),
+        (["packed:x", "--pack", "--out=y", "--shorter_side=9"], "packed:x is packed already"),
+        (["digits", "--pack", "--out=x"], "--pack needs --out=DIR and --shorter_side=N"),
+        (["digits", "--pack", "--shorter_side=9"], "--pack needs --out=DIR and --shorter_side=N"),
+        (["digits", "--pack", "--out=x", "--shorter_side=0"], "--shorter_side=0"),
     ):
         with pytest.raises(SystemExit) as stop:
             prepare.main(arguments)
@@ -89,6 +96,18 @@ def write_tar(path, members):
 
 
 @pytest.fixture
+def image_folder(tmp_path):
+    """PATH with train/ and val/ of two classes, three images each."""
+    for k, name in enumerate(("ant", "bee")):
+        for split in ("train", "val"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for i in range(3):
+                (folder / f"{i}.jpg").write_bytes(jpeg((100 * k, 20 * i, 0)))
+    return tmp_path / "images"
+
+
+@pytest.fixture
 def small_tars(tmp_path):
     """Two tars laid out as ImageNet's, of a few images."""
     folder = tmp_path / "tars"
@@ -124,3 +143,51 @@ def test_imagenet_end_to_end(small_tars, tmp_path, capsys):
     assert prepare.main(arguments) == 0
     last = capsys.readouterr().out.splitlines()[-1].strip()
     assert last == f"python main.py --config=configs/vgg_e.py --config.data.data_dir={data_dir}"
+
+
+def test_pack_by_the_command(tmp_path):
+    """Both splits of a prepared data set; again, it is there."""
+    out = tmp_path / "packed"
+    command = [sys.executable, "-m", "jaxcnn.tools.prepare", "digits", f"--data_dir={tmp_path}"]
+    command += ["--pack", "--square", "--shorter_side=48", f"--out={out}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    expected = f"python main.py --config=configs/alexnet.py --config.data.source=packed:{out}"
+    assert done.stdout.splitlines()[-1].strip() == expected
+    assert "train: 1,442/1,442 images" in done.stdout
+    assert "validation: 355/355 images" in done.stdout
+    assert "from tfds:digits, central squares of 48): 10 classes, 1442 train, 355" in done.stdout
+    plain = open_data("tfds:digits", str(tmp_path)).evaluation
+    data = open_data(f"packed:{out}")
+    assert data.eval_split == "validation"
+    assert data.evaluation.name(3) == plain.name(3)
+    assert [data.evaluation.read(i)[1] for i in range(9)] == [plain.read(i)[1] for i in range(9)]
+
+
+def test_pack_a_source(image_folder, tmp_path, capsys, monkeypatch):
+    (image_folder / "val").rename(image_folder / "test")
+    monkeypatch.chdir(image_folder.parent)
+    out = tmp_path / "packed"
+    arguments = [f"--source=folder:{image_folder.name}", "--pack", "--shorter_side=30"]
+    arguments += [f"--out={out}", "--eval_split=test", "--threads=1"]
+    for last in ("test: 6/6 images", "all of it is packed already"):
+        assert prepare.main(arguments) == 0
+        printed = capsys.readouterr().out
+        assert last in printed
+        assert f"packed:{out}" in printed.splitlines()[-1]
+    # Where it came from is kept whole.
+    assert open_data(f"packed:{out}").train.facts["source"] == f"folder:{image_folder}"
+    assert prepare.main([*arguments, "--square"]) == 1
+    assert "train was packed otherwise (square: false, now true)" in capsys.readouterr().err
+    assert prepare.main(["folder:none", *arguments[1:]]) == 1
+    assert "no folder" in capsys.readouterr().err
+
+
+def test_ctrl_c(image_folder, tmp_path, capsys, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "pack", stop)
+    arguments = [f"folder:{image_folder}", "--pack", "--shorter_side=30", f"--out={tmp_path}"]
+    assert prepare.main(arguments) == 130
+    assert "give the same command again" in capsys.readouterr().err
