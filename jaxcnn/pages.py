@@ -7,6 +7,7 @@ starts, so it is for programs that are about to be started.
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import MutableMapping
@@ -21,3 +22,9 @@ def large_pages(environment: MutableMapping[str, str]) -> bool:
         return False
     environment[VARIABLE] = f"{known}:{SETTING}" if known else SETTING
     return True
+
+
+def start_again_with_large_pages() -> None:
+    """Starts this program once more, in this process, where its environment lacks the setting."""
+    if large_pages(os.environ):
+        os.execv(sys.executable, sys.orig_argv)

@@ -37,10 +37,14 @@ WORKERS = 2  # of the DataLoader
 RECORDS = (10**3, 10**4, 10**5, 10**6)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="", help="a folder of class folders of JPEGs")
     parser.add_argument("--source", default="", help="or a source, as data.source")
     parser.add_argument("--data_dir", default="", help="of a prepared source")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_source(parser)
     parser.add_argument("--batch", type=int, default=32, help="images a batch (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="0 for one a core (%(default)s)")
     parser.add_argument(
@@ -56,7 +60,7 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
     """Raises:
     ValueError: no images, or a peer that is not installed; what can be measured without it was yielded.
     """
-    source = _source(options)
+    source = source_of(options)
     missing: list[str] = []
     bare = _optional(lambda: _bare(source, options.threads), missing)
     loader = None
@@ -80,7 +84,8 @@ def _optional(make: Callable[[], Any], missing: list[str]) -> Any:
         return None
 
 
-def _source(options: argparse.Namespace) -> Source:
+def source_of(options: argparse.Namespace) -> Source:
+    """The images that `add_source`'s options name."""
     if options.source:
         return open_data(options.source, options.data_dir).train
     if not options.data:

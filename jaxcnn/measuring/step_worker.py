@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def _jax(job: Mapping[str, Any]) -> _Step:
     import jax.numpy as jnp
 
     from jaxcnn.training.experiment import assemble, synthetic_batch
+    from jaxcnn.training.state import draw
     from jaxcnn.training.statistics import stand_in
 
     config = config_of(job)
@@ -88,7 +90,7 @@ def _jax(job: Mapping[str, Any]) -> _Step:
     net, options = experiment.net, experiment.placement.compiler_options
     shape = (experiment.config["batch_size"], net.image_size, net.image_size, 3)
     images = jnp.zeros(shape, jnp.float32) + 1.0
-    variables = {"params": experiment.fresh_state().params}
+    variables = {"params": jax.jit(partial(draw, net))(jax.random.key(0))}
     forward = jax.jit(lambda v, x: net.apply(v, x)[0], compiler_options=options)
     compiled = forward.lower(variables, images).compile()
     facts = {"compile_seconds": time.perf_counter() - began, **_device(jax)}

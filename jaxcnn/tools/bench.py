@@ -2,6 +2,7 @@
 
   input    JPEGs to augmented uint8 batches: images a second, against bare decoding
   step     train and inference steps of the nets, against this machine's matrix products
+  eval     evaluations by the papers' protocols, against the nets' own forward pass
   loop     the train loop against its compiled step, and waits for data
   resume   seconds from the start of a program to its first step, and where they go
 
@@ -17,12 +18,14 @@ import sys
 from collections.abc import Sequence
 
 from jaxcnn.measuring.record import Row, text
+from jaxcnn.pages import start_again_with_large_pages
 from jaxcnn.tools.outcome import outcome
 
 # Modules of jaxcnn.measuring, each with add_arguments(parser) and measure(options), which yields rows.
 KINDS = {
     "input": "input_speed",
     "step": "step_speed",
+    "eval": "eval_speed",
     "loop": "loop_speed",
     "resume": "start_speed",
 }
@@ -67,4 +70,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    start_again_with_large_pages()
     sys.exit(main(sys.argv[1:]))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxcnn.pages import start_again_with_large_pages
 from jaxcnn.tools.outcome import outcome
 
 EPILOG = """protocols:
@@ -97,4 +98,5 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    start_again_with_large_pages()
     sys.exit(main(sys.argv[1:]))

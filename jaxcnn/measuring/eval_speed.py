@@ -1,0 +1,167 @@
+"""Whole evaluations of photographs, beside the rate of their nets' own forward pass.
+
+Both in multiply-adds a second: of an evaluation, those of its views without padding, each image read, decoded
+and rescaled; of the forward pass, those of batches of crops that are on the device. By turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.data import Pictures, Source, Subset
+from jaxcnn.evaluation import PROTOCOLS, Forward, Protocol, evaluate
+from jaxcnn.evaluation.looking import choose_cuts, looks_at
+from jaxcnn.evaluation.shapes import Shape
+from jaxcnn.measuring.input_speed import add_source, source_of
+from jaxcnn.measuring.record import Row, machine, peak_memory, seconds_of
+from jaxcnn.measuring.step_worker import config_of
+from jaxcnn.models.layers import Conv, FullyConnected
+from jaxcnn.models.summary import summarise
+from jaxcnn.training.experiment import assemble
+from jaxcnn.training.state import draw
+from jaxcnn.training.statistics import stand_in
+
+DEFAULT = ("ten_crops", "multi_crop", "crops_144", "dense")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--net", action="append", default=[], help="a config; may be repeated (alexnet)"
+    )
+    parser.add_argument(
+        "--protocol",
+        action="append",
+        choices=tuple(PROTOCOLS),
+        default=[],
+        help=f"({', '.join(DEFAULT)})",
+    )
+    add_source(parser)
+    parser.add_argument("--images", type=int, default=32, help="photographs (%(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="crops a batch (%(default)s)")
+    parser.add_argument("--image_size", type=int, default=224, help="pixels (%(default)s)")
+    parser.add_argument("--width", type=float, default=1.0, help="of the net (%(default)s)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="(%(default)s)"
+    )
+
+
+def measure(options: argparse.Namespace) -> Iterator[Row]:
+    """Raises:
+    ValueError: no images, or a config that cannot be used.
+    """
+    if options.images < 1:
+        raise ValueError(f"--images={options.images}: expected 1 or more")
+    source = source_of(options)
+    # Evenly from all of it: neighbours are of one class, and often of one size.
+    source = Subset(source, np.unique(np.linspace(0, len(source) - 1, options.images).astype(int)))
+    for name in options.net or ["alexnet"]:
+        config = config_of({**vars(options), "net": name})
+        experiment = assemble(config, stand_in(config))
+        here = experiment.placement.here().replicated
+        params = jax.jit(partial(draw, experiment.net), out_shardings=here)(jax.random.key(0))
+        for protocol in options.protocol or DEFAULT:
+            protocol = PROTOCOLS[protocol]().for_images_of(options.image_size)
+            yield _row(name, experiment.forward(), params, protocol, source, options)
+
+
+def _row(
+    name: str,
+    forward: Forward,
+    params: Any,
+    protocol: Protocol,
+    source: Source,
+    options: argparse.Namespace,
+) -> Row:
+    macs, looks = views_macs(forward, protocol, source)
+    crop = Shape("crop", options.image_size, options.image_size)
+    batch = {**forward.empty(crop), "image": _noise(forward.empty(crop)["image"].shape)}
+    batch = forward.placement.put_batch(batch)
+
+    def bare() -> None:
+        jax.block_until_ready(forward(params, crop, batch))
+
+    def whole() -> None:
+        evaluate(forward, params, source, protocol, split="bench")
+
+    bare()
+    times = max(1, round(2.0 / seconds_of(bare)))  # two seconds at a time
+    whole()  # compiles what it needs
+    seconds: dict[str, list[float]] = {"bare": [], "whole": []}
+    for _ in range(options.repeats):
+        seconds["bare"].append(seconds_of(lambda: [bare() for _ in range(times)]) / times)
+        seconds["whole"].append(seconds_of(whole))
+    median = {key: statistics.median(values) for key, values in seconds.items()}
+    rate = forward.rows(crop) * summarise(forward.net).macs / median["bare"]
+    label = protocol.label(options.image_size)
+    width = f", width {options.width:g}" if options.width != 1 else ""
+    return Row(
+        what=f"evaluation {name}, {label}, {options.dtype}, batch {options.batch}{width}",
+        images_per_second=len(source) / median["whole"],
+        seconds=median["whole"] / len(source),
+        memory_bytes=peak_memory(),
+        bound=len(source) * rate / macs,
+        facts={
+            "images": len(source),
+            "views_an_image": looks / len(source),
+            "gflops": 2e-9 * macs / median["whole"],
+            "forward_gflops": 2e-9 * rate,
+            "shapes": len(forward.compiled),
+            **machine(),
+        },
+    )
+
+
+def _noise(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def views_macs(forward: Forward, protocol: Protocol, source: Source) -> tuple[int, int]:
+    """Multiply-adds of all the views of all images, without padding; and the number of views."""
+    macs, views = 0, 0
+    known: dict[tuple[int, int], int] = {}
+    of_crop = summarise(forward.net).macs
+    with Pictures(source, choose_cuts(forward, protocol)) as pictures:
+        for picture in pictures:
+            if picture.problem:
+                continue
+            for look in looks_at(forward, protocol, *picture.size):
+                views += 1
+                size = look.cut.shape
+                if look.dense and size not in known:
+                    known[size] = score_map_macs(forward.net, *size)
+                macs += known[size] if look.dense else of_crop
+    if not views:
+        raise ValueError("none of the images can be read")
+    return macs, views
+
+
+def score_map_macs(net: Any, height: int, width: int) -> int:
+    """Multiply-adds of the score map of one image of this size. Computes nothing."""
+    total = 0
+
+    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        nonlocal total
+        result = call(*args, **kwargs)
+        if context.method_name == "__call__" and isinstance(context.module, Conv | FullyConnected):
+            kernel = context.module.variables["params"]["kernel"].shape
+            total += math.prod(result.shape) * math.prod(kernel[:-1])
+        return result
+
+    def trace(params: Any) -> Any:
+        image, size = jnp.zeros((1, height, width, 3), jnp.float32), jnp.array([[height, width]])
+        return net.apply({"params": params}, image, size, method="score_map")
+
+    params = jax.eval_shape(partial(draw, net), jax.random.key(0))
+    with nn.intercept_methods(record):
+        jax.eval_shape(trace, params)
+    return total
