@@ -7,15 +7,12 @@ and rescaled; of the forward pass, those of batches of crops that are on the dev
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.data import Pictures, Source, Subset
@@ -25,7 +22,7 @@ from jaxcnn.evaluation.shapes import Shape
 from jaxcnn.measuring.input_speed import add_source, source_of
 from jaxcnn.measuring.record import Row, machine, peak_memory, seconds_of
 from jaxcnn.measuring.step_worker import config_of
-from jaxcnn.models.layers import Conv, FullyConnected
+from jaxcnn.models.costs import score_map_macs
 from jaxcnn.models.summary import summarise
 from jaxcnn.training.experiment import assemble
 from jaxcnn.training.state import draw
@@ -143,25 +140,3 @@ def views_macs(forward: Forward, protocol: Protocol, source: Source) -> tuple[in
     if not views:
         raise ValueError("none of the images can be read")
     return macs, views
-
-
-def score_map_macs(net: Any, height: int, width: int) -> int:
-    """Multiply-adds of the score map of one image of this size. Computes nothing."""
-    total = 0
-
-    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        nonlocal total
-        result = call(*args, **kwargs)
-        if context.method_name == "__call__" and isinstance(context.module, Conv | FullyConnected):
-            kernel = context.module.variables["params"]["kernel"].shape
-            total += math.prod(result.shape) * math.prod(kernel[:-1])
-        return result
-
-    def trace(params: Any) -> Any:
-        image, size = jnp.zeros((1, height, width, 3), jnp.float32), jnp.array([[height, width]])
-        return net.apply({"params": params}, image, size, method="score_map")
-
-    params = jax.eval_shape(partial(draw, net), jax.random.key(0))
-    with nn.intercept_methods(record):
-        jax.eval_shape(trace, params)
-    return total

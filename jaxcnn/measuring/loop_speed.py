@@ -4,12 +4,15 @@
 against the same compiled step called again and again with a batch on the device, by turns.
 `data wait`: the real input, feed and clocks around a step that sleeps, as where an accelerator computes, for
 1.2 times what the input takes for a batch.
+`save`: how long a step waits for the save of a full AlexNet's state, and how long the save takes until it is
+whole on disk.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import statistics
 import tempfile
 import time
@@ -24,6 +27,7 @@ from jaxcnn import data as room
 from jaxcnn.measuring.record import Row, machine, peak_memory
 from jaxcnn.parallel import ALONE
 from jaxcnn.training import sections
+from jaxcnn.training.checkpoint import Checkpoints
 from jaxcnn.training.experiment import Experiment, assemble, synthetic_batch, with_classes
 from jaxcnn.training.loop import _Run
 from jaxcnn.training.statistics import stand_in
@@ -46,6 +50,7 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
     experiment = assemble(config, stand_in(config))
     yield _overhead(experiment, data, options)
     yield _data_wait(experiment, data, options)
+    yield _save_stall(options.repeats)
 
 
 def _config(options: argparse.Namespace) -> Any:
@@ -158,4 +163,39 @@ def _data_wait(experiment: Experiment, data: Any, options: argparse.Namespace) -
         memory_bytes=peak_memory(),
         bound=options.batch / (SLOWER * alone),
         facts={"data_wait": waited / total, "input_seconds": alone, **machine()},
+    )
+
+
+def _save_stall(repeats: int) -> Row:
+    _, config = sections.read("alexnet", ["data.source=synthetic"], CONFIGS)
+    config = with_classes(config, 1000)
+    state = assemble(config, stand_in(config)).fresh_state()
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state) if leaf.dtype == np.float32)
+    stalls, wholes = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(Path(folder) / "checkpoints")
+        try:
+            for step in range(1, repeats + 2):
+                state = dataclasses.replace(state, step=np.int32(step) + 0 * state.step)
+                jax.block_until_ready(state)
+                began = time.perf_counter()
+                checkpoints.save(state, {})
+                stalls.append(time.perf_counter() - began)
+                checkpoints.wait()
+                wholes.append(time.perf_counter() - began)
+        finally:
+            checkpoints.close()
+    # The first one also makes folders and imports.
+    stall, whole = (statistics.median(values[1:]) for values in (stalls, wholes))
+    return Row(
+        what="save of AlexNet's state, seconds that a step waits",
+        images_per_second=0.0,
+        seconds=stall,
+        memory_bytes=peak_memory(),
+        facts={
+            "whole_seconds": whole,
+            "stall_over_whole": stall / whole,
+            "bytes": size,
+            **machine(),
+        },
     )

@@ -3,16 +3,17 @@
 No parameters, no modules and no state: `jaxcnn.models.layers` adds those.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxcnn.models import sliced_pool, winograd
+from jaxcnn.models import folded, sliced_pool, winograd
 
 Length = TypeVar("Length", int, Array)
 
@@ -119,6 +120,8 @@ def convolve(
     """Cross-correlation with explicit zero padding; `groups` > 1 is for depthwise kernels only."""
     if window == _SAME_3X3 and groups == 1 and winograd.pays(x.shape, kernel.shape):
         return _convolve_3x3(x, kernel)
+    if window.stride > 1 and groups == 1 and x.shape[-1] <= COLOURS:
+        return _convolve_colours(x, kernel, window)
     return _convolve(x, kernel, window, groups)
 
 
@@ -132,6 +135,38 @@ def _convolve(x: Array, kernel: Array, window: Window, groups: int = 1) -> Array
         feature_group_count=groups,
     )
 
+
+# Channels of an image, of which the first layers of AlexNet and GoogLeNet take squares of pixels.
+COLOURS = 4
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_colours(x: Array, kernel: Array, window: Window) -> Array:
+    plain, fold = partial(_convolve, window=window), partial(_fold, window=window)
+    return lax.platform_dependent(x, kernel, cpu=plain, default=fold)
+
+
+def _fold(x: Array, kernel: Array, window: Window) -> Array:
+    return folded.convolve(x, kernel, window.stride, window.before, window.after)
+
+
+def _convolve_colours_forward(
+    x: Array, kernel: Array, window: Window
+) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve_colours(x, kernel, window), (x, kernel)
+
+
+def _convolve_colours_backward(
+    window: Window, kept: tuple[Array, Array], slope: Array
+) -> tuple[Array, Array]:
+    def backward(form: Callable[..., Array], x: Array, kernel: Array, slope: Array) -> Any:
+        return jax.vjp(partial(form, window=window), x, kernel)[1](slope)
+
+    plain, fold = partial(backward, _convolve), partial(backward, _fold)
+    return lax.platform_dependent(*kept, slope, cpu=plain, default=fold)
+
+
+_convolve_colours.defvjp(_convolve_colours_forward, _convolve_colours_backward)
 
 _SAME_3X3 = Window(3, 1, 1, 1)
 _plain_3x3 = partial(_convolve, window=_SAME_3X3)

@@ -15,7 +15,9 @@ from tests.training.runs import ROOT, events
 
 WITNESS = Path(__file__).with_name("witness.py")
 # The pieces of what Gloo prints, on standard output, when processes connect.
-GLOO = re.compile(r"\[Gloo\] Rank |is connected to |peer ranks|\. Expected number of connected |( is)? : ")
+GLOO = re.compile(
+    r"\[Gloo\] Rank |is connected to |peer ranks|\. Expected number of connected |( is)? : "
+)
 
 
 class Crew:

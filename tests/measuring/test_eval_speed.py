@@ -1,0 +1,47 @@
+"""The multiply-adds of an evaluation's views, and a row of `bench eval`."""
+
+import itertools
+import json
+
+import pytest
+
+from jaxcnn import models
+from jaxcnn.models.costs import score_map_macs
+from jaxcnn.models.summary import summarise
+from jaxcnn.tools import bench
+
+SMALL = {"num_classes": 4, "width": 0.125}
+
+
+@pytest.mark.parametrize("net", ["alexnet", "vgg", "googlenet"])
+def test_a_map_of_one_cell_costs_what_the_plain_call_does(net):
+    net = models.build(name=net, **SMALL)
+    assert score_map_macs(net, net.image_size, net.image_size) == summarise(net).macs
+
+
+def test_a_map_costs_its_positions():
+    """VGG A's first layer at 64 x 96 pixels: 64 * 96 positions, 27 values for each of 8 maps; and so on."""
+    net = models.build(name="vgg", column="A", image_size=32, **SMALL)
+    channels, total, side = (3, 8, 16, 32, 32, 64, 64, 64, 64), 0, 64 * 96
+    for layer, (inputs, outputs) in enumerate(itertools.pairwise(channels)):
+        total += side * 9 * inputs * outputs
+        side //= 4 if layer in (0, 1, 3, 5, 7) else 1
+    cells = 2 * 3
+    total += cells * (64 * 512 + 512 * 512 + 512 * 4)
+    assert score_map_macs(net, 64, 96) == total
+
+
+def test_an_evaluation_of_synthetic_images_is_measured(capsys):
+    asked = ["--source=synthetic:4", "--net=vgg_a", "--width=0.05", "--image_size=32"]
+    asked += ["--images=3", "--batch=8", "--repeats=1", "--protocol=ten_crops", "--json"]
+    assert bench.main(["eval", *asked]) == 0
+    (row,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert row["what"].startswith("evaluation vgg_a, ten_crops(37->32), float32, batch 8")
+    assert row["images"] == 3
+    assert row["views_an_image"] == 10
+    assert row["ratio"] == pytest.approx(row["gflops"] / row["forward_gflops"], rel=2e-3)
+
+
+def test_no_images_is_refused(capsys):
+    assert bench.main(["eval", "--source=synthetic:4", "--images=0"]) == 1
+    assert "--images=0: expected 1 or more" in capsys.readouterr().err

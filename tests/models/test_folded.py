@@ -1,0 +1,72 @@
+"""The first layers' folded form, which GPUs and TPUs compute, against the plain convolution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from jaxcnn.models import build, folded, ops
+from jaxcnn.models.ops import Window
+from tests.models.narrow import quick_jit
+from tests.models.test_cpu_forms import all_shapes, check, drawn
+
+
+def fold(x, kernel, window):
+    return folded.convolve(x, kernel, window.stride, window.before, window.after)
+
+
+def first_layers(monkeypatch):
+    """(image, kernel, window) of the nets' layers that stride over colours."""
+    found = all_shapes(monkeypatch)["convolve"]
+    monkeypatch.undo()
+    return {s[:3] for s in found if s[1][2] <= ops.COLOURS and s[2].stride > 1}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_nets_first_layers(dtype, monkeypatch):
+    layers = first_layers(monkeypatch)
+    assert {(kernel[0], window.stride) for _, kernel, window in layers} == {(11, 4), (7, 2)}
+    with jax.enable_x64(dtype == "float64"):
+        for image, kernel, window in layers:
+            arrays = drawn(dtype, (2, *image), (*kernel[:3], 8))
+            check(
+                lambda x, k, w=window: fold(x, k, w),
+                lambda x, k, w=window: ops._convolve(x, k, w),
+                arrays,
+                1e-5 if dtype == "float32" else 1e-12,
+            )
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("stride", [2, 3, 4])
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (1, 0), (0, 2), (3, 3)])
+def test_other_windows_and_sides(size, stride, before, after):
+    window = Window(size, stride, before, after)
+    for height, width in ((9, 12), (10, 7)):
+        x, kernel = drawn("float32", (1, height, width, 3), (size, size, 3, 2))
+        assert_allclose(
+            quick_jit(lambda x, k: fold(x, k, window))(x, kernel),
+            quick_jit(lambda x, k: ops._convolve(x, k, window))(x, kernel),
+            rtol=0,
+            atol=1e-4,
+        )
+
+
+@pytest.mark.parametrize(("net", "channels"), [("alexnet", 48), ("googlenet", 12)])
+def test_which_platforms_take_it(net, channels):
+    """The kernel stays as the paper has it; only what is computed differs."""
+    net = build(name=net, num_classes=2, width=0.125)
+    images = jax.ShapeDtypeStruct((1, net.image_size, net.image_size, 3), jnp.float32)
+    params = jax.eval_shape(lambda x: net.init(jax.random.key(0), x), images)
+    for platform, expected in (("tpu", channels), ("cuda", channels), ("cpu", 3)):
+        lowered = jax.jit(lambda p, x: net.apply(p, x)[0]).trace(params, images)
+        text = lowered.lower(lowering_platforms=(platform,)).as_text()
+        first = next(line for line in text.splitlines() if "stablehlo.convolution" in line)
+        assert f"x{expected}xf32>, tensor<" in first
+
+
+def test_the_map_beyond_the_image_is_zero():
+    x, kernel = np.ones((1, 4, 4, 3), np.float32), np.ones((3, 3, 3, 1), np.float32)
+    y = fold(jnp.asarray(x), jnp.asarray(kernel), Window(3, 2, 1, 1))
+    assert y[0, :, :, 0].tolist() == [[12, 18], [18, 27]]
