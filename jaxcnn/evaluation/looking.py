@@ -131,7 +131,16 @@ class _Desk:
             self._send(shape, turn)
 
     def finish(self) -> None:
-        """Sends what does not fill a batch, and waits for all."""
+        """Sends what does not fill a batch, and waits for all. A few whole images ride with longer ones of
+        their scale, which a batch computes as well: padded further, they come out the same."""
+        for shape, turn in sorted(self._waiting):
+            rows = self._waiting[shape, turn]
+            for longer, other in sorted(self._waiting):
+                same = (longer.kind, longer.height, other) == ("dense", shape.height, turn)
+                room = self._forward.rows(longer) - len(self._waiting[longer, other])
+                if same and longer.width > shape.width and len(rows) <= room:
+                    self._waiting[longer, other] += self._waiting.pop((shape, turn))
+                    break
         for shape, turn in list(self._waiting):
             self._send(shape, turn)
         while self._running:

@@ -155,6 +155,18 @@ def test_equal_looks_are_computed_once():
     assert rows == [2]  # 50 looks are 25 copies of 2
 
 
+def test_the_last_whole_images_share_batches():
+    """A square image and one of 4:3 are one batch of the longer shape; each as alone."""
+    net, params = net_and_params("vgg")
+    forward = forward_of(net, batch_size=24)
+    source, protocol = Images([(40, 40), (40, 53), (53, 40)]), Dense(scales=(40,))
+    found = evaluate(forward, params, source, protocol, split="val", keep=True)
+    assert [(shape.height, shape.width) for shape in forward.compiled] == [(40, 55)]
+    for index, values in enumerate(found.posteriors.values):
+        expected = reference(net, params, source, index, protocol)
+        np.testing.assert_allclose(values, expected, rtol=2e-3, atol=2e-4)  # float16
+
+
 @pytest.mark.parametrize("text", SMALL)
 def test_seven_images_on_eight_devices_count_as_seven(text):
     found = judge("vgg", Images(SIZES), read_protocol(text, 32), batch_size=8, devices=8)
