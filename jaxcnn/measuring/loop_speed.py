@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import io
 import statistics
 import tempfile
 import time
@@ -100,10 +101,13 @@ class _Endless:
 def _overhead(experiment: Experiment, data: Any, options: argparse.Namespace) -> Row:
     loops, bares = [], []
     for _ in range(options.repeats):
-        with tempfile.TemporaryDirectory() as folder, Stopper() as stopper:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Stopper() as stopper,
+            contextlib.redirect_stdout(io.StringIO()),  # what a run says is no row
+        ):
             run = _Timed(experiment, data, Path(folder), stopper, ALONE)
-            with contextlib.redirect_stdout(None):
-                state = jax.block_until_ready(run._train(experiment.fresh_state(), 0))
+            state = jax.block_until_ready(run._train(experiment.fresh_state(), 0))
             ended = time.perf_counter()
             loops.append((ended - run.times[1]) / (len(run.times) - 1))
             bares.append(_bare(run.step, state, experiment, len(run.times)))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.measuring.record import peak_memory
+from jaxcnn.pages import give_back_freed
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CLASSES = 1000
@@ -78,6 +79,7 @@ def _jax(job: Mapping[str, Any]) -> _Step:
     if job["mode"] == "train":
         compiled = experiment.lower_train().compile()
         facts = {"compile_seconds": time.perf_counter() - began, **_device(jax)}
+        give_back_freed()  # as a run does
         state, batch = experiment.fresh_state(), synthetic_batch(experiment)
         controls = experiment.put_controls(_RATE)
 
@@ -94,6 +96,7 @@ def _jax(job: Mapping[str, Any]) -> _Step:
     forward = jax.jit(lambda v, x: net.apply(v, x)[0], compiler_options=options)
     compiled = forward.lower(variables, images).compile()
     facts = {"compile_seconds": time.perf_counter() - began, **_device(jax)}
+    give_back_freed()
     return _Step(lambda: compiled(variables, images).block_until_ready(), **facts)
 
 

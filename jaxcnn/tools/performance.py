@@ -79,7 +79,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 0.6 * len(rows) + 1.4), layout="constrained")
-    axes = figure.subplots()
+    axes, longest = figure.subplots(), 1.0
     for i, (name, key, colour) in enumerate(
         (
             ("jaxcnn", "images_per_second", "#1f77b4"),
@@ -88,12 +88,13 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     ):
         places = [n + 0.36 * i for n in range(len(rows))]
         shares = [row[key] / row["bound"] for row in rows]
+        longest = max(longest, *shares)
         bars = axes.barh(places, shares, height=0.34, color=colour, label=name)
         axes.bar_label(bars, [f"{row[key]:.4g}" for row in rows], padding=3, fontsize=8)
     axes.axvline(1.0, color="black", linewidth=1, label="bound")
     axes.set_yticks([n + 0.18 for n in range(len(rows))], [row["what"] for row in rows], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.2)
+    axes.set_xlim(0, 1.15 * longest)  # room for a label
     axes.set_xlabel("share of the bound; images a second beside the bars")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
     figure.savefig(path, dpi=110)

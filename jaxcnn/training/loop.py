@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from jaxcnn import data as room
+from jaxcnn.pages import give_back_freed
 from jaxcnn.parallel import Crew, assemble_crew, check_same
 from jaxcnn.training import report, sections
 from jaxcnn.training.checkpoint import Checkpoints
@@ -268,6 +269,7 @@ class _Run:
         began = time.perf_counter()
         compiled = lowered.compile()
         seconds = time.perf_counter() - began
+        give_back_freed()
         self.compile_seconds += seconds
         self.screen.line(f"compiled {what} in {seconds:.1f} s")
         return compiled

@@ -85,6 +85,7 @@ def half_done(out, pid):
     return None
 
 
+@pytest.mark.slow  # a minute
 def test_two_processes_share_the_runs_and_one_is_killed(tmp_path, start):
     """One is killed in the middle of a run, the other stopped by a signal; then both start again."""
     out = tmp_path / "out"

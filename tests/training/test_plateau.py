@@ -111,7 +111,10 @@ def first_drop(folder):
     return next(e["step"] for e in train if e["learning_rate"] < 0.005) - 1
 
 
-@pytest.mark.parametrize("phase", ["before", "within", "after", "training"])
+@pytest.mark.parametrize(
+    "phase",
+    ["before", "within", *(pytest.param(p, marks=pytest.mark.slow) for p in ("after", "training"))],
+)
 def test_a_stop_around_a_judgement_goes_on_bit_for_bit(undisturbed, tmp_path, monkeypatch, phase):
     """Stopped before, within or after the judgement that drops the rate, it is counted once; the checkpoints'
     own interval changes on the way."""

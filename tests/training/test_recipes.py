@@ -69,14 +69,12 @@ def test_a_stop_goes_on_bit_for_bit(recipe, finished, tmp_path, monkeypatch):
     assert timeless(tmp_path) == timeless(finished)
 
 
-def test_one_and_two_devices_agree(recipe, finished, tmp_path):
+def test_one_device_agrees(recipe, finished, tmp_path):
     """The other tests run on eight."""
     whole = [e["loss"] for e in events(finished) if e["kind"] == "train"]
-    for devices in (1, 2):
-        folder = tmp_path / str(devices)
-        run(config(**RECIPES[recipe], mesh__data=devices), folder)
-        losses = [e["loss"] for e in events(folder) if e["kind"] == "train"]
-        np.testing.assert_allclose(losses, whole, rtol=1e-4)
+    run(config(**RECIPES[recipe], mesh__data=1), tmp_path)
+    losses = [e["loss"] for e in events(tmp_path) if e["kind"] == "train"]
+    np.testing.assert_allclose(losses, whole, rtol=1e-4)
 
 
 def test_load_judges_as_the_run_did(recipe, finished, tmp_path):

@@ -63,7 +63,7 @@ NO_FLIP = (("flip", 0.0), ("mean", (127.5, 127.5, 127.5)))
 OVERFIT = {"vgg": (0.001, 80), "alexnet": (0.003, 300), "googlenet": (0.001, 280)}
 
 
-@per_net(*OVERFIT)
+@per_net("vgg", "alexnet", pytest.param("googlenet", marks=pytest.mark.slow))
 def test_x1_overfits_sixteen_fixed_images(net):
     rate, steps = OVERFIT[net]
     exp, step = compiled(net, 1, drop=False, augment=NO_FLIP)
