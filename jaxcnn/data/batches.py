@@ -1,22 +1,25 @@
 """The iterator over batches, and the threads behind it.
 
-A pool of threads reads and decodes ahead; the consumer takes the results back in order and forms
-the batch, so what a batch holds does not depend on the threads. Memory is bounded: at most
-`prefetch` + 1 batches of decoded rows exist at a time, and the encoded bytes of the rows in work.
+A pool of threads reads and decodes ahead, a few rows of a batch at a time, into their places in it, so what a
+batch holds does not depend on the threads. Memory is bounded: at most `prefetch` + 2 batches exist at a
+time, one of them the consumer's, and of the rows in work, `_GROUP` a thread, the encoded bytes and the
+pixels that their views look at, of which jpeg.py bounds how many are decoded at once.
 """
 
-import os
+import functools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypedDict
 
 import numpy as np
 
 from . import resample
+from .cores import available_cores
 from .crops import View
-from .decode import decode_view, load_tensorflow
+from .decode import decode_many
 from .errors import CorruptImage
+from .jpeg import load_tensorflow
 from .order import Row
 from .source import Source
 from .unreadable import MID_GREY, Unreadable
@@ -42,11 +45,19 @@ class Batch(TypedDict):
     mask: np.ndarray
 
 
-class _Loaded(NamedTuple):
-    image: np.ndarray | None
-    label: int
-    box: tuple[int, int, int, int]
-    problem: str = ""
+# Rows that a thread takes at a time: fewer cost more calls from Python.
+_GROUP = 16
+
+
+class _Pending(NamedTuple):
+    """A batch that threads fill.
+
+    `unreadable` has of each group of its rows those that could not be read, {place in the batch: why}.
+    """
+
+    batch: Batch
+    rows: list[Row]
+    unreadable: list[Future[dict[int, str]]]
 
 
 # (image height, image width, epoch, id) -> the view wanted.
@@ -79,11 +90,13 @@ class Batches:
         self._prefetch = prefetch
         self._drawn = 0
         self._closed = False
-        self._pending: deque[tuple[list[Row], deque[Future[_Loaded]]]] = deque()
+        self._pending: deque[_Pending] = deque()
         # Imported here, once: threads must not race for it, and its failure belongs to the caller.
         load_tensorflow()
         resample.load()
-        self._pool = ThreadPoolExecutor(threads or available_cores(), "jaxcnn-data")
+        # One more than cores, since they wait for TensorFlow's, of which there is one a core.
+        self._threads = threads or available_cores() + 1
+        self._pool = ThreadPoolExecutor(self._threads, "jaxcnn-data")
         self._fill()  # the first batches are decoded while the caller compiles its step
 
     def __iter__(self) -> "Batches":
@@ -94,8 +107,7 @@ class Batches:
             raise StopIteration
         try:
             self._fill()
-            rows, futures = self._pending.popleft()
-            batch = self._form(rows, futures)
+            batch = self._take(self._pending.popleft())
         except BaseException:
             self.close()
             raise
@@ -116,54 +128,58 @@ class Batches:
     def _fill(self) -> None:
         while len(self._pending) <= self._prefetch:
             rows = next(self._rows)
-            self._pending.append((rows, deque(map(self._submit, rows))))
+            batch = self._empty(rows)
+            # A small batch is for all threads too.
+            count = min(_GROUP, -(-len(rows) // self._threads))
+            groups = [range(len(rows))[i : i + count] for i in range(0, len(rows), count)]
+            unreadable = [self._pool.submit(self._load, batch, rows, group) for group in groups]
+            self._pending.append(_Pending(batch, rows, unreadable))
 
-    def _submit(self, row: Row) -> Future[_Loaded]:
-        identity = int(self._ids[row.position])
-        return self._pool.submit(_load, self._source, row, identity, self._choose)
-
-    def _form(self, rows: list[Row], futures: deque[Future[_Loaded]]) -> Batch:
+    def _empty(self, rows: list[Row]) -> Batch:
+        """A batch of which no image is readable yet. Its pixels are not set."""
         count, side = len(rows), self._image_size
-        batch = Batch(
-            image=np.zeros((count, side, side, 3), np.uint8),
-            label=np.zeros(count, np.int32),
+        return Batch(
+            image=np.empty((count, side, side, 3), np.uint8),
+            label=np.full(count, -1, np.int32),
             id=np.array([self._ids[row.position] for row in rows], np.int32),
             epoch=np.array([row.epoch for row in rows], np.int32),
-            box=np.zeros((count, 4), np.int32),
+            box=np.tile(np.array([0, 0, side, side], np.int32), (count, 1)),
             mask=np.zeros(count, np.bool_),
         )
-        for i, row in enumerate(rows):
-            # Taken out of the queue, so that the row's pixels live on in the batch alone.
-            loaded = futures.popleft().result()
-            self._drawn += 1
-            batch["label"][i] = loaded.label
-            if loaded.image is None:
-                self._unreadable.note(row.position, loaded.problem, self._drawn)
-                batch["image"][i] = MID_GREY
-                batch["box"][i] = (0, 0, side, side)
+
+    def _load(self, batch: Batch, rows: Sequence[Row], group: range) -> dict[int, str]:
+        """Fills the places `group` of a batch, in a worker thread; which of them cannot be read, and why."""
+        unreadable: dict[int, str] = {}
+        requests: dict[int, tuple[bytes | memoryview, Callable[[int, int], list[View]]]] = {}
+
+        def leave_out(i: int, error: CorruptImage) -> None:
+            unreadable[i] = str(error)
+            batch["image"][i] = MID_GREY
+            if error.label is not None:
+                batch["label"][i] = error.label
+
+        for i in group:
+            try:
+                data, batch["label"][i] = self._source.read(rows[i].position)
+            except CorruptImage as error:
+                leave_out(i, error)
             else:
-                batch["image"][i] = loaded.image
-                batch["box"][i] = loaded.box
+                requests[i] = data, functools.partial(self._views, rows[i].epoch, batch["id"][i])
+        for i, decoded in zip(requests, decode_many(requests.values()), strict=True):
+            if isinstance(decoded, CorruptImage):
+                leave_out(i, decoded)
+            else:
+                (batch["image"][i],), (view,) = decoded
+                batch["box"][i] = view.box
                 batch["mask"][i] = True
-        return batch
+        return unreadable
 
+    def _views(self, epoch: int, identity: np.int32, height: int, width: int) -> list[View]:
+        return [self._choose(height, width, epoch, int(identity))]
 
-def _load(source: Source, row: Row, identity: int, choose: Choose) -> _Loaded:
-    """One row, in a worker thread: read, decode the view. Nothing here knows of the batch."""
-    label = -1
-    try:
-        data, label = source.read(row.position)
-        pixels, view = decode_view(
-            data, lambda height, width: choose(height, width, row.epoch, identity)
-        )
-    except CorruptImage as error:
-        known = label if error.label is None else error.label
-        return _Loaded(None, known, (0, 0, 0, 0), str(error))
-    return _Loaded(pixels, label, view.box)
-
-
-def available_cores() -> int:
-    """Cores that this process may use, which a container or a scheduler may have limited."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    def _take(self, pending: _Pending) -> Batch:
+        unreadable = [item for group in pending.unreadable for item in group.result().items()]
+        for i, problem in sorted(unreadable):
+            self._unreadable.note(pending.rows[i].position, problem, self._drawn + i + 1)
+        self._drawn += len(pending.rows)
+        return pending.batch

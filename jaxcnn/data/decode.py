@@ -18,33 +18,38 @@ either, and where a view's pixel has its centre exactly between two of the image
 either.
 """
 
-import contextlib
-import functools
 import io
 import math
-import os
-import struct
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from . import packed, resample
+from . import jpeg, packed, resample
 from .crops import View
-from .errors import CorruptImage, DataError
+from .errors import CorruptImage
 
 MAX_PIXELS = 100_000_000
 
-# Start-of-frame markers: 0xC0..0xCF without DHT (C4), JPG (C8) and DAC (CC).
-_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# Markers without a length: TEM and the restart markers.
-_BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})
 _PILLOW_FORMATS = ("PNG", "GIF", "BMP", "WEBP")
 # Beyond the filter's reach: chroma upsampling at the window's edge looks at neighbours.
 _CHROMA_MARGIN = 4
+
+
+# (image height, image width) -> the views wanted.
+Choose = Callable[[int, int], Sequence[View]]
+# The pixels of the views, and the views.
+Decoded = tuple[list[UInt8[np.ndarray, "_ _ 3"]], Sequence[View]]
+_Result = TypeVar("_Result")
+
+
+class _Waiting(NamedTuple):
+    """A JPEG whose views are known and whose pixels are not."""
+
+    views: Sequence[View]
+    window: jpeg.Window
 
 
 class _Filter(NamedTuple):
@@ -60,41 +65,6 @@ _FILTERS = {
 }
 
 
-class JpegHeader(NamedTuple):
-    height: int
-    width: int
-    components: int
-
-
-@functools.cache
-def load_tensorflow() -> Any:
-    """The tensorflow module, imported on first use, with accelerators hidden from it.
-
-    Raises:
-      DataError: TensorFlow was started earlier in this process and holds an accelerator.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Neither TensorFlow nor TFDS shall look for a cloud that is not there.
-    os.environ.setdefault("NO_GCE_CHECK", "true")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import tensorflow as tf
-    # One image at a time in each of our own threads: more would only take the cores from each other.
-    with contextlib.suppress(RuntimeError):  # it has started, with what its user chose
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    for kind in ("GPU", "TPU"):
-        try:
-            tf.config.set_visible_devices([], kind)
-        except RuntimeError as error:
-            if tf.config.get_visible_devices(kind):
-                raise DataError(
-                    f"TensorFlow already holds a {kind} of this process, which JAX needs; import "
-                    "jaxcnn.data before any other TensorFlow code, or install tensorflow-cpu"
-                ) from error
-    return tf
-
-
 def decode_view(
     data: bytes | memoryview, choose: Callable[[int, int], View]
 ) -> tuple[UInt8[np.ndarray, "height width 3"], View]:
@@ -108,26 +78,54 @@ def decode_view(
 
 
 def decode_views(
-    data: bytes | memoryview, choose: Callable[[int, int], Sequence[View]]
+    data: bytes | memoryview, choose: Choose
 ) -> tuple[list[UInt8[np.ndarray, "_ _ 3"]], Sequence[View]]:
     """As `decode_view`, for several views of one image, which is decoded once."""
+    (decoded,) = decode_many([(data, choose)])
+    if isinstance(decoded, CorruptImage):
+        raise decoded
+    return decoded
+
+
+def decode_many(
+    requests: Iterable[tuple[bytes | memoryview, Choose]],
+) -> list[Decoded | CorruptImage]:
+    """What `decode_views` gives or raises, of several images, whose JPEGs are decoded together."""
+    opened = [_try(_open, *request) for request in requests]
+    windows = [one.window for one in opened if isinstance(one, _Waiting)]
+    pixels = jpeg.decode_windows(windows)
+    return [
+        _try(_finish, one, next(pixels)) if isinstance(one, _Waiting) else one for one in opened
+    ]
+
+
+def _try(function: Callable[..., _Result], *arguments: Any) -> _Result | CorruptImage:
+    try:
+        return function(*arguments)
+    except CorruptImage as error:
+        return error
+
+
+def _open(data: bytes | memoryview, choose: Choose) -> Decoded | _Waiting:
     if not data:
         raise CorruptImage("the file is empty")
     if data[: len(packed.MAGIC)] == packed.MAGIC:
         stored, views, placed = packed.look(data, choose)
         _check_views(views)
-        return [_rescale_stored(stored, view) for view in placed], views
+        top, left, height, width = _window(placed)
+        # A copy, so that what is mapped is read once, in its order.
+        part = stored[top : top + height, left : left + width].copy()
+        return [_rescale(part, view, (top, left)) for view in placed], views
     data = bytes(data)
     image: np.ndarray | Image.Image
     if data[:2] == b"\xff\xd8":
-        header = jpeg_header(data)
+        header = jpeg.read_header(data)
         _check_size(header.height, header.width)
         views = choose(header.height, header.width)
         _check_views(views)
         # TensorFlow rounds in its own way from CMYK; both know Adobe's inverted inks.
         if header.components != 4:
-            image, origin = _decode_jpeg_window(data, views)
-            return [_rescale(image, view, origin) for view in views], views
+            return _Waiting(views, jpeg.Window(data, jpeg.align(_window(views), header.width)))
         image = _decode_with_pillow(data, ("JPEG",))
     else:
         image = _decode_with_pillow(data, _PILLOW_FORMATS)
@@ -136,39 +134,11 @@ def decode_views(
     return [_rescale(image, view, (0, 0)) for view in views], views
 
 
-def jpeg_header(data: bytes) -> JpegHeader:
-    """Size and number of components from a JPEG's frame header, and a check that it is whole.
-
-    Inside the scan data an end marker cannot occur, so a file without one after the first scan's
-    start is truncated. The check makes truncation visible whatever part of the image is decoded.
-
-    Raises:
-      CorruptImage: no frame header, or no end marker.
-    """
-    position = 2
-    header = None
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:  # stray bytes between segments; decoders step over them too
-            position = data.find(b"\xff", position)
-            if position < 0:
-                break
-            continue
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        if marker in _BARE_MARKERS:
-            position += 2
-            continue
-        if marker == 0xDA and header is not None:
-            if data.rfind(b"\xff\xd9", position) < 0:
-                raise CorruptImage("truncated JPEG: no end-of-image marker")
-            return header
-        if marker in _FRAME_MARKERS and position + 10 <= len(data):
-            height, width, components = struct.unpack_from(">HHB", data, position + 5)
-            header = JpegHeader(height, width, components)
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    raise CorruptImage("truncated JPEG: the file ends before its first scan")
+def _finish(waiting: _Waiting, pixels: np.ndarray | CorruptImage) -> Decoded:
+    if isinstance(pixels, CorruptImage):
+        raise pixels
+    views, origin = waiting.views, waiting.window.box[:2]
+    return [_rescale(pixels, view, origin) for view in views], views
 
 
 def _check_size(height: int, width: int) -> None:
@@ -218,27 +188,15 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _decode_jpeg_window(data: bytes, views: Sequence[View]) -> tuple[np.ndarray, tuple[int, int]]:
-    """The part of a JPEG that `views` read, and its first (row, column)."""
-    tf = load_tensorflow()
-    windows = [_window(view) for view in views]
-    first_row, first_column = (min(window[i] for window in windows) for i in (0, 1))
-    last_row, last_column = (max(window[i] for window in windows) for i in (2, 3))
-    window = [first_row, first_column, last_row - first_row, last_column - first_column]
-    try:
-        pixels = tf.raw_ops.DecodeAndCropJpeg(
-            # Given as they are, the call would first fail on its quick way: 60 microseconds an image.
-            contents=tf.constant(data),
-            crop_window=tf.constant(window, tf.int32),
-            channels=3,
-            dct_method="INTEGER_ACCURATE",
-        ).numpy()
-    except tf.errors.InvalidArgumentError as error:
-        raise CorruptImage(f"broken JPEG: {str(error).splitlines()[0][:200]}") from error
-    return pixels, (first_row, first_column)
+def _window(views: Sequence[View]) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of the image's pixels that views read."""
+    reads = [_reads(view) for view in views]
+    top, left = (min(read[i] for read in reads) for i in (0, 1))
+    bottom, right = (max(read[i] for read in reads) for i in (2, 3))
+    return top, left, bottom - top, right - left
 
 
-def _window(view: View) -> tuple[int, int, int, int]:
+def _reads(view: View) -> tuple[int, int, int, int]:
     """(first row, first column, last row, last column) of the image's pixels that a view reads."""
     left, top, right, bottom = view.region
     height, width = view.size
@@ -252,14 +210,6 @@ def _window(view: View) -> tuple[int, int, int, int]:
         min(view.image_height, math.ceil(bottom) + down),
         min(view.image_width, math.ceil(right) + across),
     )
-
-
-def _rescale_stored(
-    stored: UInt8[np.ndarray, "h w 3"], view: View
-) -> UInt8[np.ndarray, "height width 3"]:
-    """The view's pixels from a mapped file, of which it copies what the view looks at."""
-    top, left, bottom, right = _window(view)
-    return _rescale(stored[top:bottom, left:right].copy(), view, (top, left))
 
 
 def _rescale(

@@ -11,11 +11,12 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from . import resample
-from .batches import available_cores
+from .cores import available_cores
 from .crops import View
 from .cuts import Cut, bounding_views
-from .decode import decode_views, load_tensorflow
+from .decode import decode_views
 from .errors import CorruptImage, DataError
+from .jpeg import load_tensorflow
 from .source import Source
 from .unreadable import MID_GREY
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .decode import load_tensorflow
 from .errors import CorruptImage, DataError
+from .jpeg import load_tensorflow
 from .records import RecordIndex, index_records, read_record
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")

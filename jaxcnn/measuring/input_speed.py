@@ -1,7 +1,7 @@
 """JPEGs to augmented uint8 batches of 224 pixels, beside bare decoding.
 
-The bound is libjpeg-turbo's full decode of the same images by simplejpeg, bytes in memory, on as many
-threads. The peer is a PyTorch DataLoader of two workers over torchvision's RandomResizedCrop on Pillow, of
+The bound is libjpeg-turbo's full decode of the same images by simplejpeg, bytes in memory, on a thread a
+core. The peer is a PyTorch DataLoader of two workers over torchvision's RandomResizedCrop on Pillow, of
 the same files. All by turns.
 """
 
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data import Source, open_data, train_batches
-from jaxcnn.data.batches import available_cores
-from jaxcnn.data.decode import jpeg_header
+from jaxcnn.data.cores import available_cores
 from jaxcnn.data.folder import scan_classes
+from jaxcnn.data.jpeg import read_header
 from jaxcnn.data.order import train_rows
 from jaxcnn.data.sampling import Sampling
 from jaxcnn.measuring.record import Row, machine, peak_memory, seconds_of
@@ -46,7 +46,9 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     parser.add_argument("--batch", type=int, default=32, help="images a batch (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="0 for one a core (%(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="0 for one more than cores (%(default)s)"
+    )
     parser.add_argument(
         "--sampling", action="append", choices=tuple(SAMPLINGS), default=[], help="(all)"
     )
@@ -62,7 +64,7 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
     """
     source = source_of(options)
     missing: list[str] = []
-    bare = _optional(lambda: _bare(source, options.threads), missing)
+    bare = _optional(lambda: _bare(source), missing)
     loader = None
     if options.peer:
         loader = _optional(lambda: _loader(options.data, options.batch), missing)
@@ -103,7 +105,7 @@ def _row(
     seconds: dict[str, list[float]] = {"ours": [], "bare": [], "loader": []}
 
     def ours() -> None:
-        """From nothing decoded to the last batch; what is then begun of others is not counted."""
+        """From nothing decoded to the last batch, and to the end of what is then begun of others."""
         with train_batches(
             source,
             seed=0,
@@ -124,13 +126,13 @@ def _row(
         if loader:
             seconds["loader"].append(seconds_of(loader.run) / loader.images)
     median = {key: statistics.median(values) for key, values in seconds.items() if values}
-    cores = threads or available_cores()
-    facts: dict[str, Any] = {"threads": cores, "images": len(source), **machine()}
+    threads = threads or available_cores() + 1
+    facts: dict[str, Any] = {"threads": threads, "images": len(source), **machine()}
     if bare:
         share = median["bare"] / median["ours"]
         facts |= {"megapixels": bare.megapixels, "share_of_bare_decoding": share}
     return Row(
-        what=f"input {name}, {SIDE} px, batch {options.batch}, {cores} threads",
+        what=f"input {name}, {SIDE} px, batch {options.batch}, {threads} threads",
         images_per_second=1.0 / median["ours"],
         seconds=median["ours"] * options.batch,
         memory_bytes=peak_memory(),
@@ -151,16 +153,16 @@ class _Pass:
     megapixels: float = 0.0
 
 
-def _bare(source: Source, threads: int) -> _Pass | None:
+def _bare(source: Source) -> _Pass | None:
     data = [source.read(i)[0] for i in range(min(len(source), 1000))]
     if all(isinstance(part, memoryview) for part in data):
         return None  # a packed source: there is nothing to decode
     simplejpeg = load("simplejpeg")
-    jpegs = [d for d in map(bytes, data) if d[:2] == b"\xff\xd8" and jpeg_header(d).components != 4]
+    jpegs = [d for d in map(bytes, data) if d[:2] == b"\xff\xd8" and read_header(d).components != 4]
     if not jpegs:
         raise ValueError("none of the images is a JPEG in grey or RGB: nothing to decode barely")
-    sizes = [jpeg_header(d).height * jpeg_header(d).width for d in jpegs]
-    pool = ThreadPoolExecutor(threads or available_cores())
+    sizes = [read_header(d).height * read_header(d).width for d in jpegs]
+    pool = ThreadPoolExecutor(available_cores())
 
     def run() -> None:
         for pixels in pool.map(lambda d: simplejpeg.decode_jpeg(d, "RGB"), jpegs):

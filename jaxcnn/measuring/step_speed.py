@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxcnn.data.batches import available_cores
+from jaxcnn.data.cores import available_cores
 from jaxcnn.measuring.layer_list import layer_list
 from jaxcnn.measuring.matmul import matmul_flops
 from jaxcnn.measuring.record import Row, machine

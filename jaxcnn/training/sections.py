@@ -33,7 +33,8 @@ class Data:
         train_split: the split, or folder, to train on.
         eval_split: the split to report on; '' is `validation`, else `test` (tfds), or `val` (folder).
         seed: fixes the order of examples and their augmentation; -1 takes the config's `seed`.
-        threads: decoding threads; 0 is one a core.
+        threads: threads that read and decode; 0 is one a core, and one more for training, whose threads wait
+            for TensorFlow's decoding, a core each.
         prefetch: batches decoded ahead.
     """
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.data import Pictures
-from jaxcnn.data.decode import jpeg_header
+from jaxcnn.data.jpeg import read_header
 from jaxcnn.evaluation import Forward, choose_cuts, evaluate, posteriors
 from jaxcnn.evaluation.forward import mean_scores
 from jaxcnn.evaluation.protocols import Dense, MultiCrop
@@ -40,7 +40,7 @@ class Photographs:
     def __init__(self, count, extremes=True):
         with tarfile.open(ARCHIVE) as tar:
             files = [tar.extractfile(m).read() for m in tar if m.name.endswith(".JPEG")]
-        files.sort(key=lambda data: math.log(jpeg_header(data).height / jpeg_header(data).width))
+        files.sort(key=lambda data: math.log(read_header(data).height / read_header(data).width))
         last = len(files) - 1
         places = [i * last // (count - 1) for i in range(count)]
         if not extremes:
