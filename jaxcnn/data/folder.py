@@ -44,7 +44,7 @@ class FolderSource:
         return len(self.paths)
 
     def name(self, index: int) -> str:
-        return str(self.root / os.fsdecode(bytes(self.paths[index])))
+        return os.path.join(self.root, os.fsdecode(bytes(self.paths[index])))
 
     def read(self, index: int) -> tuple[bytes, int]:
         label = int(self.labels[index])
