@@ -1,7 +1,7 @@
 """The train loop beside its own compiled step, and its waits for data.
 
 `overhead`: a run of a small net whose batches are there already, every part of the loop real but the input,
-against the same compiled step called again and again with a batch on the device, by turns.
+against the same compiled step called again and again with a batch on the device, by turns of a few steps.
 `data wait`: the real input, feed and clocks around a step that sleeps, as where an accelerator computes, for
 1.2 times what the input takes for a batch.
 `save`: how long a step waits for the save of a full AlexNet's state, and how long the save takes until it is
@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import itertools
 import statistics
 import tempfile
 import time
@@ -36,6 +37,7 @@ from jaxcnn.training.stopping import Stopper
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SLOWER = 1.2  # a step than its input
+TURN = 4  # steps of the loop, and then bare ones
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,15 +63,23 @@ def _config(options: argparse.Namespace) -> Any:
             f"model.image_size={options.image_size}",
             f"augment.scale=({options.image_size},{options.image_size})",
         ),
-        *(f"batch_size={options.batch}", f"epochs={options.steps * options.batch / 256}"),
+        *(f"batch_size={options.batch}", f"epochs={_steps(options) * options.batch / 256}"),
         *("log.tensorboard=False", "checkpoint.every_epochs=1e9", "evals=()"),
     ]
     _, config = sections.read("quickstart", overrides, CONFIGS)
     return with_classes(config, 4)
 
 
+def _steps(options: argparse.Namespace) -> int:
+    """Of the loop: all repeats, the first turn, and the step that ends the last one."""
+    return max(options.repeats * options.steps, TURN) + TURN + 1
+
+
 class _Timed(_Run):
-    """A run whose batches are made already, and whose steps are timed."""
+    """A run whose batches are made already, and in which the bare step takes turns with the loop.
+
+    `turns` has of each turn the seconds of a step of the loop and of a bare one.
+    """
 
     def _batches(self, start: int) -> Any:
         del start
@@ -78,14 +88,39 @@ class _Timed(_Run):
 
     def _compile(self, what: str, lowered: Any) -> Any:
         compiled = super()._compile(what, lowered)
-        self.times: list[float] = []
+        bare = _Bare(compiled, self.experiment)
+        self.turns: list[tuple[float, float]] = []
+        calls = itertools.count()
+        began = 0.0
 
-        def step(*arguments: Any) -> Any:
-            self.times.append(time.perf_counter())
-            return compiled(*arguments)
+        def step(state: Any, batch: Any, controls: Any) -> Any:
+            nonlocal began
+            call = next(calls)
+            if call % TURN == 0:
+                jax.block_until_ready(state)
+                seconds = (time.perf_counter() - began) / TURN
+                if call > TURN:  # in the first one all is new
+                    self.turns.append((seconds, bare.run(TURN)))
+                began = time.perf_counter()
+            return compiled(state, batch, controls)
 
-        self.step = compiled
         return step
+
+
+class _Bare:
+    """A step with a state, a batch and controls that are on the device."""
+
+    def __init__(self, step: Any, experiment: Experiment) -> None:
+        self._step, self._state = step, experiment.fresh_state()
+        self._rest = synthetic_batch(experiment), experiment.put_controls(1e-3)
+
+    def run(self, count: int) -> float:
+        """Seconds a step."""
+        began = time.perf_counter()
+        for _ in range(count):
+            self._state, _ = self._step(self._state, *self._rest)
+        jax.block_until_ready(self._state)
+        return (time.perf_counter() - began) / count
 
 
 class _Endless:
@@ -99,19 +134,16 @@ class _Endless:
 
 
 def _overhead(experiment: Experiment, data: Any, options: argparse.Namespace) -> Row:
-    loops, bares = [], []
-    for _ in range(options.repeats):
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            Stopper() as stopper,
-            contextlib.redirect_stdout(io.StringIO()),  # what a run says is no row
-        ):
-            run = _Timed(experiment, data, Path(folder), stopper, ALONE)
-            state = jax.block_until_ready(run._train(experiment.fresh_state(), 0))
-            ended = time.perf_counter()
-            loops.append((ended - run.times[1]) / (len(run.times) - 1))
-            bares.append(_bare(run.step, state, experiment, len(run.times)))
-    loop, bare = statistics.median(loops), statistics.median(bares)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Stopper() as stopper,
+        contextlib.redirect_stdout(io.StringIO()),  # what a run says is no row
+    ):
+        run = _Timed(experiment, data, Path(folder), stopper, ALONE)
+        run._train(experiment.fresh_state(), 0)
+        run.checkpoints.close()
+    loop, bare = (statistics.median(values) for values in zip(*run.turns, strict=True))
+    ratio = statistics.median(own / step for own, step in run.turns)
     return Row(
         what=f"train loop, VGG A, width {options.width:g}, {options.image_size} px, batch {options.batch}",
         images_per_second=options.batch / loop,
@@ -119,19 +151,8 @@ def _overhead(experiment: Experiment, data: Any, options: argparse.Namespace) ->
         memory_bytes=peak_memory(),
         peer="its compiled step",
         peer_images_per_second=options.batch / bare,
-        facts={"loop_over_step": loop / bare, "steps": options.steps, **machine()},
+        facts={"loop_over_step": ratio, "turns": len(run.turns), "steps": TURN, **machine()},
     )
-
-
-def _bare(step: Any, state: Any, experiment: Experiment, count: int) -> float:
-    batch, controls = synthetic_batch(experiment), experiment.put_controls(1e-3)
-    state, _ = step(state, batch, controls)
-    jax.block_until_ready(state)
-    began = time.perf_counter()
-    for _ in range(count - 1):
-        state, _ = step(state, batch, controls)
-    jax.block_until_ready(state)
-    return (time.perf_counter() - began) / (count - 1)
 
 
 def _data_wait(experiment: Experiment, data: Any, options: argparse.Namespace) -> Row:
@@ -157,9 +178,11 @@ def _data_wait(experiment: Experiment, data: Any, options: argparse.Namespace) -
                 return (time.perf_counter() - began) / options.steps, waited / options.steps
 
         fed(0.0)  # makes the images
-        alone, _ = fed(0.0)
-        rows = [fed(SLOWER * alone) for _ in range(options.repeats)]
-    total, waited = (statistics.median(values) for values in zip(*rows, strict=True))
+        rows = []
+        for _ in range(options.repeats):
+            alone, _ = fed(0.0)
+            rows.append((alone, *fed(SLOWER * alone)))
+    alone, total, waited = (statistics.median(values) for values in zip(*rows, strict=True))
     return Row(
         what=f"data wait, a step {SLOWER:g} times as long as its input, batch {options.batch}",
         images_per_second=options.batch / total,
