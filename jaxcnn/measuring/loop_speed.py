@@ -3,7 +3,7 @@
 `overhead`: a run of a small net whose batches are there already, every part of the loop real but the input,
 against the same compiled step called again and again with a batch on the device, by turns of a few steps.
 `data wait`: the real input, feed and clocks around a step that sleeps, as where an accelerator computes, for
-1.2 times what the input takes for a batch.
+1.2 times what the input takes for a batch. Batches must be on the device when they are handed over.
 `save`: how long a step waits for the save of a full AlexNet's state, and how long the save takes until it is
 whole on disk.
 """
@@ -172,8 +172,11 @@ def _data_wait(experiment: Experiment, data: Any, options: argparse.Namespace) -
                 waited, began = 0.0, time.perf_counter()
                 for _ in range(options.steps):
                     asked = time.perf_counter()
-                    jax.block_until_ready(feed.next(0.0, 0.0))
+                    batch, _ = feed.next(0.0, 0.0)
                     waited += time.perf_counter() - asked
+                    if not all(column.is_ready() for column in batch.values()):
+                        raise AssertionError("a batch was handed over that is not on the device")
+                    del batch  # as the loop does
                     time.sleep(seconds)
                 return (time.perf_counter() - began) / options.steps, waited / options.steps
 

@@ -201,6 +201,8 @@ class _Run:
                     with recorder.waiting():
                         batch, controls = feed.next(rate, epoch)
                     state, sums = step(state, batch, controls)
+                    # To free it hands over Python's lock, which the data's threads want: not in what waits.
+                    del batch
                     recorder.put(done, rate, sums)
                     tasks, saves = self.judge.tasks(done), self.judge.saves(done)
                     if tasks or saves:
