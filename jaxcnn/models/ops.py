@@ -3,50 +3,17 @@
 No parameters, no modules and no state: `jaxcnn.models.layers` adds those.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxcnn.models import folded, sliced_pool, winograd
-
-Length = TypeVar("Length", int, Array)
-
-
-@dataclass(frozen=True)
-class Window:
-    """A square window that slides over a map: of a convolution, a pool or a layer.
-
-    `before` is the padding above and on the left, `after` the padding below and on the right.
-    """
-
-    size: int
-    stride: int = 1
-    before: int = 0
-    after: int = 0
-
-    def out(self, length: Length) -> Length:
-        """The side of the map put out, for an input side; a partial window at the end is left out.
-
-        Never below zero, so that a chain of windows on too small an image stays empty.
-        """
-        covered = length + (self.before + self.after - self.size)
-        if isinstance(covered, int):
-            return max(covered // self.stride + 1, 0)
-        return jnp.maximum(covered // self.stride + 1, 0)
-
-    def smallest_input(self, out: int) -> int:
-        """The smallest input side that gives a map of side `out`."""
-        return max((out - 1) * self.stride + self.size - self.before - self.after, 1)
-
-    @property
-    def padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        return ((self.before, self.after), (self.before, self.after))
+from jaxcnn.models import sliced_pool
+from jaxcnn.models.convolution import Window as Window
+from jaxcnn.models.convolution import convolve as convolve
 
 
 class LrnConstants(NamedTuple):
@@ -109,94 +76,6 @@ def _neighbour_sums(x: Float[Array, "*batch c"], reach: int) -> Float[Array, "*b
     channel = jnp.arange(x.shape[-1])
     band = jnp.abs(channel[:, None] - channel[None, :]) <= reach
     return jnp.matmul(x, band.astype(x.dtype), precision=lax.Precision.HIGHEST)
-
-
-def convolve(
-    x: Float[Array, "b h w c"],
-    kernel: Float[Array, "kh kw ci co"],
-    window: Window,
-    groups: int = 1,
-) -> Float[Array, "b oh ow co"]:
-    """Cross-correlation with explicit zero padding; `groups` > 1 is for depthwise kernels only."""
-    if window == _SAME_3X3 and groups == 1 and winograd.pays(x.shape, kernel.shape):
-        return _convolve_3x3(x, kernel)
-    if window.stride > 1 and groups == 1 and x.shape[-1] <= COLOURS:
-        return _convolve_colours(x, kernel, window)
-    return _convolve(x, kernel, window, groups)
-
-
-def _convolve(x: Array, kernel: Array, window: Window, groups: int = 1) -> Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (window.stride, window.stride),
-        window.padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
-
-
-# Channels of an image, of which the first layers of AlexNet and GoogLeNet take squares of pixels.
-COLOURS = 4
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolve_colours(x: Array, kernel: Array, window: Window) -> Array:
-    plain, fold = partial(_convolve, window=window), partial(_fold, window=window)
-    return lax.platform_dependent(x, kernel, cpu=plain, default=fold)
-
-
-def _fold(x: Array, kernel: Array, window: Window) -> Array:
-    return folded.convolve(x, kernel, window.stride, window.before, window.after)
-
-
-def _convolve_colours_forward(
-    x: Array, kernel: Array, window: Window
-) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve_colours(x, kernel, window), (x, kernel)
-
-
-def _convolve_colours_backward(
-    window: Window, kept: tuple[Array, Array], slope: Array
-) -> tuple[Array, Array]:
-    def backward(form: Callable[..., Array], x: Array, kernel: Array, slope: Array) -> Any:
-        return jax.vjp(partial(form, window=window), x, kernel)[1](slope)
-
-    plain, fold = partial(backward, _convolve), partial(backward, _fold)
-    return lax.platform_dependent(*kept, slope, cpu=plain, default=fold)
-
-
-_convolve_colours.defvjp(_convolve_colours_forward, _convolve_colours_backward)
-
-_SAME_3X3 = Window(3, 1, 1, 1)
-_plain_3x3 = partial(_convolve, window=_SAME_3X3)
-
-
-# With a gradient of its own, so that the choice of the form stands outside of it: the backward pass keeps x
-# and kernel, once, whatever the forms would keep.
-@jax.custom_vjp
-def _convolve_3x3(x: Array, kernel: Array) -> Array:
-    return lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=_plain_3x3)
-
-
-def _convolve_3x3_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve_3x3(x, kernel), (x, kernel)
-
-
-def _convolve_3x3_backward(kept: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
-    x, kernel = kept
-
-    def of_input(slope: Array, kernel: Array) -> Array:
-        return jax.linear_transpose(lambda x: _plain_3x3(x, kernel), x)(slope)[0]
-
-    def of_input_on_cpu(slope: Array, kernel: Array) -> Array:
-        return winograd.convolve(slope, jnp.swapaxes(kernel[::-1, ::-1], 2, 3))
-
-    to_input = lax.platform_dependent(slope, kernel, cpu=of_input_on_cpu, default=of_input)
-    return to_input, jax.linear_transpose(lambda k: _plain_3x3(x, k), kernel)(slope)[0]
-
-
-_convolve_3x3.defvjp(_convolve_3x3_forward, _convolve_3x3_backward)
 
 
 def convolve_locally(
