@@ -43,3 +43,31 @@ def test_help_does_not_wait_for_jax():
     )
     assert done.returncode == 0, done.stderr
     assert "--config" in done.stdout
+
+
+FREED = """
+import ctypes
+from jaxcnn.pages import give_back_freed
+
+def resident():
+    return int(next(l for l in open("/proc/self/status") if l.startswith("VmRSS")).split()[1]) // 1024
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+size = 64 * 1024  # small enough that each is not a mapping of its own, which would go back by itself
+blocks = [libc.malloc(size) for _ in range(1600)]
+for block in blocks:
+    ctypes.memset(block, 1, size)
+for block in blocks[:-1]:  # above the last one the heap cannot shrink
+    libc.free(block)
+before = resident()
+give_back_freed()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_what_was_freed_goes_back_to_the_system():
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 90, "of 100 MiB"

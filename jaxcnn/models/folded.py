@@ -1,9 +1,9 @@
-"""A strided convolution of few channels as one of many channels without strides, for TPUs and GPUs.
+"""A strided convolution of few channels as one of many channels without strides, for GPUs.
 
-Their matrix units take channels by the eight or the hundred and twenty-eight, and the first layers of AlexNet
-(11 x 11, stride 4) and GoogLeNet (7 x 7, stride 2) have three. Each stride x stride square of pixels becomes
-one cell with all their channels ("space to depth"), and the kernel, grown by zeros to a multiple of the
-stride, is folded likewise: 3 x 3 of 48 channels, 4 x 4 of 12. The products and their sums are the same.
+Their matrix units take channels by the eight, and the first layers of AlexNet (11 x 11, stride 4) and of
+GoogLeNet (7 x 7, stride 2) have three. Each stride x stride square of pixels becomes one cell with all their
+channels ("space to depth"), and the kernel, grown by zeros to a multiple of the stride, is folded likewise:
+3 x 3 of 48 channels, 4 x 4 of 12. The products and their sums are the same.
 """
 
 import jax.numpy as jnp

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import pytest
 
 from jaxcnn.tools.check import main
@@ -23,6 +24,8 @@ def test_vgg_e_at_full_size(capsys):
     assert "uint8[256, 224, 224, 3]" in shown
     assert "parameters        574.7 MB" in shown
     assert "state            1149.3 MB" in shown
+    # 256 images of 117.6 GFLOP: forward and both gradients, less that of the images.
+    assert f"{30110.4 / jax.device_count():.1f} GFLOP a device" in shown
 
 
 def test_errors_exit_with_2(capsys):
