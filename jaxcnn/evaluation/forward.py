@@ -120,7 +120,9 @@ class Forward:
             self.compiled[shape] = self.compiler(
                 f"evaluation of {kind} of {size}", self.lower(params, shape)
             )
-        return self.compiled[shape](params, self.placement.put_batch(batch))
+        batch = self.placement.put_batch(batch)
+        with jax.transfer_guard("disallow"):  # nothing goes to the devices unseen
+            return self.compiled[shape](params, batch)
 
     def turned(self, params: Any) -> Any:
         """`params` for images on their side (see shapes.py), in place on the devices."""

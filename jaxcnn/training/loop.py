@@ -10,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import jax
+
 from jaxcnn import data as room
 from jaxcnn.pages import give_back_freed
 from jaxcnn.parallel import Crew, assemble_crew, check_same
@@ -200,7 +202,8 @@ class _Run:
                     rate = self.rates.rate(epoch)
                     with recorder.waiting():
                         batch, controls = feed.next(rate, epoch)
-                    state, sums = step(state, batch, controls)
+                    with jax.transfer_guard("disallow"):  # nothing goes to the devices unseen
+                        state, sums = step(state, batch, controls)
                     # To free it hands over Python's lock, which the data's threads want: not in what waits.
                     del batch
                     recorder.put(done, rate, sums)

@@ -15,7 +15,7 @@ import pytest
 
 import jaxcnn
 from jaxcnn.parallel.mesh import Placement
-from jaxcnn.training import Diverged, Stopped, judging, loop, run
+from jaxcnn.training import Diverged, Stopped, feeding, judging, loop, run
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.command import main
 from jaxcnn.training.workdir import WorkdirError
@@ -39,6 +39,37 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
     run(config(), folder, command=["main.py", "--config=quickstart"])
     return folder
+
+
+def test_two_compilations_a_run_and_nothing_moves_by_itself(tmp_path, capsys, monkeypatch):
+    """The train step and the evaluation; once a state was saved JAX compiles nothing at all."""
+    compilations, seen, put = [], [], Placement.put_batch
+
+    def listen(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compilations.append(seconds)
+
+    def watched(self, batch):
+        seen.append(len(compilations))
+        return put(self, batch)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(Placement, "put_batch", watched)
+            run(config(), tmp_path / "run")
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compiled ")]
+    assert [line.partition(" in ")[0] for line in said] == [
+        "compiled the train step",
+        "compiled evaluation of crops of 32 x 32",
+    ]
+    assert seen[0] > 0
+    assert len(set(seen[len(seen) // 2 :])) == 1, seen
+    monkeypatch.setattr(feeding.Feed, "_put_next", lambda feed: next(feed._batches))
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        run(config(), tmp_path / "unseen")
 
 
 def test_the_files_of_a_run(finished):
