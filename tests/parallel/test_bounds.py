@@ -221,25 +221,25 @@ def test_memory_is_a_line_in_the_batch(works):
 
 # GB a chip, compiled for v5e:4x4 (libtpu 0.0.42.1) with 128 images a chip, bfloat16, mesh.plan=data.
 COMPILED = {
-    "alexnet": 1.190,
-    "googlenet": 2.430,
-    "vgg_A": 6.792,
-    "vgg_B": 7.823,
-    "vgg_C": 6.861,
-    "vgg_D": 6.880,
-    "vgg_E": 7.343,
+    "alexnet": 1.19,
+    "googlenet": 2.43,
+    "vgg_A": 4.89,
+    "vgg_B": 6.12,
+    "vgg_C": 6.47,
+    "vgg_D": 6.52,
+    "vgg_E": 6.90,
 }
 
 
 @pytest.mark.parametrize("name", COMPILED)
 def test_the_model_of_memory_beside_compiled_steps(name, works):
-    """Within 23%: it is for chips that nothing can be compiled for."""
+    """Within 18%: it is for chips that nothing can be compiled for."""
     devices = stand_ins(read_target("v5e:16"))
     _, reduction, _ = planned(name, devices, 2048, plan="data")
     copies = 3 if name == "googlenet" else 2  # with momentum and, for GoogLeNet, the average
     state = copies * 4.0 * works[name].parameters
     peak = peak_memory(works[name], state, reduction, 224, "bfloat16").peak(128)
-    assert peak / 1e9 == pytest.approx(COMPILED[name], rel=0.23)
+    assert peak / 1e9 == pytest.approx(COMPILED[name], rel=0.18)
 
 
 def test_local_bytes_of_a_state_that_is_split():
