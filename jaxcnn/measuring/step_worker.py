@@ -68,6 +68,7 @@ def config_of(job: Mapping[str, Any]) -> Mapping[str, Any]:
 def _jax(job: Mapping[str, Any]) -> _Step:
     import jax
     import jax.numpy as jnp
+    import numpy as np
 
     from jaxcnn.training.experiment import assemble, synthetic_batch
     from jaxcnn.training.state import draw
@@ -92,7 +93,15 @@ def _jax(job: Mapping[str, Any]) -> _Step:
     net, options = experiment.net, experiment.placement.compiler_options
     shape = (experiment.config["batch_size"], net.image_size, net.image_size, 3)
     images = jnp.zeros(shape, jnp.float32) + 1.0
-    variables = {"params": jax.jit(partial(draw, net))(jax.random.key(0))}
+    # Handed over from the host, as a checkpoint's are: to draw them takes more memory than to use them.
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(partial(draw, net), jax.random.key(0))
+
+    def put(shape: jax.ShapeDtypeStruct) -> jax.Array:
+        values = rng.standard_normal(shape.shape, np.float32)
+        values *= 0.01
+        return jax.device_put(values).block_until_ready()
+
+    variables = {"params": jax.tree.map(put, shapes)}
     forward = jax.jit(lambda v, x: net.apply(v, x)[0], compiler_options=options)
     compiled = forward.lower(variables, images).compile()
     facts = {"compile_seconds": time.perf_counter() - began, **_device(jax)}

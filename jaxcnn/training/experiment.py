@@ -54,7 +54,11 @@ class Experiment:
     def fresh_state(self) -> TrainState:
         """A new state, made in place on the devices."""
         # The key is an argument: XLA would take minutes to fold a constant one into the parameters.
-        make = jax.jit(self._create, out_shardings=self.state_shardings)
+        make = jax.jit(
+            self._create,
+            out_shardings=self.state_shardings,
+            compiler_options=dict(self.compiler_options),
+        )
         return make(jax.random.key(self.config["init"]["seed"]))
 
     def abstract_state(self) -> TrainState:
