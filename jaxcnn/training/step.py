@@ -82,14 +82,14 @@ def make_train_step(
         leave, failed = jnp.sum(controls.calls, axis=0).astype(jnp.float32)
         total = {**total, "leave": leave, "failed": failed}
         grads, total = reduction.reduce(grads, total)
-        n = jnp.maximum(total["n"], 1.0)
-        grads = jax.tree.map(lambda g: g / n, grads)
+        finite = reduction.everywhere(jnp.isfinite(total["loss"]) & _all_finite(grads))
+        # Times, not by: XLA:CPU would lay down every quotient, a pass over memory for each layer.
+        share = 1.0 / jnp.maximum(total["n"], 1.0)
+        grads = jax.tree.map(lambda g: g * share, grads)
         own = reduction.own(state.params)
         updates, opt_state = tx.update(
             grads, state.opt_state, own, learning_rate=controls.learning_rate
         )
-        finite = jnp.isfinite(total["loss"]) & jnp.isfinite(optax.tree.norm(grads))
-        finite = reduction.everywhere(finite)
         params = reduction.whole(optax.apply_updates(own, updates))
         new = dataclasses.replace(
             state,
@@ -103,6 +103,16 @@ def make_train_step(
         return state, {**total, "finite": finite.astype(jnp.float32)}
 
     return step
+
+
+def _all_finite(grads: Any) -> Array:
+    """bool[]: a value that is not finite shows in the sum of its column.
+
+    With a norm XLA:CPU takes a fifth longer to compile GoogLeNet's step. Were the order not reversed it would
+    compute VGG's large gradients, of its last layers, while it still needs the first layers' maps.
+    """
+    sums = [g.reshape(-1, g.shape[-1]).sum(axis=0) for g in reversed(jax.tree.leaves(grads))]
+    return jnp.isfinite(jnp.concatenate(sums)).all()
 
 
 def _accumulated(

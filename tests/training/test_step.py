@@ -11,6 +11,7 @@ import pytest
 
 from jaxcnn.training import sections
 from jaxcnn.training.experiment import assemble, synthetic_batch, with_classes
+from jaxcnn.training.step import _all_finite
 
 # Each paper's net with every layer present, at the smallest width and side that keep them all.
 NETS = {
@@ -159,8 +160,8 @@ def test_a_step_that_is_not_finite_changes_nothing(net, poison):
     fresh = start(exp, net)
     if poison == "loss":
         params = dict(fresh.params, fc8=dict(fresh.params["fc8"], bias=jnp.full(4, jnp.inf)))
-    else:  # a kernel so large that the loss is finite and the norm of the gradients is not
-        params = dict(fresh.params, fc8=jax.tree.map(lambda x: x * 1e25, fresh.params["fc8"]))
+    else:  # a kernel so large that the loss is finite and gradients of earlier layers are not
+        params = dict(fresh.params, fc8=jax.tree.map(lambda x: x * 1e37, fresh.params["fc8"]))
     before = dataclasses.replace(fresh, params=params)
     state = exp.placement.put_replicated(jax.device_get(before))
     after, sums = step(state, synthetic_batch(exp), exp.put_controls(0.01))
@@ -168,6 +169,19 @@ def test_a_step_that_is_not_finite_changes_nothing(net, poison):
     assert float(sums["finite"]) == 0.0
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_one_value_that_is_not_finite_is_seen_wherever_it_is(poison):
+    shapes = {"conv": {"kernel": (3, 3, 2, 4), "bias": (4,)}, "fc": {"kernel": (5, 3)}}
+    ones = jax.tree.map(np.ones, shapes, is_leaf=lambda s: isinstance(s, tuple))
+    all_finite = jax.jit(_all_finite)
+    assert all_finite(ones)
+    for leaf in jax.tree.leaves(ones):
+        for place in np.ndindex(leaf.shape):
+            leaf[place] = poison
+            assert not all_finite(ones)
+            leaf[place] = 1.0
 
 
 @per_net("vgg")
