@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxcnn.models import build, convolution, ops, winograd
+from jaxcnn.models import build, convolution, ops, sliced_pool, winograd
 from jaxcnn.models.googlenet import POOL, POOL_IN_MODULE
 from jaxcnn.models.ops import Window
 from tests.models.narrow import quick_jit
@@ -125,16 +125,19 @@ def pools(monkeypatch):
     return {(x[0], window) for x, window in all_shapes(monkeypatch)["max_pool"]}
 
 
+@pytest.mark.parametrize("room", [1, 5, 6])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-def test_pools_equal_reduce_window_in_value_and_gradient(dtype, monkeypatch):
-    """Every pool of the eight nets, eight channels of it, and odd ones; with ties, as after a ReLU."""
+def test_pools_equal_reduce_window_in_value_and_gradient(dtype, room, monkeypatch):
+    """Every pool of the eight nets, eight channels of it, and odd ones; with ties, as after a ReLU. Six
+    images; the gradient of one, of three (as five are no divisor) and of all at once."""
     found = pools(monkeypatch)
     monkeypatch.undo()
     assert {(28, POOL_IN_MODULE), (112, POOL), (55, Window(3, 2)), (224, Window(2, 2))} <= found
     with jax.enable_x64(dtype == "float64"):
         for side, window in {(min(s, 9 + s % 2), w) for s, w in found} | {(9, Window(2, 2))}:
-            whole = np.random.default_rng(side).integers(-3, 4, (2, side, side, 8))
+            whole = np.random.default_rng(side).integers(-3, 4, (6, side, side, 8))
             x = jnp.asarray(np.maximum(whole, 0), dtype)
+            monkeypatch.setattr(sliced_pool, "_GROUP_VALUES", room * x[0].size)
             ours, plain = (
                 quick_jit(lambda x, f=f, w=window: value_and_gradients(lambda x: f(x, w), x))(x)
                 for f in (ops.max_pool, ops._max_pool)
