@@ -24,6 +24,7 @@ _GROUP_PIXELS = 1 << 21
 # Columns of the widest block of pixels that usual JPEGs are coded in.
 _BLOCK = 16
 _TRACING = threading.Lock()
+_LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 
 
 class JpegHeader(NamedTuple):
@@ -49,9 +50,17 @@ def load_tensorflow() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Neither TensorFlow nor TFDS shall look for a cloud that is not there.
     os.environ.setdefault("NO_GCE_CHECK", "true")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import tensorflow as tf
+    # TensorFlow would import Keras, half of its start, for nothing here. Asked for an older Keras it does
+    # not, and `tf.keras` is still what it would have been, as that is looked up on first use.
+    chosen = _LEGACY_KERAS in os.environ
+    os.environ.setdefault(_LEGACY_KERAS, "1")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import tensorflow as tf
+    finally:
+        if not chosen:
+            del os.environ[_LEGACY_KERAS]
     # A thread a core decodes, for all of ours together, which wait for it.
     with contextlib.suppress(RuntimeError):  # it has started, with what its user chose
         tf.config.threading.set_intra_op_parallelism_threads(1)

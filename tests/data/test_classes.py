@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +53,14 @@ def test_import_does_not_import_tensorflow():
     )
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=60)
+
+
+def test_tensorflow_comes_without_keras_which_is_there_when_asked_for():
+    code = (
+        "import os, sys; from jaxcnn.data.jpeg import load_tensorflow; tf = load_tensorflow();"
+        "heavy = {'keras', 'sklearn', 'matplotlib'} & set(sys.modules); assert not heavy, heavy;"
+        "assert 'TF_USE_LEGACY_KERAS' not in os.environ; assert tf.keras.losses.mse"
+    )
+    root = Path(__file__).parents[2]
+    environment = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env=environment, timeout=120)
