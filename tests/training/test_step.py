@@ -11,7 +11,7 @@ import pytest
 
 from jaxcnn.training import sections
 from jaxcnn.training.experiment import assemble, synthetic_batch, with_classes
-from jaxcnn.training.step import _all_finite
+from jaxcnn.training.step import _all_finite, _finite_columns, _finite_norm
 
 # Each paper's net with every layer present, at the smallest width and side that keep them all.
 NETS = {
@@ -171,11 +171,12 @@ def test_a_step_that_is_not_finite_changes_nothing(net, poison):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("form", [_all_finite, _finite_columns, _finite_norm])
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
-def test_one_value_that_is_not_finite_is_seen_wherever_it_is(poison):
+def test_one_value_that_is_not_finite_is_seen_wherever_it_is(poison, form):
     shapes = {"conv": {"kernel": (3, 3, 2, 4), "bias": (4,)}, "fc": {"kernel": (5, 3)}}
     ones = jax.tree.map(np.ones, shapes, is_leaf=lambda s: isinstance(s, tuple))
-    all_finite = jax.jit(_all_finite)
+    all_finite = jax.jit(form)
     assert all_finite(ones)
     for leaf in jax.tree.leaves(ones):
         for place in np.ndindex(leaf.shape):
