@@ -17,6 +17,7 @@ from jaxcnn.models import ops
 from jaxcnn.models.initialisers import Initialiser
 from jaxcnn.models.ops import Window
 from jaxcnn.models.part import WHOLE, Held, Part
+from jaxcnn.models.products import multiply, slide
 
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "none": lambda x: x}
 
@@ -115,10 +116,9 @@ class FullyConnected(nn.Module):
         x = x.astype(self.dtype)
         if sizes is None:
             rows = x.reshape(x.shape[0], -1)
-            weights = kernel.reshape(-1, self.features)
-            y = jnp.matmul(rows, weights, preferred_element_type=jnp.dtype(result))
+            y = multiply(rows, kernel.reshape(-1, self.features), result)
             return ACTIVATIONS[self.activation](y + bias[None, :])
-        y = ops.convolve(x, kernel, self.window).astype(result) + bias[None, None, None, :]
+        y = slide(x, kernel).astype(result) + bias[None, None, None, :]
         return ops.mask_outside(ACTIVATIONS[self.activation](y), out_sizes(self.window, sizes))
 
 

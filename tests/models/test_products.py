@@ -1,0 +1,98 @@
+"""Products of fully connected layers: their forms for CPUs against the plain ones, values and gradients."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from jaxcnn.models import build, products
+from jaxcnn.models.layers import FullyConnected
+from tests.models.test_cpu_forms import NETS, check, drawn
+
+# (inputs, outputs) of the eight nets' layers that take a form of their own.
+LARGE = [(9216, 4096), (4096, 4096), (4096, 1000), (25088, 4096)]
+
+
+def shapes_of(name):
+    """(inputs, outputs) of a net's fully connected layers, in training."""
+    net, fields = NETS[name]
+    net = build(net, **fields)
+    images = jax.ShapeDtypeStruct((1, net.image_size, net.image_size, 3), jnp.float32)
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    found = set()
+
+    def spy(call, arguments, keywords, context):
+        y = call(*arguments, **keywords)
+        if isinstance(context.module, FullyConnected):
+            found.add((arguments[0].size, y.shape[-1]))
+        return y
+
+    with nn.intercept_methods(spy):
+        jax.eval_shape(lambda x: net.init(keys, x, train=True), images)
+    return found
+
+
+def test_the_nets_have_such_layers():
+    found = set().union(*map(shapes_of, NETS))
+    assert {(i, o) for i, o in found if i * o > products._LARGE} == set(LARGE)
+
+
+# Of the largest, float64 takes gigabytes.
+@pytest.mark.parametrize(
+    ("dtype", "inputs", "outputs"),
+    [("float32", *shape) for shape in LARGE] + [("float64", *shape) for shape in LARGE[:3]],
+)
+def test_products_equal_the_plain_product(dtype, inputs, outputs):
+    """Every shape of the eight nets; 130 rows are two groups of 65."""
+    with jax.enable_x64(dtype == "float64"):
+        for rows in (3, 130) if inputs * outputs == 4096 * 4096 else (3,):
+            arrays = drawn(dtype, (rows, inputs), (inputs, outputs))
+            check(
+                lambda x, kernel: products.multiply(x, kernel, dtype),
+                lambda x, kernel: products._plain(x, kernel, dtype),
+                arrays,
+                1e-5 if dtype == "float32" else 1e-12,
+            )
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Small layers take the forms of large ones."""
+    for name, value in {"_LARGE": 0, "_ROWS": 4, "_WIDE": 0, "_BLOCK": 8}.items():
+        monkeypatch.setattr(products, name, value)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("rows", [1, 4, 5, 9, 16])
+@pytest.mark.parametrize("inputs", [24, 12])  # three blocks; not whole blocks
+def test_products_in_any_number_of_rows(rows, inputs):
+    arrays = drawn("float32", (rows, inputs), (inputs, 10))
+    text = str(jax.make_jaxpr(lambda x, k: products.multiply(x, k, "float32"))(*arrays))
+    assert ("platform_index" in text) == (rows > 4)
+    check(
+        lambda x, kernel: products.multiply(x, kernel, "float32"),
+        lambda x, kernel: products._plain(x, kernel, "float32"),
+        arrays,
+        1e-5,
+    )
+
+
+@pytest.mark.usefixtures("small")
+def test_products_of_bfloat16_come_out_in_float32_and_their_gradients_do_not():
+    rows, kernel = drawn("bfloat16", (6, 16), (16, 10))
+    y, pull = jax.vjp(lambda x, k: products.multiply(x, k, "float32"), rows, kernel)
+    assert y.dtype == jnp.float32
+    assert [g.dtype for g in pull(y)] == [jnp.bfloat16, jnp.bfloat16]
+    plain = jax.vjp(lambda x, k: products._plain(x, k, "float32"), rows, kernel)[1](y)
+    for found, expected in zip(pull(y), plain, strict=True):
+        found, expected = np.asarray(found, np.float32), np.asarray(expected, np.float32)
+        assert_allclose(found, expected, rtol=0, atol=2**-7 * np.abs(expected).max())
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("side", [1, 3])
+def test_a_layer_that_slides_is_a_convolution(side):
+    arrays = drawn("float32", (2, 5, 7, 4), (side, side, 4, 6))
+    check(products.slide, products._slide_plain, arrays, 1e-5)
