@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxcnn.models import convolution
+
 # Smaller kernels gain nothing. AlexNet's and VGG's are larger, GoogLeNet's are not.
 _LARGE = 1 << 21
 # XLA:CPU multiplies 128 rows or more by a wide kernel at 75 GFLOP/s, and fewer at up to 130.
@@ -31,9 +33,7 @@ def slide(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c o"]) -> Float[
 
 
 def _slide_plain(x: Array, kernel: Array) -> Array:
-    return lax.conv_general_dilated(
-        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return convolution.plain(x, kernel, convolution.Window(len(kernel)))
 
 
 def _slide_in_rows(x: Array, kernel: Array) -> Array:
@@ -78,9 +78,8 @@ def _backward(result: str, kept: tuple[Array, Array], slope: Array) -> tuple[Arr
     def plain(rows: Array, kernel: Array, slope: Array) -> Array:
         return jax.vjp(lambda r: _plain(r, kernel, result), rows)[1](slope)[0]
 
-    to_rows = plain(rows, kernel, slope)
-    if len(kernel) % _BLOCK == 0:
-        to_rows = lax.platform_dependent(rows, kernel, slope, cpu=_to_rows, default=plain)
+    on_cpu = plain if len(kernel) % _BLOCK else _to_rows
+    to_rows = lax.platform_dependent(rows, kernel, slope, cpu=on_cpu, default=plain)
     return to_rows, jax.vjp(lambda k: _plain(rows, k, result), kernel)[1](slope)[0]
 
 

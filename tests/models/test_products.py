@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose
 
 from jaxcnn.models import build, products
 from jaxcnn.models.layers import FullyConnected
+from jaxcnn.models.ops import Window
 from tests.models.test_cpu_forms import NETS, check, drawn
 
 # (inputs, outputs) of the eight nets' layers that take a form of their own.
@@ -37,6 +38,14 @@ def shapes_of(name):
 def test_the_nets_have_such_layers():
     found = set().union(*map(shapes_of, NETS))
     assert {(i, o) for i, o in found if i * o > products._LARGE} == set(LARGE)
+
+
+def test_the_layer_takes_them():
+    layer = FullyConnected(4096, Window(1), nn.initializers.zeros)
+    x = jax.ShapeDtypeStruct((2, 1, 1, 4096), jnp.float32)
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)
+    slope = jax.grad(lambda x, params: layer.apply(params, x).sum())
+    assert "platform_index" in str(jax.make_jaxpr(slope)(x, params))
 
 
 # Of the largest, float64 takes gigabytes.
