@@ -46,6 +46,9 @@ def test_the_layer_takes_them():
     params = jax.eval_shape(layer.init, jax.random.key(0), x)
     slope = jax.grad(lambda x, params: layer.apply(params, x).sum())
     assert "platform_index" in str(jax.make_jaxpr(slope)(x, params))
+    sizes = jax.ShapeDtypeStruct((2, 2), jnp.int32)
+    over_maps = jax.make_jaxpr(lambda params, x, sizes: layer.apply(params, x, sizes))
+    assert "platform_index" in str(over_maps(params, x, sizes))
 
 
 # Of the largest, float64 takes gigabytes.
