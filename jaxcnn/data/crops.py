@@ -138,7 +138,7 @@ def random_view(
     4.1 counts 32 x 32 positions in a 256 x 256 image; 33 x 33 are possible and used.
     """
     # The bias of a remainder of 64-bit words is below 1e-15 for any image.
-    words = _Words(*map(int, random_words(Stream.VIEW, seed, epoch, identity, len(_Words._fields))))
+    words = _Words(*random_words(Stream.VIEW, seed, epoch, identity, len(_Words._fields)).tolist())
     interpolation = sampling.interpolation[words.interpolation % len(sampling.interpolation)]
     low, high = sampling.scale
     if sampling.sampling == "area":

@@ -190,10 +190,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 def _window(views: Sequence[View]) -> tuple[int, int, int, int]:
     """(top, left, height, width) of the image's pixels that views read."""
-    reads = [_reads(view) for view in views]
-    top, left = (min(read[i] for read in reads) for i in (0, 1))
-    bottom, right = (max(read[i] for read in reads) for i in (2, 3))
-    return top, left, bottom - top, right - left
+    tops, lefts, bottoms, rights = zip(*map(_reads, views), strict=True)
+    top, left = min(tops), min(lefts)
+    return top, left, max(bottoms) - top, max(rights) - left
 
 
 def _reads(view: View) -> tuple[int, int, int, int]:

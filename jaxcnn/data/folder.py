@@ -44,15 +44,18 @@ class FolderSource:
         return len(self.paths)
 
     def name(self, index: int) -> str:
-        return os.path.join(self.root, os.fsdecode(bytes(self.paths[index])))
+        return os.fsdecode(self._path(index))
 
     def read(self, index: int) -> tuple[bytes, int]:
         label = int(self.labels[index])
         try:
-            with open(self.name(index), "rb") as file:
+            with open(self._path(index), "rb", buffering=0) as file:
                 return file.read(), label
         except OSError as error:
             raise CorruptImage(f"cannot be read: {error.strerror}", label) from error
+
+    def _path(self, index: int) -> bytes:
+        return os.path.join(os.fsencode(self.root), self.paths[index])
 
 
 def open_folder(

@@ -36,6 +36,8 @@ def rescale(pixels, down, across, out):
             _gather(line, columns, of_column, 3, result)
         elif taps == 4:
             _gather(line, columns, of_column, 4, result)
+        elif taps == 5:
+            _gather(line, columns, of_column, 5, result)
         else:
             _gather(line, columns, of_column, taps, result)
         for i in range(out.shape[1]):

@@ -1,4 +1,5 @@
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -30,6 +31,20 @@ def test_words_differ_by_every_argument():
     ):
         seen.add(tuple(random_words(**(base | change), count=2)))
     assert len(seen) == 6
+
+
+def test_words_do_not_depend_on_what_was_drawn_before_or_beside():
+    def words(identity):
+        return random_words(Stream.VIEW, 1, 2, identity, 1 + identity % 6).tolist()
+
+    expected = [words(identity) for identity in range(2000)]
+    order = np.random.default_rng(0).permutation(2000).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        got = dict(zip(order, pool.map(words, order), strict=True))
+    assert [got[identity] for identity in range(2000)] == expected
+    # As a generator of their own gives them.
+    alone = np.random.Philox(key=[1, int(Stream.VIEW)], counter=[0, 0, 2, 77]).random_raw(6)
+    assert random_words(Stream.VIEW, 1, 2, 77, 6).tolist() == alone.tolist()
 
 
 def test_each_epoch_holds_each_example_once_across_batches():
