@@ -8,14 +8,13 @@ the same files. All by turns.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +34,7 @@ SAMPLINGS = {
 }
 SIDE = 224
 WORKERS = 2  # of the DataLoader
+AHEAD = 6  # batches that are taken before the time is: more than anyone begins at once
 RECORDS = (10**3, 10**4, 10**5, 10**6)
 
 
@@ -64,15 +64,16 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
     ValueError: no images, or a peer that is not installed; what can be measured without it was yielded.
     """
     source = source_of(options)
+    count = max(4, 4 * len(source) // options.batch)  # about four times through the images
     missing: list[str] = []
     bare = _optional(lambda: _bare(source), missing)
     loader = None
     if options.peer:
-        loader = _optional(lambda: _loader(options.data, options.batch), missing)
-    threads = (1, 2, 3, 4) if options.growth else (options.threads,)
+        loader = _optional(lambda: _loader(options.data, options.batch, count), missing)
     for name in options.sampling or SAMPLINGS:
-        for count in threads:
-            yield _row(name, count, source, bare, loader if name == "area" else None, options)
+        for threads in (1, 2, 3, 4) if options.growth else (options.threads,):
+            peer = loader if name == "area" else None
+            yield _row(name, threads, source, bare, peer, count, options)
     if options.growth:
         yield from map(_index_row, RECORDS)
     if missing:
@@ -100,15 +101,17 @@ def source_of(options: argparse.Namespace) -> Source:
 
 
 def _row(
-    name: str, threads: int, source: Source, bare: Any, loader: Any, options: argparse.Namespace
+    name: str,
+    threads: int,
+    source: Source,
+    bare: _Bare | None,
+    loader: _Loader | None,
+    count: int,
+    options: argparse.Namespace,
 ) -> Row:
-    count = max(4, 4 * len(source) // options.batch)  # about four times through the images
     seconds: dict[str, list[float]] = {"ours": [], "bare": [], "loader": []}
 
     def ours() -> float:
-        """Seconds an image, from nothing decoded to the last batch: what is then begun of others costs time
-        and does not count."""
-        begin = time.perf_counter()
         with train_batches(
             source,
             seed=0,
@@ -116,19 +119,16 @@ def _row(
             image_size=SIDE,
             sampling=SAMPLINGS[name],
             threads=threads,
-            prefetch=1,
         ) as batches:
-            for _ in range(count):
-                next(batches)
-            return (time.perf_counter() - begin) / (count * options.batch)
+            return _steady(batches, count)
 
     ours()
     for _ in range(options.repeats):
-        seconds["ours"].append(ours())
+        seconds["ours"].append(ours() / options.batch)
         if bare:
             seconds["bare"].append(seconds_of(bare.run) / bare.images)
         if loader:
-            seconds["loader"].append(seconds_of(loader.run) / loader.images)
+            seconds["loader"].append(loader.run() / options.batch)
     median = {key: statistics.median(values) for key, values in seconds.items() if values}
     threads = threads or available_cores() + 1
     facts: dict[str, Any] = {"threads": threads, "images": len(source), **machine()}
@@ -147,17 +147,33 @@ def _row(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Pass:
-    """One time through the images."""
+def _steady(batches: Iterator[Any], count: int) -> float:
+    """Seconds a batch, of `count` after those that were begun at once: as much is begun ahead at the end of
+    the time as at its start."""
+    for _ in range(AHEAD):
+        next(batches)
+    begin = time.perf_counter()
+    for _ in range(count):
+        next(batches)
+    return (time.perf_counter() - begin) / count
+
+
+class _Bare(NamedTuple):
+    """Decodes the images once."""
 
     run: Callable[[], None]
     images: int
-    name: str = ""
-    megapixels: float = 0.0
+    megapixels: float
 
 
-def _bare(source: Source) -> _Pass | None:
+class _Loader(NamedTuple):
+    """Gives the seconds that a batch takes."""
+
+    run: Callable[[], float]
+    name: str
+
+
+def _bare(source: Source) -> _Bare | None:
     data = [source.read(i)[0] for i in range(min(len(source), 1000))]
     if all(isinstance(part, memoryview) for part in data):
         return None  # a packed source: there is nothing to decode
@@ -173,10 +189,10 @@ def _bare(source: Source) -> _Pass | None:
             del pixels
 
     run()
-    return _Pass(run, len(jpegs), megapixels=float(np.mean(sizes)) / 1e6)
+    return _Bare(run, len(jpegs), float(np.mean(sizes)) / 1e6)
 
 
-def _loader(folder: str, batch: int) -> _Pass:
+def _loader(folder: str, batch: int, count: int) -> _Loader:
     if not folder:
         raise ValueError("the DataLoader reads a folder of class folders: give --data=FOLDER")
     torch, vision = load("torch"), load("torchvision")
@@ -186,21 +202,23 @@ def _loader(folder: str, batch: int) -> _Pass:
         *(transforms.RandomHorizontalFlip(), transforms.PILToTensor()),
     ]
     images = vision.datasets.ImageFolder(folder, transforms.Compose(steps))
+
+    # Epoch after epoch, and more than are timed, so that none is short of work meanwhile.
+    order = torch.utils.data.RandomSampler(images, num_samples=(count + 2 * AHEAD) * batch)
+    # Its workers are forked now, before TensorFlow's threads are there.
     loader = torch.utils.data.DataLoader(
-        images,
-        batch_size=batch,
-        shuffle=True,
-        drop_last=True,
-        num_workers=WORKERS,
-        persistent_workers=True,
+        images, batch, sampler=order, num_workers=WORKERS, persistent_workers=True
     )
 
-    def run() -> None:
-        for _ in loader:
+    def run() -> float:
+        batches = iter(loader)
+        seconds = _steady(batches, count)
+        for _ in batches:  # lest its workers are busy later
             pass
+        return seconds
 
     run()
-    return _Pass(run, len(loader) * batch, f"DataLoader, torchvision {vision.__version__}")
+    return _Loader(run, f"DataLoader, torchvision {vision.__version__}")
 
 
 def _index_row(count: int) -> Row:
