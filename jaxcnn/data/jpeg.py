@@ -6,7 +6,7 @@ import os
 import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -150,7 +150,13 @@ def _decode_group(windows: Sequence[Window]) -> list[np.ndarray | CorruptImage]:
         with contextlib.suppress(tf.errors.InvalidArgumentError):  # told below, of which it was
             encoded = tf.constant([window.data for window in windows])
             boxes = tf.constant([window.box for window in windows], tf.int32)
-            return list(map(np.asarray, _decoder(len(windows))(encoded, boxes)))
+            # Called as a Python function it would take 9 microseconds an image more, in Python.
+            decoded = tf.raw_ops.PartitionedCall(
+                args=[encoded, boxes],
+                Tout=[tf.uint8] * len(windows),
+                f=_decoder(len(windows)),
+            )
+            return list(map(np.asarray, decoded))
     return [_decode_window(window) for window in windows]
 
 
@@ -163,13 +169,14 @@ def _decode_window(window: Window) -> np.ndarray | CorruptImage:
         return CorruptImage(f"broken JPEG: {str(error).splitlines()[0][:200]}")
 
 
-def _decoder(count: int) -> Callable[..., list[Any]]:
+def _decoder(count: int) -> Any:
+    """TensorFlow's function from `count` encoded images and their boxes to pixels."""
     with _TRACING:
         return _trace_decoder(count)
 
 
 @functools.cache
-def _trace_decoder(count: int) -> Callable[..., list[Any]]:
+def _trace_decoder(count: int) -> Any:
     tf = load_tensorflow()
 
     def decode(encoded: Any, boxes: Any) -> list[Any]:
