@@ -17,7 +17,7 @@ import numpy as np
 from . import resample
 from .cores import available_cores
 from .crops import View
-from .decode import decode_many
+from .decode import Request, decode_many
 from .errors import CorruptImage
 from .jpeg import load_tensorflow
 from .order import Row
@@ -150,7 +150,7 @@ class Batches:
     def _load(self, batch: Batch, rows: Sequence[Row], group: range) -> dict[int, str]:
         """Fills the places `group` of a batch, in a worker thread; which of them cannot be read, and why."""
         unreadable: dict[int, str] = {}
-        requests: dict[int, tuple[bytes | memoryview, Callable[[int, int], list[View]]]] = {}
+        requests: dict[int, Request] = {}
 
         def leave_out(i: int, error: CorruptImage) -> None:
             unreadable[i] = str(error)
@@ -164,18 +164,19 @@ class Batches:
             except CorruptImage as error:
                 leave_out(i, error)
             else:
-                requests[i] = data, functools.partial(self._views, rows[i].epoch, batch["id"][i])
+                choose = functools.partial(self._views, rows[i].epoch, int(batch["id"][i]))
+                requests[i] = Request(data, choose, [batch["image"][i]])
         for i, decoded in zip(requests, decode_many(requests.values()), strict=True):
             if isinstance(decoded, CorruptImage):
                 leave_out(i, decoded)
             else:
-                (batch["image"][i],), (view,) = decoded
+                _, (view,) = decoded
                 batch["box"][i] = view.box
                 batch["mask"][i] = True
         return unreadable
 
-    def _views(self, epoch: int, identity: np.int32, height: int, width: int) -> list[View]:
-        return [self._choose(height, width, epoch, int(identity))]
+    def _views(self, epoch: int, identity: int, height: int, width: int) -> list[View]:
+        return [self._choose(height, width, epoch, identity)]
 
     def _take(self, pending: _Pending) -> Batch:
         unreadable = [item for group in pending.unreadable for item in group.result().items()]

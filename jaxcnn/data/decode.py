@@ -41,14 +41,23 @@ _CHROMA_MARGIN = 4
 # (image height, image width) -> the views wanted.
 Choose = Callable[[int, int], Sequence[View]]
 # The pixels of the views, and the views.
-Decoded = tuple[list[UInt8[np.ndarray, "_ _ 3"]], Sequence[View]]
+Decoded = tuple[Sequence[UInt8[np.ndarray, "_ _ 3"]], Sequence[View]]
 _Result = TypeVar("_Result")
+
+
+class Request(NamedTuple):
+    """An encoded image, its views, and the arrays to write their pixels to; new ones if none are given."""
+
+    data: bytes | memoryview
+    choose: Choose
+    places: Sequence[UInt8[np.ndarray, "_ _ 3"]] = ()
 
 
 class _Waiting(NamedTuple):
     """A JPEG whose views are known and whose pixels are not."""
 
     views: Sequence[View]
+    places: Sequence[np.ndarray]
     window: jpeg.Window
 
 
@@ -79,19 +88,17 @@ def decode_view(
 
 def decode_views(
     data: bytes | memoryview, choose: Choose
-) -> tuple[list[UInt8[np.ndarray, "_ _ 3"]], Sequence[View]]:
+) -> tuple[Sequence[UInt8[np.ndarray, "_ _ 3"]], Sequence[View]]:
     """As `decode_view`, for several views of one image, which is decoded once."""
-    (decoded,) = decode_many([(data, choose)])
+    (decoded,) = decode_many([Request(data, choose)])
     if isinstance(decoded, CorruptImage):
         raise decoded
     return decoded
 
 
-def decode_many(
-    requests: Iterable[tuple[bytes | memoryview, Choose]],
-) -> list[Decoded | CorruptImage]:
+def decode_many(requests: Iterable[Request]) -> list[Decoded | CorruptImage]:
     """What `decode_views` gives or raises, of several images, whose JPEGs are decoded together."""
-    opened = [_try(_open, *request) for request in requests]
+    opened = [_try(_open, request) for request in requests]
     windows = [one.window for one in opened if isinstance(one, _Waiting)]
     pixels = jpeg.decode_windows(windows)
     return [
@@ -106,7 +113,8 @@ def _try(function: Callable[..., _Result], *arguments: Any) -> _Result | Corrupt
         return error
 
 
-def _open(data: bytes | memoryview, choose: Choose) -> Decoded | _Waiting:
+def _open(request: Request) -> Decoded | _Waiting:
+    data, choose, places = request
     if not data:
         raise CorruptImage("the file is empty")
     if data[: len(packed.MAGIC)] == packed.MAGIC:
@@ -115,7 +123,7 @@ def _open(data: bytes | memoryview, choose: Choose) -> Decoded | _Waiting:
         top, left, height, width = _window(placed)
         # A copy, so that what is mapped is read once, in its order.
         part = stored[top : top + height, left : left + width].copy()
-        return [_rescale(part, view, (top, left)) for view in placed], views
+        return _rescale_all(part, placed, (top, left), places), views
     data = bytes(data)
     image: np.ndarray | Image.Image
     if data[:2] == b"\xff\xd8":
@@ -125,20 +133,21 @@ def _open(data: bytes | memoryview, choose: Choose) -> Decoded | _Waiting:
         _check_views(views)
         # TensorFlow rounds in its own way from CMYK; both know Adobe's inverted inks.
         if header.components != 4:
-            return _Waiting(views, jpeg.Window(data, jpeg.align(_window(views), header.width)))
+            window = jpeg.Window(data, jpeg.align(_window(views), header.width))
+            return _Waiting(views, places, window)
         image = _decode_with_pillow(data, ("JPEG",))
     else:
         image = _decode_with_pillow(data, _PILLOW_FORMATS)
         views = choose(image.height, image.width)
         _check_views(views)
-    return [_rescale(image, view, (0, 0)) for view in views], views
+    return _rescale_all(image, views, (0, 0), places), views
 
 
 def _finish(waiting: _Waiting, pixels: np.ndarray | CorruptImage) -> Decoded:
     if isinstance(pixels, CorruptImage):
         raise pixels
     views, origin = waiting.views, waiting.window.box[:2]
-    return [_rescale(pixels, view, origin) for view in views], views
+    return _rescale_all(pixels, views, origin, waiting.places), views
 
 
 def _check_size(height: int, width: int) -> None:
@@ -211,10 +220,25 @@ def _reads(view: View) -> tuple[int, int, int, int]:
     )
 
 
+def _rescale_all(
+    image: np.ndarray | Image.Image,
+    views: Sequence[View],
+    origin: tuple[int, int],
+    places: Sequence[np.ndarray],
+) -> Sequence[np.ndarray]:
+    places = places or [np.empty((*view.size, 3), np.uint8) for view in views]
+    for view, place in zip(views, places, strict=True):
+        _rescale(image, view, origin, place)
+    return places
+
+
 def _rescale(
-    image: np.ndarray | Image.Image, view: View, origin: tuple[int, int]
-) -> UInt8[np.ndarray, "height width 3"]:
-    """The view's pixels from an image whose first pixel is pixel `origin` of the whole one."""
+    image: np.ndarray | Image.Image,
+    view: View,
+    origin: tuple[int, int],
+    out: UInt8[np.ndarray, "height width 3"],
+) -> None:
+    """Writes the view's pixels, of an image whose first pixel is pixel `origin` of the whole one."""
     left, top, right, bottom = view.region
     row, column = origin
     box = (left - column, top - row, right - column, bottom - row)
@@ -222,8 +246,9 @@ def _rescale(
     if (right - left, bottom - top) == (width, height) and left == int(left) and top == int(top):
         first_row, first_column = int(box[1]), int(box[0])
         part = np.asarray(image)[first_row : first_row + height]
-        return part[:, first_column : first_column + width]
-    if view.interpolation == "bilinear":
-        return resample.bilinear(np.asarray(image), box, view.size)
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    return np.asarray(image.resize((width, height), _FILTERS[view.interpolation].pillow, box=box))
+        out[...] = part[:, first_column : first_column + width]
+    elif view.interpolation == "bilinear":
+        resample.bilinear(np.asarray(image), box, out)
+    else:
+        image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        out[...] = image.resize((width, height), _FILTERS[view.interpolation].pillow, box=box)

@@ -16,18 +16,20 @@ from jaxtyping import UInt8
 def bilinear(
     pixels: UInt8[np.ndarray, "h w 3"],
     region: tuple[float, float, float, float],
-    size: tuple[int, int],
-) -> UInt8[np.ndarray, "height width 3"]:
-    """The part `region` = (left, top, right, bottom) of the pixels, made `size` = (height, width).
+    out: UInt8[np.ndarray, "height width 3"],
+) -> None:
+    """Writes the part `region` = (left, top, right, bottom) of the pixels, made as large as `out`.
 
     Looks beyond the region where there are pixels, as Pillow's `box` does. Runs without Python's lock.
+
+    Raises:
+      ValueError: `out` is not contiguous.
     """
+    if not out.flags.c_contiguous:
+        raise ValueError("the rescaled pixels are written to a contiguous array alone")
     left, top, right, bottom = map(float, region)
-    (height, width), (tall, wide) = pixels.shape[:2], size
-    out = np.empty((tall, wide, 3), np.uint8)
-    flat = np.ascontiguousarray(pixels).reshape(height, width * 3)
-    load()(flat, (top, bottom), (left, right), out.reshape(tall, wide * 3))
-    return out
+    flat = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
+    load()(flat, (top, bottom), (left, right), out.reshape(len(out), -1))
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from jaxcnn.data import jpeg
-from jaxcnn.data.decode import decode_many, decode_view
+from jaxcnn.data.decode import Request, decode_many, decode_view
 from jaxcnn.data.errors import CorruptImage
 from tests.data.test_decode import centre
 
@@ -26,7 +26,7 @@ def images(encoded, picture):
 
 def test_each_of_many_is_what_it_is_alone(images):
     """Those after a broken one too."""
-    many = decode_many((data, lambda h, w: [centre(h, w)]) for data in images)
+    many = decode_many(Request(data, lambda h, w: [centre(h, w)]) for data in images)
     assert [isinstance(one, CorruptImage) for one in many] == [False] * 4 + [
         True,
         False,
