@@ -94,9 +94,8 @@ class Batches:
         # Imported here, once: threads must not race for it, and its failure belongs to the caller.
         load_tensorflow()
         resample.load()
-        # One more than cores, since they wait for TensorFlow's, of which there is one a core.
-        self._threads = threads or available_cores() + 1
-        self._pool = ThreadPoolExecutor(self._threads, "jaxcnn-data")
+        # One more than cores: the disk may keep one waiting.
+        self._pool = ThreadPoolExecutor(threads or available_cores() + 1, "jaxcnn-data")
         self._fill()  # the first batches are decoded while the caller compiles its step
 
     def __iter__(self) -> "Batches":
@@ -129,8 +128,8 @@ class Batches:
         while len(self._pending) <= self._prefetch:
             rows = next(self._rows)
             batch = self._empty(rows)
-            # A small batch is for all threads too.
-            count = min(_GROUP, -(-len(rows) // self._threads))
+            # A small batch is for all cores too.
+            count = min(_GROUP, -(-len(rows) // available_cores()))
             groups = [range(len(rows))[i : i + count] for i in range(0, len(rows), count)]
             unreadable = [self._pool.submit(self._load, batch, rows, group) for group in groups]
             self._pending.append(_Pending(batch, rows, unreadable))

@@ -45,8 +45,8 @@ def train_batches(
       start_step: first step to produce; a resumed run continues as if never stopped.
       process_index: this process's place among `process_count`.
       process_count: number of processes that share each batch.
-      threads: threads that read, rescale, and wait for TensorFlow's decoding threads, of which there is one a
-        core; 0 for one more than there are cores.
+      threads: threads that read, decode and rescale; 0 for one more than there are cores, as one may wait for
+        the disk.
       prefetch: batches decoded ahead.
 
     Raises:

@@ -33,8 +33,8 @@ class Data:
         train_split: the split, or folder, to train on.
         eval_split: the split to report on; '' is `validation`, else `test` (tfds), or `val` (folder).
         seed: fixes the order of examples and their augmentation; -1 takes the config's `seed`.
-        threads: threads that read and decode; 0 is one a core, and one more for training, whose threads wait
-            for TensorFlow's decoding, a core each.
+        threads: threads that read and decode; 0 is one a core, and for training one more, as one may
+            wait for the disk.
         prefetch: batches decoded ahead.
     """
 
