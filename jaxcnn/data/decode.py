@@ -86,9 +86,7 @@ def decode_view(
     return pixels, view
 
 
-def decode_views(
-    data: bytes | memoryview, choose: Choose
-) -> tuple[Sequence[UInt8[np.ndarray, "_ _ 3"]], Sequence[View]]:
+def decode_views(data: bytes | memoryview, choose: Choose) -> Decoded:
     """As `decode_view`, for several views of one image, which is decoded once."""
     (decoded,) = decode_many([Request(data, choose)])
     if isinstance(decoded, CorruptImage):
@@ -125,7 +123,6 @@ def _open(request: Request) -> Decoded | _Waiting:
         part = stored[top : top + height, left : left + width].copy()
         return _rescale_all(part, placed, (top, left), places), views
     data = bytes(data)
-    image: np.ndarray | Image.Image
     if data[:2] == b"\xff\xd8":
         header = jpeg.read_header(data)
         _check_size(header.height, header.width)
@@ -244,9 +241,8 @@ def _rescale(
     box = (left - column, top - row, right - column, bottom - row)
     height, width = view.size
     if (right - left, bottom - top) == (width, height) and left == int(left) and top == int(top):
-        first_row, first_column = int(box[1]), int(box[0])
-        part = np.asarray(image)[first_row : first_row + height]
-        out[...] = part[:, first_column : first_column + width]
+        x, y = int(box[0]), int(box[1])
+        out[...] = np.asarray(image)[y : y + height, x : x + width]
     elif view.interpolation == "bilinear":
         resample.bilinear(np.asarray(image), box, out)
     else:

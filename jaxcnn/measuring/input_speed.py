@@ -34,7 +34,8 @@ SAMPLINGS = {
 }
 SIDE = 224
 WORKERS = 2  # of the DataLoader
-PASSES = 4  # about as often the images come in one timing
+IMAGES = 1000  # of a larger source, no more take part in one timing
+PASSES = 4  # about as often they come in it
 AHEAD = 6  # batches that are taken before the time is: more than anyone begins at once
 RECORDS = (10**3, 10**4, 10**5, 10**6)
 
@@ -65,7 +66,7 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
     ValueError: no images, or a peer that is not installed; what can be measured without it was yielded.
     """
     source = source_of(options)
-    count = max(4, PASSES * len(source) // options.batch)
+    count = max(4, PASSES * min(len(source), IMAGES) // options.batch)
     missing: list[str] = []
     bare = _optional(lambda: _bare(source), missing)
     loader = None
@@ -176,7 +177,7 @@ class _Loader(NamedTuple):
 
 
 def _bare(source: Source) -> _Bare | None:
-    data = [source.read(i)[0] for i in range(min(len(source), 1000))]
+    data = [source.read(i)[0] for i in range(min(len(source), IMAGES))]
     if all(isinstance(part, memoryview) for part in data):
         return None  # a packed source: there is nothing to decode
     simplejpeg = load("simplejpeg")
