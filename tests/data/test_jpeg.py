@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from PIL import Image
 
 from jaxcnn.data import jpeg
-from jaxcnn.data.decode import Request, decode_many, decode_view
+from jaxcnn.data.crops import centre_view
+from jaxcnn.data.decode import Request, decode_many, decode_view, decode_views
 from jaxcnn.data.errors import CorruptImage
 from tests.data.test_decode import centre
 
@@ -43,6 +45,26 @@ def test_each_of_many_is_what_it_is_alone(images):
             pixels, view = decode_view(data, centre)
             assert_array_equal(one[0][0], pixels)
             assert one[1] == [view]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "cubic"])
+@pytest.mark.parametrize("side", [20, 32])  # the image's own pixels; rescaled
+def test_pixels_are_written_where_they_are_wanted(images, encoded, picture, interpolation, side):
+    def views(height, width):
+        scale = min(height, width) if side == 20 else 32
+        return [
+            centre_view(height, width, scale=scale, image_size=side, interpolation=interpolation)
+        ]
+
+    inks = Image.fromarray(picture(40, 60)).convert("CMYK")
+    for data in [images[0], encoded(picture(40, 60), "PNG"), encoded(inks)]:
+        ((expected,), _) = decode_views(data, views)
+        batch = np.zeros((3, side, side, 3), np.uint8)
+        ((found,), _) = decode_many([Request(data, views, [batch[1]])])[0]
+        assert np.shares_memory(found, batch)
+        assert_array_equal(batch[1], expected)
+        assert expected.any()
+        assert not batch[[0, 2]].any()
 
 
 def test_one_call_decodes_no_more_pixels_than_it_may(images, monkeypatch):

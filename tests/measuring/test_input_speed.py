@@ -1,0 +1,70 @@
+"""The input's bench on a folder of small pictures."""
+
+import json
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxcnn.measuring import input_speed
+from jaxcnn.tools import bench
+
+
+@pytest.fixture
+def folder(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.jpg")
+    return tmp_path
+
+
+def measured(folder, capsys, *options):
+    code = bench.main(["input", f"--data={folder}", "--batch=4", "--repeats=1", "--json", *options])
+    out, err = capsys.readouterr()
+    return code, [json.loads(line) for line in out.splitlines()], err
+
+
+def test_input_beside_bare_decoding(folder, capsys, monkeypatch):
+    seen = []
+    decoder = types.SimpleNamespace(decode_jpeg=lambda data, space: seen.append((data, space)))
+    monkeypatch.setitem(sys.modules, "simplejpeg", decoder)
+    code, rows, _ = measured(folder, capsys)
+    assert code == 0
+    assert [row["what"].split()[1] for row in rows] == ["area,", "scale,", "square,"]
+    for row in rows:
+        assert row["images_per_second"] > 0
+        assert row["share_of_bare_decoding"] > 0
+        assert row["ratio"] == pytest.approx(row["images_per_second"] / row["bound"], rel=1e-2)
+    # To warm up, and once beside each: every image as often.
+    files = {path.read_bytes() for path in folder.glob("*/*.jpg")}
+    assert {data for data, _ in seen} == files
+    assert len(seen) == 4 * input_speed.PASSES * 8
+
+
+def test_what_is_not_installed_is_told_and_the_rest_is_measured(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code, rows, err = measured(folder, capsys, "--sampling=square", "--peer")
+    assert code == 1
+    (row,) = rows
+    assert row["images_per_second"] > 0
+    assert (row["bound"], row["peer"], row["ratio"]) == (None, "", None)
+    assert "simplejpeg" in err
+    assert "torch" in err
+    assert "pip install" in err
+
+
+def test_what_is_begun_at_once_is_not_timed():
+    def batches():
+        for _ in range(input_speed.AHEAD):
+            time.sleep(0.05)
+            yield
+        for _ in range(5):
+            yield
+
+    assert input_speed._steady(batches(), 5) < 0.02
