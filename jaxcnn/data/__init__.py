@@ -1,14 +1,14 @@
 """Records to uint8 batches. The only room that imports TensorFlow, and only when data is used."""
 
-from .batches import Batch, Batches
-from .classes import class_table, display_names
-from .cuts import Cut
-from .errors import CorruptImage, DataError
-from .pictures import Files, Picture, Pictures, stand_in
-from .pipeline import preprocess, train_batches
-from .sampling import Sampling
-from .source import Data, Source, Subset, default_data_dir, open_data
-from .unreadable import Unreadable
+from jaxcnn.data.batches import Batch, Batches
+from jaxcnn.data.classes import class_table, display_names
+from jaxcnn.data.cuts import Cut
+from jaxcnn.data.errors import CorruptImage, DataError
+from jaxcnn.data.pictures import Files, Picture, Pictures, stand_in
+from jaxcnn.data.pipeline import preprocess, train_batches
+from jaxcnn.data.sampling import Sampling
+from jaxcnn.data.source import Data, Source, Subset, default_data_dir, open_data
+from jaxcnn.data.unreadable import Unreadable
 
 __all__ = [
     "Batch",

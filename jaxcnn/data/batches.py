@@ -14,15 +14,15 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 
-from . import resample
-from .cores import available_cores
-from .crops import View
-from .decode import Request, decode_many
-from .errors import CorruptImage
-from .jpeg import load_tensorflow
-from .order import Row
-from .source import Source
-from .unreadable import MID_GREY, Unreadable
+from jaxcnn.data import resample
+from jaxcnn.data.cores import available_cores
+from jaxcnn.data.crops import View
+from jaxcnn.data.decode import Request, decode_many
+from jaxcnn.data.errors import CorruptImage
+from jaxcnn.data.jpeg import load_tensorflow
+from jaxcnn.data.order import Row
+from jaxcnn.data.source import Source
+from jaxcnn.data.unreadable import MID_GREY, Unreadable
 
 
 class Batch(TypedDict):

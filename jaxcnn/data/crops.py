@@ -8,8 +8,8 @@ many pixels, and decode.py reads just those from the file.
 import math
 from typing import NamedTuple
 
-from .order import Stream, random_words
-from .sampling import Sampling
+from jaxcnn.data.order import Stream, random_words
+from jaxcnn.data.sampling import Sampling
 
 
 class View(NamedTuple):

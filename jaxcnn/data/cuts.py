@@ -7,7 +7,7 @@ parts for every image of that size. Mirrors are not among them: who uses a cut m
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .crops import View, rescaled_part, rescaled_size, square_corner
+from jaxcnn.data.crops import View, rescaled_part, rescaled_size, square_corner
 
 
 class Cut(NamedTuple):

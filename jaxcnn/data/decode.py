@@ -27,9 +27,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from . import jpeg, packed, resample
-from .crops import View
-from .errors import CorruptImage
+from jaxcnn.data import jpeg, packed, resample
+from jaxcnn.data.crops import View
+from jaxcnn.data.errors import CorruptImage
 
 MAX_PIXELS = 100_000_000
 

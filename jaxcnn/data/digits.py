@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .errors import DataError
-from .order import Stream, permutation
-from .prepared import find_prepared, load_tfds
+from jaxcnn.data.errors import DataError
+from jaxcnn.data.order import Stream, permutation
+from jaxcnn.data.prepared import find_prepared, load_tfds
 
 NAME, VERSION = "digits", "1.0.0"
 SIDE, QUALITY = 64, 95

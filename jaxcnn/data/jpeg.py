@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from .cores import available_cores
-from .errors import CorruptImage, DataError
+from jaxcnn.data.cores import available_cores
+from jaxcnn.data.errors import CorruptImage, DataError
 
 # Start-of-frame markers: 0xC0..0xCF without DHT (C4), JPG (C8) and DAC (CC).
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}

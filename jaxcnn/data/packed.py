@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from .crops import View
-from .errors import CorruptImage, DataError
+from jaxcnn.data.crops import View
+from jaxcnn.data.errors import CorruptImage, DataError
 
 _LOGGER = logging.getLogger(__name__)
 

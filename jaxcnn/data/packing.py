@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from .crops import square_corner
-from .cuts import Cut, whole_cut
-from .errors import DataError
-from .packed import FACTS, FORMAT, partial_folder
-from .pictures import Picture, Pictures
-from .shards import chunk_name, complete, finish, record, write, write_shard
-from .source import Source, Subset
-from .unreadable import Unreadable
+from jaxcnn.data.crops import square_corner
+from jaxcnn.data.cuts import Cut, whole_cut
+from jaxcnn.data.errors import DataError
+from jaxcnn.data.packed import FACTS, FORMAT, partial_folder
+from jaxcnn.data.pictures import Picture, Pictures
+from jaxcnn.data.shards import chunk_name, complete, finish, record, write, write_shard
+from jaxcnn.data.source import Source, Subset
+from jaxcnn.data.unreadable import Unreadable
 
 # Images a shard: at most so many are done again after a stop. ImageNet's 157 shards are all mapped at once.
 PER_SHARD = 8192

@@ -10,15 +10,15 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from . import resample
-from .cores import available_cores
-from .crops import View
-from .cuts import Cut, bounding_views
-from .decode import decode_views
-from .errors import CorruptImage, DataError
-from .jpeg import load_tensorflow
-from .source import Source
-from .unreadable import MID_GREY
+from jaxcnn.data import resample
+from jaxcnn.data.cores import available_cores
+from jaxcnn.data.crops import View
+from jaxcnn.data.cuts import Cut, bounding_views
+from jaxcnn.data.decode import decode_views
+from jaxcnn.data.errors import CorruptImage, DataError
+from jaxcnn.data.jpeg import load_tensorflow
+from jaxcnn.data.source import Source
+from jaxcnn.data.unreadable import MID_GREY
 
 # (image height, image width) -> the cuts wanted.
 Choose = Callable[[int, int], Sequence[Cut]]

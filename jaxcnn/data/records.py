@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .archive import write_arrays
-from .errors import DataError
+from jaxcnn.data.archive import write_arrays
+from jaxcnn.data.errors import DataError
 
 _HEADER, _FOOTER = 12, 4
 # Reading lengths waits for the disk, not for a core.

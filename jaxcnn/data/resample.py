@@ -37,7 +37,7 @@ def load() -> Callable[..., None]:
     """`triangle.rescale`, compiled; once, before threads race for it."""
     from numba.core import config as numba_config
 
-    from . import triangle
+    from jaxcnn.data import triangle
 
     # Red, green, blue and one more as one vector: twice as fast across. Numba leaves it out by default.
     config: Any = numba_config

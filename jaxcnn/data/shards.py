@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from .crops import rescaled_size
-from .packed import FACTS, INDEX, INDEX_FIELDS, Stored, shard_name
-from .pictures import Picture
-from .source import Source
+from jaxcnn.data.crops import rescaled_size
+from jaxcnn.data.packed import FACTS, INDEX, INDEX_FIELDS, Stored, shard_name
+from jaxcnn.data.pictures import Picture
+from jaxcnn.data.source import Source
 
 
 def complete(folder: Path) -> list[np.ndarray]:

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from .archive import write_arrays
-from .cuts import Cut, centre_cut
-from .errors import CorruptImage, DataError
-from .pictures import Pictures
-from .sampling import Sampling
-from .source import Data, Source
-from .unreadable import Unreadable
+from jaxcnn.data.archive import write_arrays
+from jaxcnn.data.cuts import Cut, centre_cut
+from jaxcnn.data.errors import CorruptImage, DataError
+from jaxcnn.data.pictures import Pictures
+from jaxcnn.data.sampling import Sampling
+from jaxcnn.data.source import Data, Source
+from jaxcnn.data.unreadable import Unreadable
 
 # Images decoded ahead, and from one report of progress to the next.
 _GROUP = 32

@@ -2,8 +2,8 @@
 
 import logging
 
-from .errors import DataError
-from .source import Source
+from jaxcnn.data.errors import DataError
+from jaxcnn.data.source import Source
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -16,8 +16,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxcnn.models import initialisers, ops
-from jaxcnn.models.head import classify, shareable
+from jaxcnn.models import initializers, ops
+from jaxcnn.models.classifier import classify, shareable
+from jaxcnn.models.context import Held, Part
 from jaxcnn.models.layers import (
     Conv,
     FullyConnected,
@@ -28,7 +29,6 @@ from jaxcnn.models.layers import (
 )
 from jaxcnn.models.net import Net, channels, map_side
 from jaxcnn.models.ops import Window
-from jaxcnn.models.part import Held, Part
 
 
 class Convolution(NamedTuple):
@@ -214,7 +214,7 @@ class AlexNet(Net):
     def start(self, name: str):
         """The kernel initialiser of a layer: section 5's Gaussian, corrected for the width."""
         std = self.init_std_hidden if name in ("fc6", "fc7") else self.init_std
-        return initialisers.gaussian(std, self.inputs(self.width)[name], self.inputs(1.0)[name])
+        return initializers.gaussian(std, self.inputs(self.width)[name], self.inputs(1.0)[name])
 
 
 def convolutional_layers(net: AlexNet, specs: Sequence[Convolution], share: int = 1) -> Layers:

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 import flax.linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxcnn.models import initialisers, ops
+from jaxcnn.models import initializers, ops
+from jaxcnn.models.context import Part
 from jaxcnn.models.layers import (
     Conv,
     FullyConnected,
@@ -22,7 +23,6 @@ from jaxcnn.models.layers import (
 )
 from jaxcnn.models.net import Net, channels, check_images
 from jaxcnn.models.ops import Window
-from jaxcnn.models.part import Part
 
 
 class Layer(NamedTuple):
@@ -98,7 +98,7 @@ class CudaConvNet(Net):
         x = FullyConnected(
             self.num_classes,
             window,
-            initialisers.gaussian(CLASSIFIER_STD, x.shape[-1], LOCAL4.maps),
+            initializers.gaussian(CLASSIFIER_STD, x.shape[-1], LOCAL4.maps),
             activation="none",
             dtype=self.dtype,
             result="float32",
@@ -159,7 +159,7 @@ def _layer(
     layer = kind(
         channels(spec.maps, net.width),
         spec.window,
-        initialisers.gaussian(spec.std, x.shape[-1], full_inputs),
+        initializers.gaussian(spec.std, x.shape[-1], full_inputs),
         activation=net.activation,
         dtype=net.dtype,
         name=spec.name,

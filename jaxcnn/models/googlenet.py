@@ -5,7 +5,8 @@ from typing import Any, ClassVar, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxcnn.models import initialisers, ops
+from jaxcnn.models import initializers, ops
+from jaxcnn.models.context import Part
 from jaxcnn.models.layers import (
     AveragePool,
     Conv,
@@ -18,7 +19,6 @@ from jaxcnn.models.layers import (
 )
 from jaxcnn.models.net import Net, channels, map_side
 from jaxcnn.models.ops import Window
-from jaxcnn.models.part import Part
 
 
 class Widths(NamedTuple):
@@ -90,7 +90,7 @@ class GoogLeNet(Net):
         "stem": ("conv", "separable"),
         "head": ("average", "fully_connected"),
         "lrn_constants": tuple(ops.LRN_CONSTANTS),
-        "kernel_init": tuple(initialisers.FAN_SCALED),
+        "kernel_init": tuple(initializers.FAN_SCALED),
     }
     rates: ClassVar[tuple[str, ...]] = ("dropout", "aux_dropout")
 
@@ -139,19 +139,19 @@ class Settings(NamedTuple):
     bias: float
 
     def conv(self, name: str, full: int, window: Window, **kinds) -> Conv:
-        start = initialisers.fan_scaled(self.kernel_init, fully_connected=False)
+        start = initializers.fan_scaled(self.kernel_init, fully_connected=False)
         features = channels(full, self.width)
         return Conv(features, window, start, bias=self.bias, dtype=self.dtype, name=name, **kinds)
 
     def hidden(self, name: str, full: int, side: int) -> FullyConnected:
-        start = initialisers.fan_scaled(self.kernel_init, fully_connected=True)
+        start = initializers.fan_scaled(self.kernel_init, fully_connected=True)
         features = channels(full, self.width)
         return FullyConnected(
             features, Window(side), start, bias=self.bias, dtype=self.dtype, name=name
         )
 
     def classifier(self, name: str, classes: int) -> FullyConnected:
-        start = initialisers.fan_scaled(self.kernel_init, fully_connected=True)
+        start = initializers.fan_scaled(self.kernel_init, fully_connected=True)
         return FullyConnected(
             classes,
             Window(1),
@@ -215,7 +215,7 @@ def _stem(net: GoogLeNet, x, sizes: Sizes):
     if net.stem == "separable":
         # The multiplier is slim's: a narrow stem has no more than its outputs a colour.
         features = 3 * max(1, min(DEPTHWISE_MULTIPLIER, channels(STEM_CHANNELS, net.width) // 3))
-        start = initialisers.fan_scaled(net.kernel_init, fully_connected=False)
+        start = initializers.fan_scaled(net.kernel_init, fully_connected=False)
         depthwise = {"depthwise": True, "activation": "none", "dtype": net.dtype}
         x = Conv(features, CONV1, start, name="conv1_depthwise", **depthwise)(x, sizes)
         sizes = out_sizes(CONV1, sizes)

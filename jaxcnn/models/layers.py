@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxcnn.models import ops
-from jaxcnn.models.initialisers import Initialiser
+from jaxcnn.models.context import WHOLE, Held, Part
+from jaxcnn.models.initializers import Initialiser
+from jaxcnn.models.kernels.matmul import multiply, slide
 from jaxcnn.models.ops import Window
-from jaxcnn.models.part import WHOLE, Held, Part
-from jaxcnn.models.products import multiply, slide
 
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "none": lambda x: x}
 

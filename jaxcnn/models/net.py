@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcnn.models import ops
+from jaxcnn.models.context import WHOLE, Part
 from jaxcnn.models.layers import Sizes
 from jaxcnn.models.ops import Window
-from jaxcnn.models.part import WHOLE, Part
 
 
 class Net(nn.Module):

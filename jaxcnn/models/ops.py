@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxcnn.models import sliced_pool
-from jaxcnn.models.convolution import Window as Window
-from jaxcnn.models.convolution import convolve as convolve
+from jaxcnn.models.kernels import max_pool as max_pool_kernel
+from jaxcnn.models.kernels.dispatch import Window as Window
+from jaxcnn.models.kernels.dispatch import convolve as convolve
 
 
 class LrnConstants(NamedTuple):
@@ -106,7 +106,7 @@ def max_pool(x: Float[Array, "b h w c"], window: Window) -> Float[Array, "b oh o
 
     Among equal maxima of a window the first, row by row, takes its gradient.
     """
-    on_cpu = partial(sliced_pool.max_pool, window=_shape(window))
+    on_cpu = partial(max_pool_kernel.max_pool, window=_shape(window))
     return lax.platform_dependent(x, cpu=on_cpu, default=partial(_max_pool, window=window))
 
 
@@ -124,7 +124,7 @@ def _max_pool_backward(window: Window, kept: tuple[Array, Array], slope: Array) 
         del y
         return jax.vjp(partial(_max_pool, window=window), x)[1](slope)[0]
 
-    on_cpu = partial(sliced_pool.gradient, window=_shape(window))
+    on_cpu = partial(max_pool_kernel.gradient, window=_shape(window))
     return (lax.platform_dependent(*kept, slope, cpu=on_cpu, default=plain),)
 
 

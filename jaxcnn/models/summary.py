@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxcnn.models.net import Net
 from jaxcnn.models.ops import Window
-from jaxcnn.models.printed import Printed, printed_rows, printed_totals
+from jaxcnn.models.paper_figures import Printed, printed_rows, printed_totals
 from jaxcnn.models.vgg import VGG
 
 

@@ -5,8 +5,9 @@ from typing import Any, ClassVar, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxcnn.models import initialisers
-from jaxcnn.models.head import classify, shareable
+from jaxcnn.models import initializers
+from jaxcnn.models.classifier import classify, shareable
+from jaxcnn.models.context import Part
 from jaxcnn.models.layers import (
     Conv,
     FullyConnected,
@@ -17,7 +18,6 @@ from jaxcnn.models.layers import (
 )
 from jaxcnn.models.net import Net, channels
 from jaxcnn.models.ops import Window
-from jaxcnn.models.part import Part
 
 # Channels of the five blocks and of fc6 and fc7, the same in every column (Table 1).
 BLOCK_CHANNELS = (64, 128, 256, 512, 512)
@@ -61,7 +61,7 @@ class VGG(Net):
 
     choices: ClassVar[dict[str, tuple[Any, ...]]] = {
         "column": tuple(COLUMNS),
-        "kernel_init": ("glorot_uniform", "glorot_normal", *initialisers.DEVIATIONS),
+        "kernel_init": ("glorot_uniform", "glorot_normal", *initializers.DEVIATIONS),
     }
 
     def trunk(self) -> tuple[Window, ...]:
@@ -101,10 +101,10 @@ class VGG(Net):
 
     def start(self, inputs: int, full_inputs: int, fully_connected: bool):
         """The kernel initialiser of a layer, from its input channels here and at width 1."""
-        if self.kernel_init in initialisers.DEVIATIONS:
-            std = initialisers.DEVIATIONS[self.kernel_init]
-            return initialisers.gaussian(std, inputs, full_inputs)
-        return initialisers.fan_scaled(self.kernel_init, fully_connected)
+        if self.kernel_init in initializers.DEVIATIONS:
+            std = initializers.DEVIATIONS[self.kernel_init]
+            return initializers.gaussian(std, inputs, full_inputs)
+        return initializers.fan_scaled(self.kernel_init, fully_connected)
 
 
 def _block(net: VGG, x: jnp.ndarray, sizes: Sizes, number: int, full_inputs: int):

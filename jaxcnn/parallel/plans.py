@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from jaxcnn.models.part import Part
+from jaxcnn.models.context import Part
 from jaxcnn.parallel.mesh import Placement, make_placement
 
 PLANS = ("data", "towers", "fully_connected")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from jaxcnn.models.head import FULLY_CONNECTED
+from jaxcnn.models.classifier import FULLY_CONNECTED
 from jaxcnn.parallel.plans import Plan
 from jaxcnn.parallel.reduction import Reduction
 

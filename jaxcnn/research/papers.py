@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from jaxcnn.evaluation.protocols import Centre, Crops144, Dense, MultiCrop, Protocol, TenCrops
-from jaxcnn.models.printed import VGG_MILLIONS
+from jaxcnn.models.paper_figures import VGG_MILLIONS
 
 TOP1, TOP5, TOP5_TEST = "top-1 val", "top-5 val", "top-5 test"  # error in percent
 PARAMETERS = "parameters (millions)"

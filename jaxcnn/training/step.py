@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from jaxcnn.evaluation import ranks
 from jaxcnn.losses import Objective
-from jaxcnn.models.part import Part
+from jaxcnn.models.context import Part
 from jaxcnn.parallel import Reduction
 from jaxcnn.pixels import Treatment, augmented
 from jaxcnn.training.averaging import Average

@@ -12,7 +12,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxcnn.models import NETS, build
-from jaxcnn.models.initialisers import fan_scaled
+from jaxcnn.models.initializers import fan_scaled
 from jaxcnn.models.layers import FullyConnected
 from jaxcnn.models.ops import Window
 from jaxcnn.models.summary import summarise

@@ -7,9 +7,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxcnn.models import ops
+from jaxcnn.models.context import WHOLE, Held
 from jaxcnn.models.googlenet import AUXILIARY_POOL, CONV1, POOL, POOL_IN_MODULE
 from jaxcnn.models.ops import LRN_CONSTANTS, LrnConstants, Window
-from jaxcnn.models.part import WHOLE, Held
 
 
 def normal(*shape, seed=0):

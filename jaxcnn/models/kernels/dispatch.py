@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxcnn.models import folded, winograd
+from jaxcnn.models.kernels import space_to_depth, winograd
 
 Length = TypeVar("Length", int, Array)
 
@@ -130,7 +130,7 @@ _small_on_cpu = _chosen(partial(plain, window=SAME_3X3), cpu=_winograd)
 @cache
 def _colours(window: Window) -> _Form:
     def fold(x: Array, kernel: Array) -> Array:
-        return folded.convolve(x, kernel, window.stride, window.before, window.after)
+        return space_to_depth.convolve(x, kernel, window.stride, window.before, window.after)
 
     # XLA does the like for TPUs by itself, and estimates a tenth more cycles for AlexNet's step with this.
     return _chosen(partial(plain, window=window), cuda=fold, rocm=fold)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxcnn.models import convolution
+from jaxcnn.models.kernels import dispatch
 
 # Smaller kernels gain nothing. AlexNet's and VGG's are larger, GoogLeNet's are not.
 _LARGE = 1 << 21
@@ -33,7 +33,7 @@ def slide(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c o"]) -> Float[
 
 
 def _slide_plain(x: Array, kernel: Array) -> Array:
-    return convolution.plain(x, kernel, convolution.Window(len(kernel)))
+    return dispatch.plain(x, kernel, dispatch.Window(len(kernel)))
 
 
 def _slide_in_rows(x: Array, kernel: Array) -> Array:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from jaxtyping import Array
 
+from jaxcnn.models.context import Held, Part
 from jaxcnn.models.layers import Dropout, FullyConnected, Sizes, out_sizes
 from jaxcnn.models.net import Net
-from jaxcnn.models.part import Held, Part
 
 FULLY_CONNECTED = ("fc6", "fc7", "fc8")
 

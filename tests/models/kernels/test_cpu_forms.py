@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxcnn.models import build, convolution, ops, sliced_pool, winograd
+from jaxcnn.models import build, ops
 from jaxcnn.models.googlenet import POOL, POOL_IN_MODULE
+from jaxcnn.models.kernels import dispatch, max_pool, winograd
 from jaxcnn.models.ops import Window
 from tests.models.narrow import quick_jit
 
@@ -98,7 +99,7 @@ def test_winograd_equals_the_plain_convolution(side, c, k, dtype):
         assert "platform_index" in text
         check(
             ours,
-            lambda x, k: convolution.plain(x, k, SAME),
+            lambda x, k: dispatch.plain(x, k, SAME),
             (x, kernel),
             1e-5 if dtype == "float32" else 1e-12,
         )
@@ -110,13 +111,13 @@ def test_winograd_on_odd_maps_and_in_groups(height, width, images, monkeypatch):
     monkeypatch.setattr(winograd, "_TILES", 12)  # three groups of eight tiles and more, one of less
     x, kernel = drawn("float32", (images, height, width, 3), (3, 3, 3, 5))
     y = jax.jit(winograd.convolve)(x, kernel)
-    assert_allclose(y, convolution.plain(x, kernel, SAME), rtol=0, atol=1e-4)
+    assert_allclose(y, dispatch.plain(x, kernel, SAME), rtol=0, atol=1e-4)
 
 
 def test_winograd_in_bfloat16_is_rounded_once():
     x, kernel = drawn("bfloat16", (1, 8, 8, 32), (3, 3, 32, 16))
     y = winograd.convolve(x, kernel)
-    exact = convolution.plain(x.astype(jnp.float32), kernel.astype(jnp.float32), SAME)
+    exact = dispatch.plain(x.astype(jnp.float32), kernel.astype(jnp.float32), SAME)
     assert y.dtype == jnp.bfloat16
     assert_allclose(y.astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)
 
@@ -137,7 +138,7 @@ def test_pools_equal_reduce_window_in_value_and_gradient(dtype, room, monkeypatc
         for side, window in {(min(s, 9 + s % 2), w) for s, w in found} | {(9, Window(2, 2))}:
             whole = np.random.default_rng(side).integers(-3, 4, (6, side, side, 8))
             x = jnp.asarray(np.maximum(whole, 0), dtype)
-            monkeypatch.setattr(sliced_pool, "_GROUP_VALUES", room * x[0].size)
+            monkeypatch.setattr(max_pool, "_GROUP_VALUES", room * x[0].size)
             ours, plain = (
                 quick_jit(lambda x, f=f, w=window: value_and_gradients(lambda x: f(x, w), x))(x)
                 for f in (ops.max_pool, ops._max_pool)

@@ -1,0 +1,1 @@
+"""Forms of an operation for one platform; dispatch.py alone chooses."""
