@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image, ImageEnhance
 
-from jaxcnn.data.statistics import IMAGENET, Statistics, eigen
+from jaxcnn.data.pixel_statistics import IMAGENET, Statistics, eigen
 from jaxcnn.parallel import make_placement
 from jaxcnn.pixels import (
     ORDERS,

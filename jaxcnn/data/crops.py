@@ -8,7 +8,7 @@ many pixels, and decode.py reads just those from the file.
 import math
 from typing import NamedTuple
 
-from jaxcnn.data.order import Stream, random_words
+from jaxcnn.data.sampler import Stream, random_words
 from jaxcnn.data.sampling import Sampling
 
 

@@ -27,9 +27,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jaxcnn.data import jpeg, packed, resample
+from jaxcnn.data import jpeg, resize
 from jaxcnn.data.crops import View
 from jaxcnn.data.errors import CorruptImage
+from jaxcnn.data.sources import packed
 
 MAX_PIXELS = 100_000_000
 
@@ -244,7 +245,7 @@ def _rescale(
         x, y = int(box[0]), int(box[1])
         out[...] = np.asarray(image)[y : y + height, x : x + width]
     elif view.interpolation == "bilinear":
-        resample.bilinear(np.asarray(image), box, out)
+        resize.bilinear(np.asarray(image), box, out)
     else:
         image = image if isinstance(image, Image.Image) else Image.fromarray(image)
         out[...] = image.resize((width, height), _FILTERS[view.interpolation].pillow, box=box)

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxcnn.data.batches import Batches
 from jaxcnn.data.crops import View, centre_view, random_view
 from jaxcnn.data.decode import decode_view
 from jaxcnn.data.errors import CorruptImage, DataError
-from jaxcnn.data.order import train_rows
+from jaxcnn.data.sampler import train_rows
 from jaxcnn.data.sampling import Sampling
-from jaxcnn.data.source import Source
+from jaxcnn.data.sources.source import Source
+from jaxcnn.data.train_loader import Batches
 
 
 def train_batches(

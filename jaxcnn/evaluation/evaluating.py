@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data import Picture, Pictures, Source, Subset, Unreadable, stand_in
-from jaxcnn.data.pictures import Choose
+from jaxcnn.data.eval_loader import Choose
 from jaxcnn.evaluation.counting import Result, Tally
 from jaxcnn.evaluation.forward import Forward
 from jaxcnn.evaluation.fusion import Posteriors, digest

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from jaxcnn.data.cuts import Cut, centre_cut, five_cuts, grid_cuts, square_cuts, whole_cut
+from jaxcnn.data.eval_crops import Cut, centre_cut, five_cuts, grid_cuts, square_cuts, whole_cut
 
 
 class Look(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxcnn.data import Files, Picture, Pictures, display_names
-from jaxcnn.data.folder import SUFFIXES
+from jaxcnn.data.sources.folder import SUFFIXES
 from jaxcnn.evaluation import Protocol, check_fits, choose_cuts, posteriors
 from jaxcnn.evaluation.naming import read_protocol
 from jaxcnn.evaluation.protocols import Centre

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from jaxcnn.data import DataError, Picture, Pictures, Source, Subset, display_names
-from jaxcnn.data.pictures import Choose
+from jaxcnn.data.eval_loader import Choose
 from jaxcnn.evaluation import check_fits, choose_cuts, posteriors
 from jaxcnn.evaluation.protocols import Dense
 from jaxcnn.research import figures

@@ -24,11 +24,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jaxcnn.data import DataError, default_data_dir, open_data
-from jaxcnn.data.digits import prepare_digits
-from jaxcnn.data.imagenet import NAME as IMAGENET
-from jaxcnn.data.imagenet import VERSION, prepare_imagenet
-from jaxcnn.data.packing import pack
-from jaxcnn.data.prepared import find_prepared, load_tfds
+from jaxcnn.data.preparation.imagenet import NAME as IMAGENET
+from jaxcnn.data.preparation.imagenet import VERSION, prepare_imagenet
+from jaxcnn.data.preparation.packing import pack
+from jaxcnn.data.sources.digits import prepare_digits
+from jaxcnn.data.sources.tfds import find_prepared, load_tfds
 
 # Seconds from one line of progress to the next.
 _EVERY = 5.0

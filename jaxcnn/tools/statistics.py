@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxcnn import config as configs
-from jaxcnn.data.statistics import Statistics, compute, eigen, save, side_of
+from jaxcnn.data.pixel_statistics import Statistics, compute, eigen, save, side_of
 from jaxcnn.pixels import Augment
 from jaxcnn.training import sections
 from jaxcnn.training.judging import open_splits

@@ -22,7 +22,7 @@ import numpy as np
 
 from jaxcnn import config as configs
 from jaxcnn import data as room
-from jaxcnn.data import statistics as figures
+from jaxcnn.data import pixel_statistics as figures
 from jaxcnn.data.crops import View, random_view
 from jaxcnn.data.decode import decode_view
 from jaxcnn.pixels import Augment, augmented, example_keys, flips, make_treatment

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxcnn import config as configs
 from jaxcnn import models
-from jaxcnn.data.statistics import Statistics
+from jaxcnn.data.pixel_statistics import Statistics
 from jaxcnn.evaluation import Forward
 from jaxcnn.losses import Objective
 from jaxcnn.models.summary import order_of_computation

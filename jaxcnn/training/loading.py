@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, UInt8
 
 from jaxcnn import config as configs
 from jaxcnn import models
-from jaxcnn.data import statistics
+from jaxcnn.data import pixel_statistics
 from jaxcnn.pixels import Augment, centred, make_treatment
 from jaxcnn.training import sections
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints, abstract
@@ -158,5 +158,5 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _mean(config: dict[str, Any], folder: Path) -> np.ndarray:
     augment: Augment = configs.build("augment", config["augment"], SECTIONS)
-    kept = statistics.load(folder / NAME) if augment.needs_statistics else None
+    kept = pixel_statistics.load(folder / NAME) if augment.needs_statistics else None
     return make_treatment(augment, kept).mean

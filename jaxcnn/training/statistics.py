@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxcnn import config as configs
 from jaxcnn import data as room
-from jaxcnn.data import statistics as figures
-from jaxcnn.data.statistics import Statistics
+from jaxcnn.data import pixel_statistics as figures
+from jaxcnn.data.pixel_statistics import Statistics
 from jaxcnn.parallel import ALONE, Crew
 from jaxcnn.pixels import Augment
 from jaxcnn.training.experiment import Experiment

@@ -47,7 +47,8 @@ def test_display_names():
 def test_import_does_not_import_tensorflow():
     """Nor JAX: the data room stands by itself."""
     code = (
-        "import sys, jaxcnn.data, jaxcnn.data.prepared, jaxcnn.data.digits, jaxcnn.data.imagenet;"
+        "import sys, jaxcnn.data, jaxcnn.data.sources.tfds, jaxcnn.data.sources.digits;"
+        "import jaxcnn.data.preparation.imagenet;"
         "heavy = {'tensorflow', 'tensorflow_datasets', 'jax', 'sklearn'} & set(sys.modules);"
         "assert not heavy, heavy"
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.data.crops import rescaled_size
-from jaxcnn.data.pictures import read_cuts
+from jaxcnn.data.eval_loader import read_cuts
 from jaxcnn.evaluation import evaluate
 from jaxcnn.evaluation.looking import choose_cuts, shapes_of
 from jaxcnn.evaluation.naming import read_protocol

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxcnn import config as configs
-from jaxcnn.data import statistics
+from jaxcnn.data import pixel_statistics
 from jaxcnn.models import build
 from jaxcnn.training import sections
 from jaxcnn.training.checkpoint import Checkpoints
@@ -59,8 +59,8 @@ def untrained(folder, name="vgg", *, evals=None, augment=None, **fields):
     checkpoints.close()
     if made["augment"]["mean"] == "per_pixel":
         image = np.random.default_rng(3).uniform(60, 190, (scale, scale, 3)).astype(np.float32)
-        found = statistics.Statistics(
+        found = pixel_statistics.Statistics(
             image.mean((0, 1), np.float64), np.eye(3), image, {"source": "drawn", "side": scale}
         )
-        statistics.save(found, folder / NAME)
+        pixel_statistics.save(found, folder / NAME)
     return folder

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from jaxcnn.data import DataError, class_table, open_data
-from jaxcnn.data import imagenet as imagenet_module
-from jaxcnn.data.imagenet import TARS, Tar, check_disk, check_tars, prepare_imagenet
+from jaxcnn.data.preparation import imagenet as imagenet_module
+from jaxcnn.data.preparation.imagenet import TARS, Tar, check_disk, check_tars, prepare_imagenet
 from jaxcnn.tools import prepare
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.data import open_data
-from jaxcnn.data.statistics import check_matches, compute, load
+from jaxcnn.data.pixel_statistics import check_matches, compute, load
 from jaxcnn.tools.statistics import main
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxcnn import data as room
-from jaxcnn.data.statistics import IMAGENET
+from jaxcnn.data.pixel_statistics import IMAGENET
 from jaxcnn.pixels import augmented, make_treatment
 from jaxcnn.tools import views
 from jaxcnn.training import sections

@@ -9,7 +9,7 @@ import pytest
 
 import jaxcnn
 from jaxcnn.data import open_data
-from jaxcnn.data import statistics as figures
+from jaxcnn.data import pixel_statistics as figures
 from jaxcnn.data.errors import DataError
 from jaxcnn.training import Stopped, judging, run
 from jaxcnn.training.command import main

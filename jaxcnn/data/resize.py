@@ -37,14 +37,14 @@ def load() -> Callable[..., None]:
     """`triangle.rescale`, compiled; once, before threads race for it."""
     from numba.core import config as numba_config
 
-    from jaxcnn.data import triangle
+    from jaxcnn.data import resize_kernels
 
     # Red, green, blue and one more as one vector: twice as fast across. Numba leaves it out by default.
     config: Any = numba_config
     default, config.SLP_VECTORIZE = config.SLP_VECTORIZE, 1
     try:
         pixels = np.zeros((2, 6), np.uint8)
-        triangle.rescale(pixels, (0.0, 2.0), (0.0, 2.0), pixels)
+        resize_kernels.rescale(pixels, (0.0, 2.0), (0.0, 2.0), pixels)
     finally:
         config.SLP_VECTORIZE = default
-    return triangle.rescale
+    return resize_kernels.rescale

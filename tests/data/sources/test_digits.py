@@ -6,8 +6,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from jaxcnn.data import Pictures, open_data
-from jaxcnn.data.cuts import centre_cut
-from jaxcnn.data.digits import encode_digit, split_digits
+from jaxcnn.data.eval_crops import centre_cut
+from jaxcnn.data.sources.digits import encode_digit, split_digits
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_first_use_prepares_and_says_so_in_one_line(data, data_dir, capsys):
 
 
 def test_first_use_message(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("jaxcnn.data.digits._examples", few_examples)
+    monkeypatch.setattr("jaxcnn.data.sources.digits._examples", few_examples)
     open_data("tfds:digits", str(tmp_path))
     out = capsys.readouterr().out
     assert out == f"prepared the handwritten digits in {tmp_path / 'digits' / '1.0.0'}\n"
@@ -81,9 +81,9 @@ def test_interrupted_preparation_leaves_no_data_set(tmp_path, monkeypatch):
         yield from few_examples(part)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jaxcnn.data.digits._examples", stop)
+    monkeypatch.setattr("jaxcnn.data.sources.digits._examples", stop)
     with pytest.raises(KeyboardInterrupt):
         open_data("tfds:digits", str(tmp_path))
     assert not (tmp_path / "digits" / "1.0.0").exists()
-    monkeypatch.setattr("jaxcnn.data.digits._examples", few_examples)
+    monkeypatch.setattr("jaxcnn.data.sources.digits._examples", few_examples)
     assert len(open_data("tfds:digits", str(tmp_path)).train) == 10

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from jaxcnn.data import DataError, Sampling, open_data, train_batches
-from jaxcnn.data import records as records_module
 from jaxcnn.data.crops import centre_view
 from jaxcnn.data.decode import decode_view
-from jaxcnn.data.prepared import find_prepared, load_tfds
-from jaxcnn.data.records import index_records
+from jaxcnn.data.sources import tfrecord_index as records_module
+from jaxcnn.data.sources.tfds import find_prepared, load_tfds
+from jaxcnn.data.sources.tfrecord_index import index_records
 
 
 def write_records(path, contents):

@@ -14,15 +14,15 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 
-from jaxcnn.data import resample
+from jaxcnn.data import resize
 from jaxcnn.data.cores import available_cores
+from jaxcnn.data.corrupt import MID_GREY, Unreadable
 from jaxcnn.data.crops import View
 from jaxcnn.data.decode import Request, decode_many
 from jaxcnn.data.errors import CorruptImage
 from jaxcnn.data.jpeg import load_tensorflow
-from jaxcnn.data.order import Row
-from jaxcnn.data.source import Source
-from jaxcnn.data.unreadable import MID_GREY, Unreadable
+from jaxcnn.data.sampler import Row
+from jaxcnn.data.sources.source import Source
 
 
 class Batch(TypedDict):
@@ -93,7 +93,7 @@ class Batches:
         self._pending: deque[_Pending] = deque()
         # Imported here, once: threads must not race for it, and its failure belongs to the caller.
         load_tensorflow()
-        resample.load()
+        resize.load()
         # One more than cores: the disk may keep one waiting.
         self._pool = ThreadPoolExecutor(threads or available_cores() + 1, "jaxcnn-data")
         self._fill()  # the first batches are decoded while the caller compiles its step

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.jpeg import load_tensorflow
-from jaxcnn.data.records import RecordIndex, index_records, read_record
+from jaxcnn.data.sources.tfrecord_index import RecordIndex, index_records, read_record
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _NAME = re.compile(r"[a-z][a-z0-9_]*(?:/[A-Za-z0-9_.+-]+)?(?::\d+\.\d+\.\d+)?")
@@ -91,7 +91,7 @@ def open_prepared(
     """
     folder = find_prepared(name, data_dir)
     if folder is None and name == "digits":
-        from jaxcnn.data.digits import prepare_digits
+        from jaxcnn.data.sources.digits import prepare_digits
 
         folder = prepare_digits(data_dir)
         print(f"prepared the handwritten digits in {folder}")

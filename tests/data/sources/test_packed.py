@@ -18,17 +18,17 @@ from jaxcnn.data import (
     Pictures,
     Sampling,
     open_data,
-    resample,
+    resize,
     train_batches,
 )
-from jaxcnn.data import packed as packed_module
-from jaxcnn.data import packing as packing_module
 from jaxcnn.data.crops import rescaled_crop, rescaled_size, square_corner
-from jaxcnn.data.cuts import five_cuts, whole_cut
 from jaxcnn.data.decode import decode_view
-from jaxcnn.data.packed import Stored, look
-from jaxcnn.data.packing import pack
-from jaxcnn.data.pictures import read_cuts
+from jaxcnn.data.eval_crops import five_cuts, whole_cut
+from jaxcnn.data.eval_loader import read_cuts
+from jaxcnn.data.preparation import packing as packing_module
+from jaxcnn.data.preparation.packing import pack
+from jaxcnn.data.sources import packed as packed_module
+from jaxcnn.data.sources.packed import Stored, look
 
 # The fixture's images are of 40..44 x 40..52 pixels: 32 shrinks all, 42 some, 64 would enlarge all.
 SQUARE, WHOLE = Sampling("square", (32, 32)), Sampling("scale", (32, 32))
@@ -73,7 +73,7 @@ def differences(image_folder, packed, sampling):
 def test_batches_at_the_packed_scale(image_folder, packer, monkeypatch, square, sampling):
     packed = packer(square=square)
     want = take(open_data(f"folder:{image_folder}").train, sampling)
-    monkeypatch.setattr(resample, "bilinear", lambda *_: pytest.fail("it is a copy"))
+    monkeypatch.setattr(resize, "bilinear", lambda *_: pytest.fail("it is a copy"))
     seen = take(packed.train, sampling)
     for key in ("label", "id", "epoch", "box", "mask"):
         assert np.array_equal(want[key], seen[key]), key

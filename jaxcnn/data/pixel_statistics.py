@@ -18,12 +18,12 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from jaxcnn.data.archive import write_arrays
-from jaxcnn.data.cuts import Cut, centre_cut
+from jaxcnn.data.corrupt import Unreadable
 from jaxcnn.data.errors import CorruptImage, DataError
-from jaxcnn.data.pictures import Pictures
+from jaxcnn.data.eval_crops import Cut, centre_cut
+from jaxcnn.data.eval_loader import Pictures
 from jaxcnn.data.sampling import Sampling
-from jaxcnn.data.source import Data, Source
-from jaxcnn.data.unreadable import Unreadable
+from jaxcnn.data.sources.source import Data, Source
 
 # Images decoded ahead, and from one report of progress to the next.
 _GROUP = 32

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from jaxcnn.data.order import Stream, permutation, random_words, train_rows
+from jaxcnn.data.sampler import Stream, permutation, random_words, train_rows
 
 
 def take(rows, count):

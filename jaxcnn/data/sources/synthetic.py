@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcnn.data.errors import DataError
-from jaxcnn.data.order import Stream, random_words
+from jaxcnn.data.sampler import Stream, random_words
 
 _TRAIN_PER_CLASS, _EVAL_PER_CLASS = 64, 16
 # (height, width): ImageNet's typical shape once rescaled, and a size for quick small runs.

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.data.corrupt import Unreadable
 from jaxcnn.data.crops import square_corner
-from jaxcnn.data.cuts import Cut, whole_cut
 from jaxcnn.data.errors import DataError
-from jaxcnn.data.packed import FACTS, FORMAT, partial_folder
-from jaxcnn.data.pictures import Picture, Pictures
-from jaxcnn.data.shards import chunk_name, complete, finish, record, write, write_shard
-from jaxcnn.data.source import Source, Subset
-from jaxcnn.data.unreadable import Unreadable
+from jaxcnn.data.eval_crops import Cut, whole_cut
+from jaxcnn.data.eval_loader import Picture, Pictures
+from jaxcnn.data.preparation.shards import chunk_name, complete, finish, record, write, write_shard
+from jaxcnn.data.sources.packed import FACTS, FORMAT, partial_folder
+from jaxcnn.data.sources.source import Source, Subset
 
 # Images a shard: at most so many are done again after a stop. ImageNet's 157 shards are all mapped at once.
 PER_SHARD = 8192

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from jaxcnn.data.errors import DataError
-from jaxcnn.data.order import Stream, permutation
-from jaxcnn.data.prepared import find_prepared, load_tfds
+from jaxcnn.data.sampler import Stream, permutation
+from jaxcnn.data.sources.tfds import find_prepared, load_tfds
 
 NAME, VERSION = "digits", "1.0.0"
 SIDE, QUALITY = 64, 95

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.data.crops import rescaled_size
-from jaxcnn.data.cuts import (
+from jaxcnn.data.eval_crops import (
     bounding_views,
     centre_cut,
     five_cuts,
@@ -15,7 +15,7 @@ from jaxcnn.data.cuts import (
     square_cuts,
     whole_cut,
 )
-from jaxcnn.data.pictures import read_cuts
+from jaxcnn.data.eval_loader import read_cuts
 
 # (height, width) of 500 x 375 JPEGs and of a square one.
 LANDSCAPE, PORTRAIT, SQUARE = (375, 500), (500, 375), (300, 300)

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from jaxcnn.data.errors import DataError
-from jaxcnn.data.order import Stream, permutation
+from jaxcnn.data.sampler import Stream, permutation
 
 
 @runtime_checkable
@@ -128,21 +128,21 @@ def open_data(
     # Each kind is imported when asked for, so that none pays for another's libraries.
     kind, _, argument = source.partition(":")
     if kind == "tfds" and argument:
-        from jaxcnn.data.prepared import open_prepared
+        from jaxcnn.data.sources.tfds import open_prepared
 
         root = Path(data_dir).expanduser() if data_dir else default_data_dir()
         opened = open_prepared(argument, root, train_split, eval_split)
     elif kind == "folder" and argument:
-        from jaxcnn.data.folder import open_folder
+        from jaxcnn.data.sources.folder import open_folder
 
         root = Path(argument).expanduser()
         opened = open_folder(root, train_split, eval_split or "val")
     elif kind == "packed" and argument:
-        from jaxcnn.data.packed import open_packed
+        from jaxcnn.data.sources.packed import open_packed
 
         opened = open_packed(Path(argument).expanduser(), train_split, eval_split)
     elif kind == "synthetic":
-        from jaxcnn.data.synthetic import open_synthetic
+        from jaxcnn.data.sources.synthetic import open_synthetic
 
         opened = open_synthetic(argument)
     else:

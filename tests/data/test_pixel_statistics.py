@@ -6,8 +6,7 @@ import pytest
 
 from jaxcnn.data import DataError, open_data, preprocess
 from jaxcnn.data.errors import CorruptImage
-from jaxcnn.data.sampling import Sampling
-from jaxcnn.data.statistics import (
+from jaxcnn.data.pixel_statistics import (
     IMAGENET,
     Statistics,
     check_matches,
@@ -17,6 +16,7 @@ from jaxcnn.data.statistics import (
     save,
     side_of,
 )
+from jaxcnn.data.sampling import Sampling
 
 
 @pytest.fixture

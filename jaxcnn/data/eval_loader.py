@@ -10,15 +10,15 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jaxcnn.data import resample
+from jaxcnn.data import resize
 from jaxcnn.data.cores import available_cores
+from jaxcnn.data.corrupt import MID_GREY
 from jaxcnn.data.crops import View
-from jaxcnn.data.cuts import Cut, bounding_views
 from jaxcnn.data.decode import decode_views
 from jaxcnn.data.errors import CorruptImage, DataError
+from jaxcnn.data.eval_crops import Cut, bounding_views
 from jaxcnn.data.jpeg import load_tensorflow
-from jaxcnn.data.source import Source
-from jaxcnn.data.unreadable import MID_GREY
+from jaxcnn.data.sources.source import Source
 
 # (image height, image width) -> the cuts wanted.
 Choose = Callable[[int, int], Sequence[Cut]]
@@ -72,7 +72,7 @@ class Pictures:
         self._pending: deque[Future[Picture]] = deque()
         # Imported here, once: threads must not race for it, and its failure belongs to the caller.
         load_tensorflow()
-        resample.load()
+        resize.load()
         self._pool = ThreadPoolExecutor(threads or available_cores(), "jaxcnn-data")
         self._fill()  # the first images are decoded while the caller compiles
 

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from jaxcnn.data.resample import bilinear
+from jaxcnn.data.resize import bilinear
 
 
 def rescaled(pixels, region, size):

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data.crops import rescaled_size
-from jaxcnn.data.packed import FACTS, INDEX, INDEX_FIELDS, Stored, shard_name
-from jaxcnn.data.pictures import Picture
-from jaxcnn.data.source import Source
+from jaxcnn.data.eval_loader import Picture
+from jaxcnn.data.sources.packed import FACTS, INDEX, INDEX_FIELDS, Stored, shard_name
+from jaxcnn.data.sources.source import Source
 
 
 def complete(folder: Path) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.data import CorruptImage, DataError, Sampling, open_data, preprocess, train_batches
-from jaxcnn.data.order import Stream, permutation
+from jaxcnn.data.sampler import Stream, permutation
 
 TRAIN = {"seed": 3, "batch_size": 4, "image_size": 24, "sampling": Sampling(scale=(24, 40))}
 

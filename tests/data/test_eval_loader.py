@@ -19,7 +19,7 @@ from jaxcnn.data import (
     preprocess,
     stand_in,
 )
-from jaxcnn.data.cuts import centre_cut, five_cuts, square_cuts, whole_cut
+from jaxcnn.data.eval_crops import centre_cut, five_cuts, square_cuts, whole_cut
 
 
 def centre(height, width):

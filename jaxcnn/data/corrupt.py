@@ -3,7 +3,7 @@
 import logging
 
 from jaxcnn.data.errors import DataError
-from jaxcnn.data.source import Source
+from jaxcnn.data.sources.source import Source
 
 _LOGGER = logging.getLogger(__name__)
 

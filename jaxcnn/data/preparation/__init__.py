@@ -1,0 +1,1 @@
+"""What makes data sets; not needed to read them."""

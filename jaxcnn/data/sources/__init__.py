@@ -1,0 +1,1 @@
+"""Sources: indexable tables of encoded images, one module a kind."""
