@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from jaxcnn.pages import start_again_with_large_pages
+from jaxcnn.malloc_tuning import start_again_with_large_pages
 from jaxcnn.training.command import main
 
 if __name__ == "__main__":

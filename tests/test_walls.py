@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxcnn"
 # A room may import those of its own group and of groups before it.
 GROUPS = [
-    {"config", "models", "data", "pixels", "losses", "parallel", "pages"},
+    {"config", "models", "data", "preprocessing", "losses", "parallel", "malloc_tuning"},
     {"evaluation"},
     {"training"},
     {"research", "measuring"},

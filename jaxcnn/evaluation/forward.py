@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxcnn.evaluation.shapes import Shape, turned
 from jaxcnn.parallel import Placement
-from jaxcnn.pixels import centred
+from jaxcnn.preprocessing import centred
 
 Batch = Mapping[str, Any]
 

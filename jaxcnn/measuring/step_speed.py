@@ -19,13 +19,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxcnn.data.cores import available_cores
+from jaxcnn.malloc_tuning import large_pages
 from jaxcnn.measuring.layer_list import layer_list
 from jaxcnn.measuring.matmul import matmul_flops
 from jaxcnn.measuring.record import Row, machine
 from jaxcnn.measuring.step_worker import config_of
 from jaxcnn.models.net import Net
 from jaxcnn.models.summary import summarise
-from jaxcnn.pages import large_pages
 from jaxcnn.parallel import bounds, chips
 
 MODES = ("train", "inference")

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jaxcnn.malloc_tuning import give_back_freed
 from jaxcnn.measuring.record import peak_memory
-from jaxcnn.pages import give_back_freed
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CLASSES = 1000

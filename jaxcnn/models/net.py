@@ -169,7 +169,7 @@ def check_images(images: Array) -> None:
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
             f"images are {images.dtype}; expected floats, RGB of 0..255 minus the mean: "
-            "see jaxcnn.pixels"
+            "see jaxcnn.preprocessing"
         )
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Float32
 from jaxcnn.data import Picture
 from jaxcnn.evaluation.forward import Batch
 from jaxcnn.evaluation.shapes import Shape
-from jaxcnn.pixels import centred
+from jaxcnn.preprocessing import centred
 from jaxcnn.research.trained import Trained
 
 # What the classifiers read, after its activation: the first of these layers that a net has.

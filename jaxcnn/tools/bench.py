@@ -17,8 +17,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from jaxcnn.malloc_tuning import start_again_with_large_pages
 from jaxcnn.measuring.record import Row, text
-from jaxcnn.pages import start_again_with_large_pages
 from jaxcnn.tools.outcome import outcome
 
 # Modules of jaxcnn.measuring, each with add_arguments(parser) and measure(options), which yields rows.

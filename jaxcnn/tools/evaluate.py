@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.pages import start_again_with_large_pages
+from jaxcnn.malloc_tuning import start_again_with_large_pages
 from jaxcnn.tools.outcome import outcome
 
 EPILOG = """protocols:

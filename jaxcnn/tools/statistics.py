@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxcnn import config as configs
 from jaxcnn.data.pixel_statistics import Statistics, compute, eigen, save, side_of
-from jaxcnn.pixels import Augment
+from jaxcnn.preprocessing import Augment
 from jaxcnn.training import sections
 from jaxcnn.training.judging import open_splits
 from jaxcnn.training.logging import Screen, duration

@@ -25,7 +25,7 @@ from jaxcnn import data as room
 from jaxcnn.data import pixel_statistics as figures
 from jaxcnn.data.crops import View, random_view
 from jaxcnn.data.decode import decode_view
-from jaxcnn.pixels import Augment, augmented, example_keys, flips, make_treatment
+from jaxcnn.preprocessing import Augment, augmented, example_keys, flips, make_treatment
 from jaxcnn.training import sections
 from jaxcnn.training.judging import open_splits
 

@@ -19,7 +19,7 @@ from jaxcnn.evaluation import Forward
 from jaxcnn.losses import Objective
 from jaxcnn.models.summary import order_of_computation
 from jaxcnn.parallel import Parallelism, Placement, Plan, Reduction, check_batch, choose, put
-from jaxcnn.pixels import Augment, Treatment, make_treatment
+from jaxcnn.preprocessing import Augment, Treatment, make_treatment
 from jaxcnn.training.averaging import Average
 from jaxcnn.training.sections import SECTIONS
 from jaxcnn.training.state import Controls, TrainState, create, state_specs

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, UInt8
 from jaxcnn import config as configs
 from jaxcnn import models
 from jaxcnn.data import pixel_statistics
-from jaxcnn.pixels import Augment, centred, make_treatment
+from jaxcnn.preprocessing import Augment, centred, make_treatment
 from jaxcnn.training import sections
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints, abstract
 from jaxcnn.training.judging import protocols

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from jaxcnn import data as room
-from jaxcnn.pages import give_back_freed
+from jaxcnn.malloc_tuning import give_back_freed
 from jaxcnn.parallel import Crew, assemble_crew, check_same
 from jaxcnn.training import report, sections
 from jaxcnn.training.checkpoint import Checkpoints

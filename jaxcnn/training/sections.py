@@ -12,7 +12,7 @@ from jaxcnn.evaluation import PROTOCOLS
 from jaxcnn.losses import Objective
 from jaxcnn.models import NETS
 from jaxcnn.parallel import Parallelism
-from jaxcnn.pixels import Augment
+from jaxcnn.preprocessing import Augment
 from jaxcnn.training.averaging import Average
 from jaxcnn.training.checkpoint import Checkpointing
 from jaxcnn.training.logging import Log

@@ -14,7 +14,7 @@ from jaxcnn import data as room
 from jaxcnn.data import pixel_statistics as figures
 from jaxcnn.data.pixel_statistics import Statistics
 from jaxcnn.parallel import ALONE, Crew
-from jaxcnn.pixels import Augment
+from jaxcnn.preprocessing import Augment
 from jaxcnn.training.experiment import Experiment
 from jaxcnn.training.logging import Screen, duration
 from jaxcnn.training.sections import SECTIONS

@@ -19,7 +19,7 @@ from jaxcnn.evaluation import ranks
 from jaxcnn.losses import Objective
 from jaxcnn.models.context import Part
 from jaxcnn.parallel import Reduction
-from jaxcnn.pixels import Treatment, augmented
+from jaxcnn.preprocessing import Treatment, augmented
 from jaxcnn.training.averaging import Average
 from jaxcnn.training.state import Controls, TrainState
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from jaxcnn import data as room
 from jaxcnn.data.pixel_statistics import IMAGENET
-from jaxcnn.pixels import augmented, make_treatment
+from jaxcnn.preprocessing import augmented, make_treatment
 from jaxcnn.tools import views
 from jaxcnn.training import sections
 from jaxcnn.training.judging import open_splits

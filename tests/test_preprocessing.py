@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance
 
 from jaxcnn.data.pixel_statistics import IMAGENET, Statistics, eigen
 from jaxcnn.parallel import make_placement
-from jaxcnn.pixels import (
+from jaxcnn.preprocessing import (
     ORDERS,
     Augment,
     augmented,

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from jaxcnn.pages import SETTING, VARIABLE, large_pages
+from jaxcnn.malloc_tuning import SETTING, VARIABLE, large_pages
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
