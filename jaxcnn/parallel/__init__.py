@@ -1,7 +1,7 @@
 """Where arrays live: the mesh, what is split over it, and what devices send each other."""
 
-from jaxcnn.parallel.choosing import choose, plan_lines
-from jaxcnn.parallel.crew import ALONE, Crew, OtherFailed, assemble_crew, check_same, leave
+from jaxcnn.parallel.auto_plan import choose, plan_lines
+from jaxcnn.parallel.grad_reduce import Reduction
 from jaxcnn.parallel.mesh import (
     Placement,
     check_batch,
@@ -9,8 +9,8 @@ from jaxcnn.parallel.mesh import (
     make_placement,
     put,
 )
-from jaxcnn.parallel.plans import Parallelism, Plan
-from jaxcnn.parallel.reduction import Reduction
+from jaxcnn.parallel.parallelism import Parallelism, Plan
+from jaxcnn.parallel.process_group import ALONE, Crew, OtherFailed, assemble_crew, check_same, leave
 
 __all__ = [
     "ALONE",

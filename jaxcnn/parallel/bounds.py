@@ -15,9 +15,9 @@ import jax
 
 from jaxcnn.models.summary import CONTAINERS, summarise
 from jaxcnn.parallel.chips import Chip, Network
-from jaxcnn.parallel.plans import Plan
-from jaxcnn.parallel.reduction import Reduction
-from jaxcnn.parallel.traffic import ITEMSIZE, Collective
+from jaxcnn.parallel.comm_cost import ITEMSIZE, Collective
+from jaxcnn.parallel.grad_reduce import Reduction
+from jaxcnn.parallel.parallelism import Plan
 
 # Times that each activation passes between chip and memory in a step: written, read by the next layer, and
 # read for that layer's gradient; its own gradient written and read (performance.md, A2).

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxcnn.parallel import flags
+from jaxcnn.parallel import xla_options
 
 AXES = ("data", "model")
 
@@ -44,7 +44,7 @@ class Placement:
     @property
     def compiler_options(self) -> dict[str, str]:
         """Of XLA, for every net that is compiled for these devices."""
-        return flags.compiler_options(
+        return xla_options.compiler_options(
             self.platform, version=importlib.metadata.version("jaxlib"), environment=os.environ
         )
 

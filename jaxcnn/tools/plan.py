@@ -88,7 +88,7 @@ def text(found: Any) -> str:
 
 
 def _head(found: Any) -> list[str]:
-    from jaxcnn.parallel.plans import WORDS
+    from jaxcnn.parallel.parallelism import WORDS
 
     plan, model = found.plan, found.config["model"]
     net = f"{model['name']} {model.get('column', '')}".strip()
@@ -143,8 +143,8 @@ def _modelled(found: Any) -> list[tuple[str, str, str]]:
 
 def _collectives(found: Any) -> list[str]:
     from jaxcnn.parallel.bounds import seconds
+    from jaxcnn.parallel.comm_cost import Collective
     from jaxcnn.parallel.compiled import layer
-    from jaxcnn.parallel.traffic import Collective
 
     def line(kind: str, size: float, devices: int, what: str, how: str) -> str:
         ms = 1e3 * seconds(Collective(kind, what, size, devices), found.links, found.plan)

@@ -83,7 +83,7 @@ def exit_code(
     from jaxcnn.config import ConfigError
     from jaxcnn.data import DataError
     from jaxcnn.parallel import OtherFailed
-    from jaxcnn.parallel.start import StartError
+    from jaxcnn.parallel.distributed import StartError
     from jaxcnn.training import Diverged, Stopped
     from jaxcnn.training.checkpoint import CheckpointError
     from jaxcnn.training.workdir import WorkdirError
@@ -146,24 +146,24 @@ def _start(options: argparse.Namespace) -> dict[str, Any]:
     Returns:
         What was set, for run.json.
     """
-    from jaxcnn.parallel import flags, start
-    from jaxcnn.parallel.cache import cache
+    from jaxcnn.parallel import distributed, xla_options
+    from jaxcnn.parallel.compilation_cache import cache
 
-    prepared = flags.prepare(
+    prepared = xla_options.prepare(
         os.environ,
-        platform=flags.guess_platform(os.environ),
+        platform=xla_options.guess_platform(os.environ),
         version=importlib.metadata.version("jaxlib"),
         deterministic=options.deterministic,
     )
     rows = prepared.lines()
     if options.compilation_cache:
         rows.append(cache(os.environ, options.compilation_cache))
-    processes = start.parse(options.distributed, os.environ)
+    processes = distributed.parse(options.distributed, os.environ)
     if processes is None and options.distributed == "auto":
-        start.check_not_alone(os.environ, processes)
+        distributed.check_not_alone(os.environ, processes)
     if processes is not None:
-        start.start(processes, options.distributed_timeout)
-        print(start.describe(), flush=True)
+        distributed.start(processes, options.distributed_timeout)
+        print(distributed.describe(), flush=True)
     for name, text in [] if _follows() else rows:
         print(f"{name:<8} {text}", flush=True)
     return prepared.record()

@@ -27,9 +27,9 @@ from jaxcnn.parallel.bounds import (
     work,
 )
 from jaxcnn.parallel.chips import Network, network
+from jaxcnn.parallel.comm_cost import Collective, traffic
 from jaxcnn.parallel.compiled import Transfer, cycles, transfers
 from jaxcnn.parallel.topology import Target
-from jaxcnn.parallel.traffic import Collective, traffic
 from jaxcnn.training.dry_run import UNKNOWN_CLASSES, memory_bytes
 from jaxcnn.training.experiment import assemble, with_classes
 from jaxcnn.training.sections import SECTIONS

@@ -24,9 +24,9 @@ from jaxcnn.parallel.bounds import (
     work,
 )
 from jaxcnn.parallel.chips import CHIPS, network
-from jaxcnn.parallel.plans import Plan
+from jaxcnn.parallel.comm_cost import Collective, traffic
+from jaxcnn.parallel.parallelism import Plan
 from jaxcnn.parallel.topology import read_target
-from jaxcnn.parallel.traffic import Collective, traffic
 from jaxcnn.training.foresight import stand_ins
 
 NETS = {

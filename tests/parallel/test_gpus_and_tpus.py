@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from jaxcnn.parallel import gpus
-from jaxcnn.parallel.start import Processes, parse
+from jaxcnn.parallel.distributed import Processes, parse
 from tests.parallel.launchers import GKE, OPEN_MPI_5, SLICES, SRUN, free_port
 
 

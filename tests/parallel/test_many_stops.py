@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.training.loading import saved_steps
-from tests.parallel.crews import Crew, assert_epochs_whole, ledger, losses, starts
+from tests.parallel.groups import Crew, assert_epochs_whole, ledger, losses, starts
 from tests.training.runs import arguments, events
 from tests.training.test_step import NETS
 

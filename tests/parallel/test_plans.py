@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from jaxcnn.models import build
+from jaxcnn.parallel.comm_cost import traffic
 from jaxcnn.parallel.compiled import collectives
-from jaxcnn.parallel.traffic import traffic
 from jaxcnn.training.experiment import synthetic_batch
 from tests.training.test_step import NO_FLIP, experiment
 

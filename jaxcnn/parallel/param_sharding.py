@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jaxcnn.parallel.mesh import AXES
-from jaxcnn.parallel.plans import Parallelism, Plan
+from jaxcnn.parallel.parallelism import Parallelism, Plan
 
 
 class Leaf(NamedTuple):

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
 
-from jaxcnn.parallel.leaves import Leaf, in_buckets, lay_out
 from jaxcnn.parallel.mesh import AXES
-from jaxcnn.parallel.plans import Parallelism, Plan
+from jaxcnn.parallel.parallelism import Parallelism, Plan
+from jaxcnn.parallel.param_sharding import Leaf, in_buckets, lay_out
 
 _LARGE = 4e6  # bytes
 

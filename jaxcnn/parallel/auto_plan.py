@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxcnn.parallel.plans import WORDS, Parallelism, Plan
-from jaxcnn.parallel.reduction import Reduction, make_reduction
-from jaxcnn.parallel.traffic import traffic
+from jaxcnn.parallel.comm_cost import traffic
+from jaxcnn.parallel.grad_reduce import Reduction, make_reduction
+from jaxcnn.parallel.parallelism import WORDS, Parallelism, Plan
 
 
 def choose(

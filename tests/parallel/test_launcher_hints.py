@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from jaxcnn.parallel import clusters
-from jaxcnn.parallel.start import Processes, StartError, check_not_alone, parse
+from jaxcnn.parallel import launcher_hints
+from jaxcnn.parallel.distributed import Processes, StartError, check_not_alone, parse
 from tests.parallel.launchers import BY_HAND, FOUND, GKE, MPICH, OPEN_MPI_4, SRUN, TORCHRUN
 
 
@@ -18,7 +18,7 @@ def test_auto(environment, expected):
 
 def test_every_detector_has_a_row():
     rows = {row[2][0] for row in FOUND if row[2]} | {"GKE TPU", "TPU VM"}
-    assert rows == {name for name, _ in clusters.DETECTORS}
+    assert rows == {name for name, _ in launcher_hints.DETECTORS}
 
 
 @pytest.mark.parametrize("environment", [{}, SRUN, OPEN_MPI_4, BY_HAND | {"JAX_PROCESS_ID": "3"}])
@@ -76,11 +76,19 @@ def test_bad_variables():
     ],
 )
 def test_first_host(nodes, first):
-    assert clusters.first_host(nodes) == first
+    assert launcher_hints.first_host(nodes) == first
 
 
 def test_tasks_on_node():
-    assert [clusters.tasks_on_node("2(x3),1,4(x2)", n) for n in range(7)] == [2, 2, 2, 1, 4, 4, 1]
+    assert [launcher_hints.tasks_on_node("2(x3),1,4(x2)", n) for n in range(7)] == [
+        2,
+        2,
+        2,
+        1,
+        4,
+        4,
+        1,
+    ]
 
 
 ALONE = [

@@ -10,8 +10,8 @@ import math
 from typing import Any, NamedTuple
 
 from jaxcnn.models.classifier import FULLY_CONNECTED
-from jaxcnn.parallel.plans import Plan
-from jaxcnn.parallel.reduction import Reduction
+from jaxcnn.parallel.grad_reduce import Reduction
+from jaxcnn.parallel.parallelism import Plan
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
 

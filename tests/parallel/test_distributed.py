@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxcnn.parallel import clusters, environment, gpus, start, tpus
-from jaxcnn.parallel.start import Processes, StartError
+from jaxcnn.parallel import distributed, environment, gpus, launcher_hints, tpus
+from jaxcnn.parallel.distributed import Processes, StartError
 from tests.parallel.launchers import free_port
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,7 +25,7 @@ def test_nobody_listens(monkeypatch):
     with pytest.raises(
         StartError, match=re.escape(f"process 1/2 (SLURM) waited 1 s for process 0 at {address}")
     ) as e:
-        start.start(Processes("SLURM", address, 2, 1), timeout=1.0)
+        distributed.start(Processes("SLURM", address, 2, 1), timeout=1.0)
     assert time.monotonic() - began < 5
     for advice in (
         "nothing listens there",
@@ -41,7 +41,7 @@ def test_a_name_that_does_not_resolve():
     with pytest.raises(
         StartError, match=r"the name no-such-host\.invalid does not resolve here"
     ) as said:
-        start.start(processes, timeout=0.2)
+        distributed.start(processes, timeout=0.2)
     assert "JAX_COORDINATOR_ADDRESS=HOST:PORT" in str(said.value)
 
 
@@ -49,14 +49,14 @@ def test_a_port_that_is_taken():
     with socket.create_server(("", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(StartError, match=rf"process 0/2 .* cannot listen at port {port} here"):
-            start.start(Processes("--distributed", f"localhost:{port}", 2, 0), timeout=1.0)
+            distributed.start(Processes("--distributed", f"localhost:{port}", 2, 0), timeout=1.0)
 
 
 def test_a_long_wait_says_what_for(monkeypatch, capsys):
-    monkeypatch.setattr(start, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(distributed, "PATIENCE_SECONDS", 0.05)
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(StartError):
-        start.start(Processes("--distributed", address, 2, 1), timeout=0.3)
+        distributed.start(Processes("--distributed", address, 2, 1), timeout=0.3)
     assert (
         f"process 1/2 (--distributed) still waits for the others at {address}"
         in capsys.readouterr().err
@@ -118,7 +118,7 @@ def test_where_jax_finds_no_tpu_slice():
 
 def test_only_a_start_imports_jax():
     """Flags are read, and refused, before JAX is there."""
-    for module in (start, clusters, gpus, tpus, environment):
+    for module in (distributed, launcher_hints, gpus, tpus, environment):
         for node in ast.parse(Path(str(module.__file__)).read_text()).body:
             if isinstance(node, ast.Import):
                 assert not {a.name.split(".")[0] for a in node.names} & {"jax", "tensorflow"}

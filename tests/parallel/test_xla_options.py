@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxcnn.parallel import flags, gpus
-from jaxcnn.parallel.cache import cache
-from jaxcnn.parallel.flags import ROWS, Row, compiler_options, guess_platform, prepare
+from jaxcnn.parallel import gpus, xla_options
+from jaxcnn.parallel.compilation_cache import cache
+from jaxcnn.parallel.xla_options import ROWS, Row, compiler_options, guess_platform, prepare
 
 HERE = version("jaxlib")
 OVERLAP = "--xla_gpu_enable_latency_hiding_scheduler=true"
@@ -49,7 +49,7 @@ def prepared(environment, platform="gpu", version=HERE, deterministic=False, **m
 @pytest.fixture
 def no_child(monkeypatch):
     """Asking jaxlib in a child process is an error."""
-    monkeypatch.setattr(flags, "subprocess", None)
+    monkeypatch.setattr(xla_options, "subprocess", None)
 
 
 # The table.
@@ -78,7 +78,7 @@ def test_what_is_set_where_the_user_sets_nothing(platform, deterministic, expect
 
 
 def test_every_flag_of_the_table_is_known_to_this_jaxlib():
-    now = [row for row in ROWS if row.platform != "tpu" and flags._holds(row, HERE)]
+    now = [row for row in ROWS if row.platform != "tpu" and xla_options._holds(row, HERE)]
     assert {row.flag for row in now} >= {OVERLAP[2:-5], DETERMINISTIC[2:-5]}
     words = " ".join(f"--{row.flag}={row.value}" for row in now)
     ended(start("import jax; jax.devices()", XLA_FLAGS=words))
@@ -234,7 +234,7 @@ def test_empty_flags_are_none(text):
 
 def test_quotes_are_kept():
     words = ('--a="x \\" y"', "--b='x \" y'", "--c", "--d=", '--e=x"y')
-    assert flags._split("  ".join(words)) == (words, {})
+    assert xla_options._split("  ".join(words)) == (words, {})
 
 
 def test_flags_in_a_file(tmp_path):

@@ -17,8 +17,8 @@ import threading
 import time
 from collections.abc import Iterator
 
-from jaxcnn.parallel.clusters import Processes, detect, signs, split_address
 from jaxcnn.parallel.environment import Environment
+from jaxcnn.parallel.launcher_hints import Processes, detect, signs, split_address
 
 __all__ = ["Processes", "StartError", "check_not_alone", "describe", "parse", "start"]
 
