@@ -13,6 +13,7 @@ GROUPS = [
     {"config", "models", "data", "preprocessing", "losses", "parallel", "malloc_tuning"},
     {"evaluation"},
     {"training"},
+    {"planning"},
     {"research", "measuring"},
     {"tools"},
 ]

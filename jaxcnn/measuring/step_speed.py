@@ -26,7 +26,7 @@ from jaxcnn.measuring.record import Row, machine
 from jaxcnn.measuring.step_worker import config_of
 from jaxcnn.models.net import Net
 from jaxcnn.models.summary import summarise
-from jaxcnn.parallel import bounds, chips
+from jaxcnn.planning import hardware, roofline
 
 MODES = ("train", "inference")
 BATCHES, SIDES = (1, 2, 4, 8, 16, 32, 64), (64, 112, 224, 336, 448)
@@ -151,12 +151,12 @@ def _row(job: Job, net: Net, ours: Any, theirs: Any, median: Mapping[str, float]
 
 def flops_of(net: Net, mode: str) -> float:
     """Floating-point operations an image, two for a multiply-add."""
-    return bounds.work(net).flops if mode == "train" else 2.0 * summarise(net).macs
+    return roofline.work(net).flops if mode == "train" else 2.0 * summarise(net).macs
 
 
 def _peak_of(facts: Mapping[str, Any], dtype: str) -> float | None:
     """Of an accelerator that is known, in bfloat16; None of another."""
-    known = chips.by_device_kind(facts["device"]) if dtype == "bfloat16" else None
+    known = hardware.by_device_kind(facts["device"]) if dtype == "bfloat16" else None
     return known.flops * facts["devices"] if known else None
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import jax
 
 from jaxcnn import config as configs
-from jaxcnn.parallel import bounds, describe_devices, plan_lines
+from jaxcnn.parallel import describe_devices, plan_lines
+from jaxcnn.planning import roofline
 from jaxcnn.training import sections
 from jaxcnn.training.dry_run import UNKNOWN_CLASSES
 from jaxcnn.training.experiment import assemble, with_classes
@@ -54,7 +55,7 @@ def describe(config: dict[str, Any]) -> str:
     transfer = read_transfer(experiment)
     state, batch = experiment.abstract_state(), experiment.abstract_batch()
     rows = config["batch_size"] / experiment.placement.mesh.size
-    flops = rows * bounds.work(experiment.net).flops
+    flops = rows * roofline.work(experiment.net).flops
     lines = [f"{name:<8} {text}" for name, text in (transfer.lines() if transfer else [])]
     lines += [f"devices  {describe_devices()}"]
     mesh = plan_lines(experiment.plan, experiment.reduction, experiment.moved)

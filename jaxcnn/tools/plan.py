@@ -31,12 +31,12 @@ def main(arguments: Sequence[str]) -> int:
 
     def work() -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported
-        from jaxcnn.parallel.topology import read_target, set_up
+        from jaxcnn.planning.topology import read_target, set_up
 
         target = read_target(options.topology)
         set_up(os.environ, target)
+        from jaxcnn.planning.forecast import foresee
         from jaxcnn.training import sections
-        from jaxcnn.training.foresight import foresee
 
         _, config = sections.read(options.config, overrides, CONFIGS)
         found = foresee(config, target, options.network_gbps, options.fit)
@@ -142,9 +142,9 @@ def _modelled(found: Any) -> list[tuple[str, str, str]]:
 
 
 def _collectives(found: Any) -> list[str]:
-    from jaxcnn.parallel.bounds import seconds
     from jaxcnn.parallel.comm_cost import Collective
-    from jaxcnn.parallel.compiled import layer
+    from jaxcnn.planning.hlo import layer
+    from jaxcnn.planning.roofline import seconds
 
     def line(kind: str, size: float, devices: int, what: str, how: str) -> str:
         ms = 1e3 * seconds(Collective(kind, what, size, devices), found.links, found.plan)
@@ -196,7 +196,7 @@ def _bounds(found: Any) -> list[str]:
 
 def record(found: Any) -> dict[str, Any]:
     """What --json prints: bytes, seconds and counts. `compiled` is null where nothing was."""
-    from jaxcnn.training.foresight import versions
+    from jaxcnn.planning.forecast import versions
 
     limits, chip, size = found.bounds, found.target.chip, found.config["batch_size"]
     seconds = limits._asdict() | {

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxcnn.measuring.record import Row, median_seconds, text
-from jaxcnn.parallel import chips
+from jaxcnn.planning import hardware
 from jaxcnn.tools import bench
 
 KEYS = {
@@ -39,10 +39,10 @@ def test_the_median_leaves_out_the_warm_up():
 
 
 def test_an_unknown_device_has_no_bound():
-    assert chips.by_device_kind("NVIDIA H100 80GB HBM3") is chips.CHIPS["h100"]
-    assert chips.by_device_kind("TPU v5 lite") is chips.CHIPS["v5e"]
-    assert chips.by_device_kind("NVIDIA H100 PCIe") is None  # other figures than the SXM card's
-    assert chips.by_device_kind("cpu") is None
+    assert hardware.by_device_kind("NVIDIA H100 80GB HBM3") is hardware.CHIPS["h100"]
+    assert hardware.by_device_kind("TPU v5 lite") is hardware.CHIPS["v5e"]
+    assert hardware.by_device_kind("NVIDIA H100 PCIe") is None  # other figures than the SXM card's
+    assert hardware.by_device_kind("cpu") is None
 
 
 @pytest.mark.parametrize(

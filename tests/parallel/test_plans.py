@@ -13,7 +13,7 @@ import pytest
 
 from jaxcnn.models import build
 from jaxcnn.parallel.comm_cost import traffic
-from jaxcnn.parallel.compiled import collectives
+from jaxcnn.planning.hlo import collectives
 from jaxcnn.training.experiment import synthetic_batch
 from tests.training.test_step import NO_FLIP, experiment
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxcnn.parallel import topology
-from jaxcnn.parallel.topology import library, read_target
+from jaxcnn.planning import topology
+from jaxcnn.planning.topology import library, read_target
 from jaxcnn.tools.plan import main
 
 ROOT = Path(__file__).parent.parent.parent

@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxcnn.parallel.chips import CHIPS, Chip
 from jaxcnn.parallel.environment import Environment
+from jaxcnn.planning.hardware import CHIPS, Chip
 
 # Slices that libtpu 0.0.42 makes; it cannot list them.
 EXAMPLES = {"v4": "v4:2x2x4", "v5e": "v5e:4x4", "v5p": "v5p:2x2x4", "v6e": "v6e:4x4"}

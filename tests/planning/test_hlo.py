@@ -2,7 +2,7 @@
 
 # ruff: noqa: E501 (XLA's lines are long)
 
-from jaxcnn.parallel.compiled import collectives, cycles, layer, transfers
+from jaxcnn.planning.hlo import collectives, cycles, layer, transfers
 
 # As XLA:TPU writes it (libtpu 0.0.42): fc7's gradient travels while two convolutions run; the metrics and a
 # bias are one synchronous tuple afterwards.

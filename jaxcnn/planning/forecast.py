@@ -13,8 +13,12 @@ import jax
 from jaxcnn import config as configs
 from jaxcnn import models
 from jaxcnn.models.summary import order_of_computation
-from jaxcnn.parallel import Parallelism, Plan, Reduction, check_batch, choose, topology
-from jaxcnn.parallel.bounds import (
+from jaxcnn.parallel import Parallelism, Plan, Reduction, check_batch, choose
+from jaxcnn.parallel.comm_cost import Collective, traffic
+from jaxcnn.planning import topology
+from jaxcnn.planning.hardware import Network, network
+from jaxcnn.planning.hlo import Transfer, cycles, transfers
+from jaxcnn.planning.roofline import (
     Bounds,
     Memory,
     Work,
@@ -26,10 +30,7 @@ from jaxcnn.parallel.bounds import (
     two_points,
     work,
 )
-from jaxcnn.parallel.chips import Network, network
-from jaxcnn.parallel.comm_cost import Collective, traffic
-from jaxcnn.parallel.compiled import Transfer, cycles, transfers
-from jaxcnn.parallel.topology import Target
+from jaxcnn.planning.topology import Target
 from jaxcnn.training.dry_run import UNKNOWN_CLASSES, memory_bytes
 from jaxcnn.training.experiment import assemble, with_classes
 from jaxcnn.training.sections import SECTIONS

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxcnn.models.summary import CONTAINERS, summarise
-from jaxcnn.parallel.chips import Chip, Network
 from jaxcnn.parallel.comm_cost import ITEMSIZE, Collective
 from jaxcnn.parallel.grad_reduce import Reduction
 from jaxcnn.parallel.parallelism import Plan
+from jaxcnn.planning.hardware import Chip, Network
 
 # Times that each activation passes between chip and memory in a step: written, read by the next layer, and
 # read for that layer's gradient; its own gradient written and read (performance.md, A2).

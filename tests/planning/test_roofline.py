@@ -9,7 +9,11 @@ import pytest
 from jaxcnn.models import build
 from jaxcnn.models.summary import order_of_computation, summarise
 from jaxcnn.parallel import Parallelism, choose
-from jaxcnn.parallel.bounds import (
+from jaxcnn.parallel.comm_cost import Collective, traffic
+from jaxcnn.parallel.parallelism import Plan
+from jaxcnn.planning.forecast import stand_ins
+from jaxcnn.planning.hardware import CHIPS, network
+from jaxcnn.planning.roofline import (
     Bounds,
     Memory,
     bounds,
@@ -23,11 +27,7 @@ from jaxcnn.parallel.bounds import (
     update_bytes,
     work,
 )
-from jaxcnn.parallel.chips import CHIPS, network
-from jaxcnn.parallel.comm_cost import Collective, traffic
-from jaxcnn.parallel.parallelism import Plan
-from jaxcnn.parallel.topology import read_target
-from jaxcnn.training.foresight import stand_ins
+from jaxcnn.planning.topology import read_target
 
 NETS = {
     **{f"vgg_{c}": ("vgg", {"column": c}) for c in "ABCDE"},
