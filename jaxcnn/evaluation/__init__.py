@@ -1,10 +1,10 @@
 """Parameters to error rates: what a protocol looks at, how posteriors are averaged, exact counting."""
 
-from jaxcnn.evaluation.counting import Result, Tally, ranks
-from jaxcnn.evaluation.evaluating import Judgement, evaluate
 from jaxcnn.evaluation.forward import Forward
-from jaxcnn.evaluation.looking import check_fits, choose_cuts, posteriors
+from jaxcnn.evaluation.metrics import Result, Tally, ranks
+from jaxcnn.evaluation.posteriors import check_fits, choose_cuts, posteriors
 from jaxcnn.evaluation.protocols import PROTOCOLS, Protocol
+from jaxcnn.evaluation.run_protocol import Judgement, evaluate
 
 __all__ = [
     "PROTOCOLS",

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxcnn.evaluation.shapes import Shape, turned
+from jaxcnn.evaluation.buckets import Shape, turned
 from jaxcnn.parallel import Placement
 from jaxcnn.preprocessing import centred
 

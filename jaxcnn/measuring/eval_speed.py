@@ -17,8 +17,8 @@ import numpy as np
 
 from jaxcnn.data import Pictures, Source, Subset
 from jaxcnn.evaluation import PROTOCOLS, Forward, Protocol, evaluate
-from jaxcnn.evaluation.looking import choose_cuts, looks_at
-from jaxcnn.evaluation.shapes import Shape
+from jaxcnn.evaluation.buckets import Shape
+from jaxcnn.evaluation.posteriors import choose_cuts, looks_at
 from jaxcnn.measuring.input_speed import add_source, source_of
 from jaxcnn.measuring.record import Row, machine, peak_memory, seconds_of
 from jaxcnn.measuring.step_worker import config_of

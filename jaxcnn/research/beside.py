@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Sequence
 
 from jaxcnn import models
-from jaxcnn.evaluation import Protocol, Result, fusion
+from jaxcnn.evaluation import Protocol, Result, ensemble
 from jaxcnn.models.summary import summarise
 from jaxcnn.research.matching import Fusion, fusions
 from jaxcnn.research.papers import PARAMETERS, Row, Table
@@ -83,7 +83,7 @@ def _result(parts: Fusion) -> Result:
         row.pop("step")
         return Result(**row)
     kept = [run.kept(protocol) for run, protocol in parts]
-    return fusion.rates([one for one in kept if one is not None])
+    return ensemble.rates([one for one in kept if one is not None])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +154,7 @@ def check_alike(runs: Sequence[Trained]) -> None:
     )
     for run in runs[1:]:
         if of(run) != of(runs[0]) or run.data.class_names != runs[0].data.class_names:
-            raise fusion.PosteriorsError(
+            raise ensemble.PosteriorsError(
                 f"one table cannot hold both {runs[0].folder.name}, judged on {of(runs[0])}, and "
                 f"{run.folder.name}, judged on {of(run)}: give runs of one data set"
             )

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 
+from jaxcnn.evaluation.buckets import bucket
 from jaxcnn.evaluation.forward import mean_scores
-from jaxcnn.evaluation.shapes import bucket
 from jaxcnn.models.net import Net, smallest_input
 from jaxcnn.models.ops import Window
 from jaxcnn.models.summary import Field

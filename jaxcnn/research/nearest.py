@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float, Float32
 
 from jaxcnn.data import Picture
+from jaxcnn.evaluation.buckets import Shape
 from jaxcnn.evaluation.forward import Batch
-from jaxcnn.evaluation.shapes import Shape
 from jaxcnn.preprocessing import centred
 from jaxcnn.research.trained import Trained
 

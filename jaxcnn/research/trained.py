@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxcnn import config as configs
 from jaxcnn import data as room
-from jaxcnn.evaluation import Forward, Judgement, Protocol, check_fits, evaluate, fusion
+from jaxcnn.evaluation import Forward, Judgement, Protocol, check_fits, ensemble, evaluate
 from jaxcnn.parallel import make_placement
 from jaxcnn.training import report, sections
 from jaxcnn.training.checkpoint import CheckpointError
@@ -121,7 +121,7 @@ class Trained:
 
     def posteriors_path(self, protocol: Protocol) -> Path:
         """Where its posteriors by `protocol` are kept."""
-        name = fusion.file_name(self.label(protocol), self.data.eval_split, self.step)
+        name = ensemble.file_name(self.label(protocol), self.data.eval_split, self.step)
         return self.folder / FOLDER / name
 
     def known(self, protocol: Protocol) -> dict[str, Any] | None:
@@ -135,12 +135,12 @@ class Trained:
                 return row
         return None
 
-    def kept(self, protocol: Protocol) -> fusion.Posteriors | None:
+    def kept(self, protocol: Protocol) -> ensemble.Posteriors | None:
         """The posteriors that its folder holds of these weights and images, or None."""
         path = self.posteriors_path(protocol)
         if not path.exists():
             return None
-        found = fusion.load(path)
+        found = ensemble.load(path)
         fits = found.facts.get("step") == self.step
         fits &= found.facts.get("source") == self.config["data"]["source"]
         return found if fits and len(found.ids) == len(self.data.evaluation) else None
@@ -187,7 +187,7 @@ class Trained:
     def _write(self, protocol: Protocol, judged: Judgement, row: Mapping[str, Any]) -> None:
         if judged.posteriors is not None:
             path = self.posteriors_path(protocol)
-            fusion.save(dataclasses.replace(judged.posteriors, facts=self._facts(row)), path)
+            ensemble.save(dataclasses.replace(judged.posteriors, facts=self._facts(row)), path)
             self.screen.line(f"posteriors of {row['n']:,} images in {path}")
         path = self.folder / "report.json"
         try:

@@ -34,18 +34,18 @@ def main(arguments: Sequence[str]) -> int:
 
     def work() -> None:
         # Imported here, so that --help answers at once.
-        from jaxcnn.evaluation import fusion
+        from jaxcnn.evaluation import ensemble
         from jaxcnn.training.report import result_text
 
         if options.out:
             out_folder(Path(options.out).parent)
             if Path(options.out).is_dir():
                 raise OSError(f"--out={options.out} is a folder; give a file, such as mean.npz")
-        several = [fusion.load(path) for path in options.files]
-        mean = dataclasses.asdict(fusion.rates(several))
-        rows = [dataclasses.asdict(fusion.rates([one])) for one in several]
+        several = [ensemble.load(path) for path in options.files]
+        mean = dataclasses.asdict(ensemble.rates(several))
+        rows = [dataclasses.asdict(ensemble.rates([one])) for one in several]
         if options.out:
-            fusion.save(fusion.fuse(several), Path(options.out))
+            ensemble.save(ensemble.fuse(several), Path(options.out))
         if options.json:
             print(json.dumps([*rows, mean]))
             return

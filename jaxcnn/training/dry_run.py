@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxcnn.evaluation.shapes import Shape
+from jaxcnn.evaluation.buckets import Shape
 from jaxcnn.models.summary import format_table, summarise
 from jaxcnn.parallel import describe_devices
 from jaxcnn.training.experiment import Experiment, assemble, synthetic_batch, with_classes

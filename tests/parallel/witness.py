@@ -61,7 +61,7 @@ def attend(witness):
     from jax.experimental import multihost_utils
 
     from jaxcnn import data as room
-    from jaxcnn.evaluation import evaluating
+    from jaxcnn.evaluation import run_protocol
     from jaxcnn.training.checkpoint import Checkpoints
     from jaxcnn.training.feeding import Feed
 
@@ -88,7 +88,7 @@ def attend(witness):
             witness.reach("train", done[0])
         return taken
 
-    class Pictures(evaluating.Pictures):
+    class Pictures(run_protocol.Pictures):
         seen = 0
 
         def __next__(self):
@@ -109,7 +109,7 @@ def attend(witness):
 
     room.train_batches, room.Batches.__next__ = train_batches, next_batch
     Feed.next = next_update
-    evaluating.Pictures, Checkpoints.save, Checkpoints.restore = Pictures, save, restore
+    run_protocol.Pictures, Checkpoints.save, Checkpoints.restore = Pictures, save, restore
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from jaxcnn.evaluation import fusion
+from jaxcnn.evaluation import ensemble
 from jaxcnn.research.beside import (
     beside,
     check_alike,
@@ -182,8 +182,10 @@ def test_fusions_are_means_of_saved_posteriors(folders):
     assert line[:2] == ["D, E", "multi-crop & dense"]
     end = f"{runs[0].data.eval_split}.step_8.npz"
     names = (f"multi_crop_37_55_73_32.{end}", f"dense_37_55_73.{end}")
-    files = [fusion.load(folder / "posteriors" / name) for folder in folders[2:] for name in names]
-    assert line[5] == f"{100 * (1 - fusion.rates(files).top1):.2f}"
+    files = [
+        ensemble.load(folder / "posteriors" / name) for folder in folders[2:] for name in names
+    ]
+    assert line[5] == f"{100 * (1 - ensemble.rates(files).top1):.2f}"
     assert found.body()[0][-1].startswith("no run of vgg D, S 256; no run of vgg D, S 384")
     assert not wanted_missing("vgg6", runs)
     assert not wanted_missing("vgg5", runs[:3])  # the same posteriors serve another table
@@ -206,6 +208,6 @@ def test_runs_of_other_data_are_refused(folders, tmp_path):
     other = tmp_path / "other"
     run(config(epochs=0, data__source="synthetic:6", evals="()"), other)
     with pytest.raises(
-        fusion.PosteriorsError, match=r"a0, judged on 4 classes.*other, judged on 6"
+        ensemble.PosteriorsError, match=r"a0, judged on 4 classes.*other, judged on 6"
     ):
         check_alike([Trained(folders[0]), Trained(other)])

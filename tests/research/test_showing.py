@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.data import Data, DataError, Picture
-from jaxcnn.evaluation.looking import choose_cuts
+from jaxcnn.evaluation.posteriors import choose_cuts
 from jaxcnn.research import figures, showing
 from jaxcnn.research.nearest import Hidden, hidden_layer, nearest
 from jaxcnn.research.predicting import centre_protocol

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcnn.evaluation import evaluating
+from jaxcnn.evaluation import run_protocol
 from jaxcnn.training import loop, sections
 from jaxcnn.training.loading import read_run
 
@@ -132,7 +132,7 @@ def signalling(monkeypatch, where, at):
 
         monkeypatch.setattr(loop.Feed, "next", next_)
         return
-    made = evaluating.Pictures
+    made = run_protocol.Pictures
 
     class Counting:
         drawn = 0
@@ -157,4 +157,4 @@ def signalling(monkeypatch, where, at):
             after(Counting.drawn)
             return next(self.batches)
 
-    monkeypatch.setattr(evaluating, "Pictures", lambda *a, **k: Counting(made(*a, **k)))
+    monkeypatch.setattr(run_protocol, "Pictures", lambda *a, **k: Counting(made(*a, **k)))

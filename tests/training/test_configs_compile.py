@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxcnn.evaluation import check_fits
-from jaxcnn.evaluation.looking import shapes_of
+from jaxcnn.evaluation.posteriors import shapes_of
 from jaxcnn.training import sections
 from jaxcnn.training.experiment import assemble, with_classes
 from jaxcnn.training.judging import protocols

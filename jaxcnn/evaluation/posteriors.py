@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from jaxcnn.data import Cut, Picture
+from jaxcnn.evaluation.buckets import Shape, bucket, placed
 from jaxcnn.evaluation.forward import Forward
 from jaxcnn.evaluation.protocols import Look, Protocol
-from jaxcnn.evaluation.shapes import Shape, bucket, placed
 
 # Batches on their way: one computes while the host forms the next.
 _IN_FLIGHT = 2

@@ -10,10 +10,10 @@ import numpy as np
 
 from jaxcnn.data import Picture, Pictures, Source, Subset, Unreadable, stand_in
 from jaxcnn.data.eval_loader import Choose
-from jaxcnn.evaluation.counting import Result, Tally
+from jaxcnn.evaluation.ensemble import Posteriors, digest
 from jaxcnn.evaluation.forward import Forward
-from jaxcnn.evaluation.fusion import Posteriors, digest
-from jaxcnn.evaluation.looking import check_fits, choose_cuts, posteriors
+from jaxcnn.evaluation.metrics import Result, Tally
+from jaxcnn.evaluation.posteriors import check_fits, choose_cuts, posteriors
 from jaxcnn.evaluation.protocols import Protocol
 from jaxcnn.parallel import ALONE, Crew
 

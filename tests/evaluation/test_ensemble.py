@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.data import Pictures
-from jaxcnn.evaluation import Tally, choose_cuts, fusion, posteriors
+from jaxcnn.evaluation import Tally, choose_cuts, ensemble, posteriors
 from jaxcnn.evaluation.protocols import Centre, Dense, MultiCrop, MultiCropDense, TenCrops
 from tests.evaluation.small import Images, forward_of, judge, net_and_params
 
@@ -16,7 +16,7 @@ SIZES = [(40, 40), (44, 61), (70, 43), (33, 64), (90, 40), (41, 42), (60, 31)] *
 def made(values, labels=None, split="val", classes="x", protocol="centre", ids=None):
     values = np.asarray(values, np.float16)
     n = len(values)
-    return fusion.Posteriors(
+    return ensemble.Posteriors(
         np.arange(n, dtype=np.int32) if ids is None else np.asarray(ids, np.int32),
         np.zeros(n, np.int32) if labels is None else np.asarray(labels, np.int32),
         values,
@@ -38,10 +38,10 @@ def test_the_mean_of_two_nets_is_that_of_judging_both():
                 means[picture.position] += np.exp(values) / 2
     tally = Tally()
     tally.add(np.log(means), np.arange(len(source)) % 5)
-    direct, fused = tally.result("mean", "val", len(source)), fusion.rates(saved)
+    direct, fused = tally.result("mean", "val", len(source)), ensemble.rates(saved)
     assert (fused.n, fused.top1, fused.top5) == (21, direct.top1, direct.top5)
     assert fused.loss == pytest.approx(direct.loss, rel=1e-3)
-    np.testing.assert_allclose(fusion.fuse(saved).values, means, rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(ensemble.fuse(saved).values, means, rtol=2e-3, atol=1e-6)
 
 
 def test_multi_crop_and_dense_fused_are_the_protocol_of_both():
@@ -49,12 +49,12 @@ def test_multi_crop_and_dense_fused_are_the_protocol_of_both():
     crops = judge("vgg", source, MultiCrop(scales=scales)).posteriors
     dense = judge("vgg", source, Dense(scales=scales)).posteriors
     both = judge("vgg", source, MultiCropDense(scales=scales)).posteriors
-    np.testing.assert_allclose(fusion.fuse([crops, dense]).values, both.values, rtol=3e-3)
+    np.testing.assert_allclose(ensemble.fuse([crops, dense]).values, both.values, rtol=3e-3)
 
 
 def test_one_file_gives_the_rates_that_were_reported():
     found = judge("vgg", Images(SIZES), Centre(scale=37))
-    again = fusion.rates([found.posteriors])
+    again = ensemble.rates([found.posteriors])
     assert (again.n, again.top1, again.top5) == (
         found.result.n,
         found.result.top1,
@@ -66,10 +66,10 @@ def test_one_file_gives_the_rates_that_were_reported():
 def test_a_file_holds_what_was_saved(tmp_path):
     whole = judge("vgg", Images(SIZES), Centre(scale=37)).posteriors
     whole = dataclasses.replace(whole, facts={**whole.facts, "run": "a", "step": 3})
-    path = tmp_path / "deep" / fusion.file_name("dense(256, no flip)", "val", 3)
+    path = tmp_path / "deep" / ensemble.file_name("dense(256, no flip)", "val", 3)
     assert path.name == "dense_256_no_flip.val.step_3.npz"
-    fusion.save(whole, path)
-    found = fusion.load(path)
+    ensemble.save(whole, path)
+    found = ensemble.load(path)
     for name in ("ids", "labels", "values"):
         np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
     assert found.values.dtype == np.float16
@@ -82,13 +82,13 @@ def test_a_file_holds_what_was_saved(tmp_path):
 
 def test_the_mean_weighs_each_the_same_by_hand():
     a, b, c = made([[0.5, 0.5]]), made([[1.0, 0.0]]), made([[0.0, 1.0]], protocol="dense")
-    assert fusion.fuse([a, b, c]).values.tolist() == [[0.5, 0.5]]
-    assert fusion.fuse([a, b]).values.tolist() == [[0.75, 0.25]]
-    assert fusion.fuse([a, b, c]).name == "centre + centre + dense"
+    assert ensemble.fuse([a, b, c]).values.tolist() == [[0.5, 0.5]]
+    assert ensemble.fuse([a, b]).values.tolist() == [[0.75, 0.25]]
+    assert ensemble.fuse([a, b, c]).name == "centre + centre + dense"
     # A mean of means is fused on: its weight is one file's.
-    assert fusion.fuse([fusion.fuse([a, b]), c]).values.tolist() == [[0.375, 0.625]]
-    assert fusion.rates([b, c]).loss == pytest.approx(np.log(2), rel=1e-6)
-    assert fusion.rates([c]).loss == pytest.approx(25 * np.log(2))  # 0 in float16 is not nothing
+    assert ensemble.fuse([ensemble.fuse([a, b]), c]).values.tolist() == [[0.375, 0.625]]
+    assert ensemble.rates([b, c]).loss == pytest.approx(np.log(2), rel=1e-6)
+    assert ensemble.rates([c]).loss == pytest.approx(25 * np.log(2))  # 0 in float16 is not nothing
 
 
 @pytest.mark.parametrize(
@@ -106,16 +106,16 @@ def test_the_mean_weighs_each_the_same_by_hand():
     ],
 )
 def test_what_is_not_alike_is_refused(other, problem):
-    for together in (fusion.fuse, fusion.rates):
-        with pytest.raises(fusion.PosteriorsError, match=problem):
+    for together in (ensemble.fuse, ensemble.rates):
+        with pytest.raises(ensemble.PosteriorsError, match=problem):
             together([made([[0.5, 0.5]] * 2), other])
-        with pytest.raises(fusion.PosteriorsError, match="name one file or more"):
+        with pytest.raises(ensemble.PosteriorsError, match="name one file or more"):
             together([])
 
 
 def test_files_that_hold_no_posteriors_say_how_to_make_them(tmp_path):
-    with pytest.raises(fusion.PosteriorsError, match=r"no file of posteriors.*tools\.evaluate"):
-        fusion.load(tmp_path / "none.npz")
+    with pytest.raises(ensemble.PosteriorsError, match=r"no file of posteriors.*tools\.evaluate"):
+        ensemble.load(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("no archive")
     np.savez(tmp_path / "other.npz", values=np.zeros(3))
     facts = np.array('{"classes": "x", "protocol": "centre", "split": "val"}')
@@ -124,7 +124,7 @@ def test_files_that_hold_no_posteriors_say_how_to_make_them(tmp_path):
     np.savez(tmp_path / "short.npz", facts=facts, **right | {"ids": np.arange(3)})
     np.savez(tmp_path / "nameless.npz", facts=np.array('{"classes": "x"}'), **right)
     np.savez(tmp_path / "right.npz", facts=facts, **right)
-    assert len(fusion.load(tmp_path / "right.npz").ids) == 2
+    assert len(ensemble.load(tmp_path / "right.npz").ids) == 2
     for name in ("text", "other", "wide", "short", "nameless"):
-        with pytest.raises(fusion.PosteriorsError, match="no readable file of posteriors"):
-            fusion.load(tmp_path / f"{name}.npz")
+        with pytest.raises(ensemble.PosteriorsError, match="no readable file of posteriors"):
+            ensemble.load(tmp_path / f"{name}.npz")

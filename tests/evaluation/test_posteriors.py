@@ -14,8 +14,9 @@ import pytest
 from jaxcnn.data.crops import rescaled_size
 from jaxcnn.data.eval_loader import read_cuts
 from jaxcnn.evaluation import evaluate
-from jaxcnn.evaluation.looking import choose_cuts, shapes_of
+from jaxcnn.evaluation.buckets import RATIOS, bucket, placed, turned
 from jaxcnn.evaluation.naming import read_protocol
+from jaxcnn.evaluation.posteriors import choose_cuts, shapes_of
 from jaxcnn.evaluation.protocols import (
     Centre,
     Crops144,
@@ -23,7 +24,6 @@ from jaxcnn.evaluation.protocols import (
     MultiCrop,
     TenCrops,
 )
-from jaxcnn.evaluation.shapes import RATIOS, bucket, placed, turned
 from jaxcnn.models import build
 from tests.evaluation.small import (
     CLASSES,

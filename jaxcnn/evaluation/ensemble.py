@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float16, Int32
 
 from jaxcnn.data.archive import write_arrays
-from jaxcnn.evaluation.counting import Result, Tally
+from jaxcnn.evaluation.metrics import Result, Tally
 
 # float16's smallest number is 2**-24; what is rounded to 0 counts as half of it in the loss.
 _SMALLEST = 2.0**-25
