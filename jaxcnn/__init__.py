@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jaxcnn.models import build
-    from jaxcnn.training.loading import Loaded, load
+    from jaxcnn.training.load_run import Loaded, load
 
 __all__ = ["Loaded", "build", "load"]
 
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> object:
 
         return build
     if name in ("load", "Loaded"):
-        from jaxcnn.training import loading
+        from jaxcnn.training import load_run
 
-        return getattr(loading, name)
+        return getattr(load_run, name)
     raise AttributeError(f"module 'jaxcnn' has no attribute {name!r}")

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from jaxcnn import config as configs
-from jaxcnn.training import sections
+from jaxcnn.training import schema
 
 FOLDER = Path(__file__).parent.parent / "configs"
 FILES = sorted(p.stem for p in FOLDER.glob("*.py"))
 
 
 def read(name, *overrides):
-    return sections.read(name, overrides, FOLDER)[1]
+    return schema.read(name, overrides, FOLDER)[1]
 
 
 def errors(name, *overrides):
@@ -32,7 +32,7 @@ def test_every_file_resolves_and_survives_json(name, tmp_path):
     configs.save(config, tmp_path / "config.json")
     again = configs.load(tmp_path / "config.json")
     assert configs.difference(again, config) == []
-    assert sections.resolve(again) == config
+    assert schema.resolve(again) == config
 
 
 def test_the_papers_numbers():
@@ -140,7 +140,7 @@ def test_missing_keys_are_named():
     given = configs.read(FOLDER / "vgg_e.py")
     del given["batch_size"], given["schedule"]["rate"], given["data"]["source"]
     with pytest.raises(configs.ConfigError) as caught:
-        sections.resolve(given)
+        schema.resolve(given)
     for key in ("batch_size", "schedule.rate (float)", "data.source (str)"):
         assert f"missing key {key}" in str(caught.value)
 
@@ -172,7 +172,7 @@ def test_what_may_and_may_not_differ_on_resume():
 
 
 def test_show_says_where_a_value_comes_from():
-    given, config = sections.read("vgg_e", ["optim.momentum=0.8"], FOLDER)
+    given, config = schema.read("vgg_e", ["optim.momentum=0.8"], FOLDER)
     shown = configs.show(config, given, ["optim.momentum=0.8"])
     assert "optim.momentum = 0.8  # command line" in shown
     assert "model.column = 'E'  # file" in shown

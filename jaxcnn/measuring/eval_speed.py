@@ -24,9 +24,9 @@ from jaxcnn.measuring.record import Row, machine, peak_memory, seconds_of
 from jaxcnn.measuring.step_worker import config_of
 from jaxcnn.models.costs import score_map_macs
 from jaxcnn.models.summary import summarise
-from jaxcnn.training.experiment import assemble
-from jaxcnn.training.state import draw
-from jaxcnn.training.statistics import stand_in
+from jaxcnn.training.builder import assemble
+from jaxcnn.training.run_statistics import stand_in
+from jaxcnn.training.train_state import draw
 
 DEFAULT = ("ten_crops", "multi_crop", "crops_144", "dense")
 

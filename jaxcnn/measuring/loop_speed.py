@@ -28,12 +28,12 @@ import numpy as np
 from jaxcnn import data as room
 from jaxcnn.measuring.record import Row, machine, peak_memory
 from jaxcnn.parallel import ALONE
-from jaxcnn.training import sections
+from jaxcnn.training import schema
+from jaxcnn.training.builder import Experiment, assemble, synthetic_batch, with_classes
 from jaxcnn.training.checkpoint import Checkpoints
-from jaxcnn.training.experiment import Experiment, assemble, synthetic_batch, with_classes
 from jaxcnn.training.loop import _Run
-from jaxcnn.training.statistics import stand_in
-from jaxcnn.training.stopping import Stopper
+from jaxcnn.training.run_statistics import stand_in
+from jaxcnn.training.signals import Stopper
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SLOWER = 1.2  # a step than its input
@@ -66,7 +66,7 @@ def _config(options: argparse.Namespace) -> Any:
         *(f"batch_size={options.batch}", f"epochs={_steps(options) * options.batch / 256}"),
         *("log.tensorboard=False", "checkpoint.every_epochs=1e9", "evals=()"),
     ]
-    _, config = sections.read("quickstart", overrides, CONFIGS)
+    _, config = schema.read("quickstart", overrides, CONFIGS)
     return with_classes(config, 4)
 
 
@@ -156,7 +156,7 @@ def _overhead(experiment: Experiment, data: Any, options: argparse.Namespace) ->
 
 
 def _data_wait(experiment: Experiment, data: Any, options: argparse.Namespace) -> Row:
-    from jaxcnn.training.feeding import Feed
+    from jaxcnn.training.prefetch import Feed
 
     settings = {"seed": 0, "batch_size": options.batch, "image_size": options.image_size}
     with Stopper() as stopper:
@@ -197,7 +197,7 @@ def _data_wait(experiment: Experiment, data: Any, options: argparse.Namespace) -
 
 
 def _save_stall(repeats: int) -> Row:
-    _, config = sections.read("alexnet", ["data.source=synthetic"], CONFIGS)
+    _, config = schema.read("alexnet", ["data.source=synthetic"], CONFIGS)
     config = with_classes(config, 1000)
     state = assemble(config, stand_in(config)).fresh_state()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state) if leaf.dtype == np.float32)

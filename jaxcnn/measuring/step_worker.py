@@ -51,8 +51,8 @@ class _Step:
 
 def config_of(job: Mapping[str, Any]) -> Mapping[str, Any]:
     """The resolved config that a job means."""
-    from jaxcnn.training import sections
-    from jaxcnn.training.experiment import with_classes
+    from jaxcnn.training import schema
+    from jaxcnn.training.builder import with_classes
 
     side, width, dtype = job["image_size"], job["width"], job["dtype"]
     overrides = [
@@ -61,7 +61,7 @@ def config_of(job: Mapping[str, Any]) -> Mapping[str, Any]:
     ]
     if side > 256:  # views are cut from images of this size
         overrides.append(f"augment.scale=({side},{side})")
-    _, config = sections.read(job["net"], overrides, CONFIGS)
+    _, config = schema.read(job["net"], overrides, CONFIGS)
     return with_classes(config, config["model"]["num_classes"] or CLASSES)
 
 
@@ -70,9 +70,9 @@ def _jax(job: Mapping[str, Any]) -> _Step:
     import jax.numpy as jnp
     import numpy as np
 
-    from jaxcnn.training.experiment import assemble, synthetic_batch
-    from jaxcnn.training.state import draw
-    from jaxcnn.training.statistics import stand_in
+    from jaxcnn.training.builder import assemble, synthetic_batch
+    from jaxcnn.training.run_statistics import stand_in
+    from jaxcnn.training.train_state import draw
 
     config = config_of(job)
     experiment = assemble(config, stand_in(config))

@@ -31,11 +31,11 @@ from jaxcnn.planning.roofline import (
     work,
 )
 from jaxcnn.planning.topology import Target
+from jaxcnn.training.builder import assemble, with_classes
 from jaxcnn.training.dry_run import UNKNOWN_CLASSES, memory_bytes
-from jaxcnn.training.experiment import assemble, with_classes
-from jaxcnn.training.sections import SECTIONS
-from jaxcnn.training.state import create, state_specs
-from jaxcnn.training.statistics import stand_in
+from jaxcnn.training.run_statistics import stand_in
+from jaxcnn.training.schema import SECTIONS
+from jaxcnn.training.train_state import create, state_specs
 
 HOST_CHIPS = 4  # of a TPU's host, as libtpu describes slices
 

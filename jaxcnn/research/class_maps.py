@@ -14,7 +14,7 @@ from jaxcnn.evaluation.forward import mean_scores
 from jaxcnn.models.net import Net, smallest_input
 from jaxcnn.models.ops import Window
 from jaxcnn.models.summary import Field
-from jaxcnn.training.loading import Loaded
+from jaxcnn.training.load_run import Loaded
 
 CELLS = 4  # a side of the smallest map that is worth drawing
 

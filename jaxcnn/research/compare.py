@@ -12,8 +12,8 @@ from jaxcnn.research.curves import draw
 from jaxcnn.research.planning import Plan
 from jaxcnn.research.sharing import State, holder, state, strangers, work
 from jaxcnn.research.table import as_text, outcomes, write_tables
-from jaxcnn.training.logging import Screen
-from jaxcnn.training.stopping import Stopper
+from jaxcnn.training.metrics_writer import Screen
+from jaxcnn.training.signals import Stopper
 from jaxcnn.training.workdir import WorkdirError
 
 TABLES = ("table.md", "table.csv", "table.txt", "curves.png")

@@ -13,7 +13,7 @@ from jaxcnn.research.measures import Summary, is_reported, running_train_error
 from jaxcnn.research.planning import Plan, Run
 from jaxcnn.research.sharing import State, protocols, state
 from jaxcnn.research.table import Outcome, value_text
-from jaxcnn.training.logging import read_events
+from jaxcnn.training.metrics_writer import read_events
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; line styles tell its second round.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

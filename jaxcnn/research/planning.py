@@ -17,10 +17,10 @@ from jaxcnn import models
 from jaxcnn.models.summary import CONTAINERS, summarise
 from jaxcnn.research.comparison import Comparison, slug
 from jaxcnn.research.measures import Measure, parse_measure
-from jaxcnn.training import sections
-from jaxcnn.training.experiment import with_classes
-from jaxcnn.training.judging import open_splits
-from jaxcnn.training.pace import Pace
+from jaxcnn.training import schema
+from jaxcnn.training.builder import with_classes
+from jaxcnn.training.evaluator import open_splits
+from jaxcnn.training.progress import Pace
 
 # Keys that count in epochs. Where a budget changes the epochs of a variant these change with them, so
 # that one which trains half as long drops its rate half as early.
@@ -184,7 +184,7 @@ class _Planner:
 
     def _resolve(self, *overrides: Mapping[str, Any]) -> dict[str, Any]:
         texts = [t for o in (self.comparison.overrides, *overrides) for t in _texts(o)]
-        config = sections.resolve(self.given, texts)
+        config = schema.resolve(self.given, texts)
         return with_classes(config, self.data.classes_and_examples(config)[0])
 
 

@@ -15,7 +15,7 @@ from jaxcnn.evaluation import Protocol, check_fits, choose_cuts, posteriors
 from jaxcnn.evaluation.naming import read_protocol
 from jaxcnn.evaluation.protocols import Centre
 from jaxcnn.research.trained import Trained
-from jaxcnn.training.judging import protocols
+from jaxcnn.training.evaluator import protocols
 
 
 @dataclasses.dataclass(frozen=True)

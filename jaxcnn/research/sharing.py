@@ -27,11 +27,11 @@ import jax
 from jaxcnn import config as configs
 from jaxcnn.research.measures import is_reported
 from jaxcnn.research.planning import Run
-from jaxcnn.training import Diverged, judging, report
+from jaxcnn.training import Diverged, evaluator, report
 from jaxcnn.training import run as train
 from jaxcnn.training.checkpoint import CheckpointError
-from jaxcnn.training.logging import Screen
-from jaxcnn.training.stopping import Stopped, Stopper
+from jaxcnn.training.metrics_writer import Screen
+from jaxcnn.training.signals import Stopped, Stopper
 from jaxcnn.training.workdir import WorkdirError, has_begun
 
 HOLDER, DIVERGED = "holder.json", "diverged.json"
@@ -69,7 +69,7 @@ def is_done(run: Run) -> bool:
 def protocols(run: Run) -> list[str]:
     """Labels of the protocols of a run, in the config's order."""
     side = run.config["model"]["image_size"]
-    return [protocol.label(side) for protocol in judging.protocols(run.config)]
+    return [protocol.label(side) for protocol in evaluator.protocols(run.config)]
 
 
 def strangers(runs: Sequence[Run]) -> list[str]:

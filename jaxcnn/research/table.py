@@ -16,7 +16,7 @@ from jaxcnn.research.measures import Summary, best, running_train_error, verdict
 from jaxcnn.research.planning import Cell, Plan, Run
 from jaxcnn.research.sharing import State, holder, protocols, state
 from jaxcnn.training import report
-from jaxcnn.training.logging import duration, read_events
+from jaxcnn.training.metrics_writer import duration, read_events
 
 
 @dataclasses.dataclass(frozen=True)

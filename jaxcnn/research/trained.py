@@ -14,11 +14,11 @@ from jaxcnn import config as configs
 from jaxcnn import data as room
 from jaxcnn.evaluation import Forward, Judgement, Protocol, check_fits, ensemble, evaluate
 from jaxcnn.parallel import make_placement
-from jaxcnn.training import report, sections
+from jaxcnn.training import report, schema
 from jaxcnn.training.checkpoint import CheckpointError
-from jaxcnn.training.judging import open_splits
-from jaxcnn.training.loading import Loaded, load, read_config, saved_steps
-from jaxcnn.training.logging import Screen, duration
+from jaxcnn.training.evaluator import open_splits
+from jaxcnn.training.load_run import Loaded, load, read_config, saved_steps
+from jaxcnn.training.metrics_writer import Screen, duration
 
 FOLDER = "posteriors"
 
@@ -59,7 +59,7 @@ class Trained:
             raise configs.ConfigError(
                 f"{', '.join(wrong)}: a trained run's data alone can be overridden: data.KEY=VALUE"
             )
-        self.config = sections.resolve(self.own_config, self.overrides)
+        self.config = schema.resolve(self.own_config, self.overrides)
         steps = saved_steps(self.folder)
         if not steps:
             raise CheckpointError(

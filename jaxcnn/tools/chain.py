@@ -24,9 +24,9 @@ def main(arguments: Sequence[str]) -> int:
     """
     options, overrides = _parse(arguments)
     # Imported here, so that --help answers at once.
-    from jaxcnn.training.chain import Stage, read_chain
     from jaxcnn.training.command import EXIT_DONE, exit_code
-    from jaxcnn.training.stopping import Stopper
+    from jaxcnn.training.signals import Stopper
+    from jaxcnn.training.stages import Stage, read_chain
 
     workdir = Path(options.workdir or f"runs/{Path(options.config).stem}_chain")
     again = shlex.join(["python", "-m", "jaxcnn.tools.chain", *arguments])
@@ -63,7 +63,7 @@ def _do(stage: Any, command: Sequence[str]) -> None:
     import jax
 
     from jaxcnn.training import run
-    from jaxcnn.training.chain import Progress
+    from jaxcnn.training.stages import Progress
 
     if stage.progress() is Progress.DONE:
         print(f"\nstage {stage.name} is finished: {stage.folder}", flush=True)
@@ -87,7 +87,7 @@ def _chosen(text: str, names: Sequence[str]) -> list[str]:
 
 def _check(stages: Sequence[Any], chosen: Sequence[str]) -> None:
     """Raises WorkdirError where a stage cannot be done, before any is begun."""
-    from jaxcnn.training.chain import unmet
+    from jaxcnn.training.stages import unmet
     from jaxcnn.training.workdir import WorkdirError
 
     problems = []

@@ -16,13 +16,13 @@ import jax
 from jaxcnn import config as configs
 from jaxcnn.parallel import describe_devices, plan_lines
 from jaxcnn.planning import roofline
-from jaxcnn.training import sections
+from jaxcnn.training import schema
+from jaxcnn.training.builder import assemble, with_classes
 from jaxcnn.training.dry_run import UNKNOWN_CLASSES
-from jaxcnn.training.experiment import assemble, with_classes
-from jaxcnn.training.judging import protocols
-from jaxcnn.training.state import describe_leaves
-from jaxcnn.training.statistics import stand_in
-from jaxcnn.training.transfer import read_transfer
+from jaxcnn.training.evaluator import protocols
+from jaxcnn.training.run_statistics import stand_in
+from jaxcnn.training.train_state import describe_leaves
+from jaxcnn.training.warm_start import read_transfer
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", help="SECTION.KEY=VALUE")
     options = parser.parse_args(arguments)
     try:
-        given, config = sections.read(
+        given, config = schema.read(
             options.config, options.overrides, Path(__file__).parents[2] / "configs"
         )
         print(configs.show(config, given, options.overrides))

@@ -35,8 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     from jaxcnn.research.compare import compare, overview, publish, share_programs
     from jaxcnn.research.planning import plan_all
     from jaxcnn.training import Stopped
-    from jaxcnn.training.logging import Screen
-    from jaxcnn.training.stopping import Stopper
+    from jaxcnn.training.metrics_writer import Screen
+    from jaxcnn.training.signals import Stopper
     from jaxcnn.training.workdir import WorkdirError
 
     out = Path(options.out)

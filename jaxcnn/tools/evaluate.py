@@ -37,8 +37,8 @@ def main(arguments: Sequence[str]) -> int:
         # Imported here, so that --help answers at once.
         from jaxcnn.evaluation.naming import read_protocol
         from jaxcnn.research.trained import Trained
-        from jaxcnn.training.logging import Screen
-        from jaxcnn.training.stopping import Stopper
+        from jaxcnn.training.metrics_writer import Screen
+        from jaxcnn.training.signals import Stopper
 
         screen = Screen(sys.stderr if options.json else sys.stdout)
         with Stopper("leaving after this batch") as stopper:

@@ -27,8 +27,8 @@ def main(arguments: Sequence[str]) -> int:
     from jaxcnn.research.showing import FIGURES, Show, draw
     from jaxcnn.research.trained import Trained
     from jaxcnn.tools.outcome import outcome
-    from jaxcnn.training.logging import Screen
-    from jaxcnn.training.stopping import Stopper
+    from jaxcnn.training.metrics_writer import Screen
+    from jaxcnn.training.signals import Stopper
 
     names = options.only or [*FIGURES]
     unknown = [name for name in names if name not in FIGURES]

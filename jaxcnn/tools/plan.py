@@ -36,9 +36,9 @@ def main(arguments: Sequence[str]) -> int:
         target = read_target(options.topology)
         set_up(os.environ, target)
         from jaxcnn.planning.forecast import foresee
-        from jaxcnn.training import sections
+        from jaxcnn.training import schema
 
-        _, config = sections.read(options.config, overrides, CONFIGS)
+        _, config = schema.read(options.config, overrides, CONFIGS)
         found = foresee(config, target, options.network_gbps, options.fit)
         if options.hlo and found.compiled:
             Path(options.hlo).write_text(found.compiled.text)

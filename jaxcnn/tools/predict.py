@@ -27,8 +27,8 @@ def main(arguments: Sequence[str]) -> int:
     from jaxcnn.research import predicting
     from jaxcnn.research.trained import Trained
     from jaxcnn.tools.outcome import EXIT_DONE, EXIT_ERROR, outcome
-    from jaxcnn.training.logging import Screen
-    from jaxcnn.training.stopping import Stopper
+    from jaxcnn.training.metrics_writer import Screen
+    from jaxcnn.training.signals import Stopper
 
     def work() -> int:
         screen, unreadable = Screen(sys.stderr), 0

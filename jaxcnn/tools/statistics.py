@@ -22,9 +22,9 @@ import numpy as np
 from jaxcnn import config as configs
 from jaxcnn.data.pixel_statistics import Statistics, compute, eigen, save, side_of
 from jaxcnn.preprocessing import Augment
-from jaxcnn.training import sections
-from jaxcnn.training.judging import open_splits
-from jaxcnn.training.logging import Screen, duration
+from jaxcnn.training import schema
+from jaxcnn.training.evaluator import open_splits
+from jaxcnn.training.metrics_writer import Screen, duration
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,8 +53,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(path: str, overrides: Sequence[str], out: Path) -> None:
-    _, config = sections.read(path, overrides, Path(__file__).parents[2] / "configs")
-    augment: Augment = configs.build("augment", config["augment"], sections.SECTIONS)
+    _, config = schema.read(path, overrides, Path(__file__).parents[2] / "configs")
+    augment: Augment = configs.build("augment", config["augment"], schema.SECTIONS)
     data, screen, began = open_splits(config["data"]), Screen(), time.perf_counter()
     _check_writable(out)  # not after hours of work
     screen.line(data.description)

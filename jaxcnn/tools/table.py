@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jaxcnn.tools.outcome import out_folder, outcome
 
 if TYPE_CHECKING:
-    from jaxcnn.training.logging import Screen
+    from jaxcnn.training.metrics_writer import Screen
 
 NAMES = (
     "alexnet2", "vgg2", "vgg3", "vgg4", "vgg5", "vgg6", "vgg7", "googlenet2", "googlenet3",
@@ -33,8 +33,8 @@ def main(arguments: Sequence[str]) -> int:
         from jaxcnn.research.papers import TABLES
         from jaxcnn.research.protocol_table import as_tables
         from jaxcnn.research.trained import Trained
-        from jaxcnn.training.logging import Screen
-        from jaxcnn.training.stopping import Stopper
+        from jaxcnn.training.metrics_writer import Screen
+        from jaxcnn.training.signals import Stopper
 
         screen = Screen(sys.stderr)
         if options.out:

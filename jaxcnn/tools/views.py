@@ -26,8 +26,8 @@ from jaxcnn.data import pixel_statistics as figures
 from jaxcnn.data.crops import View, random_view
 from jaxcnn.data.decode import decode_view
 from jaxcnn.preprocessing import Augment, augmented, example_keys, flips, make_treatment
-from jaxcnn.training import sections
-from jaxcnn.training.judging import open_splits
+from jaxcnn.training import schema
+from jaxcnn.training.evaluator import open_splits
 
 # The views' own look in inches, and what is enough to see colours by.
 TILE, DOTS = 1.5, 110
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or Path("runs/views") / f"{Path(options.config).stem}.png"
     try:
         folder = Path(__file__).parents[2] / "configs"
-        config = sections.read(options.config, options.overrides, folder)[1]
+        config = schema.read(options.config, options.overrides, folder)[1]
         data = open_splits(config["data"])
         rows = [_row(config, data, p, options.views) for p in _positions(options, data.train)]
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ class Row:
 
 
 def _row(config: dict[str, Any], data: room.Data, position: int, count: int) -> Row:
-    augment: Augment = configs.build("augment", config["augment"], sections.SECTIONS)
+    augment: Augment = configs.build("augment", config["augment"], schema.SECTIONS)
     side, seed = config["model"]["image_size"], config["data"]["seed"]
     encoded, _ = data.train.read(position)
     identity = int(data.train.ids[position])

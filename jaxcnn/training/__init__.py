@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jaxcnn.training.loop import run
-    from jaxcnn.training.recording import Diverged
-    from jaxcnn.training.stopping import Stopped
+    from jaxcnn.training.signals import Stopped
+    from jaxcnn.training.step_metrics import Diverged
 
 __all__ = ["Diverged", "Stopped", "run"]
 
@@ -17,11 +17,11 @@ def __getattr__(name: str) -> object:
 
         return loop.run
     if name == "Diverged":
-        from jaxcnn.training.recording import Diverged
+        from jaxcnn.training.step_metrics import Diverged
 
         return Diverged
     if name == "Stopped":
-        from jaxcnn.training.stopping import Stopped
+        from jaxcnn.training.signals import Stopped
 
         return Stopped
     raise AttributeError(f"module 'jaxcnn.training' has no attribute {name!r}")

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxcnn.parallel import ALONE, Crew
-from jaxcnn.training.state import TrainState, describe_leaves
+from jaxcnn.training.train_state import TrainState, describe_leaves
 
 
 class CheckpointError(RuntimeError):

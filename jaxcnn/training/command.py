@@ -33,7 +33,7 @@ def main(arguments: Sequence[str], configs_folder: Path) -> int:
     )  # a fatal error in a library says where every thread was
     # Imported here, so that --help answers at once.
     from jaxcnn import config as configs
-    from jaxcnn.training import run, sections
+    from jaxcnn.training import run, schema
     from jaxcnn.training.dry_run import dry_run
 
     path = Path(options.config)
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str], configs_folder: Path) -> int:
 
     def work() -> None:
         set_up = {} if options.print_config else _start(options)
-        given, config = sections.read(options.config, overrides, configs_folder)
+        given, config = schema.read(options.config, overrides, configs_folder)
         resolved.update(config)
         if options.print_config:
             print(configs.show(config, given, overrides))

@@ -12,8 +12,8 @@ import jax
 from jaxcnn.evaluation.buckets import Shape
 from jaxcnn.models.summary import format_table, summarise
 from jaxcnn.parallel import describe_devices
-from jaxcnn.training.experiment import Experiment, assemble, synthetic_batch, with_classes
-from jaxcnn.training.statistics import stand_in
+from jaxcnn.training.builder import Experiment, assemble, synthetic_batch, with_classes
+from jaxcnn.training.run_statistics import stand_in
 
 UNKNOWN_CLASSES = 1000
 

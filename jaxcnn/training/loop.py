@@ -15,21 +15,21 @@ import jax
 from jaxcnn import data as room
 from jaxcnn.malloc_tuning import give_back_freed
 from jaxcnn.parallel import Crew, assemble_crew, check_same
-from jaxcnn.training import report, sections
+from jaxcnn.training import report, schema
+from jaxcnn.training.builder import Experiment, assemble, with_classes
 from jaxcnn.training.checkpoint import Checkpoints
-from jaxcnn.training.experiment import Experiment, assemble, with_classes
-from jaxcnn.training.feeding import Feed
-from jaxcnn.training.judging import Judge, open_splits
-from jaxcnn.training.lock import held
-from jaxcnn.training.logging import Metrics, Screen
-from jaxcnn.training.pace import Pace
-from jaxcnn.training.rates import Rates
-from jaxcnn.training.recording import Called, Diverged, Recorder
-from jaxcnn.training.state import TrainState
-from jaxcnn.training.statistics import obtain, stand_in
-from jaxcnn.training.stopping import Stopped, Stopper
-from jaxcnn.training.transfer import Transfer, first_state, read_transfer
+from jaxcnn.training.evaluator import Judge, open_splits
+from jaxcnn.training.learning_rate import Rates
+from jaxcnn.training.metrics_writer import Metrics, Screen
+from jaxcnn.training.prefetch import Feed
+from jaxcnn.training.progress import Pace
+from jaxcnn.training.run_statistics import obtain, stand_in
+from jaxcnn.training.signals import Stopped, Stopper
+from jaxcnn.training.step_metrics import Called, Diverged, Recorder
+from jaxcnn.training.train_state import TrainState
+from jaxcnn.training.warm_start import Transfer, first_state, read_transfer
 from jaxcnn.training.workdir import announce, check_shared, conclude, has_begun, prepare
+from jaxcnn.training.workdir_lock import held
 
 
 def run(
@@ -56,7 +56,7 @@ def run(
         Diverged: loss or gradients stopped being finite.
         Stopped: a signal came; the state is saved.
     """
-    config, crew = sections.resolve(config), assemble_crew()
+    config, crew = schema.resolve(config), assemble_crew()
     check_same(crew, "config", config, "start all of them with the same config and overrides")
     folder = Path(workdir).absolute()
     with contextlib.ExitStack() as stack:

@@ -13,11 +13,11 @@ from jaxcnn import data as room
 from jaxcnn.models.summary import format_table, summarise
 from jaxcnn.parallel import Crew, describe_devices, plan_lines
 from jaxcnn.training import report
-from jaxcnn.training.experiment import Experiment
-from jaxcnn.training.judging import Judge
-from jaxcnn.training.logging import Screen, duration, read_events
-from jaxcnn.training.pace import Pace
-from jaxcnn.training.transfer import Transfer
+from jaxcnn.training.builder import Experiment
+from jaxcnn.training.evaluator import Judge
+from jaxcnn.training.metrics_writer import Screen, duration, read_events
+from jaxcnn.training.progress import Pace
+from jaxcnn.training.warm_start import Transfer
 
 
 class WorkdirError(RuntimeError):

@@ -7,10 +7,10 @@ import statistics
 import numpy as np
 import pytest
 
-from jaxcnn.training.loading import saved_steps
+from jaxcnn.training.load_run import saved_steps
 from tests.parallel.groups import Crew, assert_epochs_whole, ledger, losses, starts
 from tests.training.runs import arguments, events
-from tests.training.test_step import NETS
+from tests.training.test_train_step import NETS
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,6 @@
 """Plans on eight devices: equal to one device, with the very collectives foreseen.
 
-Data parallelism alone is in tests/training/test_step.py.
+Data parallelism alone is in tests/training/test_train_step.py.
 """
 
 import functools
@@ -14,8 +14,8 @@ import pytest
 from jaxcnn.models import build
 from jaxcnn.parallel.comm_cost import traffic
 from jaxcnn.planning.hlo import collectives
-from jaxcnn.training.experiment import synthetic_batch
-from tests.training.test_step import NO_FLIP, experiment
+from jaxcnn.training.builder import synthetic_batch
+from tests.training.test_train_step import NO_FLIP, experiment
 
 ROWS = 16  # images an update: two a device
 RATE = 5e-4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.training.lock import held
+from jaxcnn.training.workdir_lock import held
 from tests.parallel.groups import ROOT, Crew, assert_epochs_whole, ledger, losses, starts
 from tests.parallel.witness import digest
 from tests.training.runs import arguments, events, state_of

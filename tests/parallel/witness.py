@@ -63,7 +63,7 @@ def attend(witness):
     from jaxcnn import data as room
     from jaxcnn.evaluation import run_protocol
     from jaxcnn.training.checkpoint import Checkpoints
-    from jaxcnn.training.feeding import Feed
+    from jaxcnn.training.prefetch import Feed
 
     made, drawn, saved, restored = (
         room.train_batches, room.Batches.__next__, Checkpoints.save, Checkpoints.restore,

@@ -10,8 +10,8 @@ import pytest
 from jaxcnn.research import sharing
 from jaxcnn.research.sharing import State, claim, state, strangers, work
 from jaxcnn.training import Diverged, Stopped
-from jaxcnn.training.logging import Screen
-from jaxcnn.training.stopping import Stopper
+from jaxcnn.training.metrics_writer import Screen
+from jaxcnn.training.signals import Stopper
 from tests.research.made import diverge, finish, plan
 
 # What `claim` does, in a process that imports nothing.

@@ -15,7 +15,7 @@ from jaxcnn.research.nearest import Hidden, hidden_layer, nearest
 from jaxcnn.research.predicting import centre_protocol
 from jaxcnn.research.showing import Show, draw, spread
 from jaxcnn.research.trained import Trained
-from jaxcnn.training.logging import Screen
+from jaxcnn.training.metrics_writer import Screen
 from tests.evaluation.small import CLASSES, Images, pixels_of
 from tests.models.narrow import quick_jit
 from tests.research.untrained import untrained

@@ -10,8 +10,8 @@ import pytest
 from jaxcnn.research.compare import compare, overview, publish
 from jaxcnn.research.curves import course, draw, over_seeds
 from jaxcnn.research.table import facts, header, outcomes, rows, sentences, write_tables
-from jaxcnn.training.logging import Screen
-from jaxcnn.training.stopping import Stopper
+from jaxcnn.training.metrics_writer import Screen
+from jaxcnn.training.signals import Stopper
 from jaxcnn.training.workdir import WorkdirError
 from tests.research.made import diverge, finish, plan
 

@@ -9,11 +9,11 @@ import numpy as np
 from jaxcnn import config as configs
 from jaxcnn.data import pixel_statistics
 from jaxcnn.models import build
-from jaxcnn.training import sections
+from jaxcnn.training import schema
 from jaxcnn.training.checkpoint import Checkpoints
-from jaxcnn.training.sections import SECTIONS
-from jaxcnn.training.state import create
-from jaxcnn.training.statistics import NAME
+from jaxcnn.training.run_statistics import NAME
+from jaxcnn.training.schema import SECTIONS
+from jaxcnn.training.train_state import create
 from tests.evaluation.small import CLASSES, NETS
 from tests.training.runs import config
 
@@ -44,7 +44,7 @@ def untrained(folder, name="vgg", *, evals=None, augment=None, **fields):
     made["model"] = {"name": name, "num_classes": CLASSES, **fields}
     made["augment"] |= {"scale": (scale, scale), **(augment or {})}
     made["evals"] = ({"name": "centre", "scale": scale},) if evals is None else evals
-    made = sections.resolve(made)
+    made = schema.resolve(made)
     folder.mkdir(parents=True)
     configs.save(made, folder / "config.json")
     (folder / "classes.txt").write_text("".join(f"class_{i:03}\n" for i in range(CLASSES)))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.tools import chain
-from jaxcnn.training.chain import read_chain
+from jaxcnn.training.stages import read_chain
 from tests.training.runs import ROOT, TINY, signalling, state_of
 
 STAGES = ["net_a", "s256", "s384", "s256_512"]

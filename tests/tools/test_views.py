@@ -12,18 +12,18 @@ from jaxcnn import data as room
 from jaxcnn.data.pixel_statistics import IMAGENET
 from jaxcnn.preprocessing import augmented, make_treatment
 from jaxcnn.tools import views
-from jaxcnn.training import sections
-from jaxcnn.training.judging import open_splits
+from jaxcnn.training import schema
+from jaxcnn.training.evaluator import open_splits
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = ["data.source=synthetic:4", "model.image_size=96", "data.seed=7"]
 
 
 def test_the_views_drawn_are_those_that_the_net_sees():
-    config = sections.read("googlenet", SMALL, CONFIGS)[1]
+    config = schema.read("googlenet", SMALL, CONFIGS)[1]
     data = open_splits(config["data"])
     row = views._row(config, data, 5, 2)
-    augment = sections.SECTIONS["augment"](**config["augment"] | {"mean": (0.0, 0.0, 0.0)})
+    augment = schema.SECTIONS["augment"](**config["augment"] | {"mean": (0.0, 0.0, 0.0)})
     size = len(data.train)
     settings = {"seed": 7, "batch_size": size, "image_size": 96, "sampling": augment}
     with room.train_batches(data.train, **settings) as batches:

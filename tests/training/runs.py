@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from jaxcnn.evaluation import run_protocol
-from jaxcnn.training import loop, sections
-from jaxcnn.training.loading import read_run
+from jaxcnn.training import loop, schema
+from jaxcnn.training.load_run import read_run
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -61,7 +61,7 @@ def arguments(**changes):
 
 def config(**changes):
     overrides = [a.removeprefix("--config.") for a in arguments(**changes)[1:]]
-    return sections.read("quickstart", overrides, ROOT / "configs")[1]
+    return schema.read("quickstart", overrides, ROOT / "configs")[1]
 
 
 def child(*arguments, kilobytes="unlimited", **options):

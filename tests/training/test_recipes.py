@@ -11,7 +11,7 @@ import jaxcnn
 from jaxcnn.data import open_data
 from jaxcnn.data import pixel_statistics as figures
 from jaxcnn.data.errors import DataError
-from jaxcnn.training import Stopped, judging, run
+from jaxcnn.training import Stopped, evaluator, run
 from jaxcnn.training.command import main
 from tests.training.runs import (
     ROOT,
@@ -81,7 +81,7 @@ def test_load_judges_as_the_run_did(recipe, finished, tmp_path):
     """By the same mean, mean image or not, and by the average where there is one."""
     loaded = jaxcnn.load(finished)
     assert loaded.mean.shape == {"alexnet": (40, 40, 3), "googlenet": (3,)}[recipe]
-    data, right = judging.open_splits(loaded.config["data"]), 0
+    data, right = evaluator.open_splits(loaded.config["data"]), 0
     for i in range(len(data.evaluation)):
         encoded, label = data.evaluation.read(i)
         (tmp_path / "x.jpg").write_bytes(encoded)

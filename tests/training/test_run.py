@@ -15,7 +15,7 @@ import pytest
 
 import jaxcnn
 from jaxcnn.parallel.mesh import Placement
-from jaxcnn.training import Diverged, Stopped, feeding, judging, loop, run
+from jaxcnn.training import Diverged, Stopped, evaluator, loop, prefetch, run
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.command import main
 from jaxcnn.training.workdir import WorkdirError
@@ -67,7 +67,7 @@ def test_two_compilations_a_run_and_nothing_moves_by_itself(tmp_path, capsys, mo
     ]
     assert seen[0] > 0
     assert len(set(seen[len(seen) // 2 :])) == 1, seen
-    monkeypatch.setattr(feeding.Feed, "_put_next", lambda feed: next(feed._batches))
+    monkeypatch.setattr(prefetch.Feed, "_put_next", lambda feed: next(feed._batches))
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         run(config(), tmp_path / "unseen")
 
@@ -300,7 +300,7 @@ def test_a_workdir_of_another_config(finished):
 def test_load_gives_what_the_run_learnt(finished, tmp_path):
     loaded = jaxcnn.load(finished)
     assert (loaded.step, loaded.classes[1], loaded.net.num_classes) == (24, "class_001", 4)
-    data = judging.open_splits(loaded.config["data"])
+    data = evaluator.open_splits(loaded.config["data"])
     (tmp_path / "0.jpg").write_bytes(data.evaluation.read(0)[0])
     view = loaded.preprocess(tmp_path / "0.jpg")
     assert (view.shape, view.dtype) == ((1, 32, 32, 3), np.uint8)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from jaxcnn.training.pace import Pace
 from jaxcnn.training.plateau import Plateau
+from jaxcnn.training.progress import Pace
 from jaxcnn.training.schedules import SCHEDULES, constant, exponential, listed
 
 # Every schedule must have its facts here.

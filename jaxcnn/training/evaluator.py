@@ -10,12 +10,12 @@ from typing import Any
 from jaxcnn import data as room
 from jaxcnn.evaluation import PROTOCOLS, Forward, Protocol, Result, evaluate
 from jaxcnn.parallel import ALONE, Crew
-from jaxcnn.training.experiment import Experiment
-from jaxcnn.training.logging import Metrics, Screen
-from jaxcnn.training.pace import Pace
-from jaxcnn.training.rates import looks
+from jaxcnn.training.builder import Experiment
+from jaxcnn.training.learning_rate import looks
+from jaxcnn.training.metrics_writer import Metrics, Screen
+from jaxcnn.training.progress import Pace
 from jaxcnn.training.report import result_text
-from jaxcnn.training.state import TrainState
+from jaxcnn.training.train_state import TrainState
 
 HELD_OUT = "held_out"
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcnn.training.optim import decayed, momentum
+from jaxcnn.training.optimizer import decayed, momentum
 
 
 @pytest.fixture(autouse=True)

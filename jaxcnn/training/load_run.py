@@ -17,12 +17,12 @@ from jaxcnn import config as configs
 from jaxcnn import models
 from jaxcnn.data import pixel_statistics
 from jaxcnn.preprocessing import Augment, centred, make_treatment
-from jaxcnn.training import sections
+from jaxcnn.training import schema
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints, abstract
-from jaxcnn.training.judging import protocols
-from jaxcnn.training.sections import SECTIONS
-from jaxcnn.training.state import TrainState, create
-from jaxcnn.training.statistics import NAME
+from jaxcnn.training.evaluator import protocols
+from jaxcnn.training.run_statistics import NAME
+from jaxcnn.training.schema import SECTIONS
+from jaxcnn.training.train_state import TrainState, create
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +149,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} holds no run (no config.json); give the workdir of a run that has a checkpoint"
         )
     try:
-        return sections.resolve(configs.load(path))
+        return schema.resolve(configs.load(path))
     except ValueError as error:
         raise CheckpointError(
             f"{path} cannot be read as the config of a run: {error}; train again in another --workdir"

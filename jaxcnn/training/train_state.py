@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from jaxcnn.parallel import Reduction
-from jaxcnn.training.averaging import Average
+from jaxcnn.training.ema import Average
 from jaxcnn.training.plateau import Plateau
 
 

@@ -17,10 +17,10 @@ import numpy as np
 
 from jaxcnn import data as room
 from jaxcnn.parallel import Crew
-from jaxcnn.training.experiment import Experiment
-from jaxcnn.training.recording import Called
-from jaxcnn.training.state import Controls
-from jaxcnn.training.stopping import Stopped, Stopper
+from jaxcnn.training.builder import Experiment
+from jaxcnn.training.signals import Stopped, Stopper
+from jaxcnn.training.step_metrics import Called
+from jaxcnn.training.train_state import Controls
 
 
 class Feed:

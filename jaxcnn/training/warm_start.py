@@ -13,10 +13,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcnn.parallel import put
+from jaxcnn.training.builder import Experiment
 from jaxcnn.training.checkpoint import CheckpointError
-from jaxcnn.training.experiment import Experiment
-from jaxcnn.training.loading import read_run
-from jaxcnn.training.state import Init, TrainState, draw
+from jaxcnn.training.load_run import read_run
+from jaxcnn.training.train_state import Init, TrainState, draw
 
 # Where a parameter is: ('conv1_1', 'kernel'), ('inception_3a', 'conv1x1', 'bias').
 Leaves = Mapping[tuple[str, ...], Any]

@@ -20,10 +20,10 @@ from jaxcnn.losses import Objective
 from jaxcnn.models.summary import order_of_computation
 from jaxcnn.parallel import Parallelism, Placement, Plan, Reduction, check_batch, choose, put
 from jaxcnn.preprocessing import Augment, Treatment, make_treatment
-from jaxcnn.training.averaging import Average
-from jaxcnn.training.sections import SECTIONS
-from jaxcnn.training.state import Controls, TrainState, create, state_specs
-from jaxcnn.training.step import make_train_step
+from jaxcnn.training.ema import Average
+from jaxcnn.training.schema import SECTIONS
+from jaxcnn.training.train_state import Controls, TrainState, create, state_specs
+from jaxcnn.training.train_step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)

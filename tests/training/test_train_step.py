@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.training import sections
-from jaxcnn.training.experiment import assemble, synthetic_batch, with_classes
-from jaxcnn.training.step import _all_finite, _finite_columns, _finite_norm
+from jaxcnn.training import schema
+from jaxcnn.training.builder import assemble, synthetic_batch, with_classes
+from jaxcnn.training.train_step import _all_finite, _finite_columns, _finite_norm
 
 # Each paper's net with every layer present, at the smallest width and side that keep them all.
 NETS = {
@@ -34,7 +34,7 @@ def experiment(net, devices=1, batch_size=16, classes=4, **more):
         "mesh": {"data": devices},
         **more,
     }
-    return assemble(with_classes(sections.resolve(config), classes))
+    return assemble(with_classes(schema.resolve(config), classes))
 
 
 @functools.cache

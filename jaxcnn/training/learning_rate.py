@@ -9,9 +9,9 @@ from typing import Any
 import jax
 
 from jaxcnn.parallel import Placement
-from jaxcnn.training.pace import Pace
 from jaxcnn.training.plateau import Plateau
-from jaxcnn.training.state import TrainState
+from jaxcnn.training.progress import Pace
+from jaxcnn.training.train_state import TrainState
 
 
 class Rates:

@@ -13,12 +13,12 @@ from jaxcnn.losses import Objective
 from jaxcnn.models import NETS
 from jaxcnn.parallel import Parallelism
 from jaxcnn.preprocessing import Augment
-from jaxcnn.training.averaging import Average
 from jaxcnn.training.checkpoint import Checkpointing
-from jaxcnn.training.logging import Log
-from jaxcnn.training.optim import OPTIMISERS
+from jaxcnn.training.ema import Average
+from jaxcnn.training.metrics_writer import Log
+from jaxcnn.training.optimizer import OPTIMISERS
 from jaxcnn.training.schedules import SCHEDULES
-from jaxcnn.training.state import Init
+from jaxcnn.training.train_state import Init
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,9 @@ from jaxcnn.data import pixel_statistics as figures
 from jaxcnn.data.pixel_statistics import Statistics
 from jaxcnn.parallel import ALONE, Crew
 from jaxcnn.preprocessing import Augment
-from jaxcnn.training.experiment import Experiment
-from jaxcnn.training.logging import Screen, duration
-from jaxcnn.training.sections import SECTIONS
+from jaxcnn.training.builder import Experiment
+from jaxcnn.training.metrics_writer import Screen, duration
+from jaxcnn.training.schema import SECTIONS
 
 # Every run that needs statistics keeps a copy of them, so that it can be resumed and loaded by itself.
 NAME = "statistics.npz"

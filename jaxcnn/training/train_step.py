@@ -20,8 +20,8 @@ from jaxcnn.losses import Objective
 from jaxcnn.models.context import Part
 from jaxcnn.parallel import Reduction
 from jaxcnn.preprocessing import Treatment, augmented
-from jaxcnn.training.averaging import Average
-from jaxcnn.training.state import Controls, TrainState
+from jaxcnn.training.ema import Average
+from jaxcnn.training.train_state import Controls, TrainState
 
 Batch = dict[str, Array]
 Sums = dict[str, Float[Array, ""]]

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-from jaxcnn.training.logging import Metrics, Screen, duration
-from jaxcnn.training.pace import Pace
+from jaxcnn.training.metrics_writer import Metrics, Screen, duration
+from jaxcnn.training.progress import Pace
 from jaxcnn.training.watchdog import Watchdog
 
 TRAIN_SUMS = ("loss", "top1", "top5", "n")

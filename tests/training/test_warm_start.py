@@ -9,9 +9,9 @@ import pytest
 
 import jaxcnn
 from jaxcnn.training import run
-from jaxcnn.training.experiment import assemble, with_classes
-from jaxcnn.training.state import draw
-from jaxcnn.training.transfer import TransferError, classifiers, grouped
+from jaxcnn.training.builder import assemble, with_classes
+from jaxcnn.training.train_state import draw
+from jaxcnn.training.warm_start import TransferError, classifiers, grouped
 from tests.training.runs import assert_same_state, config, state_of
 
 # Net A's first four convolutions and its fully connected layers (section 3.1, by name).

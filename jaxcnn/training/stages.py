@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn import config as configs
-from jaxcnn.training import report, sections
-from jaxcnn.training.judging import protocols
-from jaxcnn.training.pace import Pace
+from jaxcnn.training import report, schema
+from jaxcnn.training.evaluator import protocols
+from jaxcnn.training.progress import Pace
 from jaxcnn.training.workdir import has_begun
 
 KEYS = ("name", "config", "start", "overrides")
@@ -107,7 +107,7 @@ def read_chain(
         beside = (file.parent / f"{other}.py").is_file()
         try:
             given = configs.read(configs.find(other, file.parent if beside else configs_folder))
-            config = sections.resolve(_with(given, settings), typed)
+            config = schema.resolve(_with(given, settings), typed)
         except configs.ConfigError as error:
             errors += [f"stage {name}: {line}" for line in str(error).splitlines()]
             continue

@@ -7,10 +7,10 @@ import pytest
 
 import jaxcnn
 from jaxcnn import config as configs
-from jaxcnn.training import Stopped, judging, run, sections
-from jaxcnn.training.averaging import Average
+from jaxcnn.training import Stopped, evaluator, run, schema
+from jaxcnn.training.builder import assemble, with_classes
 from jaxcnn.training.checkpoint import Checkpoints
-from jaxcnn.training.experiment import assemble, with_classes
+from jaxcnn.training.ema import Average
 from tests.training.runs import assert_same_state, config, events, signalling, state_of, timeless
 
 
@@ -94,7 +94,7 @@ def test_load_gives_the_averaged_weights(averaged):
 @pytest.mark.parametrize("split", ["evaluation", "held_out"])
 def test_every_split_is_judged_by_the_averaged_weights(averaged, split, tmp_path):
     loaded, state = jaxcnn.load(averaged), state_of(averaged)
-    source = getattr(judging.open_splits(loaded.config["data"]), split)
+    source = getattr(evaluator.open_splits(loaded.config["data"]), split)
     views, labels = [], []
     for i in range(len(source)):
         encoded, label = source.read(i)
@@ -135,7 +135,7 @@ def test_what_load_gives_has_no_auxiliary_heads(tmp_path):
         "schedule": {"name": "constant", "rate": 0.1},
         "average": {"kind": "uniform"},
     }
-    resolved = with_classes(sections.resolve(given), 4)
+    resolved = with_classes(schema.resolve(given), 4)
     state = assemble(resolved).abstract_state()
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     zeros = lambda s: jnp.zeros(s.shape, s.dtype, device=s.sharding)  # noqa: E731
