@@ -32,8 +32,8 @@ def main(arguments: Sequence[str]) -> int:
     # Imported here, so that --help answers at once.
     from jaxcnn.config import ConfigError
     from jaxcnn.data import DataError
-    from jaxcnn.research.compare import compare, overview, publish, share_programs
-    from jaxcnn.research.planning import plan_all
+    from jaxcnn.research.comparison.execute import compare, overview, publish, share_programs
+    from jaxcnn.research.comparison.grid import plan_all
     from jaxcnn.training import Stopped
     from jaxcnn.training.metrics_writer import Screen
     from jaxcnn.training.signals import Stopper
@@ -81,7 +81,7 @@ def _comparisons(options: argparse.Namespace, overrides: Sequence[str]) -> list[
         ConfigError: the file, or what was typed, cannot be used.
     """
     from jaxcnn import config as configs
-    from jaxcnn.research.comparison import from_dict, read
+    from jaxcnn.research.comparison.spec import from_dict, read
 
     path = configs.find(options.config, CONFIGS)
     typed: dict[str, Any] = {"seeds": _seeds(options.seeds)} if options.seeds else {}

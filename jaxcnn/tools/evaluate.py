@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     def work() -> None:
         # Imported here, so that --help answers at once.
         from jaxcnn.evaluation.naming import read_protocol
-        from jaxcnn.research.trained import Trained
+        from jaxcnn.research.evaluate_run import Trained
         from jaxcnn.training.metrics_writer import Screen
         from jaxcnn.training.signals import Stopper
 

@@ -24,8 +24,8 @@ data.KEY=VALUE overrides the run's data, such as data.source=folder:PATH or data
 def main(arguments: Sequence[str]) -> int:
     options, parser = _parse(arguments)
     # Imported here, so that --help answers at once.
-    from jaxcnn.research.showing import FIGURES, Show, draw
-    from jaxcnn.research.trained import Trained
+    from jaxcnn.research.evaluate_run import Trained
+    from jaxcnn.research.figures.run_figures import FIGURES, Show, draw
     from jaxcnn.tools.outcome import outcome
     from jaxcnn.training.metrics_writer import Screen
     from jaxcnn.training.signals import Stopper

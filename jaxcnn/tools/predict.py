@@ -24,8 +24,8 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     # Imported here, so that --help answers at once.
     from jaxcnn.evaluation.naming import read_protocol
-    from jaxcnn.research import predicting
-    from jaxcnn.research.trained import Trained
+    from jaxcnn.research import predict
+    from jaxcnn.research.evaluate_run import Trained
     from jaxcnn.tools.outcome import EXIT_DONE, EXIT_ERROR, outcome
     from jaxcnn.training.metrics_writer import Screen
     from jaxcnn.training.signals import Stopper
@@ -43,14 +43,14 @@ def main(arguments: Sequence[str]) -> int:
             protocol = (
                 read_protocol(options.protocol, run.image_size)
                 if options.protocol
-                else predicting.own_protocol(run)
+                else predict.own_protocol(run)
             )
-            images = predicting.image_files(options.images)
-            run = predicting.with_small_batches(run, protocol, images)
+            images = predict.image_files(options.images)
+            run = predict.with_small_batches(run, protocol, images)
             label = run.label(protocol)
             count = f"{len(images):,} image{'s' if len(images) > 1 else ''}"
             screen.line(f"{run.folder.name}, step {run.step}: {count} by {label}")
-            for prediction in predicting.predict(run, images, protocol, options.top):
+            for prediction in predict.predict(run, images, protocol, options.top):
                 if prediction.problem:
                     screen.line(f"cannot read {_line(prediction.image)}: {prediction.problem}")
                     unreadable += 1

@@ -29,10 +29,15 @@ def main(arguments: Sequence[str]) -> int:
 
     def work() -> None:
         # Imported here, so that --help answers at once.
-        from jaxcnn.research.beside import beside, check_alike, is_missing, wanted_evaluations
-        from jaxcnn.research.papers import TABLES
-        from jaxcnn.research.protocol_table import as_tables
-        from jaxcnn.research.trained import Trained
+        from jaxcnn.research.evaluate_run import Trained
+        from jaxcnn.research.paper_tables.protocol_table import as_tables
+        from jaxcnn.research.paper_tables.side_by_side import (
+            beside,
+            check_alike,
+            is_missing,
+            wanted_evaluations,
+        )
+        from jaxcnn.research.paper_tables.tables import TABLES
         from jaxcnn.training.metrics_writer import Screen
         from jaxcnn.training.signals import Stopper
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from jaxcnn import config as configs
-from jaxcnn.research.comparison import from_dict
-from jaxcnn.research.planning import plan_all
+from jaxcnn.research.comparison.grid import plan_all
+from jaxcnn.research.comparison.spec import from_dict
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 

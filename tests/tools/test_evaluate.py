@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxcnn.research.papers import TABLES
-from jaxcnn.research.trained import Trained
+from jaxcnn.research.evaluate_run import Trained
+from jaxcnn.research.paper_tables.tables import TABLES
 from jaxcnn.tools import evaluate, fuse, table
 from jaxcnn.training import Stopped, run
 from tests.training.runs import config

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from jaxcnn.research.measures import (
+from jaxcnn.research.comparison.measures import (
     Measure,
     Summary,
     best,

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.research.measures import Summary, best, running_train_error, verdict
-from jaxcnn.research.planning import Cell, Plan, Run
-from jaxcnn.research.sharing import State, holder, protocols, state
+from jaxcnn.research.comparison.grid import Cell, Plan, Run
+from jaxcnn.research.comparison.measures import Summary, best, running_train_error, verdict
+from jaxcnn.research.comparison.work_queue import State, holder, protocols, state
 from jaxcnn.training import report
 from jaxcnn.training.metrics_writer import duration, read_events
 

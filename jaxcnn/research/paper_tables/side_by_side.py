@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from jaxcnn import models
 from jaxcnn.evaluation import Protocol, Result, ensemble
 from jaxcnn.models.summary import summarise
-from jaxcnn.research.matching import Fusion, fusions
-from jaxcnn.research.papers import PARAMETERS, Row, Table
-from jaxcnn.research.table import as_markdown, as_text
-from jaxcnn.research.trained import Trained
+from jaxcnn.research.comparison.outcomes import as_markdown, as_text
+from jaxcnn.research.evaluate_run import Trained
+from jaxcnn.research.paper_tables.matching import Fusion, fusions
+from jaxcnn.research.paper_tables.tables import PARAMETERS, Row, Table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any
 from jaxcnn import config as configs
 from jaxcnn import models
 from jaxcnn.models.summary import CONTAINERS, summarise
-from jaxcnn.research.comparison import Comparison, slug
-from jaxcnn.research.measures import Measure, parse_measure
+from jaxcnn.research.comparison.measures import Measure, parse_measure
+from jaxcnn.research.comparison.spec import Comparison, slug
 from jaxcnn.training import schema
 from jaxcnn.training.builder import with_classes
 from jaxcnn.training.evaluator import open_splits

@@ -14,7 +14,7 @@ from jaxcnn.data.sources.folder import SUFFIXES
 from jaxcnn.evaluation import Protocol, check_fits, choose_cuts, posteriors
 from jaxcnn.evaluation.naming import read_protocol
 from jaxcnn.evaluation.protocols import Centre
-from jaxcnn.research.trained import Trained
+from jaxcnn.research.evaluate_run import Trained
 from jaxcnn.training.evaluator import protocols
 
 

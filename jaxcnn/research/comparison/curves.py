@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.research.measures import Summary, is_reported, running_train_error
-from jaxcnn.research.planning import Plan, Run
-from jaxcnn.research.sharing import State, protocols, state
-from jaxcnn.research.table import Outcome, value_text
+from jaxcnn.research.comparison.grid import Plan, Run
+from jaxcnn.research.comparison.measures import Summary, is_reported, running_train_error
+from jaxcnn.research.comparison.outcomes import Outcome, value_text
+from jaxcnn.research.comparison.work_queue import State, protocols, state
 from jaxcnn.training.metrics_writer import read_events
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; line styles tell its second round.

@@ -19,11 +19,11 @@ from jaxcnn.data import DataError, Picture, Pictures, Source, Subset, display_na
 from jaxcnn.data.eval_loader import Choose
 from jaxcnn.evaluation import check_fits, choose_cuts, posteriors
 from jaxcnn.evaluation.protocols import Dense
-from jaxcnn.research import figures
-from jaxcnn.research.class_maps import ClassMaps, cell_centres, cell_field, map_scale
-from jaxcnn.research.nearest import Hidden, nearest
-from jaxcnn.research.predicting import best, centre_protocol
-from jaxcnn.research.trained import Trained
+from jaxcnn.research.evaluate_run import Trained
+from jaxcnn.research.figures import drawing
+from jaxcnn.research.figures.class_maps import ClassMaps, cell_centres, cell_field, map_scale
+from jaxcnn.research.figures.nearest import Hidden, nearest
+from jaxcnn.research.predict import best, centre_protocol
 
 # Krizhevsky et al. 2012, Figure 4: 5 guesses an image, 6 neighbours of 5 images.
 GUESSES, QUERIES, NEIGHBOURS = 5, 5, 6
@@ -126,20 +126,20 @@ def kernels(show: Show) -> Any:
     # Without groups no tower keeps to its own maps.
     towers = 1 if getattr(net, "ungrouped", False) else getattr(net, "towers", 1)
     title = show.title(f"the {count} kernels of {name}, {side} x {side}")
-    return figures.kernel_tiles(values, towers=towers, title=title)
+    return drawing.kernel_tiles(values, towers=towers, title=title)
 
 
 def guesses(show: Show) -> Any:
     """The most probable classes of images of the reported split."""
     run, protocol = show.run, centre_protocol(show.run)
     pictures = _some(readable(run, show.chosen, choose_cuts(run.forward, protocol)))
-    shown: dict[int, figures.Guess] = {}
+    shown: dict[int, drawing.Guess] = {}
     by_position = {picture.position: picture for picture in pictures}
     judged = posteriors(run.forward, run.params, pictures, protocol, run.check_stop)
     for picture, log_posterior in judged:
         classes = best(log_posterior, show.names, GUESSES)
         labels = [one.label for one in classes]
-        shown[picture.position] = figures.Guess(
+        shown[picture.position] = drawing.Guess(
             _view(by_position[picture.position]),
             show.name(picture.label),
             tuple(one.name for one in classes),
@@ -147,7 +147,7 @@ def guesses(show: Show) -> Any:
             labels.index(picture.label) if picture.label in labels else -1,
         )
     what = f"{run.data.eval_split} images and their most probable classes by {run.label(protocol)}"
-    return figures.guesses([shown[position] for position in sorted(shown)], title=show.title(what))
+    return drawing.guesses([shown[position] for position in sorted(shown)], title=show.title(what))
 
 
 def neighbours(show: Show) -> Any:
@@ -164,7 +164,7 @@ def neighbours(show: Show) -> Any:
     if not count:
         raise LeftOut("none of the training images can be read")
     shown = [
-        figures.Neighbours(
+        drawing.Neighbours(
             _view(query),
             show.name(query.label),
             tuple(_view(picture) for _, picture in row),
@@ -178,7 +178,7 @@ def neighbours(show: Show) -> Any:
         f"{run.data.eval_split} images and the nearest among {among} training images by the "
         f"{values.shape[1]:,} values of {hidden.layer}"
     )
-    return figures.neighbours(shown, title=show.title(what))
+    return drawing.neighbours(shown, title=show.title(what))
 
 
 def score_maps(show: Show) -> Any:
@@ -198,10 +198,10 @@ def score_maps(show: Show) -> Any:
         centres = cell_centres(net, scores.shape[0]), cell_centres(net, scores.shape[1])
         names = show.name(picture.label), show.name(label)
         shown.append(
-            figures.ScoreMap(_view(picture), *names, probability, scores, centres, float(side))
+            drawing.ScoreMap(_view(picture), *names, probability, scores, centres, float(side))
         )
     what = f"{run.data.eval_split} images and the map of the most probable class by {run.label(protocol)}"
-    return figures.score_maps(shown, title=show.title(what))
+    return drawing.score_maps(shown, title=show.title(what))
 
 
 # What `--only` may name, in the order that they are drawn in.

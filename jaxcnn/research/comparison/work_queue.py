@@ -25,8 +25,8 @@ from typing import Any
 import jax
 
 from jaxcnn import config as configs
-from jaxcnn.research.measures import is_reported
-from jaxcnn.research.planning import Run
+from jaxcnn.research.comparison.grid import Run
+from jaxcnn.research.comparison.measures import is_reported
 from jaxcnn.training import Diverged, evaluator, report
 from jaxcnn.training import run as train
 from jaxcnn.training.checkpoint import CheckpointError

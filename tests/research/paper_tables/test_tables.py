@@ -7,7 +7,15 @@ from jaxcnn.evaluation.protocols import Centre, Crops144, Dense, MultiCrop, TenC
 from jaxcnn.models import NETS
 from jaxcnn.models.summary import summarise
 from jaxcnn.models.vgg import COLUMNS
-from jaxcnn.research.papers import MEASURES, PARAMETERS, TABLES, TOP1, TOP5, TOP5_TEST, Part
+from jaxcnn.research.paper_tables.tables import (
+    MEASURES,
+    PARAMETERS,
+    TABLES,
+    TOP1,
+    TOP5,
+    TOP5_TEST,
+    Part,
+)
 
 ROWS = [
     pytest.param(table, row, id=f"{name}: {' | '.join(row.cells)}")

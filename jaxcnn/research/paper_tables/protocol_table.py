@@ -9,9 +9,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxcnn.research.beside import describe
-from jaxcnn.research.table import as_markdown, as_text
-from jaxcnn.research.trained import Trained
+from jaxcnn.research.comparison.outcomes import as_markdown, as_text
+from jaxcnn.research.evaluate_run import Trained
+from jaxcnn.research.paper_tables.side_by_side import describe
 from jaxcnn.training import report
 
 HEADER = ("net", "protocol", "split", "top-1 error", "top-5 error", "loss", "n", "images")

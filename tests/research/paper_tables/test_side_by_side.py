@@ -8,15 +8,15 @@ import statistics
 import pytest
 
 from jaxcnn.evaluation import ensemble
-from jaxcnn.research.beside import (
+from jaxcnn.research.evaluate_run import Trained
+from jaxcnn.research.paper_tables.matching import fusions, in_proportion, trains_for
+from jaxcnn.research.paper_tables.side_by_side import (
     beside,
     check_alike,
     is_missing,
     wanted_evaluations,
 )
-from jaxcnn.research.matching import fusions, in_proportion, trains_for
-from jaxcnn.research.papers import TABLES, Part
-from jaxcnn.research.trained import Trained
+from jaxcnn.research.paper_tables.tables import TABLES, Part
 from jaxcnn.training import run
 from tests.training.runs import config
 

@@ -7,9 +7,16 @@ import math
 import numpy as np
 import pytest
 
-from jaxcnn.research.compare import compare, overview, publish
-from jaxcnn.research.curves import course, draw, over_seeds
-from jaxcnn.research.table import facts, header, outcomes, rows, sentences, write_tables
+from jaxcnn.research.comparison.curves import course, draw, over_seeds
+from jaxcnn.research.comparison.execute import compare, overview, publish
+from jaxcnn.research.comparison.outcomes import (
+    facts,
+    header,
+    outcomes,
+    rows,
+    sentences,
+    write_tables,
+)
 from jaxcnn.training.metrics_writer import Screen
 from jaxcnn.training.signals import Stopper
 from jaxcnn.training.workdir import WorkdirError

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.models import build
-from jaxcnn.research import class_maps
+from jaxcnn.research.figures import class_maps
 from tests.models.narrow import quick_jit, random_variables
 
 

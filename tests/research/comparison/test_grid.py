@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from jaxcnn.config import ConfigError
-from jaxcnn.research.comparison import from_dict, read, slug
-from jaxcnn.research.planning import plan_all, stretched
+from jaxcnn.research.comparison.grid import plan_all, stretched
+from jaxcnn.research.comparison.spec import from_dict, read, slug
 from tests.research.made import CONFIGS, comparison, plan
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxcnn import config as configs
 from jaxcnn.config.values import typed
-from jaxcnn.research.measures import parse_measure
+from jaxcnn.research.comparison.measures import parse_measure
 
 BUDGETS = ("epochs", "macs")
 KEYS: dict[str, Any] = {
@@ -38,7 +38,7 @@ class Comparison:
         seeds: values of the config's `seed`.
         budget: 'epochs': all variants train the config's epochs; 'macs': all spend the multiply-adds that
             the first one spends in its epochs, counted over the forward pass in training.
-        measure: what is compared (`jaxcnn.research.measures`).
+        measure: what is compared (`jaxcnn.research.comparison.measures`).
         grid: config keys, each with the values at which every variant is trained; a variant counts by
             its best.
         about: a sentence for the reader of the table, such as the paper's own figure.

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import jax
 
-from jaxcnn.research.curves import draw
-from jaxcnn.research.planning import Plan
-from jaxcnn.research.sharing import State, holder, state, strangers, work
-from jaxcnn.research.table import as_text, outcomes, write_tables
+from jaxcnn.research.comparison.curves import draw
+from jaxcnn.research.comparison.grid import Plan
+from jaxcnn.research.comparison.outcomes import as_text, outcomes, write_tables
+from jaxcnn.research.comparison.work_queue import State, holder, state, strangers, work
 from jaxcnn.training.metrics_writer import Screen
 from jaxcnn.training.signals import Stopper
 from jaxcnn.training.workdir import WorkdirError

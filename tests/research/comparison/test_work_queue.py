@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from jaxcnn.research import sharing
-from jaxcnn.research.sharing import State, claim, state, strangers, work
+from jaxcnn.research.comparison import work_queue
+from jaxcnn.research.comparison.work_queue import State, claim, state, strangers, work
 from jaxcnn.training import Diverged, Stopped
 from jaxcnn.training.metrics_writer import Screen
 from jaxcnn.training.signals import Stopper
@@ -64,7 +64,7 @@ def trained(monkeypatch):
             folder.rmdir()
             finish(runs[folder])
 
-        monkeypatch.setattr(sharing, "train", run)
+        monkeypatch.setattr(work_queue, "train", run)
         return asked
 
     return train
@@ -108,12 +108,12 @@ def test_a_run_is_held_by_one_and_freed_by_a_kill(tmp_path, holding):
     other = holding(folder)
     with claim(folder) as mine:
         assert not mine
-    assert sharing.holder(folder)["pid"] == other.pid
+    assert work_queue.holder(folder)["pid"] == other.pid
     other.kill()
     other.wait()
     with claim(folder) as mine:
         assert mine
-        assert sharing.holder(folder)["pid"] == os.getpid()
+        assert work_queue.holder(folder)["pid"] == os.getpid()
         with claim(folder) as again:
             assert not again
     with claim(folder) as mine:

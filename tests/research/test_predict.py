@@ -6,8 +6,8 @@ from PIL import Image
 
 import jaxcnn
 from jaxcnn.evaluation.naming import read_protocol
-from jaxcnn.research import predicting
-from jaxcnn.research.trained import Trained
+from jaxcnn.research import predict
+from jaxcnn.research.evaluate_run import Trained
 from tests.evaluation.small import CLASSES, pixels_of
 from tests.research.untrained import STEP, untrained
 
@@ -33,8 +33,8 @@ def images(tmp_path_factory):
 
 
 def predictions(run, images, text="", top=CLASSES):
-    protocol = read_protocol(text, run.image_size) if text else predicting.own_protocol(run)
-    return list(predicting.predict(run, images, protocol, top))
+    protocol = read_protocol(text, run.image_size) if text else predict.own_protocol(run)
+    return list(predict.predict(run, images, protocol, top))
 
 
 def by_label(prediction):
@@ -111,17 +111,17 @@ def test_all_are_broken_and_images_too_long_for_a_protocol(vgg, tmp_path):
 
 def test_best_of_equal_ones_is_the_lower_label():
     values = np.log([0.2, 0.3, 0.2, 0.3])
-    found = predicting.best(values, "abcd", 3)
+    found = predict.best(values, "abcd", 3)
     assert [(one.label, one.name) for one in found] == [(1, "b"), (3, "d"), (0, "a")]
     assert [one.probability for one in found] == pytest.approx([0.3, 0.3, 0.2])
-    assert len(predicting.best(values, "abcd", 9)) == 4
+    assert len(predict.best(values, "abcd", 9)) == 4
 
 
 def test_a_folder_means_its_images_by_name(images, tmp_path):
     folder = images[0].removesuffix("/b.png")
     expected = [f"{folder}/{name}" for name in ("C.PNG", "a.jpg", "b.png", "d.webp")]
-    assert predicting.image_files(["x.jpg", folder, images[1]]) == ["x.jpg", *expected, images[1]]
-    assert predicting.image_files([str(tmp_path)]) == [str(tmp_path)]
+    assert predict.image_files(["x.jpg", folder, images[1]]) == ["x.jpg", *expected, images[1]]
+    assert predict.image_files([str(tmp_path)]) == [str(tmp_path)]
 
 
 @pytest.mark.parametrize(
@@ -131,16 +131,16 @@ def test_a_folder_means_its_images_by_name(images, tmp_path):
 def test_no_more_is_computed_than_there_is(text, count, rows, vgg, images):
     run = Trained(vgg, batch_size=8)
     protocol = read_protocol(text, run.image_size)
-    small = predicting.with_small_batches(run, protocol, ["nosuch", *[images[0]] * count])
+    small = predict.with_small_batches(run, protocol, ["nosuch", *[images[0]] * count])
     assert small.batch_size == rows
     assert small.folder == run.folder
 
 
 def test_the_protocol_is_the_first_of_the_run(vgg, tmp_path):
-    assert predicting.own_protocol(Trained(vgg)).label(32) == "centre(40->32)"
+    assert predict.own_protocol(Trained(vgg)).label(32) == "centre(40->32)"
     rows = ({"name": "dense", "scales": (36, 48)}, {"name": "centre", "scale": 40})
     run = Trained(untrained(tmp_path / "dense", evals=rows))
-    assert predicting.own_protocol(run).label(32) == "dense(36,48)"
-    assert predicting.centre_protocol(run).label(32) == "centre(36->32)"
+    assert predict.own_protocol(run).label(32) == "dense(36,48)"
+    assert predict.centre_protocol(run).label(32) == "centre(36->32)"
     run = Trained(untrained(tmp_path / "none", evals=()))
-    assert predicting.own_protocol(run).label(32) == "centre(37->32)"
+    assert predict.own_protocol(run).label(32) == "centre(37->32)"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxcnn.evaluation import Protocol
-from jaxcnn.research.papers import Part, Row
-from jaxcnn.research.trained import Trained
+from jaxcnn.research.evaluate_run import Trained
+from jaxcnn.research.paper_tables.tables import Part, Row
 
 # What makes a net the paper's own, whatever its width and its images: field -> values that are.
 PAPERS_OWN: Mapping[str, Mapping[str, tuple[Any, ...]]] = {

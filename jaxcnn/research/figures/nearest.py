@@ -15,7 +15,7 @@ from jaxcnn.data import Picture
 from jaxcnn.evaluation.buckets import Shape
 from jaxcnn.evaluation.forward import Batch
 from jaxcnn.preprocessing import centred
-from jaxcnn.research.trained import Trained
+from jaxcnn.research.evaluate_run import Trained
 
 # What the classifiers read, after its activation: the first of these layers that a net has.
 HIDDEN = ("fc7", "fc1", "average_pool", "local4")

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from jaxcnn.research import figures
+from jaxcnn.research.figures import drawing
 
 RNG = np.random.default_rng(0)
 # Breeds of ImageNet, the longest of them too wide for its place; a file name; what matplotlib could take
@@ -30,12 +30,12 @@ def noise(height=24, width=32):
 
 
 def guess(**changes):
-    made = figures.Guess(noise(), NAMES[0], NAMES, (0.5, 0.25, 0.125, 0.0625, 0.0), 1)
+    made = drawing.Guess(noise(), NAMES[0], NAMES, (0.5, 0.25, 0.125, 0.0625, 0.0), 1)
     return dataclasses.replace(made, **changes)
 
 
 def nearest(count, **changes):
-    made = figures.Neighbours(
+    made = drawing.Neighbours(
         noise(),
         NAMES[1],
         tuple(noise(24 + 8 * i, 40) for i in range(count)),
@@ -46,7 +46,7 @@ def nearest(count, **changes):
 
 
 def score_map(**changes):
-    made = figures.ScoreMap(
+    made = drawing.ScoreMap(
         noise(96, 128),
         NAMES[2],
         NAMES[4],
@@ -79,7 +79,7 @@ def test_a_kernel_is_scaled_by_itself_about_mid_grey():
     made[0, 0, :, 1] = (2.0, 0.0, -1.0)
     made[0, 1, :, 2] = (-1e-6, 0.0, 5e-7)
     made[..., 3] = 1e9
-    sheet = figures.tile_sheet(made, columns=4, gap=0)
+    sheet = drawing.tile_sheet(made, columns=4, gap=0)
     assert sheet.dtype == np.uint8
     # 127.5 + 127.5 v / largest, to the nearest; 127.5 itself to 128.
     expected = [[[128] * 3] * 2, [[255, 128, 64], [128] * 3], [[128] * 3, [0, 128, 191]]]
@@ -97,7 +97,7 @@ def test_the_sheet_goes_row_by_row_with_white_between_and_at_the_end():
         top, left = row * 3, column * 4
         expected[top : top + 2, left : left + 3] = grey[number]
         expected[top, left, 0] = 0
-    np.testing.assert_array_equal(figures.tile_sheet(made, columns=3, gap=1), expected)
+    np.testing.assert_array_equal(drawing.tile_sheet(made, columns=3, gap=1), expected)
 
 
 @pytest.mark.parametrize(
@@ -111,12 +111,12 @@ def test_the_sheet_goes_row_by_row_with_white_between_and_at_the_end():
 )
 def test_sheets_that_cannot_be(made, columns, gap, said):
     with pytest.raises(ValueError, match=said):
-        figures.tile_sheet(made, columns=columns, gap=gap)
+        drawing.tile_sheet(made, columns=columns, gap=gap)
 
 
 def test_96_kernels_are_six_rows_of_16_the_towers_apart():
     made = kernels(96)
-    figure = figures.kernel_tiles(made, towers=2, title="AlexNet")
+    figure = drawing.kernel_tiles(made, towers=2, title="AlexNet")
     words = dict(written(figure))
     assert {*words} == {"AlexNet", "tower 1", "tower 2"}
     first, second = figure.axes
@@ -124,7 +124,7 @@ def test_96_kernels_are_six_rows_of_16_the_towers_apart():
     for axes, half in ((first, large[..., :48]), (second, large[..., 48:])):
         sheet = axes.images[0].get_array()
         assert sheet.shape == (3 * 66 + 2 * 6, 16 * 66 + 15 * 6, 3)
-        np.testing.assert_array_equal(sheet, figures.tile_sheet(half, columns=16, gap=6))
+        np.testing.assert_array_equal(sheet, drawing.tile_sheet(half, columns=16, gap=6))
     # Between the towers lies more than between two rows of one.
     above, below = first.get_window_extent(), second.get_window_extent()
     assert above.y0 - below.y1 > 2 * 6 * above.height / (3 * 66 + 2 * 6)
@@ -144,7 +144,7 @@ def test_96_kernels_are_six_rows_of_16_the_towers_apart():
     ],
 )
 def test_any_number_and_size_of_kernels(count, side, towers, tile, grid):
-    figure = figures.kernel_tiles(
+    figure = drawing.kernel_tiles(
         kernels(count, side),
         towers=towers,
         title="nnn " * 12,
@@ -158,7 +158,7 @@ def test_any_number_and_size_of_kernels(count, side, towers, tile, grid):
 @pytest.mark.parametrize(("count", "towers"), [(95, 2), (96, 0), (0, 1)])
 def test_kernels_that_do_not_split_into_towers(count, towers):
     with pytest.raises(ValueError, match=r"expected .*kernels.* got"):
-        figures.kernel_tiles(kernels(count), towers=towers, title="")
+        drawing.kernel_tiles(kernels(count), towers=towers, title="")
 
 
 def check_words(figure, expected):
@@ -177,7 +177,7 @@ def check_words(figure, expected):
 
 def test_bars_are_as_long_as_the_probabilities_and_the_correct_one_differs():
     unknown = guess(correct=-1, names=NAMES[:3], probabilities=(1.0, 0.0, 0.0))
-    figure = figures.guesses([guess(), unknown, *[guess(correct=4)] * 3], title="guesses")
+    figure = drawing.guesses([guess(), unknown, *[guess(correct=4)] * 3], title="guesses")
     shown = [axes for axes in figure.axes if axes.images]
     bars = [axes for axes in figure.axes if axes.patches]
     assert (len(figure.axes), len(shown), len(bars)) == (10, 5, 5)
@@ -185,7 +185,7 @@ def test_bars_are_as_long_as_the_probabilities_and_the_correct_one_differs():
     assert lengths == [[0.5, 0.25, 0.125, 0.0625, 0.0], [1.0, 0.0, 0.0], *[lengths[0]] * 3]
     assert all(axes.get_xlim() == (0, 1) for axes in bars)
     colours = [[to_hex(patch.get_facecolor()).upper() for patch in axes.patches] for axes in bars]
-    correct, other = figures.CORRECT, figures.OTHER
+    correct, other = drawing.CORRECT, drawing.OTHER
     assert correct != other
     assert colours[0] == [other, correct, other, other, other]
     assert colours[1] == [other] * 3
@@ -203,7 +203,7 @@ def test_bars_are_as_long_as_the_probabilities_and_the_correct_one_differs():
 
 
 def test_long_names_are_cut_and_short_ones_are_not():
-    figure = figures.guesses([guess()], title="")
+    figure = drawing.guesses([guess()], title="")
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert NAMES[0] in texts
     assert NAMES[3] in texts
@@ -215,7 +215,7 @@ def test_long_names_are_cut_and_short_ones_are_not():
 @pytest.mark.parametrize("count", [1, 6, 9])
 def test_a_row_of_neighbours_for_each_image(count):
     rows = [nearest(count), nearest(count)]
-    figure = figures.neighbours(rows, title="nearest")
+    figure = drawing.neighbours(rows, title="nearest")
     check_words(figure, {"nearest"})
     shown = [axes for axes in figure.axes if axes.images]
     assert len(shown) == 2 * (1 + count)
@@ -240,7 +240,7 @@ def test_a_row_of_neighbours_for_each_image(count):
 
 def test_squares_lie_where_the_centres_say():
     one = score_map()
-    figure = figures.score_maps([one, score_map(image=noise(128, 64))], title="scores")
+    figure = drawing.score_maps([one, score_map(image=noise(128, 64))], title="scores")
     check_words(figure, {"scores", "class score before the softmax"})
     alone, under = figure.axes[:2]
     np.testing.assert_array_equal(alone.images[0].get_array(), one.image)
@@ -266,7 +266,7 @@ def test_the_drawn_square_is_seen_in_the_picture():
     centres = (np.array([24.0]), np.array([80.0]))
     black = np.zeros((96, 128, 3), np.uint8)
     one = score_map(image=black, scores=np.ones((1, 1), np.float32), centres=centres)
-    figure = figures.score_maps([one], title="")
+    figure = drawing.score_maps([one], title="")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     with Image.open(buffer) as image:
@@ -285,14 +285,14 @@ def test_the_drawn_square_is_seen_in_the_picture():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: figures.guesses([], title=""), "expected one guess or more"),
-        (lambda: figures.neighbours([], title=""), "expected test images, .* got none"),
-        (lambda: figures.score_maps([], title=""), "expected one score map or more"),
+        (lambda: drawing.guesses([], title=""), "expected one guess or more"),
+        (lambda: drawing.neighbours([], title=""), "expected test images, .* got none"),
+        (lambda: drawing.score_maps([], title=""), "expected one score map or more"),
         (lambda: guess(names=NAMES[:4]), r"expected 4 probabilities; got \(0.5, 0.25,"),
         (lambda: guess(probabilities=(55.0, 10.0, 9.0, 8.0, 7.0)), r"in \[0, 1\]; got \(55.0"),
         (lambda: guess(correct=5), "expected correct from -1 to 4; got 5"),
         (lambda: nearest(3, names=NAMES[:2]), r"names and distances; got \(3, 2, 3\)"),
-        (lambda: figures.neighbours([nearest(2), nearest(3)], title=""), r"got \[2, 3\]"),
+        (lambda: drawing.neighbours([nearest(2), nearest(3)], title=""), r"got \[2, 3\]"),
         (
             lambda: score_map(scores=np.ones((3, 2), np.float32)),
             r"centres of \(3, 2\) .* got \(2, 3\)",
@@ -306,6 +306,8 @@ def test_what_does_not_fit_together(make, said):
 
 
 def test_importing_draws_in_neither_matplotlib_nor_jax():
-    code = "import sys, jaxcnn.research.figures; print({'jax', 'matplotlib'} & {*sys.modules})"
+    code = (
+        "import sys, jaxcnn.research.figures.drawing; print({'jax', 'matplotlib'} & {*sys.modules})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -10,11 +10,11 @@ import pytest
 
 from jaxcnn.data import Data, DataError, Picture
 from jaxcnn.evaluation.posteriors import choose_cuts
-from jaxcnn.research import figures, showing
-from jaxcnn.research.nearest import Hidden, hidden_layer, nearest
-from jaxcnn.research.predicting import centre_protocol
-from jaxcnn.research.showing import Show, draw, spread
-from jaxcnn.research.trained import Trained
+from jaxcnn.research.evaluate_run import Trained
+from jaxcnn.research.figures import drawing, run_figures
+from jaxcnn.research.figures.nearest import Hidden, hidden_layer, nearest
+from jaxcnn.research.figures.run_figures import Show, draw, spread
+from jaxcnn.research.predict import centre_protocol
 from jaxcnn.training.metrics_writer import Screen
 from tests.evaluation.small import CLASSES, Images, pixels_of
 from tests.models.narrow import quick_jit
@@ -60,7 +60,7 @@ def made(tmp_path_factory):
 def shown(function, name, monkeypatch, show):
     """What `function` hands to the drawing function `name`, and the title."""
     seen = []
-    monkeypatch.setattr(figures, name, lambda rows, title: seen.append((rows, title)))
+    monkeypatch.setattr(drawing, name, lambda rows, title: seen.append((rows, title)))
     function(show)
     return seen[0]
 
@@ -71,7 +71,7 @@ def test_hidden_values_are_those_of_one_image_by_itself(name, made):
     hidden, loaded = Hidden(run), run.loaded
     assert hidden.layer == layer
     choose = choose_cuts(run.forward, centre_protocol(run))
-    pictures = list(showing.readable(run, run.data.train, choose))
+    pictures = list(run_figures.readable(run, run.data.train, choose))
     assert len(pictures) == 8  # of nine one is broken
     ((same, values),) = hidden.values(pictures)
     assert same == pictures
@@ -119,7 +119,9 @@ def test_a_training_image_is_nearest_to_itself(made, monkeypatch):
     run = dataclasses.replace(made("vgg"))
     data = made("vgg").data
     run.data = dataclasses.replace(data, evaluation=data.train)
-    rows, title = shown(showing.neighbours, "neighbours", monkeypatch, Show(run, ids=(10, 12, 18)))
+    rows, title = shown(
+        run_figures.neighbours, "neighbours", monkeypatch, Show(run, ids=(10, 12, 18))
+    )
     assert [row.title for row in rows] == ["class_000", "class_002", "class_003"]
     for row in rows:
         assert row.distances[0] == pytest.approx(0, abs=1e-6 * row.distances[1])
@@ -133,7 +135,7 @@ def test_a_training_image_is_nearest_to_itself(made, monkeypatch):
 
 def test_some_of_the_training_images(made, monkeypatch):
     show = Show(made("alexnet"), images=9, training_images=3)
-    rows, title = shown(showing.neighbours, "neighbours", monkeypatch, show)
+    rows, title = shown(run_figures.neighbours, "neighbours", monkeypatch, show)
     assert [row.title for row in rows] == [f"class_{i % 5:03}" for i in (0, 2, 4, 6, 8)]
     # 1, 4 and 7 of nine, and the first of these is broken.
     assert "among 2 of 9 training images" in title
@@ -143,7 +145,7 @@ def test_some_of_the_training_images(made, monkeypatch):
 
 def test_guesses_are_the_probabilities_of_the_loaded_run(made, monkeypatch, capsys):
     run = made("vgg")
-    rows, title = shown(showing.guesses, "guesses", monkeypatch, Show(run, images=9))
+    rows, title = shown(run_figures.guesses, "guesses", monkeypatch, Show(run, images=9))
     out = capsys.readouterr().out
     assert out.count("cannot be read") == 1
     assert "image 3: not a readable" in out
@@ -160,7 +162,9 @@ def test_guesses_are_the_probabilities_of_the_loaded_run(made, monkeypatch, caps
 def test_a_score_map_is_that_of_the_image_alone(made, monkeypatch):
     run = made("vgg")
     loaded, (scale,) = run.loaded, Show(run).map_protocol.scales
-    rows, title = shown(showing.score_maps, "score_maps", monkeypatch, Show(run, ids=(14, 16, 17)))
+    rows, title = shown(
+        run_figures.score_maps, "score_maps", monkeypatch, Show(run, ids=(14, 16, 17))
+    )
     assert title.endswith(f"most probable class by dense({scale}, no flip)")
     mean = loaded.mean if loaded.mean.ndim == 1 else loaded.mean.mean((0, 1))
     apply = quick_jit(functools.partial(loaded.net.apply, method="score_map"))
@@ -186,20 +190,22 @@ def test_a_score_map_is_that_of_the_image_alone(made, monkeypatch):
 def test_kernels_of_each_net(made, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
-        figures,
+        drawing,
         "kernel_tiles",
         lambda values, towers, title: drawn.update(k=(values, towers, title)),
     )
     expected = {"alexnet": ("conv1", 11, 2), "vgg": ("conv1_1", 3, 1), "googlenet": ("conv1", 7, 1)}
     for name, (layer, side, towers) in {**expected, "cuda": ("conv1", 5, 1)}.items():
-        showing.kernels(Show(made(name)))
+        run_figures.kernels(Show(made(name)))
         values, seen, title = drawn["k"]
         own = made(name).loaded.variables["params"][layer]["kernel"]
         np.testing.assert_array_equal(values, own)
         assert seen == towers
         assert title == f"{name}, step 7: the {own.shape[-1]} kernels of {layer}, {side} x {side}"
-    with pytest.raises(showing.LeftOut, match="GoogLeNet is depthwise: its kernels see one colour"):
-        showing.kernels(Show(made("googlenet_fc")))
+    with pytest.raises(
+        run_figures.LeftOut, match="GoogLeNet is depthwise: its kernels see one colour"
+    ):
+        run_figures.kernels(Show(made("googlenet_fc")))
 
 
 def test_files_and_what_is_left_out(made, tmp_path, capsys):

@@ -1,0 +1,1 @@
+"""Compare variants of one config over seeds: spec, grid of runs, work queue, measures, tables and curves."""

@@ -1,0 +1,1 @@
+"""The papers' pictures of what a net learned."""

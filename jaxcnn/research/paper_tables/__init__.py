@@ -1,0 +1,1 @@
+"""The papers' result tables beside the figures of runs."""
