@@ -14,7 +14,7 @@ GROUPS = [
     {"evaluation"},
     {"training"},
     {"planning"},
-    {"research", "measuring"},
+    {"research", "benchmarks"},
     {"tools"},
 ]
 

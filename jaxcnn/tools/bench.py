@@ -17,11 +17,11 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from jaxcnn.benchmarks.measurement import Row, text
 from jaxcnn.malloc_tuning import start_again_with_large_pages
-from jaxcnn.measuring.record import Row, text
 from jaxcnn.tools.outcome import outcome
 
-# Modules of jaxcnn.measuring, each with add_arguments(parser) and measure(options), which yields rows.
+# Modules of jaxcnn.benchmarks, each with add_arguments(parser) and measure(options), which yields rows.
 KINDS = {
     "input": "input_speed",
     "step": "step_speed",
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("what", choices=tuple(KINDS))
     if not arguments or arguments[0] not in KINDS:
         parser.parse_args(arguments)
-    kind = importlib.import_module(f"jaxcnn.measuring.{KINDS[arguments[0]]}")
+    kind = importlib.import_module(f"jaxcnn.benchmarks.{KINDS[arguments[0]]}")
     parser = argparse.ArgumentParser(
         prog=f"python -m jaxcnn.tools.bench {arguments[0]}",
         description=kind.__doc__,

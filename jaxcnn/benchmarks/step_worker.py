@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jaxcnn.benchmarks.measurement import peak_memory
 from jaxcnn.malloc_tuning import give_back_freed
-from jaxcnn.measuring.record import peak_memory
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CLASSES = 1000
@@ -119,7 +119,7 @@ def _device(jax: Any) -> dict[str, Any]:
 
 
 def _torch(job: Mapping[str, Any]) -> _Step:
-    from jaxcnn.measuring.torch_net import build, load
+    from jaxcnn.benchmarks.torch_net import build, load
 
     torch = load("torch")
     torch.set_num_threads(job["cores"])

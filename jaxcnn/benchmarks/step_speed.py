@@ -18,12 +18,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from jaxcnn.benchmarks.layer_list import layer_list
+from jaxcnn.benchmarks.measurement import Row, machine
+from jaxcnn.benchmarks.peak_flops import matmul_flops
+from jaxcnn.benchmarks.step_worker import config_of
 from jaxcnn.data.cores import available_cores
 from jaxcnn.malloc_tuning import large_pages
-from jaxcnn.measuring.layer_list import layer_list
-from jaxcnn.measuring.matmul import matmul_flops
-from jaxcnn.measuring.record import Row, machine
-from jaxcnn.measuring.step_worker import config_of
 from jaxcnn.models.net import Net
 from jaxcnn.models.summary import summarise
 from jaxcnn.planning import hardware, roofline
@@ -171,7 +171,7 @@ class _Worker:
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
         large_pages(environment)  # for both, so that neither has an advantage
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "jaxcnn.measuring.step_worker", json.dumps(job)],
+            [sys.executable, "-m", "jaxcnn.benchmarks.step_worker", json.dumps(job)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcnn.benchmarks.measurement import Row, machine, peak_memory, seconds_of
+from jaxcnn.benchmarks.torch_net import load
 from jaxcnn.data import Source, open_data, train_batches
 from jaxcnn.data.cores import available_cores
 from jaxcnn.data.jpeg import read_header
 from jaxcnn.data.sampler import train_rows
 from jaxcnn.data.sampling import Sampling
 from jaxcnn.data.sources.folder import scan_classes
-from jaxcnn.measuring.record import Row, machine, peak_memory, seconds_of
-from jaxcnn.measuring.torch_net import load
 
 SAMPLINGS = {
     "area": Sampling("area"),

@@ -15,13 +15,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcnn.benchmarks.input_speed import add_source, source_of
+from jaxcnn.benchmarks.measurement import Row, machine, peak_memory, seconds_of
+from jaxcnn.benchmarks.step_worker import config_of
 from jaxcnn.data import Pictures, Source, Subset
 from jaxcnn.evaluation import PROTOCOLS, Forward, Protocol, evaluate
 from jaxcnn.evaluation.buckets import Shape
 from jaxcnn.evaluation.posteriors import choose_cuts, looks_at
-from jaxcnn.measuring.input_speed import add_source, source_of
-from jaxcnn.measuring.record import Row, machine, peak_memory, seconds_of
-from jaxcnn.measuring.step_worker import config_of
 from jaxcnn.models.costs import score_map_macs
 from jaxcnn.models.summary import summarise
 from jaxcnn.training.builder import assemble

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.measuring import input_speed
+from jaxcnn.benchmarks import input_speed
 from jaxcnn.tools import bench
 
 

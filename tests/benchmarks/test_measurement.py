@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxcnn.measuring.record import Row, median_seconds, text
+from jaxcnn.benchmarks.measurement import Row, median_seconds, text
 from jaxcnn.planning import hardware
 from jaxcnn.tools import bench
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxcnn.measuring import torch_net
-from jaxcnn.measuring.layer_list import layer_list
+from jaxcnn.benchmarks import torch_net
+from jaxcnn.benchmarks.layer_list import layer_list
 from jaxcnn.models import build
 from tests.models.facts import FACTS
 from tests.models.narrow import picture, quick_jit, random_variables

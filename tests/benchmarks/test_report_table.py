@@ -2,8 +2,8 @@
 
 import json
 
-from jaxcnn.measuring.record import Row
-from jaxcnn.tools.performance import main
+from jaxcnn.benchmarks.measurement import Row
+from jaxcnn.benchmarks.report_table import main
 
 
 def test_table_and_plot(tmp_path, capsys):

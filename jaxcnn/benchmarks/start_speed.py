@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxcnn.measuring.record import Row, machine
+from jaxcnn.benchmarks.measurement import Row, machine
 
 MAIN = Path(__file__).parents[2] / "main.py"
 # What a phase ends with: the start of a line.

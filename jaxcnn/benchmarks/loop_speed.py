@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from jaxcnn import data as room
-from jaxcnn.measuring.record import Row, machine, peak_memory
+from jaxcnn.benchmarks.measurement import Row, machine, peak_memory
 from jaxcnn.parallel import ALONE
 from jaxcnn.training import schema
 from jaxcnn.training.builder import Experiment, assemble, synthetic_batch, with_classes
