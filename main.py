@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
+from jaxcnn.cli.train import main
 from jaxcnn.malloc_tuning import start_again_with_large_pages
-from jaxcnn.training.command import main
 
 if __name__ == "__main__":
     start_again_with_large_pages()

@@ -51,7 +51,7 @@ class Augment(Sampling):
             set's; 'per_pixel', the mean of the training set's central squares at each pixel.
         statistics: whose figures mean and colours are, where they are needed: 'imagenet', Krizhevsky's
             of ImageNet, for colours alone; 'auto', computed from the training images at the first
-            start and kept in the workdir; or a file of `python -m jaxcnn.tools.statistics`.
+            start and kept in the workdir; or a file of `python -m jaxcnn.cli.statistics`.
     """
 
     flip: float = 0.5
@@ -91,7 +91,7 @@ class Augment(Sampling):
             found.append(
                 f"mean={self.mean!r} is that of the training images, and statistics='imagenet' is not "
                 "computed from them; give statistics='auto', or a file of "
-                "python -m jaxcnn.tools.statistics"
+                "python -m jaxcnn.cli.statistics"
             )
         squares = self.sampling in ("square", "centre") and self.scale[0] == self.scale[1]
         if self.mean == "per_pixel" and not squares:
@@ -167,7 +167,7 @@ def make_treatment(augment: Augment, statistics: Statistics | None) -> Treatment
             there = "no mean image" if mean is None else f"a mean image of side {mean.shape[0]}"
             raise ValueError(
                 f"augment.mean='per_pixel' at scale {side} needs a mean image of side {side}, the "
-                f"statistics hold {there}; compute them again: python -m jaxcnn.tools.statistics"
+                f"statistics hold {there}; compute them again: python -m jaxcnn.cli.statistics"
             )
     shifts = None
     if statistics is not None and augment.pca != "off":

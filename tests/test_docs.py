@@ -48,7 +48,7 @@ def start(arguments, tmp_path):
 
 
 def test_there_are_commands():
-    assert any("jaxcnn.tools.summary" in command for command in COMMANDS)
+    assert any("jaxcnn.cli.summary" in command for command in COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

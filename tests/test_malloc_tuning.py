@@ -33,7 +33,7 @@ def test_help_does_not_wait_for_jax():
     code = (
         "import sys; sys.argv = ['main.py', '--help']\n"
         "from pathlib import Path\n"
-        "from jaxcnn.training.command import main\n"
+        "from jaxcnn.cli.train import main\n"
         "try:\n    main(['--help'], Path('configs'))\n"
         "except SystemExit as e:\n    assert e.code == 0\n"
         "assert not {'jax', 'flax', 'tensorflow', 'orbax'} & set(sys.modules)\n"

@@ -15,7 +15,7 @@ GROUPS = [
     {"training"},
     {"planning"},
     {"research", "benchmarks"},
-    {"tools"},
+    {"cli"},
 ]
 
 
@@ -51,7 +51,7 @@ def test_imports_point_one_way(path):
         if parts[0] == "jaxcnn" and len(parts) > 1:
             assert group(parts[1]) <= mine, f"{path} imports {module}"
         if parts[0] in ("tensorflow", "tensorflow_datasets"):
-            assert room(path) in ("data", "tools"), f"{path} imports {module}"
+            assert room(path) in ("data", "cli"), f"{path} imports {module}"
         if module.startswith("flax.linen"):
             assert room(path) == "models", f"{path} imports {module}"
         if parts[0] == "clu":
@@ -88,7 +88,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import pkgutil, importlib, jaxcnn
 for module in pkgutil.walk_packages(jaxcnn.__path__, "jaxcnn."):
-    if not module.name.startswith(("jaxcnn.data", "jaxcnn.tools")):
+    if not module.name.startswith(("jaxcnn.data", "jaxcnn.cli")):
         importlib.import_module(module.name)
 import jax, jax.numpy as jnp
 net = jaxcnn.build("vgg", column="A", width=0.05, image_size=32, num_classes=5)

@@ -1,6 +1,6 @@
 """Measured figures as a table for docs/performance.md, and as a picture.
 
-python -m jaxcnn.benchmarks.report_table FILES [--plot=PNG]: FILES hold what jaxcnn.tools.bench prints with
+python -m jaxcnn.benchmarks.report_table FILES [--plot=PNG]: FILES hold what jaxcnn.cli.bench prints with
 --json. Exit codes: 0 done, 1 error, 2 usage.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.tools.outcome import outcome
+from jaxcnn.cli.exit_codes import outcome
 
 
 def main(arguments: Sequence[str]) -> int:

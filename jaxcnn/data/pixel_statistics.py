@@ -200,7 +200,7 @@ def load(path: str | os.PathLike[str]) -> Statistics:
         DataError: the file is missing, or holds no statistics.
     """
     path = Path(path).expanduser()
-    again = f"python -m jaxcnn.tools.statistics CONFIG --out={path}"
+    again = f"python -m jaxcnn.cli.statistics CONFIG --out={path}"
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             found = {name: file[name] for name in (*_ARRAYS, "origin") if name in file}
@@ -250,7 +250,7 @@ def check_matches(statistics: Statistics, data: Data, path: str | os.PathLike[st
         raise DataError(
             f"the statistics in {path} (from {seen.get('source')}) do not fit the data "
             f"({data.description}): {'; '.join(problems)}. Make a file of "
-            "this data: python -m jaxcnn.tools.statistics CONFIG --out=ANOTHER_FILE"
+            "this data: python -m jaxcnn.cli.statistics CONFIG --out=ANOTHER_FILE"
         )
 
 

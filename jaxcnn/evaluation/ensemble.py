@@ -99,13 +99,13 @@ def load(path: str | Path) -> Posteriors:
         return Posteriors(ids.astype(np.int32), labels.astype(np.int32), values, classes, facts)
     except FileNotFoundError:
         raise PosteriorsError(
-            f"there is no file of posteriors {path}; make it: python -m jaxcnn.tools.evaluate "
+            f"there is no file of posteriors {path}; make it: python -m jaxcnn.cli.evaluate "
             "--workdir=RUN --protocol=NAME --save_posteriors"
         ) from None
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise PosteriorsError(
             f"{path} is no readable file of posteriors ({error}); make it again: "
-            "python -m jaxcnn.tools.evaluate --workdir=RUN --protocol=NAME --save_posteriors"
+            "python -m jaxcnn.cli.evaluate --workdir=RUN --protocol=NAME --save_posteriors"
         ) from error
 
 

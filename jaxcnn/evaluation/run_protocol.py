@@ -64,9 +64,7 @@ def evaluate(
         RuntimeError: the images counted are not those of the split.
     """
     if keep and crew.count > 1:
-        raise ValueError(
-            "posteriors are kept by one process alone: python -m jaxcnn.tools.evaluate"
-        )
+        raise ValueError("posteriors are kept by one process alone: python -m jaxcnn.cli.evaluate")
     check_fits(forward, protocol)
     choose = choose_cuts(forward, protocol)
     mine = source if crew.count == 1 else _share(source, crew)

@@ -6,9 +6,9 @@ import json
 import pytest
 
 from jaxcnn import models
+from jaxcnn.cli import bench
 from jaxcnn.models.costs import score_map_macs
 from jaxcnn.models.summary import summarise
-from jaxcnn.tools import bench
 
 SMALL = {"num_classes": 4, "width": 0.125}
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxcnn.benchmarks import input_speed
-from jaxcnn.tools import bench
+from jaxcnn.cli import bench
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from jaxcnn.benchmarks.measurement import Row, median_seconds, text
+from jaxcnn.cli import bench
 from jaxcnn.planning import hardware
-from jaxcnn.tools import bench
 
 KEYS = {
     *("what", "images_per_second", "seconds", "memory_bytes", "bound"),

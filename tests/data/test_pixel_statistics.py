@@ -174,7 +174,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path, source):
 
 def test_what_cannot_be_loaded_says_what_to_type(tmp_path, source):
     path = tmp_path / "s.npz"
-    again = r"python -m jaxcnn.tools.statistics CONFIG --out=.*s.npz"
+    again = r"python -m jaxcnn.cli.statistics CONFIG --out=.*s.npz"
     with pytest.raises(
         DataError, match=rf"there is no file of statistics .*s.npz; make it: {again}"
     ):
@@ -238,7 +238,7 @@ def test_statistics_of_other_data_are_refused(image_folder):
         check_matches(found, open_data(f"folder:{image_folder}", held_out=4), "s.npz")
     assert "other classes" not in str(error.value)
     assert "(from folder:images)" in str(error.value)
-    assert "python -m jaxcnn.tools.statistics CONFIG --out=ANOTHER_FILE" in str(error.value)
+    assert "python -m jaxcnn.cli.statistics CONFIG --out=ANOTHER_FILE" in str(error.value)
     with pytest.raises(
         DataError, match=r"15 training images, the data has 256; .*of other classes"
     ):

@@ -113,7 +113,7 @@ def attend(witness):
 
 
 if __name__ == "__main__":
-    from jaxcnn.training.command import main
+    from jaxcnn.cli.train import main
 
     attend(Witness(os.environ["WITNESS"]))
     sys.exit(main(sys.argv[1:], ROOT / "configs"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.training.command import main
+from jaxcnn.cli.train import main
 
 ROOT = Path(__file__).parent.parent.parent
 CLASSES, TRAIN, VAL = ("cat", "dog"), 12, 4

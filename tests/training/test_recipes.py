@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import jaxcnn
+from jaxcnn.cli.train import main
 from jaxcnn.data import open_data
 from jaxcnn.data import pixel_statistics as figures
 from jaxcnn.data.errors import DataError
 from jaxcnn.training import Stopped, evaluator, run
-from jaxcnn.training.command import main
 from tests.training.runs import (
     ROOT,
     arguments,

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import jaxcnn
+from jaxcnn.cli.train import main
 from jaxcnn.parallel.mesh import Placement
 from jaxcnn.training import Diverged, Stopped, evaluator, loop, prefetch, run
 from jaxcnn.training.checkpoint import CheckpointError
-from jaxcnn.training.command import main
 from jaxcnn.training.workdir import WorkdirError
 from tests.training.runs import (
     ROOT,
@@ -393,7 +393,7 @@ def test_too_little_room_is_seen_before_anything_is_written(tmp_path, monkeypatc
     [
         (["--config.optim.momntum=1"], 2, "unknown key optim.momntum; did you mean optim.momentum?"),
         (["--config=vgg_x"], 2, "no config file 'vgg_x'; did you mean"),
-        (["--config.data.source=tfds:imagenet2012", "--config.data.data_dir=no"], 1, "jaxcnn.tools.prepare"),
+        (["--config.data.source=tfds:imagenet2012", "--config.data.data_dir=no"], 1, "jaxcnn.cli.prepare"),
         (["--config.data.source=folder:nowhere"], 1, "no folder nowhere"),
         (["--config.batch_size=512"], 1, "only 256 training images"),
         (["--config.batch_size=30"], 1, "the nearest that does: --config.batch_size=32"),

@@ -148,10 +148,10 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
 def _how_to_prepare(name: str, data_dir: Path) -> str:
     if name.startswith("imagenet2012"):
         return (
-            "prepare it with: python -m jaxcnn.tools.prepare imagenet2012 --tars=DIR "
+            "prepare it with: python -m jaxcnn.cli.prepare imagenet2012 --tars=DIR "
             f"--data_dir={data_dir}"
         )
-    return f"prepare it with: python -m jaxcnn.tools.prepare {name} --data_dir={data_dir}" + (
+    return f"prepare it with: python -m jaxcnn.cli.prepare {name} --data_dir={data_dir}" + (
         "" if name == "digits" else " (this downloads it)"
     )
 

@@ -58,7 +58,7 @@ def as_tables(runs: Sequence[Trained]) -> dict[str, str]:
     found = lines(runs)
     if not found:
         raise ValueError(
-            "the reports of these runs hold no results; make some: python -m jaxcnn.tools.evaluate "
+            "the reports of these runs hold no results; make some: python -m jaxcnn.cli.evaluate "
             "--workdir=RUN --protocol=NAME"
         )
     body = [

@@ -270,10 +270,10 @@ def test_missing_data_set_is_said_at_once_and_offline(tmp_path, monkeypatch):
     with pytest.raises(DataError) as caught:
         open_data("tfds:imagenet2012", str(tmp_path))
     assert time.monotonic() - start < 5
-    assert f"python -m jaxcnn.tools.prepare imagenet2012 --tars=DIR --data_dir={tmp_path}" in str(
+    assert f"python -m jaxcnn.cli.prepare imagenet2012 --tars=DIR --data_dir={tmp_path}" in str(
         caught.value
     )
-    with pytest.raises(DataError, match=r"jaxcnn.tools.prepare cifar10 .*\(this downloads it\)"):
+    with pytest.raises(DataError, match=r"jaxcnn.cli.prepare cifar10 .*\(this downloads it\)"):
         open_data("tfds:cifar10", str(tmp_path))
 
 

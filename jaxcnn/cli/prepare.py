@@ -1,16 +1,16 @@
-"""Prepares a data set for training, once: python -m jaxcnn.tools.prepare NAME [options].
+"""Prepares a data set for training, once: python -m jaxcnn.cli.prepare NAME [options].
 
   imagenet2012  from the two tars of image-net.org, which you download yourself:
-                python -m jaxcnn.tools.prepare imagenet2012 --tars=DIR [--data_dir=DIR]
+                python -m jaxcnn.cli.prepare imagenet2012 --tars=DIR [--data_dir=DIR]
   digits        the handwritten digits of scikit-learn; nothing is downloaded:
-                python -m jaxcnn.tools.prepare digits
+                python -m jaxcnn.cli.prepare digits
   another NAME  an image data set of TFDS, which downloads it:
-                python -m jaxcnn.tools.prepare cifar10
+                python -m jaxcnn.cli.prepare cifar10
 
 With --pack its images are then decoded and rescaled once, for training to read as packed:OUT. That also takes
 what needs no preparing: tfds:NAME, folder:PATH, synthetic:K.
 
-  python -m jaxcnn.tools.prepare folder:PATH --pack --shorter_side=256 --square --out=DIR
+  python -m jaxcnn.cli.prepare folder:PATH --pack --shorter_side=256 --square --out=DIR
 
 What is already prepared or packed is left as it is; packing that was stopped goes on by the same command.
 Exit codes: 0 done, 1 error, 2 usage, 130 stopped by Ctrl-C.
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.tools.prepare",
+        prog="python -m jaxcnn.cli.prepare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

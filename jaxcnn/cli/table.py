@@ -1,6 +1,6 @@
 """A table of the papers with the figures of your runs beside the paper's.
 
-python -m jaxcnn.tools.table vgg3 runs/vgg_* [--out=DIR]
+python -m jaxcnn.cli.table vgg3 runs/vgg_* [--out=DIR]
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxcnn.tools.outcome import out_folder, outcome
+from jaxcnn.cli.exit_codes import out_folder, outcome
 
 if TYPE_CHECKING:
     from jaxcnn.training.metrics_writer import Screen
@@ -102,7 +102,7 @@ def _show(texts: Mapping[str, str], options: argparse.Namespace, screen: Screen)
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.tools.table",
+        prog="python -m jaxcnn.cli.table",
         description="Prints a table of the papers with your runs' figures beside it; evaluates what they "
         "lack. Rows that no run fills say so.",
         epilog=f"tables: {', '.join(NAMES)}; and protocols: all that the runs were judged by, over seeds",

@@ -1,8 +1,8 @@
 """Trains variants of a config with several seeds and compares them: a table and a plot with error bands.
 
-python -m jaxcnn.tools.compare configs/alexnet.py --out=runs/lrn --variant 'base' \\
+python -m jaxcnn.cli.compare configs/alexnet.py --out=runs/lrn --variant 'base' \\
     --variant 'no LRN: model.lrn=off' [--seeds=0,1,2] [--config.KEY=VALUE ...]
-python -m jaxcnn.tools.compare configs/comparisons/cifar10.py --out=DIR [--only=NAME,...]
+python -m jaxcnn.cli.compare configs/comparisons/cifar10.py --out=DIR [--only=NAME,...]
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     from jaxcnn.training.workdir import WorkdirError
 
     out = Path(options.out)
-    again = shlex.join(["python", "-m", "jaxcnn.tools.compare", *arguments])
+    again = shlex.join(["python", "-m", "jaxcnn.cli.compare", *arguments])
     try:
         plans = plan_all(_comparisons(options, overrides), out, CONFIGS)
         if options.list:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         with Stopper() as stopper:
             errors = compare(
                 plans,
-                command=["jaxcnn.tools.compare", *arguments],
+                command=["jaxcnn.cli.compare", *arguments],
                 screen=Screen(),
                 stopper=stopper,
             )
@@ -165,7 +165,7 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.tools.compare",
+        prog="python -m jaxcnn.cli.compare",
         allow_abbrev=False,
         description="Trains variants of a config with several seeds and compares them. What is done is "
         "not done again; any number of processes may share one --out, started in any order.",

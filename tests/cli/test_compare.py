@@ -1,4 +1,4 @@
-"""python -m jaxcnn.tools.compare: the command line, and several processes that share one list of runs."""
+"""python -m jaxcnn.cli.compare: the command line, and several processes that share one list of runs."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcnn.tools.compare import main
+from jaxcnn.cli.compare import main
 from tests.research.made import TINY, finish, plan
 
 ROOT = Path(__file__).parent.parent.parent
@@ -36,7 +36,7 @@ def start(tmp_path):
     def begin():
         with (tmp_path / f"log_{len(started)}.txt").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "jaxcnn.tools.compare", *command(tmp_path / "out", LONGER)],
+                [sys.executable, "-m", "jaxcnn.cli.compare", *command(tmp_path / "out", LONGER)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
@@ -98,8 +98,7 @@ def test_two_processes_share_the_runs_and_one_is_killed(tmp_path, start):
     assert second.wait(60) == 143
     log = (tmp_path / "log_1.txt").read_text()
     assert (
-        "what was trained is saved. To go on: python -m jaxcnn.tools.compare configs/vgg_a.py"
-        in log
+        "what was trained is saved. To go on: python -m jaxcnn.cli.compare configs/vgg_a.py" in log
     )
 
     folders = [out / "vgg_a" / v / f"seed_{n}" for v in ("base", "more_decay") for n in (0, 1)]

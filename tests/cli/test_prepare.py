@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from jaxcnn.cli import prepare
 from jaxcnn.data import DataError, class_table, open_data
 from jaxcnn.data.preparation import imagenet as imagenet_module
 from jaxcnn.data.preparation.imagenet import TARS, Tar, check_disk, check_tars, prepare_imagenet
-from jaxcnn.tools import prepare
 
 ROOT = Path(__file__).parents[2]
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
 
 def test_digits_by_the_command(tmp_path):
-    command = [sys.executable, "-m", "jaxcnn.tools.prepare", "digits", f"--data_dir={tmp_path}"]
+    command = [sys.executable, "-m", "jaxcnn.cli.prepare", "digits", f"--data_dir={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "10 classes, 1442 train, 355 validation" in done.stdout
@@ -148,7 +148,7 @@ def test_imagenet_end_to_end(small_tars, tmp_path, capsys):
 def test_pack_by_the_command(tmp_path):
     """Both splits of a prepared data set; again, it is there."""
     out = tmp_path / "packed"
-    command = [sys.executable, "-m", "jaxcnn.tools.prepare", "digits", f"--data_dir={tmp_path}"]
+    command = [sys.executable, "-m", "jaxcnn.cli.prepare", "digits", f"--data_dir={tmp_path}"]
     command += ["--pack", "--square", "--shorter_side=48", f"--out={out}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Measures jaxcnn beside its bounds and its peers: python -m jaxcnn.tools.bench WHAT [options].
+"""Measures jaxcnn beside its bounds and its peers: python -m jaxcnn.cli.bench WHAT [options].
 
   input    JPEGs to augmented uint8 batches: images a second, against bare decoding
   step     train and inference steps of the nets, against this machine's matrix products
@@ -6,7 +6,7 @@
   loop     the train loop against its compiled step, and waits for data
   resume   seconds from the start of a program to its first step, and where they go
 
-Each says its own options: python -m jaxcnn.tools.bench step --help. A peer is an extra:
+Each says its own options: python -m jaxcnn.cli.bench step --help. A peer is an extra:
 pip install -e '.[bench]'. Exit codes: 0 done, 1 error, 2 usage.
 """
 
@@ -18,8 +18,8 @@ import sys
 from collections.abc import Sequence
 
 from jaxcnn.benchmarks.measurement import Row, text
+from jaxcnn.cli.exit_codes import outcome
 from jaxcnn.malloc_tuning import start_again_with_large_pages
-from jaxcnn.tools.outcome import outcome
 
 # Modules of jaxcnn.benchmarks, each with add_arguments(parser) and measure(options), which yields rows.
 KINDS = {
@@ -33,7 +33,7 @@ KINDS = {
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.tools.bench",
+        prog="python -m jaxcnn.cli.bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.parse_args(arguments)
     kind = importlib.import_module(f"jaxcnn.benchmarks.{KINDS[arguments[0]]}")
     parser = argparse.ArgumentParser(
-        prog=f"python -m jaxcnn.tools.bench {arguments[0]}",
+        prog=f"python -m jaxcnn.cli.bench {arguments[0]}",
         description=kind.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

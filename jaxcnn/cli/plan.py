@@ -1,6 +1,6 @@
 """What a run will need on chips that are not here: memory, operations, traffic, and the bounds they set.
 
-python -m jaxcnn.tools.plan --config=configs/vgg_e.py --topology=v5e:4x4 --config.model.dtype=bfloat16
+python -m jaxcnn.cli.plan --config=configs/vgg_e.py --topology=v5e:4x4 --config.model.dtype=bfloat16
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.tools.outcome import outcome
+from jaxcnn.cli.exit_codes import outcome
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EPILOG = """topologies:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.tools.plan",
+        prog="python -m jaxcnn.cli.plan",
         description="What a config's training step needs on chips that are not here.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,6 +1,6 @@
 """Prints a net's layers, parameters, multiply-adds and receptive fields beside the paper's figures.
 
-python -m jaxcnn.tools.summary NAME [--detail] [--json] [--FIELD VALUE ...]
+python -m jaxcnn.cli.summary NAME [--detail] [--json] [--FIELD VALUE ...]
 
 NAME is alexnet, vgg, googlenet, cuda_convnet, or a column of VGG such as vgg_a_lrn or vgg_e. FIELD is
 any field of the net: --width 0.5, --column E, --stem separable, --towers 1.
@@ -33,7 +33,7 @@ def names() -> dict[str, dict[str, Any]]:
 def parser() -> argparse.ArgumentParser:
     """A flag for each field of each net; the same field may belong to several nets."""
     result = argparse.ArgumentParser(
-        prog="python -m jaxcnn.tools.summary",
+        prog="python -m jaxcnn.cli.summary",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -1,8 +1,8 @@
 """Rebuilds and checks the CIFAR-10 JPEG subset: 1,000 training and 200 validation images a class.
 
-  python -m jaxcnn.tools.cifar10_subset FOLDER --source=SOURCE --list=LIST   makes FOLDER
-  python -m jaxcnn.tools.cifar10_subset FOLDER --verify=LIST                 checks FOLDER
-  python -m jaxcnn.tools.cifar10_subset FOLDER --write_list=LIST             lists FOLDER
+  python -m jaxcnn.cli.cifar10_subset FOLDER --source=SOURCE --list=LIST   makes FOLDER
+  python -m jaxcnn.cli.cifar10_subset FOLDER --verify=LIST                 checks FOLDER
+  python -m jaxcnn.cli.cifar10_subset FOLDER --write_list=LIST             lists FOLDER
 
 LIST has a line "sha256  path" a file, as sha256sum prints it; the paths are train/CLASS/NNNN.jpg
 and val/CLASS/NNNN.jpg. SOURCE is one of
@@ -58,7 +58,7 @@ _BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "val": ["test_bat
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.tools.cifar10_subset",
+        prog="python -m jaxcnn.cli.cifar10_subset",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,4 +1,4 @@
-"""python -m jaxcnn.tools.chain: VGG's stages in order, stops, resumes, and what cannot be done."""
+"""python -m jaxcnn.cli.chain: VGG's stages in order, stops, resumes, and what cannot be done."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcnn.tools import chain
+from jaxcnn.cli import chain
 from jaxcnn.training.stages import read_chain
 from tests.training.runs import ROOT, TINY, signalling, state_of
 
@@ -79,7 +79,7 @@ def starts(folder):
 
 def test_a_stop_between_stages_and_one_within_say_how_to_go_on(chained):
     workdir, (between, within, _) = chained
-    again = f"To go on: python -m jaxcnn.tools.chain vgg_b --workdir={workdir}"
+    again = f"To go on: python -m jaxcnn.cli.chain vgg_b --workdir={workdir}"
     assert "stopped by SIGTERM" in between
     assert again in between
     assert f"the state is saved in {workdir / 's256'}. {again}" in within
@@ -273,7 +273,7 @@ def test_the_next_stage_continues_from_the_weights_of_the_one_before(chained, tm
 
 def test_as_a_user_types_it():
     done = subprocess.run(
-        [sys.executable, "-m", "jaxcnn.tools.chain", "configs/vgg_e.py", "--list"],
+        [sys.executable, "-m", "jaxcnn.cli.chain", "configs/vgg_e.py", "--list"],
         cwd=ROOT,
         capture_output=True,
         text=True,

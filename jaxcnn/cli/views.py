@@ -1,6 +1,6 @@
 """Draws the training views of a few images as a config makes them: what the net sees, mean added back.
 
-python -m jaxcnn.tools.views configs/googlenet.py [SECTION.KEY=VALUE ...] [--out=FILE]
+python -m jaxcnn.cli.views configs/googlenet.py [SECTION.KEY=VALUE ...] [--out=FILE]
 
 A row is an image with the outlines of its views, then its view in each of the first epochs. Under a view
 stand its filter, its share of the image's area, its aspect ratio, and whether it is mirrored. Exit codes:
@@ -35,7 +35,7 @@ TILE, DOTS = 1.5, 110
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.tools.views",
+        prog="python -m jaxcnn.cli.views",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

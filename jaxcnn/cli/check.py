@@ -1,6 +1,6 @@
 """Resolves a config and prints the shapes and bytes of batch, state and step; computes nothing.
 
-python -m jaxcnn.tools.check configs/vgg_e.py [SECTION.KEY=VALUE ...]
+python -m jaxcnn.cli.check configs/vgg_e.py [SECTION.KEY=VALUE ...]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from jaxcnn.training.warm_start import read_transfer
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.tools.check", description="What a config means, computing nothing."
+        prog="python -m jaxcnn.cli.check", description="What a config means, computing nothing."
     )
     parser.add_argument("config", help="file, or name of one in configs/")
     parser.add_argument("overrides", nargs="*", help="SECTION.KEY=VALUE")

@@ -1,4 +1,4 @@
-"""python -m jaxcnn.tools.figures on a run that was trained: files, their paths, and what cannot be drawn."""
+"""python -m jaxcnn.cli.figures on a run that was trained: files, their paths, and what cannot be drawn."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.tools.figures import main
+from jaxcnn.cli.figures import main
 from jaxcnn.training import run
 from tests.training.runs import config
 
@@ -26,7 +26,7 @@ def trained(tmp_path_factory):
 
 def test_as_a_user_starts_it(trained):
     done = subprocess.run(
-        [sys.executable, "-m", "jaxcnn.tools.figures", "--workdir=tiny", "--training_images=40"],
+        [sys.executable, "-m", "jaxcnn.cli.figures", "--workdir=tiny", "--training_images=40"],
         cwd=trained.parent,
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -1,6 +1,6 @@
 """Trains a config in stages, each of which may start from an earlier one: VGG's own order of training.
 
-python -m jaxcnn.tools.chain configs/vgg_d.py [--workdir=DIR] [--config.KEY=VALUE ...] [--STAGE.KEY=VALUE ...]
+python -m jaxcnn.cli.chain configs/vgg_d.py [--workdir=DIR] [--config.KEY=VALUE ...] [--STAGE.KEY=VALUE ...]
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def main(arguments: Sequence[str]) -> int:
     """
     options, overrides = _parse(arguments)
     # Imported here, so that --help answers at once.
-    from jaxcnn.training.command import EXIT_DONE, exit_code
+    from jaxcnn.cli.train import EXIT_DONE, exit_code
     from jaxcnn.training.signals import Stopper
     from jaxcnn.training.stages import Stage, read_chain
 
     workdir = Path(options.workdir or f"runs/{Path(options.config).stem}_chain")
-    again = shlex.join(["python", "-m", "jaxcnn.tools.chain", *arguments])
+    again = shlex.join(["python", "-m", "jaxcnn.cli.chain", *arguments])
     stages: list[Stage] = []
     chosen: list[str] = []
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 
             def work(stage: Stage = stage) -> None:
                 stopper.check()
-                _do(stage, ["jaxcnn.tools.chain", *arguments])
+                _do(stage, ["jaxcnn.cli.chain", *arguments])
 
             code = exit_code(work, again=again, workdir=stage.folder, config=stage.config)
             if code != EXIT_DONE:
@@ -154,7 +154,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Mapping[str, list[str]]]:
     """(options; overrides `key=value` by the stage's name, 'config' for all)."""
     parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.tools.chain",
+        prog="python -m jaxcnn.cli.chain",
         allow_abbrev=False,
         description="Trains a config in the stages of its get_chain(). A finished stage is skipped, an "
         "unfinished one goes on where it left.",

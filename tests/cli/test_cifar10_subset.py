@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxcnn.cli import cifar10_subset as tool
 from jaxcnn.data import DataError
-from jaxcnn.tools import cifar10_subset as tool
 
 
 def make_batch(first, count=20):

@@ -1,4 +1,4 @@
-"""python -m jaxcnn.tools.predict: what it prints, for people and programs, and files that are no images."""
+"""python -m jaxcnn.cli.predict: what it prints, for people and programs, and files that are no images."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import jaxcnn
-from jaxcnn.tools.predict import main
+from jaxcnn.cli.predict import main
 from tests.evaluation.small import CLASSES, pixels_of
 from tests.research.untrained import STEP, untrained
 
@@ -45,7 +45,7 @@ def test_as_a_user_starts_it(run, folder, tmp_path):
     """A file, a folder with a broken file in it, a missing one: all that can be done is."""
     paths = [str(folder / "c.png"), str(folder), "missing.png"]
     done = subprocess.run(
-        [sys.executable, "-m", "jaxcnn.tools.predict", f"--workdir={run}", *paths, "--top=3"],
+        [sys.executable, "-m", "jaxcnn.cli.predict", f"--workdir={run}", *paths, "--top=3"],
         cwd=tmp_path,
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -1,6 +1,6 @@
 """Averages saved posteriors of protocols, scales and nets: error rates of the mean, no forward pass.
 
-python -m jaxcnn.tools.fuse runs/vgg_d/posteriors/dense_256.validation.npz runs/vgg_e/posteriors/...
+python -m jaxcnn.cli.fuse runs/vgg_d/posteriors/dense_256.validation.npz runs/vgg_e/posteriors/...
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxcnn.tools.outcome import out_folder, outcome
+from jaxcnn.cli.exit_codes import out_folder, outcome
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.tools.fuse",
-        description="Averages posteriors that jaxcnn.tools.evaluate --save_posteriors left, with equal "
+        prog="python -m jaxcnn.cli.fuse",
+        description="Averages posteriors that jaxcnn.cli.evaluate --save_posteriors left, with equal "
         "weights, and prints the error rates of each and of the mean.",
     )
     parser.add_argument(

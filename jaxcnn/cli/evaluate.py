@@ -1,6 +1,6 @@
 """Judges trained runs by any test protocol: error rates, and posteriors to be averaged.
 
-python -m jaxcnn.tools.evaluate --workdir=RUN --protocol=dense --protocol='multi_crop scales=(256,384)'
+python -m jaxcnn.cli.evaluate --workdir=RUN --protocol=dense --protocol='multi_crop scales=(256,384)'
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxcnn.cli.exit_codes import outcome
 from jaxcnn.malloc_tuning import start_again_with_large_pages
-from jaxcnn.tools.outcome import outcome
 
 EPILOG = """protocols:
   centre scale=256                     one centre crop
@@ -71,7 +71,7 @@ def _judged(run: Any, protocol: Any, options: argparse.Namespace) -> dict[str, A
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.tools.evaluate",
+        prog="python -m jaxcnn.cli.evaluate",
         description="Judges a trained run by test protocols.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -84,7 +84,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         required=True,
         help="NAME, or 'NAME KEY=VALUE ...'; may be given several times",
     )
-    parser.add_argument("--save_posteriors", action="store_true", help="for jaxcnn.tools.fuse")
+    parser.add_argument("--save_posteriors", action="store_true", help="for jaxcnn.cli.fuse")
     parser.add_argument(
         "--again", action="store_true", help="also where report.json has it already"
     )

@@ -1,6 +1,6 @@
 """Computes the statistics of a config's training images, once for many runs.
 
-python -m jaxcnn.tools.statistics configs/alexnet.py [SECTION.KEY=VALUE ...] [--out=FILE]
+python -m jaxcnn.cli.statistics configs/alexnet.py [SECTION.KEY=VALUE ...] [--out=FILE]
 
 They are the mean of R, G and B, their covariance, and the mean image of the central squares. The squares have
 the side augment.scale[0] where training views are cut from such squares (augment.sampling 'square' or
@@ -29,7 +29,7 @@ from jaxcnn.training.metrics_writer import Screen, duration
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.tools.statistics",
+        prog="python -m jaxcnn.cli.statistics",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from jaxcnn.cli import evaluate, fuse, table
 from jaxcnn.research.evaluate_run import Trained
 from jaxcnn.research.paper_tables.tables import TABLES
-from jaxcnn.tools import evaluate, fuse, table
 from jaxcnn.training import Stopped, run
 from tests.training.runs import config
 
@@ -32,7 +32,7 @@ def folders(tmp_path_factory):
 
 def start(tool, *arguments):
     done = subprocess.run(
-        [sys.executable, "-m", f"jaxcnn.tools.{tool}", *arguments],
+        [sys.executable, "-m", f"jaxcnn.cli.{tool}", *arguments],
         cwd=ROOT,
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
         capture_output=True,

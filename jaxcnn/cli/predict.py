@@ -1,6 +1,6 @@
 """Names the most probable classes of image files, by what a run learnt.
 
-python -m jaxcnn.tools.predict --workdir=RUN IMAGE.jpg FOLDER ... [--protocol=dense] [--top=5] [--json]
+python -m jaxcnn.cli.predict --workdir=RUN IMAGE.jpg FOLDER ... [--protocol=dense] [--top=5] [--json]
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ signal."""
 def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     # Imported here, so that --help answers at once.
+    from jaxcnn.cli.exit_codes import EXIT_DONE, EXIT_ERROR, outcome
     from jaxcnn.evaluation.naming import read_protocol
     from jaxcnn.research import predict
     from jaxcnn.research.evaluate_run import Trained
-    from jaxcnn.tools.outcome import EXIT_DONE, EXIT_ERROR, outcome
     from jaxcnn.training.metrics_writer import Screen
     from jaxcnn.training.signals import Stopper
 
@@ -86,7 +86,7 @@ def _line(path: str) -> str:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.tools.predict",
+        prog="python -m jaxcnn.cli.predict",
         description="Names the most probable classes of image files, by what a run learnt.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -96,7 +96,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--protocol",
         default="",
-        help="NAME or 'NAME KEY=VALUE ...', as for jaxcnn.tools.evaluate (the first of the run's evals)",
+        help="NAME or 'NAME KEY=VALUE ...', as for jaxcnn.cli.evaluate (the first of the run's evals)",
     )
     parser.add_argument("--top", type=int, default=5, help="classes an image (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print an object a line")

@@ -1,4 +1,4 @@
-"""python -m jaxcnn.tools.statistics: computed once, for many runs."""
+"""python -m jaxcnn.cli.statistics: computed once, for many runs."""
 
 import subprocess
 import sys
@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxcnn.cli.statistics import main
 from jaxcnn.data import open_data
 from jaxcnn.data.pixel_statistics import check_matches, compute, load
-from jaxcnn.tools.statistics import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_command(tmp_path):
     """Its figures are those of the synthetic images, and it ends with what to type."""
     out = tmp_path / "four.npz"
-    command = [sys.executable, "-m", "jaxcnn.tools.statistics", "quickstart"]
+    command = [sys.executable, "-m", "jaxcnn.cli.statistics", "quickstart"]
     command += ["data.source=synthetic:4", "augment.pca=unit", f"--out={out}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

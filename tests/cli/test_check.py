@@ -1,11 +1,11 @@
-"""python -m jaxcnn.tools.check: shapes and bytes, computing nothing."""
+"""python -m jaxcnn.cli.check: shapes and bytes, computing nothing."""
 
 from pathlib import Path
 
 import jax
 import pytest
 
-from jaxcnn.tools.check import main
+from jaxcnn.cli.check import main
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from jaxcnn import data as room
+from jaxcnn.cli import views
 from jaxcnn.data.pixel_statistics import IMAGENET
 from jaxcnn.preprocessing import augmented, make_treatment
-from jaxcnn.tools import views
 from jaxcnn.training import schema
 from jaxcnn.training.evaluator import open_splits
 

@@ -1,6 +1,6 @@
 """Draws what a run learnt: first kernels, guesses, nearest training images, class score maps.
 
-python -m jaxcnn.tools.figures --workdir=RUN [--only=kernels,guesses] [--out=FOLDER] [data.KEY=VALUE ...]
+python -m jaxcnn.cli.figures --workdir=RUN [--only=kernels,guesses] [--out=FOLDER] [data.KEY=VALUE ...]
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ data.KEY=VALUE overrides the run's data, such as data.source=folder:PATH or data
 def main(arguments: Sequence[str]) -> int:
     options, parser = _parse(arguments)
     # Imported here, so that --help answers at once.
+    from jaxcnn.cli.exit_codes import outcome
     from jaxcnn.research.evaluate_run import Trained
     from jaxcnn.research.figures.run_figures import FIGURES, Show, draw
-    from jaxcnn.tools.outcome import outcome
     from jaxcnn.training.metrics_writer import Screen
     from jaxcnn.training.signals import Stopper
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser]:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.tools.figures",
+        prog="python -m jaxcnn.cli.figures",
         description="Draws what a run learnt.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,4 +1,4 @@
-"""python -m jaxcnn.tools.plan: bounds without the chips."""
+"""python -m jaxcnn.cli.plan: bounds without the chips."""
 
 import importlib.util
 import json
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from jaxcnn.cli.plan import main
 from jaxcnn.planning import topology
 from jaxcnn.planning.topology import library, read_target
-from jaxcnn.tools.plan import main
 
 ROOT = Path(__file__).parent.parent.parent
 HAS_LIBTPU = "TPU_LIBRARY_PATH" in os.environ or importlib.util.find_spec("libtpu") is not None
@@ -137,7 +137,7 @@ def test_started_as_a_program():
     command = [
         sys.executable,
         "-m",
-        "jaxcnn.tools.plan",
+        "jaxcnn.cli.plan",
         "--config=vgg_a",
         "--topology=a100:1",
         *TINY,
@@ -154,7 +154,7 @@ def test_a_tiny_net_compiled_for_four_v5e(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "jaxcnn.tools.plan",
+        "jaxcnn.cli.plan",
         "--config=vgg_a",
         "--topology=v5e:2x2",
         *TINY,

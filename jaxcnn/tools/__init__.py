@@ -1,1 +1,0 @@
-"""Thin command lines: python -m jaxcnn.tools.NAME."""
