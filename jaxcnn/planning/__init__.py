@@ -1,1 +1,1 @@
-"""Hardware that is not attached: roofline bounds, compiled programs, forecasts. Training does not import it."""
+"""Hardware that is not attached: roofline, compiled programs and forecasts. Training does not import it."""
