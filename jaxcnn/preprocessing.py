@@ -126,7 +126,7 @@ class Augment(Sampling):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Treatment:
+class DevicePreprocess:
     """`Augment`'s part for the device, with its figures filled in.
 
     Attributes:
@@ -146,7 +146,7 @@ class Treatment:
         return self.distort != (1.0, 1.0)
 
 
-def make_treatment(augment: Augment, statistics: Statistics | None) -> Treatment:
+def make_preprocess(augment: Augment, statistics: Statistics | None) -> DevicePreprocess:
     """The treatment that `augment` asks for.
 
     Args:
@@ -171,13 +171,13 @@ def make_treatment(augment: Augment, statistics: Statistics | None) -> Treatment
             )
     shifts = None
     if statistics is not None and augment.pca != "off":
-        shifts = colour_shifts(*eigen(statistics), augment.pca).astype(np.float32)
-    return Treatment(
+        shifts = pca_lighting(*eigen(statistics), augment.pca).astype(np.float32)
+    return DevicePreprocess(
         np.asarray(mean, np.float32), augment.flip, augment.distort, augment.pca_std, shifts
     )
 
 
-def colour_shifts(
+def pca_lighting(
     values: Float[np.ndarray, 3], vectors: Float[np.ndarray, "3 3"], reading: str
 ) -> Float[np.ndarray, "3 3"]:
     """What a draw of 1 along each principal component adds to R, G and B on the 0..255 scale.
@@ -197,7 +197,7 @@ def colour_shifts(
     return (np.sqrt(values) ** power * factor * vectors).T
 
 
-def centred(
+def subtract_mean(
     images: UInt8[Array, "B H W 3"] | Float32[Array, "B H W 3"],
     mean: Float32[Array | np.ndarray, ...],
     box: Int[Array, "B 4"],
@@ -222,7 +222,7 @@ def example_keys(key: Array, epochs: Int[Array, " B"], ids: Int[Array, " B"]) ->
     return jax.vmap(one)(epochs, jnp.maximum(ids, 0))
 
 
-def flips(keys: Array, probability: float = 0.5) -> Bool[Array, " B"]:
+def flip_mask(keys: Array, probability: float = 0.5) -> Bool[Array, " B"]:
     """Which views are mirrored."""
     return jax.vmap(lambda key: jax.random.bernoulli(key, probability))(keys)
 
@@ -232,7 +232,7 @@ def normals(keys: Array) -> Float32[Array, "B 3"]:
     return jax.vmap(lambda key: jax.random.normal(key, (3,), jnp.float32))(keys)
 
 
-def distortions(
+def draw_color_jitter(
     keys: Array, bounds: tuple[float, float]
 ) -> tuple[Float32[Array, "B 3"], Int[Array, " B"]]:
     """(factors of brightness, colour and contrast, uniform in `bounds`; row of `ORDERS`) of each view."""
@@ -245,7 +245,7 @@ def distortions(
     return jax.vmap(draw)(keys)
 
 
-def distorted(
+def color_jitter(
     images: Float32[Array, "B H W 3"], factors: Float32[Array, "B 3"], order: Int[Array, " B"]
 ) -> Float32[Array, "B H W 3"]:
     """Brightness, colour and contrast, each view in its own order (Howard 2013).
@@ -265,8 +265,8 @@ def distorted(
     return images
 
 
-def augmented(
-    key: Array, batch: Mapping[str, Array], treatment: Treatment
+def augment_batch(
+    key: Array, batch: Mapping[str, Array], device_preprocess: DevicePreprocess
 ) -> Float32[Array, "B H W 3"]:
     """Training views as the nets take them.
 
@@ -278,15 +278,17 @@ def augmented(
     keys, images = example_keys(key, batch["epoch"], batch["id"]), batch["image"]
     # Flips have the example's own key; what came later draws from keys folded out of it.
     purpose = lambda number: jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)  # noqa: E731
-    if treatment.distorts:
-        images = distorted(images.astype(jnp.float32), *distortions(purpose(1), treatment.distort))
-    if treatment.shifts is not None:
-        draws = treatment.pca_std * normals(purpose(2))
-        shifts = jnp.matmul(draws, jnp.asarray(treatment.shifts), precision="highest")
+    if device_preprocess.distorts:
+        images = color_jitter(
+            images.astype(jnp.float32), *draw_color_jitter(purpose(1), device_preprocess.distort)
+        )
+    if device_preprocess.shifts is not None:
+        draws = device_preprocess.pca_std * normals(purpose(2))
+        shifts = jnp.matmul(draws, jnp.asarray(device_preprocess.shifts), precision="highest")
         images = images.astype(jnp.float32) + shifts[:, None, None, :]
     # The mean image lies under the view before it is mirrored.
-    views = centred(images, treatment.mean, batch["box"])
-    if treatment.flip > 0:
-        mirrored = flips(keys, treatment.flip)
+    views = subtract_mean(images, device_preprocess.mean, batch["box"])
+    if device_preprocess.flip > 0:
+        mirrored = flip_mask(keys, device_preprocess.flip)
         views = jnp.where(mirrored[:, None, None, None], views[:, :, ::-1, :], views)
     return views

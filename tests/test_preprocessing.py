@@ -14,15 +14,15 @@ from jaxcnn.parallel import make_placement
 from jaxcnn.preprocessing import (
     ORDERS,
     Augment,
-    augmented,
-    centred,
-    colour_shifts,
-    distorted,
-    distortions,
+    augment_batch,
+    color_jitter,
+    draw_color_jitter,
     example_keys,
-    flips,
-    make_treatment,
+    flip_mask,
+    make_preprocess,
     normals,
+    pca_lighting,
+    subtract_mean,
 )
 
 MEAN = (123.68, 116.779, 103.939)
@@ -58,15 +58,15 @@ def keys(count, seed=0):
 
 
 def treat(batch, figures=None, seed=3, **settings):
-    treatment = make_treatment(Augment(**{"mean": ZERO} | settings), figures)
-    return np.asarray(augmented(jax.random.key(seed), batch, treatment))
+    device_preprocess = make_preprocess(Augment(**{"mean": ZERO} | settings), figures)
+    return np.asarray(augment_batch(jax.random.key(seed), batch, device_preprocess))
 
 
 # The mean.
 
 
 def test_rgb_mean_is_subtracted_by_channel_and_nothing_divided():
-    out = centred(jnp.asarray(images(2)), np.float32(MEAN), batch_of(images(2))["box"])
+    out = subtract_mean(jnp.asarray(images(2)), np.float32(MEAN), batch_of(images(2))["box"])
     assert out.dtype == jnp.float32
     np.testing.assert_allclose(out, np.float32(images(2)) - np.float32(MEAN), rtol=1e-6)
 
@@ -80,7 +80,7 @@ def squares(side=8):
 def test_the_mean_image_lies_under_the_crop():
     box = [[0, 2, 6, 6], [2, 0, 6, 6], [1, 1, 6, 6]]
     batch, mean = batch_of(images(3), box=box), squares().mean_image
-    out = centred(batch["image"], mean, batch["box"])
+    out = subtract_mean(batch["image"], mean, batch["box"])
     for view, image, (top, left, _, _) in zip(out, images(3), box, strict=True):
         np.testing.assert_array_equal(
             view, np.float32(image) - mean[top : top + 6, left : left + 6]
@@ -105,9 +105,9 @@ def test_mean_rgb_is_that_of_the_statistics():
 def test_a_mean_image_of_another_side_is_refused():
     augment = Augment(mean="per_pixel", statistics="auto", sampling="square", scale=(9, 9))
     with pytest.raises(ValueError, match=r"at scale 9 needs a mean image of side 9.*side 8"):
-        make_treatment(augment, squares(8))
+        make_preprocess(augment, squares(8))
     with pytest.raises(ValueError, match="no mean image"):
-        make_treatment(augment, IMAGENET)
+        make_preprocess(augment, IMAGENET)
 
 
 # Mirrors.
@@ -115,7 +115,7 @@ def test_a_mean_image_of_another_side_is_refused():
 
 @pytest.mark.parametrize(("probability", "low", "high"), [(0.5, 0.47, 0.53), (0.2, 0.17, 0.23)])
 def test_flips_come_with_their_probability(probability, low, high):
-    assert low < flips(keys(4000), probability).mean() < high
+    assert low < flip_mask(keys(4000), probability).mean() < high
 
 
 def test_a_view_is_the_image_or_its_mirror():
@@ -136,7 +136,7 @@ def test_a_view_is_the_image_or_its_mirror():
     [("unit", (-3.0723, -3.3696, -3.6201)), ("deviation", (-5.3760, -7.2953, -8.3532))],
 )
 def test_k1_shift_by_hand(reading, expected):
-    shifts = colour_shifts(DEVIATIONS**2, COMPONENTS.T, reading)
+    shifts = pca_lighting(DEVIATIONS**2, COMPONENTS.T, reading)
     np.testing.assert_allclose(np.array([0.1, -0.05, 0.02]) @ shifts, expected, atol=1e-4)
 
 
@@ -174,7 +174,7 @@ BRIGHTNESS, COLOUR, CONTRAST = ORDERS.index((0, 1, 2)), 1, 2
 
 def distort(image, factors, order=0):
     """One image through `distorted`."""
-    out = distorted(
+    out = color_jitter(
         jnp.float32(image)[None], jnp.float32(factors)[None], jnp.array([order], jnp.int32)
     )
     return np.asarray(out[0])
@@ -212,7 +212,7 @@ def test_k2_agrees_with_the_python_imaging_library(position, enhance, factor):
 
 
 def test_k2_all_six_orders_occur_and_differ():
-    factors, order = distortions(keys(6000), (0.5, 1.5))
+    factors, order = draw_color_jitter(keys(6000), (0.5, 1.5))
     counts = np.bincount(order, minlength=6)
     assert counts.sum() == 6000
     assert (np.abs(counts - 1000) < 150).all(), counts
@@ -255,7 +255,7 @@ def on_devices(count, function, *arguments):
 def test_draws_are_equal_on_any_number_of_devices(count):
     def draws(epochs, ids):
         mine = example_keys(jax.random.key(3), epochs, ids)
-        return flips(mine, 0.4), distortions(mine, (0.5, 1.5)), normals(mine)
+        return flip_mask(mine, 0.4), draw_color_jitter(mine, (0.5, 1.5)), normals(mine)
 
     arguments = (np.full(16, 2, np.int32), np.arange(16, dtype=np.int32))
     for one, many in zip(
@@ -271,11 +271,11 @@ PER_PIXEL = {"mean": "per_pixel", "statistics": "auto", "sampling": "square", "s
 def test_views_are_equal_on_any_number_of_devices(settings):
     """To the last bit of their arithmetic, which XLA orders by the shapes on a device."""
     figures = dataclasses.replace(squares(), covariance=IMAGENET.covariance)
-    treatment = make_treatment(Augment(**settings), figures)
+    device_preprocess = make_preprocess(Augment(**settings), figures)
     batch = batch_of(images(16), box=np.random.default_rng(1).integers(0, 3, (16, 4)))
 
     def views(batch):
-        return augmented(jax.random.key(3), batch, treatment)
+        return augment_batch(jax.random.key(3), batch, device_preprocess)
 
     one, two, eight = (on_devices(count, views, batch) for count in (1, 2, 8))
     np.testing.assert_allclose(two, one, atol=1e-4)
@@ -330,5 +330,5 @@ def test_all_that_is_wrong_is_said_at_once():
 
 def test_statistics_that_are_needed_are_demanded():
     with pytest.raises(ValueError, match="needs statistics"):
-        make_treatment(Augment(pca="unit"), None)
-    assert make_treatment(Augment(), None).shifts is None
+        make_preprocess(Augment(pca="unit"), None)
+    assert make_preprocess(Augment(), None).shifts is None

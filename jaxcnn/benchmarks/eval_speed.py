@@ -16,12 +16,12 @@ import jax
 import numpy as np
 
 from jaxcnn.benchmarks.input_speed import add_source, source_of
-from jaxcnn.benchmarks.measurement import Row, machine, peak_memory, seconds_of
+from jaxcnn.benchmarks.measurement import Measurement, machine, peak_memory, seconds_of
 from jaxcnn.benchmarks.step_worker import config_of
-from jaxcnn.data import Pictures, Source, Subset
+from jaxcnn.data import EvalLoader, Source, Subset
 from jaxcnn.evaluation import PROTOCOLS, Forward, Protocol, evaluate
 from jaxcnn.evaluation.buckets import Shape
-from jaxcnn.evaluation.posteriors import choose_cuts, looks_at
+from jaxcnn.evaluation.posteriors import choose_crops, crops_of
 from jaxcnn.models.costs import score_map_macs
 from jaxcnn.models.summary import summarise
 from jaxcnn.training.builder import assemble
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def measure(options: argparse.Namespace) -> Iterator[Row]:
+def measure(options: argparse.Namespace) -> Iterator[Measurement]:
     """Raises:
     ValueError: no images, or a config that cannot be used.
     """
@@ -64,7 +64,7 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
     for name in options.net or ["alexnet"]:
         config = config_of({**vars(options), "net": name})
         experiment = assemble(config, stand_in(config))
-        here = experiment.placement.here().replicated
+        here = experiment.placement.local_mesh().replicated
         params = jax.jit(partial(draw, experiment.net), out_shardings=here)(jax.random.key(0))
         for protocol in options.protocol or DEFAULT:
             protocol = PROTOCOLS[protocol]().for_images_of(options.image_size)
@@ -78,7 +78,7 @@ def _row(
     protocol: Protocol,
     source: Source,
     options: argparse.Namespace,
-) -> Row:
+) -> Measurement:
     macs, looks = views_macs(forward, protocol, source)
     crop = Shape("crop", options.image_size, options.image_size)
     batch = {**forward.empty(crop), "image": _noise(forward.empty(crop)["image"].shape)}
@@ -101,7 +101,7 @@ def _row(
     rate = forward.rows(crop) * summarise(forward.net).macs / median["bare"]
     label = protocol.label(options.image_size)
     width = f", width {options.width:g}" if options.width != 1 else ""
-    return Row(
+    return Measurement(
         what=f"evaluation {name}, {label}, {options.dtype}, batch {options.batch}{width}",
         images_per_second=len(source) / median["whole"],
         seconds=median["whole"] / len(source),
@@ -127,13 +127,13 @@ def views_macs(forward: Forward, protocol: Protocol, source: Source) -> tuple[in
     macs, views = 0, 0
     known: dict[tuple[int, int], int] = {}
     of_crop = summarise(forward.net).macs
-    with Pictures(source, choose_cuts(forward, protocol)) as pictures:
+    with EvalLoader(source, choose_crops(forward, protocol)) as pictures:
         for picture in pictures:
             if picture.problem:
                 continue
-            for look in looks_at(forward, protocol, *picture.size):
+            for look in crops_of(forward, protocol, *picture.size):
                 views += 1
-                size = look.cut.shape
+                size = look.crop.shape
                 if look.dense and size not in known:
                     known[size] = score_map_macs(forward.net, *size)
                 macs += known[size] if look.dense else of_crop

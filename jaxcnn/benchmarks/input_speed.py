@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.benchmarks.measurement import Row, machine, peak_memory, seconds_of
+from jaxcnn.benchmarks.measurement import Measurement, machine, peak_memory, seconds_of
 from jaxcnn.benchmarks.torch_net import load
 from jaxcnn.data import Source, open_data, train_batches
 from jaxcnn.data.cores import available_cores
 from jaxcnn.data.jpeg import read_header
-from jaxcnn.data.sampler import train_rows
+from jaxcnn.data.sampler import train_indices
 from jaxcnn.data.sampling import Sampling
 from jaxcnn.data.sources.folder import scan_classes
 
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def measure(options: argparse.Namespace) -> Iterator[Row]:
+def measure(options: argparse.Namespace) -> Iterator[Measurement]:
     """Raises:
     ValueError: no images, or a peer that is not installed; what can be measured without it was yielded.
     """
@@ -110,7 +110,7 @@ def _row(
     loader: _Loader | None,
     count: int,
     options: argparse.Namespace,
-) -> Row:
+) -> Measurement:
     seconds: dict[str, list[float]] = {"ours": [], "bare": [], "loader": []}
 
     def ours() -> float:
@@ -138,7 +138,7 @@ def _row(
         turns = zip(seconds["bare"], seconds["ours"], strict=True)
         share = statistics.median(theirs / own for theirs, own in turns)
         facts |= {"megapixels": bare.megapixels, "share_of_bare_decoding": share}
-    return Row(
+    return Measurement(
         what=f"input {name}, {SIDE} px, batch {options.batch}, {threads} threads",
         images_per_second=1.0 / median["ours"],
         seconds=median["ours"] * options.batch,
@@ -231,12 +231,12 @@ def _loader(folder: str, batch: int, count: int) -> _Loader:
     return _Loader(run, f"DataLoader, torchvision {vision.__version__}")
 
 
-def _index_row(count: int) -> Row:
+def _index_row(count: int) -> Measurement:
     """The start of an epoch over `count` records that lie nowhere: its order, and the first batch's rows."""
-    rows = train_rows(count, seed=0, batch_size=256)
+    rows = train_indices(count, seed=0, batch_size=256)
     seconds = seconds_of(lambda: next(rows))
     later = seconds_of(lambda: list(itertools.islice(rows, 3))) / 3
-    return Row(
+    return Measurement(
         what=f"order of an epoch, {count} records",
         images_per_second=256 / later,
         seconds=seconds,

@@ -26,14 +26,14 @@ import jax
 import numpy as np
 
 from jaxcnn import data as room
-from jaxcnn.benchmarks.measurement import Row, machine, peak_memory
-from jaxcnn.parallel import ALONE
+from jaxcnn.benchmarks.measurement import Measurement, machine, peak_memory
+from jaxcnn.parallel import SINGLE_PROCESS
 from jaxcnn.training import schema
 from jaxcnn.training.builder import Experiment, assemble, synthetic_batch, with_classes
 from jaxcnn.training.checkpoint import Checkpoints
 from jaxcnn.training.loop import _Run
 from jaxcnn.training.run_statistics import stand_in
-from jaxcnn.training.signals import Stopper
+from jaxcnn.training.signals import StopSignal
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SLOWER = 1.2  # a step than its input
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image_size", type=int, default=64, help="pixels (%(default)s)")
 
 
-def measure(options: argparse.Namespace) -> Iterator[Row]:
+def measure(options: argparse.Namespace) -> Iterator[Measurement]:
     config = _config(options)
     data = room.open_data(config["data"]["source"])
     experiment = assemble(config, stand_in(config))
@@ -133,18 +133,18 @@ class _Endless:
         return self._batch
 
 
-def _overhead(experiment: Experiment, data: Any, options: argparse.Namespace) -> Row:
+def _overhead(experiment: Experiment, data: Any, options: argparse.Namespace) -> Measurement:
     with (
         tempfile.TemporaryDirectory() as folder,
-        Stopper() as stopper,
+        StopSignal() as stop_signal,
         contextlib.redirect_stdout(io.StringIO()),  # what a run says is no row
     ):
-        run = _Timed(experiment, data, Path(folder), stopper, ALONE)
+        run = _Timed(experiment, data, Path(folder), stop_signal, SINGLE_PROCESS)
         run._train(experiment.fresh_state(), 0)
         run.checkpoints.close()
     loop, bare = (statistics.median(values) for values in zip(*run.turns, strict=True))
     ratio = statistics.median(own / step for own, step in run.turns)
-    return Row(
+    return Measurement(
         what=f"train loop, VGG A, width {options.width:g}, {options.image_size} px, batch {options.batch}",
         images_per_second=options.batch / loop,
         seconds=loop,
@@ -155,17 +155,17 @@ def _overhead(experiment: Experiment, data: Any, options: argparse.Namespace) ->
     )
 
 
-def _data_wait(experiment: Experiment, data: Any, options: argparse.Namespace) -> Row:
-    from jaxcnn.training.prefetch import Feed
+def _data_wait(experiment: Experiment, data: Any, options: argparse.Namespace) -> Measurement:
+    from jaxcnn.training.prefetch import Prefetcher
 
     settings = {"seed": 0, "batch_size": options.batch, "image_size": options.image_size}
-    with Stopper() as stopper:
+    with StopSignal() as stop_signal:
 
         def fed(seconds: float) -> tuple[float, float]:
             """(seconds a batch, of them waited) with a step of `seconds`."""
             with (
                 room.train_batches(data.train, **settings, sampling=experiment.augment) as batches,
-                Feed(experiment, batches, stopper, ALONE) as feed,
+                Prefetcher(experiment, batches, stop_signal, SINGLE_PROCESS) as feed,
             ):
                 feed.next(0.0, 0.0)
                 time.sleep(4 * seconds)  # as after a compilation: what is made ahead is there
@@ -186,7 +186,7 @@ def _data_wait(experiment: Experiment, data: Any, options: argparse.Namespace) -
             alone, _ = fed(0.0)
             rows.append((alone, *fed(SLOWER * alone)))
     alone, total, waited = (statistics.median(values) for values in zip(*rows, strict=True))
-    return Row(
+    return Measurement(
         what=f"data wait, a step {SLOWER:g} times as long as its input, batch {options.batch}",
         images_per_second=options.batch / total,
         seconds=total,
@@ -196,7 +196,7 @@ def _data_wait(experiment: Experiment, data: Any, options: argparse.Namespace) -
     )
 
 
-def _save_stall(repeats: int) -> Row:
+def _save_stall(repeats: int) -> Measurement:
     _, config = schema.read("alexnet", ["data.source=synthetic"], CONFIGS)
     config = with_classes(config, 1000)
     state = assemble(config, stand_in(config)).fresh_state()
@@ -217,7 +217,7 @@ def _save_stall(repeats: int) -> Row:
             checkpoints.close()
     # The first one also makes folders and imports.
     stall, whole = (statistics.median(values[1:]) for values in (stalls, wholes))
-    return Row(
+    return Measurement(
         what="save of AlexNet's state, seconds that a step waits",
         images_per_second=0.0,
         seconds=stall,

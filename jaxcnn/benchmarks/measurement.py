@@ -18,7 +18,7 @@ from jaxcnn.data.cores import available_cores
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Measurement:
     """One measured figure.
 
     Attributes:
@@ -103,7 +103,7 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def text(rows: Sequence[Row]) -> str:
+def text(rows: Sequence[Measurement]) -> str:
     """A table for people."""
     head = ("what", "images/s", "seconds", "memory", "bound", "peer", "peer images/s", "ratio")
     cells = [head, *(_cells(row) for row in rows)]
@@ -118,7 +118,7 @@ def text(rows: Sequence[Row]) -> str:
     )
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Measurement) -> tuple[str, ...]:
     return (
         row.what,
         f"{row.images_per_second:.4g}",

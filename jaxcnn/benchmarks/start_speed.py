@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxcnn.benchmarks.measurement import Row, machine
+from jaxcnn.benchmarks.measurement import Measurement, machine
 
 MAIN = Path(__file__).parents[2] / "main.py"
 # What a phase ends with: the start of a line.
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", default="quickstart", help="%(default)s, or one with a VGG")
 
 
-def measure(options: argparse.Namespace) -> Iterator[Row]:
+def measure(options: argparse.Namespace) -> Iterator[Measurement]:
     """Raises:
     ValueError: a run that does not come to its first step.
     """
@@ -45,7 +45,7 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
             ][1:]  # the first fills caches, also the files'
             phases = {phase: statistics.median(run[phase] for run in runs) for phase in PHASES}
             seconds = statistics.median(sum(run.values()) for run in runs)
-            yield Row(
+            yield Measurement(
                 what=f"{options.config}, start to first step, {name}",
                 images_per_second=BATCH / seconds,
                 seconds=seconds,

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxcnn.benchmarks.layer_list import layer_list
-from jaxcnn.benchmarks.measurement import Row, machine
+from jaxcnn.benchmarks.measurement import Measurement, machine
 from jaxcnn.benchmarks.peak_flops import matmul_flops
 from jaxcnn.benchmarks.step_worker import config_of
 from jaxcnn.data.cores import available_cores
@@ -68,7 +68,7 @@ class Job:
         return f"{self.net} {self.mode}, {self.dtype}, batch {self.batch}, {size}"
 
 
-def measure(options: argparse.Namespace) -> Iterator[Row]:
+def measure(options: argparse.Namespace) -> Iterator[Measurement]:
     """Raises:
     ValueError: a config or a peer that cannot be used; what can be measured without it was yielded.
     """
@@ -94,7 +94,7 @@ def _jobs(options: argparse.Namespace) -> Iterator[Job]:
                     yield Job(net, batch, side, options.width, dtype, mode)
 
 
-def _measured(job: Job, peer: str, repeats: int) -> tuple[Row, str]:
+def _measured(job: Job, peer: str, repeats: int) -> tuple[Measurement, str]:
     """The row, and why the peer is not in it."""
     from jaxcnn import models
 
@@ -125,11 +125,11 @@ def _measured(job: Job, peer: str, repeats: int) -> tuple[Row, str]:
             worker.close()
 
 
-def _row(job: Job, net: Net, ours: Any, theirs: Any, median: Mapping[str, float]) -> Row:
+def _row(job: Job, net: Net, ours: Any, theirs: Any, median: Mapping[str, float]) -> Measurement:
     flops = flops_of(net, job.mode)
     peak = median.get("matmul") or _peak_of(ours.facts, job.dtype)
     speed = job.batch / median["ours"]
-    return Row(
+    return Measurement(
         what=job.what,
         images_per_second=speed,
         seconds=median["ours"],
@@ -151,7 +151,7 @@ def _row(job: Job, net: Net, ours: Any, theirs: Any, median: Mapping[str, float]
 
 def flops_of(net: Net, mode: str) -> float:
     """Floating-point operations an image, two for a multiply-add."""
-    return roofline.work(net).flops if mode == "train" else 2.0 * summarise(net).macs
+    return roofline.step_cost(net).flops if mode == "train" else 2.0 * summarise(net).macs
 
 
 def _peak_of(facts: Mapping[str, Any], dtype: str) -> float | None:

@@ -17,7 +17,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from jaxcnn.benchmarks.measurement import Row, text
+from jaxcnn.benchmarks.measurement import Measurement, text
 from jaxcnn.cli.exit_codes import outcome
 from jaxcnn.malloc_tuning import start_again_with_large_pages
 
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"--repeats={options.repeats}: expected 1 or more")
 
     def work() -> None:
-        rows: list[Row] = []
+        rows: list[Measurement] = []
         for row in kind.measure(options):
             rows.append(row)
             if options.json:

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     options, overrides = _parse(arguments)
     # Imported here, so that --help answers at once.
     from jaxcnn.cli.train import EXIT_DONE, exit_code
-    from jaxcnn.training.signals import Stopper
+    from jaxcnn.training.signals import StopSignal
     from jaxcnn.training.stages import Stage, read_chain
 
     workdir = Path(options.workdir or f"runs/{Path(options.config).stem}_chain")
@@ -42,13 +42,13 @@ def main(arguments: Sequence[str]) -> int:
     code = exit_code(plan, again=again, workdir=workdir)
     if code != EXIT_DONE or options.list:
         return code
-    with Stopper() as stopper:
+    with StopSignal() as stop_signal:
         for stage in stages:
             if stage.name not in chosen:
                 continue
 
             def work(stage: Stage = stage) -> None:
-                stopper.check()
+                stop_signal.check()
                 _do(stage, ["jaxcnn.cli.chain", *arguments])
 
             code = exit_code(work, again=again, workdir=stage.folder, config=stage.config)
@@ -63,9 +63,9 @@ def _do(stage: Any, command: Sequence[str]) -> None:
     import jax
 
     from jaxcnn.training import run
-    from jaxcnn.training.stages import Progress
+    from jaxcnn.training.stages import StageStatus
 
-    if stage.progress() is Progress.DONE:
+    if stage.progress() is StageStatus.DONE:
         print(f"\nstage {stage.name} is finished: {stage.folder}", flush=True)
         return
     print(f"\nstage {stage.name}", flush=True)

@@ -22,7 +22,7 @@ from jaxcnn.training.dry_run import UNKNOWN_CLASSES
 from jaxcnn.training.evaluator import protocols
 from jaxcnn.training.run_statistics import stand_in
 from jaxcnn.training.train_state import describe_leaves
-from jaxcnn.training.warm_start import read_transfer
+from jaxcnn.training.warm_start import read_warm_start
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -52,10 +52,10 @@ def describe(config: dict[str, Any]) -> str:
     """Shapes and bytes of the batch, the state and the step of `config`, as text."""
     config = with_classes(config, config["model"]["num_classes"] or UNKNOWN_CLASSES)
     experiment = assemble(config, stand_in(config))
-    transfer = read_transfer(experiment)
+    transfer = read_warm_start(experiment)
     state, batch = experiment.abstract_state(), experiment.abstract_batch()
     rows = config["batch_size"] / experiment.placement.mesh.size
-    flops = rows * roofline.work(experiment.net).flops
+    flops = rows * roofline.step_cost(experiment.net).flops
     lines = [f"{name:<8} {text}" for name, text in (transfer.lines() if transfer else [])]
     lines += [f"devices  {describe_devices()}"]
     mesh = plan_lines(experiment.plan, experiment.reduction, experiment.moved)
@@ -76,7 +76,7 @@ def describe(config: dict[str, Any]) -> str:
 def _evaluations(config: dict[str, Any]) -> list[str]:
     side, found = config["model"]["image_size"], []
     for protocol in protocols(config):
-        looks = len(protocol.looks(375, 500, side))
+        looks = len(protocol.crops(375, 500, side))
         when = f"every {protocol.every_epochs:g} epochs" if protocol.every_epochs else "at the end"
         found.append(f"evaluation {protocol.label(side)}, looks at 500 x 375: {looks}, {when}")
     return found

@@ -33,26 +33,26 @@ def main(arguments: Sequence[str]) -> int:
     from jaxcnn.config import ConfigError
     from jaxcnn.data import DataError
     from jaxcnn.research.comparison.execute import compare, overview, publish, share_programs
-    from jaxcnn.research.comparison.grid import plan_all
+    from jaxcnn.research.comparison.grid import make_grid
     from jaxcnn.training import Stopped
-    from jaxcnn.training.metrics_writer import Screen
-    from jaxcnn.training.signals import Stopper
+    from jaxcnn.training.metrics_writer import Console
+    from jaxcnn.training.signals import StopSignal
     from jaxcnn.training.workdir import WorkdirError
 
     out = Path(options.out)
     again = shlex.join(["python", "-m", "jaxcnn.cli.compare", *arguments])
     try:
-        plans = plan_all(_comparisons(options, overrides), out, CONFIGS)
+        plans = make_grid(_comparisons(options, overrides), out, CONFIGS)
         if options.list:
             print(overview(plans))
             return EXIT_DONE
         share_programs(out / "compiled")
-        with Stopper() as stopper:
+        with StopSignal() as stop_signal:
             errors = compare(
                 plans,
                 command=["jaxcnn.cli.compare", *arguments],
-                screen=Screen(),
-                stopper=stopper,
+                console=Console(),
+                stop_signal=stop_signal,
             )
         for name, error in errors.items():
             print(f"failed: {name}: {error}", file=sys.stderr)

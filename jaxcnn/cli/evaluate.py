@@ -36,19 +36,19 @@ def main(arguments: Sequence[str]) -> int:
     def work() -> None:
         # Imported here, so that --help answers at once.
         from jaxcnn.evaluation.naming import read_protocol
-        from jaxcnn.research.evaluate_run import Trained
-        from jaxcnn.training.metrics_writer import Screen
-        from jaxcnn.training.signals import Stopper
+        from jaxcnn.research.evaluate_run import FinishedRun
+        from jaxcnn.training.metrics_writer import Console
+        from jaxcnn.training.signals import StopSignal
 
-        screen = Screen(sys.stderr if options.json else sys.stdout)
-        with Stopper("leaving after this batch") as stopper:
-            run = Trained(
+        console = Console(sys.stderr if options.json else sys.stdout)
+        with StopSignal("leaving after this batch") as stop_signal:
+            run = FinishedRun(
                 Path(options.workdir),
                 options.step,
                 overrides=options.overrides,
                 batch_size=options.batch_size,
-                screen=screen,
-                check_stop=stopper.check,
+                console=console,
+                check_stop=stop_signal.check,
             )
             # Everything that was typed is looked at before the first evaluation, which may take hours.
             protocols = [read_protocol(text, run.image_size) for text in options.protocol]
@@ -64,7 +64,7 @@ def _judged(run: Any, protocol: Any, options: argparse.Namespace) -> dict[str, A
     if known and not (options.save_posteriors and run.kept(protocol) is None):
         from jaxcnn.training.report import result_text
 
-        run.screen.line(f"{run.folder.name}: {result_text(known)}  from report.json")
+        run.console.line(f"{run.folder.name}: {result_text(known)}  from report.json")
         return known
     return run.judge(protocol, keep=options.save_posteriors)
 

@@ -25,10 +25,10 @@ def main(arguments: Sequence[str]) -> int:
     options, parser = _parse(arguments)
     # Imported here, so that --help answers at once.
     from jaxcnn.cli.exit_codes import outcome
-    from jaxcnn.research.evaluate_run import Trained
+    from jaxcnn.research.evaluate_run import FinishedRun
     from jaxcnn.research.figures.run_figures import FIGURES, Show, draw
-    from jaxcnn.training.metrics_writer import Screen
-    from jaxcnn.training.signals import Stopper
+    from jaxcnn.training.metrics_writer import Console
+    from jaxcnn.training.signals import StopSignal
 
     names = options.only or [*FIGURES]
     unknown = [name for name in names if name not in FIGURES]
@@ -36,21 +36,21 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"--only: unknown {', '.join(unknown)} (valid: {', '.join(FIGURES)})")
 
     def work() -> None:
-        screen = Screen()
-        with Stopper("leaving after this batch") as stopper:
-            run = Trained(
+        console = Console()
+        with StopSignal("leaving after this batch") as stop_signal:
+            run = FinishedRun(
                 Path(options.workdir),
                 options.step,
                 overrides=options.overrides,
                 batch_size=options.batch_size,
-                screen=screen,
-                check_stop=stopper.check,
+                console=console,
+                check_stop=stop_signal.check,
             )
             show = Show(
                 run, options.images, options.ids, options.training_images, options.scale or 0
             )
             for path in draw(show, names, options.out or Path(options.workdir) / "figures"):
-                screen.line(str(path))
+                console.line(str(path))
 
     return outcome(work, "the figures that were printed are done")
 

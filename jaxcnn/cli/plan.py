@@ -35,11 +35,11 @@ def main(arguments: Sequence[str]) -> int:
 
         target = read_target(options.topology)
         set_up(os.environ, target)
-        from jaxcnn.planning.forecast import foresee
+        from jaxcnn.planning.forecast import forecast
         from jaxcnn.training import schema
 
         _, config = schema.read(options.config, overrides, CONFIGS)
-        found = foresee(config, target, options.network_gbps, options.fit)
+        found = forecast(config, target, options.network_gbps, options.fit)
         if options.hlo and found.compiled:
             Path(options.hlo).write_text(found.compiled.text)
         print(json.dumps(record(found), indent=2) if options.json else text(found))
@@ -88,13 +88,13 @@ def text(found: Any) -> str:
 
 
 def _head(found: Any) -> list[str]:
-    from jaxcnn.parallel.parallelism import WORDS
+    from jaxcnn.parallel.parallelism import PLAN_NAMES
 
     plan, model = found.plan, found.config["model"]
     net = f"{model['name']} {model.get('column', '')}".strip()
     title = (
         f"{net} on {found.target.name}: {found.rows} images a chip x {found.target.count}, "
-        f"{model['dtype']}, data {plan.data} x model {plan.model}, {WORDS[plan.name]}"
+        f"{model['dtype']}, data {plan.data} x model {plan.model}, {PLAN_NAMES[plan.name]}"
     )
     rows = [*(_read(found) if found.compiled else []), *_modelled(found)]
     return [title, "", *(f"{name:<14} {figure:>20}   {source}" for name, figure, source in rows)]

@@ -26,19 +26,19 @@ def main(arguments: Sequence[str]) -> int:
     from jaxcnn.cli.exit_codes import EXIT_DONE, EXIT_ERROR, outcome
     from jaxcnn.evaluation.naming import read_protocol
     from jaxcnn.research import predict
-    from jaxcnn.research.evaluate_run import Trained
-    from jaxcnn.training.metrics_writer import Screen
-    from jaxcnn.training.signals import Stopper
+    from jaxcnn.research.evaluate_run import FinishedRun
+    from jaxcnn.training.metrics_writer import Console
+    from jaxcnn.training.signals import StopSignal
 
     def work() -> int:
-        screen, unreadable = Screen(sys.stderr), 0
-        with Stopper("leaving after this batch") as stopper:
-            run = Trained(
+        console, unreadable = Console(sys.stderr), 0
+        with StopSignal("leaving after this batch") as stop_signal:
+            run = FinishedRun(
                 Path(options.workdir),
                 options.step,
                 batch_size=options.batch_size,
-                screen=screen,
-                check_stop=stopper.check,
+                console=console,
+                check_stop=stop_signal.check,
             )
             protocol = (
                 read_protocol(options.protocol, run.image_size)
@@ -49,15 +49,15 @@ def main(arguments: Sequence[str]) -> int:
             run = predict.with_small_batches(run, protocol, images)
             label = run.label(protocol)
             count = f"{len(images):,} image{'s' if len(images) > 1 else ''}"
-            screen.line(f"{run.folder.name}, step {run.step}: {count} by {label}")
+            console.line(f"{run.folder.name}, step {run.step}: {count} by {label}")
             for prediction in predict.predict(run, images, protocol, options.top):
                 if prediction.problem:
-                    screen.line(f"cannot read {_line(prediction.image)}: {prediction.problem}")
+                    console.line(f"cannot read {_line(prediction.image)}: {prediction.problem}")
                     unreadable += 1
                 for line in _lines(prediction, label, options.json):
                     print(line, flush=True)
         if unreadable:
-            screen.line(f"{unreadable:,} of {count} cannot be read")
+            console.line(f"{unreadable:,} of {count} cannot be read")
         return EXIT_ERROR if unreadable else EXIT_DONE
 
     return outcome(work, "the images that were printed are done")

@@ -24,7 +24,7 @@ from jaxcnn.data.pixel_statistics import Statistics, compute, eigen, save, side_
 from jaxcnn.preprocessing import Augment
 from jaxcnn.training import schema
 from jaxcnn.training.evaluator import open_splits
-from jaxcnn.training.metrics_writer import Screen, duration
+from jaxcnn.training.metrics_writer import Console, duration
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -55,17 +55,17 @@ def main(arguments: Sequence[str]) -> int:
 def _run(path: str, overrides: Sequence[str], out: Path) -> None:
     _, config = schema.read(path, overrides, Path(__file__).parents[2] / "configs")
     augment: Augment = configs.build("augment", config["augment"], schema.SECTIONS)
-    data, screen, began = open_splits(config["data"]), Screen(), time.perf_counter()
+    data, console, began = open_splits(config["data"]), Console(), time.perf_counter()
     _check_writable(out)  # not after hours of work
-    screen.line(data.description)
+    console.line(data.description)
     statistics = compute(
         data.train,
         side=side_of(augment, config["model"]["image_size"]),
         name=config["data"]["source"],
         threads=config["data"]["threads"],
-        progress=_progress(screen),
+        progress=_progress(console),
     )
-    screen.end_place()
+    console.end_place()
     save(statistics, out)
     print(describe(statistics))
     print(f"saved in {out} after {duration(time.perf_counter() - began)}. To train with it:")
@@ -101,7 +101,7 @@ def _columns(values: np.ndarray, digits: int) -> str:
     return "".join(f"{value:10.{digits}f}" for value in values)
 
 
-def _progress(screen: Screen) -> Callable[[int, int], None]:
+def _progress(console: Console) -> Callable[[int, int], None]:
     """Shows how far `compute` is; timed from the first images on, since starting takes seconds."""
     first: list[tuple[float, int]] = []
 
@@ -113,7 +113,7 @@ def _progress(screen: Screen) -> Callable[[int, int], None]:
         if done > before:
             rate = (done - before) / (now - began)
             left = duration((total - done) / rate)
-            screen.progress(
+            console.progress(
                 f"{done:,}/{total:,} images  {rate:.0f} images/s  ETA {left}", last=done == total
             )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jaxcnn.cli.exit_codes import out_folder, outcome
 
 if TYPE_CHECKING:
-    from jaxcnn.training.metrics_writer import Screen
+    from jaxcnn.training.metrics_writer import Console
 
 NAMES = (
     "alexnet2", "vgg2", "vgg3", "vgg4", "vgg5", "vgg6", "vgg7", "googlenet2", "googlenet3",
@@ -29,34 +29,34 @@ def main(arguments: Sequence[str]) -> int:
 
     def work() -> None:
         # Imported here, so that --help answers at once.
-        from jaxcnn.research.evaluate_run import Trained
+        from jaxcnn.research.evaluate_run import FinishedRun
         from jaxcnn.research.paper_tables.protocol_table import as_tables
         from jaxcnn.research.paper_tables.side_by_side import (
-            beside,
             check_alike,
             is_missing,
+            side_by_side,
             wanted_evaluations,
         )
         from jaxcnn.research.paper_tables.tables import TABLES
-        from jaxcnn.training.metrics_writer import Screen
-        from jaxcnn.training.signals import Stopper
+        from jaxcnn.training.metrics_writer import Console
+        from jaxcnn.training.signals import StopSignal
 
-        screen = Screen(sys.stderr)
+        console = Console(sys.stderr)
         if options.out:
             out_folder(options.out)
-        with Stopper("leaving after this batch") as stopper:
+        with StopSignal("leaving after this batch") as stop_signal:
             runs = [
-                Trained(
+                FinishedRun(
                     Path(folder),
                     overrides=options.data,
                     batch_size=options.batch_size,
-                    screen=screen,
-                    check_stop=stopper.check,
+                    console=console,
+                    check_stop=stop_signal.check,
                 )
                 for folder in options.runs
             ]
             if options.name == PROTOCOLS:
-                _show(as_tables(runs), options, screen)
+                _show(as_tables(runs), options, console)
                 return
             table = TABLES[options.name]
             check_alike(runs)
@@ -66,13 +66,13 @@ def main(arguments: Sequence[str]) -> int:
                 _list(wanted, missing, runs, table.title)
                 return
             for number, (run, protocol, keep) in enumerate(missing, 1):
-                screen.line(f"{number} of {len(missing)}: {run.folder.name} {run.label(protocol)}")
-                run.judge(protocol, keep=keep)
+                console.line(f"{number} of {len(missing)}: {run.folder.name} {run.label(protocol)}")
+                run.evaluate(protocol, keep=keep)
                 if number == len(missing) or missing[number][0] is not run:
                     run.release()
-        found = beside(table, runs)
+        found = side_by_side(table, runs)
         texts = {"text": found.text(), "markdown": found.markdown(), "csv": found.csv()}
-        _show(texts, options, screen)
+        _show(texts, options, console)
 
     return outcome(work, "evaluations that were done are kept; the same command goes on")
 
@@ -89,14 +89,14 @@ def _list(wanted: Sequence[Any], missing: Sequence[Any], runs: Sequence[Any], ti
     print(f"{len(missing)} of {len(wanted)} evaluations are missing for {title}")
 
 
-def _show(texts: Mapping[str, str], options: argparse.Namespace, screen: Screen) -> None:
+def _show(texts: Mapping[str, str], options: argparse.Namespace, console: Console) -> None:
     """Prints a table in one form and writes all of them where a folder is given."""
     for name, suffix in (("text", "txt"), ("markdown", "md"), ("csv", "csv")):
         if options.out:
             path = Path(options.out) / f"{options.name}.{suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(texts[name].rstrip() + "\n")
-            screen.line(f"written: {path}")
+            console.line(f"written: {path}")
     print(texts[options.format].rstrip())
 
 

@@ -60,9 +60,9 @@ def main(arguments: Sequence[str], configs_folder: Path) -> int:
         traceback.print_exc()
         code = _fail(_shared(), _lost_advice(error), EXIT_ERROR)
     if code not in (EXIT_DONE, EXIT_DIVERGED, EXIT_STOPPED) and _shared():
-        from jaxcnn.parallel import leave
+        from jaxcnn.parallel import leave_process_group
 
-        leave(code)
+        leave_process_group(code)
     return code
 
 
@@ -82,7 +82,7 @@ def exit_code(
     """
     from jaxcnn.config import ConfigError
     from jaxcnn.data import DataError
-    from jaxcnn.parallel import OtherFailed
+    from jaxcnn.parallel import PeerFailed
     from jaxcnn.parallel.distributed import StartError
     from jaxcnn.training import Diverged, Stopped
     from jaxcnn.training.checkpoint import CheckpointError
@@ -107,7 +107,7 @@ def exit_code(
         print(f"stopped by {error}; {left}. To go on: {again}", flush=True)
         return EXIT_STOPPED
     except (
-        *(DataError, CheckpointError, WorkdirError, OtherFailed, StartError),
+        *(DataError, CheckpointError, WorkdirError, PeerFailed, StartError),
         *(ValueError, OSError),
     ) as error:
         return _fail("error", error, EXIT_ERROR)
@@ -147,7 +147,7 @@ def _start(options: argparse.Namespace) -> dict[str, Any]:
         What was set, for run.json.
     """
     from jaxcnn.parallel import distributed, xla_options
-    from jaxcnn.parallel.compilation_cache import cache
+    from jaxcnn.parallel.compilation_cache import use_compilation_cache
 
     prepared = xla_options.prepare(
         os.environ,
@@ -157,7 +157,7 @@ def _start(options: argparse.Namespace) -> dict[str, Any]:
     )
     rows = prepared.lines()
     if options.compilation_cache:
-        rows.append(cache(os.environ, options.compilation_cache))
+        rows.append(use_compilation_cache(os.environ, options.compilation_cache))
     processes = distributed.parse(options.distributed, os.environ)
     if processes is None and options.distributed == "auto":
         distributed.check_not_alone(os.environ, processes)

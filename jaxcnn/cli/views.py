@@ -23,9 +23,9 @@ import numpy as np
 from jaxcnn import config as configs
 from jaxcnn import data as room
 from jaxcnn.data import pixel_statistics as figures
-from jaxcnn.data.crops import View, random_view
+from jaxcnn.data.crops import ResizedCrop, random_resized_crop
 from jaxcnn.data.decode import decode_view
-from jaxcnn.preprocessing import Augment, augmented, example_keys, flips, make_treatment
+from jaxcnn.preprocessing import Augment, example_keys, flip_mask, make_preprocess
 from jaxcnn.training import schema
 from jaxcnn.training.evaluator import open_splits
 
@@ -96,11 +96,11 @@ class Row:
 
     image: np.ndarray
     pixels: list[np.ndarray]
-    views: list[View]
+    views: list[ResizedCrop]
     mirrored: list[bool]
 
 
-def _row(config: dict[str, Any], data: room.Data, position: int, count: int) -> Row:
+def _row(config: dict[str, Any], data: room.DataSplits, position: int, count: int) -> Row:
     augment: Augment = configs.build("augment", config["augment"], schema.SECTIONS)
     side, seed = config["model"]["image_size"], config["data"]["seed"]
     encoded, _ = data.train.read(position)
@@ -108,8 +108,8 @@ def _row(config: dict[str, Any], data: room.Data, position: int, count: int) -> 
     pixels, views = [], []
     for epoch in range(count):
 
-        def choose(height: int, width: int, epoch: int = epoch) -> View:
-            return random_view(
+        def choose(height: int, width: int, epoch: int = epoch) -> ResizedCrop:
+            return random_resized_crop(
                 height,
                 width,
                 sampling=augment,
@@ -129,10 +129,10 @@ def _row(config: dict[str, Any], data: room.Data, position: int, count: int) -> 
         "box": jnp.asarray(np.array([view.box for view in views], np.int32)),
     }
     key = jax.random.key(seed)
-    seen = np.asarray(augmented(key, batch, _without_mean(augment, data)))
-    mirrored = np.asarray(flips(example_keys(key, batch["epoch"], batch["id"]), augment.flip))
+    seen = np.asarray(augment_batch(key, batch, _without_mean(augment, data)))
+    mirrored = np.asarray(flip_mask(example_keys(key, batch["epoch"], batch["id"]), augment.flip))
     whole = (0.0, 0.0, float(views[0].image_width), float(views[0].image_height))
-    squeezed = View(
+    squeezed = ResizedCrop(
         views[0].image_height, views[0].image_width, whole, (2 * side, 2 * side), (0, 0, 0, 0)
     )
     return Row(
@@ -143,20 +143,20 @@ def _row(config: dict[str, Any], data: room.Data, position: int, count: int) -> 
     )
 
 
-def _without_mean(augment: Augment, data: room.Data) -> Any:
+def _without_mean(augment: Augment, data: room.DataSplits) -> Any:
     """The treatment with a mean of zero. Colours by Krizhevsky's figures where the run would compute its
     own: a picture needs no pass over the data."""
     plain = dataclasses.replace(augment, mean=(0.0, 0.0, 0.0))
     if not plain.needs_statistics:
-        return make_treatment(plain, None)
+        return make_preprocess(plain, None)
     if augment.statistics in ("imagenet", "auto"):
-        return make_treatment(plain, figures.IMAGENET)
+        return make_preprocess(plain, figures.IMAGENET)
     found = figures.load(augment.statistics)
     figures.check_matches(found, data, augment.statistics)
-    return make_treatment(plain, found)
+    return make_preprocess(plain, found)
 
 
-def _caption(view: View, mirrored: bool) -> str:
+def _caption(view: ResizedCrop, mirrored: bool) -> str:
     left, top, right, bottom = view.region
     share = (right - left) * (bottom - top) / (view.image_height * view.image_width)
     aspect = (right - left) / (bottom - top)

@@ -13,16 +13,16 @@ MID_GREY = 128
 _SHARE, _COUNT = 0.01, 10
 
 
-class Unreadable:
+class CorruptCounter:
     """The images of `source` that could not be read.
 
     `names` lists them, each once, in the order of the stream; `treatment` says what becomes of them.
     """
 
-    def __init__(self, source: Source, treatment: str):
+    def __init__(self, source: Source, device_preprocess: str):
         self.names: list[str] = []
         self._source = source
-        self._treatment = treatment
+        self._treatment = device_preprocess
 
     def note(self, position: int, problem: str, drawn: int) -> None:
         """Takes down that the image at `position` cannot be read, the last of `drawn` images.

@@ -8,11 +8,11 @@ many pixels, and decode.py reads just those from the file.
 import math
 from typing import NamedTuple
 
-from jaxcnn.data.sampler import Stream, random_words
+from jaxcnn.data.sampler import RandomStream, random_bits
 from jaxcnn.data.sampling import Sampling
 
 
-class View(NamedTuple):
+class ResizedCrop(NamedTuple):
     """A rectangle of an image of (image_height, image_width), made into `size` = (height, width) pixels.
 
     `region` is (left, top, right, bottom) in the image's own pixels, which need not be whole; across and
@@ -59,7 +59,7 @@ def rescaled_crop(
     side: int,
     square: bool = False,
     interpolation: str = "bilinear",
-) -> View:
+) -> ResizedCrop:
     """The crop of `side` pixels at (top, left) after the rescale of the shorter side to `scale`.
 
     With `square`, top, left and the view's box are relative to the rescaled image's central square.
@@ -68,7 +68,7 @@ def rescaled_crop(
     if square:
         above, before = square_corner(height, width, scale)
         row, column = top + above, left + before
-    view = rescaled_part(height, width, scale, (row, column, side, side))
+    view = crop_in_source(height, width, scale, (row, column, side, side))
     return view._replace(box=(top, left, side, side), interpolation=interpolation)
 
 
@@ -78,7 +78,9 @@ def square_corner(height: int, width: int, scale: int) -> tuple[int, int]:
     return (tall - scale) // 2, (wide - scale) // 2
 
 
-def rescaled_part(height: int, width: int, scale: int, box: tuple[int, int, int, int]) -> View:
+def crop_in_source(
+    height: int, width: int, scale: int, box: tuple[int, int, int, int]
+) -> ResizedCrop:
     """The rectangle `box` = (top, left, height, width) of the image rescaled to shorter side `scale`."""
     tall, wide = rescaled_size(height, width, scale)
     top, left, rows, columns = box
@@ -89,10 +91,10 @@ def rescaled_part(height: int, width: int, scale: int, box: tuple[int, int, int,
         min((left + columns) * across, float(width)),
         min((top + rows) * down, float(height)),
     )
-    return View(height, width, region, (rows, columns), box)
+    return ResizedCrop(height, width, region, (rows, columns), box)
 
 
-def centre_view(
+def center_crop_view(
     height: int,
     width: int,
     *,
@@ -100,7 +102,7 @@ def centre_view(
     image_size: int,
     square: bool = False,
     interpolation: str = "bilinear",
-) -> View:
+) -> ResizedCrop:
     """The centre crop of side `image_size` after the rescale of the shorter side to `scale`.
 
     An odd margin leaves its extra pixel at the bottom and on the right. With `square` the crop is that
@@ -119,7 +121,7 @@ def centre_view(
     )
 
 
-def random_view(
+def random_resized_crop(
     height: int,
     width: int,
     *,
@@ -128,7 +130,7 @@ def random_view(
     seed: int,
     epoch: int,
     identity: int,
-) -> View:
+) -> ResizedCrop:
     """The training view of an image, by the rule that `sampling` names: a function of (seed, epoch,
     identity).
 
@@ -138,13 +140,15 @@ def random_view(
     4.1 counts 32 x 32 positions in a 256 x 256 image; 33 x 33 are possible and used.
     """
     # The bias of a remainder of 64-bit words is below 1e-15 for any image.
-    words = _Words(*random_words(Stream.VIEW, seed, epoch, identity, len(_Words._fields)).tolist())
+    words = _Words(
+        *random_bits(RandomStream.VIEW, seed, epoch, identity, len(_Words._fields)).tolist()
+    )
     interpolation = sampling.interpolation[words.interpolation % len(sampling.interpolation)]
     low, high = sampling.scale
     if sampling.sampling == "area":
         return _patch_view(height, width, sampling, image_size, words, interpolation)
     if sampling.sampling == "centre":
-        return centre_view(
+        return center_crop_view(
             height,
             width,
             scale=low,
@@ -173,7 +177,7 @@ def _patch_view(
     image_size: int,
     words: _Words,
     interpolation: str,
-) -> View:
+) -> ResizedCrop:
     """A patch of random area and aspect (GoogLeNet 6), resized to the view.
 
     The area is uniform over those shares of [area[0], area[1]] that some aspect allows, the aspect has its
@@ -202,7 +206,7 @@ def _patch_view(
     region = (left, top, min(left + wide, float(width)), min(top + tall, float(height)))
     first_column, first_row, last_column, last_row = (round(value) for value in region)
     box = (first_row, first_column, last_row - first_row, last_column - first_column)
-    return View(height, width, region, (image_size, image_size), box, interpolation)
+    return ResizedCrop(height, width, region, (image_size, image_size), box, interpolation)
 
 
 def _unit(word: int) -> float:

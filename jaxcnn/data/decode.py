@@ -28,7 +28,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jaxcnn.data import jpeg, resize
-from jaxcnn.data.crops import View
+from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.errors import CorruptImage
 from jaxcnn.data.sources import packed
 
@@ -40,9 +40,9 @@ _CHROMA_MARGIN = 4
 
 
 # (image height, image width) -> the views wanted.
-Choose = Callable[[int, int], Sequence[View]]
+ChooseCrop = Callable[[int, int], Sequence[ResizedCrop]]
 # The pixels of the views, and the views.
-Decoded = tuple[Sequence[UInt8[np.ndarray, "_ _ 3"]], Sequence[View]]
+Decoded = tuple[Sequence[UInt8[np.ndarray, "_ _ 3"]], Sequence[ResizedCrop]]
 _Result = TypeVar("_Result")
 
 
@@ -50,14 +50,14 @@ class Request(NamedTuple):
     """An encoded image, its views, and the arrays to write their pixels to; new ones if none are given."""
 
     data: bytes | memoryview
-    choose: Choose
+    choose: ChooseCrop
     places: Sequence[UInt8[np.ndarray, "_ _ 3"]] = ()
 
 
 class _Waiting(NamedTuple):
     """A JPEG whose views are known and whose pixels are not."""
 
-    views: Sequence[View]
+    views: Sequence[ResizedCrop]
     places: Sequence[np.ndarray]
     window: jpeg.Window
 
@@ -76,8 +76,8 @@ _FILTERS = {
 
 
 def decode_view(
-    data: bytes | memoryview, choose: Callable[[int, int], View]
-) -> tuple[UInt8[np.ndarray, "height width 3"], View]:
+    data: bytes | memoryview, choose: Callable[[int, int], ResizedCrop]
+) -> tuple[UInt8[np.ndarray, "height width 3"], ResizedCrop]:
     """The pixels of the view that `choose(height, width)` asks for, and that view.
 
     Raises:
@@ -87,7 +87,7 @@ def decode_view(
     return pixels, view
 
 
-def decode_views(data: bytes | memoryview, choose: Choose) -> Decoded:
+def decode_views(data: bytes | memoryview, choose: ChooseCrop) -> Decoded:
     """As `decode_view`, for several views of one image, which is decoded once."""
     (decoded,) = decode_many([Request(data, choose)])
     if isinstance(decoded, CorruptImage):
@@ -157,7 +157,7 @@ def _check_size(height: int, width: int) -> None:
         )
 
 
-def _check_views(views: Sequence[View]) -> None:
+def _check_views(views: Sequence[ResizedCrop]) -> None:
     for view in views:
         if view.size[0] * view.size[1] > MAX_PIXELS:
             raise CorruptImage(
@@ -195,14 +195,14 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _window(views: Sequence[View]) -> tuple[int, int, int, int]:
+def _window(views: Sequence[ResizedCrop]) -> tuple[int, int, int, int]:
     """(top, left, height, width) of the image's pixels that views read."""
     tops, lefts, bottoms, rights = zip(*map(_reads, views), strict=True)
     top, left = min(tops), min(lefts)
     return top, left, max(bottoms) - top, max(rights) - left
 
 
-def _reads(view: View) -> tuple[int, int, int, int]:
+def _reads(view: ResizedCrop) -> tuple[int, int, int, int]:
     """(first row, first column, last row, last column) of the image's pixels that a view reads."""
     left, top, right, bottom = view.region
     height, width = view.size
@@ -220,7 +220,7 @@ def _reads(view: View) -> tuple[int, int, int, int]:
 
 def _rescale_all(
     image: np.ndarray | Image.Image,
-    views: Sequence[View],
+    views: Sequence[ResizedCrop],
     origin: tuple[int, int],
     places: Sequence[np.ndarray],
 ) -> Sequence[np.ndarray]:
@@ -232,7 +232,7 @@ def _rescale_all(
 
 def _rescale(
     image: np.ndarray | Image.Image,
-    view: View,
+    view: ResizedCrop,
     origin: tuple[int, int],
     out: UInt8[np.ndarray, "height width 3"],
 ) -> None:

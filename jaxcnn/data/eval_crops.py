@@ -7,10 +7,10 @@ parts for every image of that size. Mirrors are not among them: who uses a cut m
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jaxcnn.data.crops import View, rescaled_part, rescaled_size, square_corner
+from jaxcnn.data.crops import ResizedCrop, crop_in_source, rescaled_size, square_corner
 
 
-class Cut(NamedTuple):
+class EvalCrop(NamedTuple):
     """A part of an image whose shorter side is rescaled to `scale`.
 
     `box` is (top, left, height, width) in the rescaled image. `resized` is the side of the square that the
@@ -32,17 +32,19 @@ class Cut(NamedTuple):
         return (self.box[0] - top, self.box[1] - left, *self.box[2:])
 
 
-def centre_cut(height: int, width: int, scale: int, side: int, *, square: bool = False) -> Cut:
+def center_crop(
+    height: int, width: int, scale: int, side: int, *, square: bool = False
+) -> EvalCrop:
     """The centre crop. An odd margin leaves its extra pixel at the bottom and on the right; with `square`
     it does so in the central square, and the crop may lie a pixel higher or further left."""
     if square:
         top, left = square_corner(height, width, scale)
-        return Cut(scale, (top + (scale - side) // 2, left + (scale - side) // 2, side, side))
+        return EvalCrop(scale, (top + (scale - side) // 2, left + (scale - side) // 2, side, side))
     tall, wide = rescaled_size(height, width, scale)
-    return Cut(scale, ((tall - side) // 2, (wide - side) // 2, side, side))
+    return EvalCrop(scale, ((tall - side) // 2, (wide - side) // 2, side, side))
 
 
-def five_cuts(height: int, width: int, scale: int, side: int) -> list[Cut]:
+def five_crops(height: int, width: int, scale: int, side: int) -> list[EvalCrop]:
     """The four corners and the centre of the central square (Krizhevsky et al. 2012, section 4.1).
 
     In the order top left, top right, bottom left, bottom right, centre: at 256 and 224 from (0, 0),
@@ -51,7 +53,7 @@ def five_cuts(height: int, width: int, scale: int, side: int) -> list[Cut]:
     return _five(*square_corner(height, width, scale), scale, side)
 
 
-def grid_cuts(height: int, width: int, scale: int, side: int, grid: int) -> list[Cut]:
+def grid_crops(height: int, width: int, scale: int, side: int, grid: int) -> list[EvalCrop]:
     """A regular grid of `grid` x `grid` crops over the whole rescaled image, row by row (Simonyan &
     Zisserman 2014, section 3.2).
 
@@ -61,10 +63,10 @@ def grid_cuts(height: int, width: int, scale: int, side: int, grid: int) -> list
     """
     tall, wide = rescaled_size(height, width, scale)
     rows, columns = _spread(tall - side, grid), _spread(wide - side, grid)
-    return [Cut(scale, (top, left, side, side)) for top in rows for left in columns]
+    return [EvalCrop(scale, (top, left, side, side)) for top in rows for left in columns]
 
 
-def square_cuts(height: int, width: int, scale: int, side: int) -> list[Cut]:
+def inception_crops(height: int, width: int, scale: int, side: int) -> list[EvalCrop]:
     """Three squares of the rescaled image, and of each the four corners, the centre and the whole square
     resized (Szegedy et al. 2014, section 7).
 
@@ -75,30 +77,30 @@ def square_cuts(height: int, width: int, scale: int, side: int) -> list[Cut]:
     found = []
     for top, left in ((0, 0), square_corner(height, width, scale), (tall - scale, wide - scale)):
         found += _five(top, left, scale, side)
-        found.append(Cut(scale, (top, left, scale, scale), side if side != scale else 0))
+        found.append(EvalCrop(scale, (top, left, scale, scale), side if side != scale else 0))
     return found
 
 
-def whole_cut(height: int, width: int, scale: int) -> Cut:
+def whole_image_crop(height: int, width: int, scale: int) -> EvalCrop:
     """The whole rescaled image, as dense evaluation takes it."""
-    return Cut(scale, (0, 0, *rescaled_size(height, width, scale)))
+    return EvalCrop(scale, (0, 0, *rescaled_size(height, width, scale)))
 
 
-def bounding_views(height: int, width: int, cuts: Sequence[Cut]) -> dict[int, View]:
+def bounding_crops(height: int, width: int, cuts: Sequence[EvalCrop]) -> dict[int, ResizedCrop]:
     """For each scale of `cuts` the smallest view that holds all of them."""
     views = {}
     for scale in dict.fromkeys(cut.scale for cut in cuts):
         boxes = [cut.box for cut in cuts if cut.scale == scale]
         top, left = min(b[0] for b in boxes), min(b[1] for b in boxes)
         bottom, right = max(b[0] + b[2] for b in boxes), max(b[1] + b[3] for b in boxes)
-        views[scale] = rescaled_part(height, width, scale, (top, left, bottom - top, right - left))
+        views[scale] = crop_in_source(height, width, scale, (top, left, bottom - top, right - left))
     return views
 
 
-def _five(top: int, left: int, scale: int, side: int) -> list[Cut]:
+def _five(top: int, left: int, scale: int, side: int) -> list[EvalCrop]:
     edge = scale - side
     offsets = ((0, 0), (0, edge), (edge, 0), (edge, edge), (edge // 2, edge // 2))
-    return [Cut(scale, (top + down, left + across, side, side)) for down, across in offsets]
+    return [EvalCrop(scale, (top + down, left + across, side, side)) for down, across in offsets]
 
 
 def _spread(room: int, count: int) -> list[int]:

@@ -13,19 +13,19 @@ from PIL import Image
 from jaxcnn.data import resize
 from jaxcnn.data.cores import available_cores
 from jaxcnn.data.corrupt import MID_GREY
-from jaxcnn.data.crops import View
+from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.decode import decode_views
 from jaxcnn.data.errors import CorruptImage, DataError
-from jaxcnn.data.eval_crops import Cut, bounding_views
+from jaxcnn.data.eval_crops import EvalCrop, bounding_crops
 from jaxcnn.data.jpeg import load_tensorflow
 from jaxcnn.data.sources.source import Source
 
 # (image height, image width) -> the cuts wanted.
-Choose = Callable[[int, int], Sequence[Cut]]
-Pixels = dict[Cut, UInt8[np.ndarray, "_ _ 3"]]
+ChooseCrops = Callable[[int, int], Sequence[EvalCrop]]
+Pixels = dict[EvalCrop, UInt8[np.ndarray, "_ _ 3"]]
 
 
-class Picture(NamedTuple):
+class EvalImage(NamedTuple):
     """An image of a source.
 
     Attributes:
@@ -43,7 +43,7 @@ class Picture(NamedTuple):
     problem: str = ""
 
 
-class Pictures:
+class EvalLoader:
     """An iterator over `Picture`s, with the threads behind it. Use it in a `with`, or `close()` it.
 
     Each image is decoded once and rescaled once a scale, whatever the number of its cuts. What the
@@ -60,7 +60,7 @@ class Pictures:
       DataError: there are no images, or an argument is negative.
     """
 
-    def __init__(self, source: Source, choose: Choose, *, threads: int = 0, ahead: int = 16):
+    def __init__(self, source: Source, choose: ChooseCrops, *, threads: int = 0, ahead: int = 16):
         if len(source) == 0:
             raise DataError("the source holds no images")
         if threads < 0 or ahead < 0:
@@ -69,17 +69,17 @@ class Pictures:
         self._choose = choose
         self._ahead = ahead
         self._next = 0
-        self._pending: deque[Future[Picture]] = deque()
+        self._pending: deque[Future[EvalImage]] = deque()
         # Imported here, once: threads must not race for it, and its failure belongs to the caller.
         load_tensorflow()
         resize.load()
         self._pool = ThreadPoolExecutor(threads or available_cores(), "jaxcnn-data")
         self._fill()  # the first images are decoded while the caller compiles
 
-    def __iter__(self) -> "Pictures":
+    def __iter__(self) -> "EvalLoader":
         return self
 
-    def __next__(self) -> Picture:
+    def __next__(self) -> EvalImage:
         try:
             self._fill()
             if not self._pending:
@@ -89,7 +89,7 @@ class Pictures:
             self.close()
             raise
 
-    def __enter__(self) -> "Pictures":
+    def __enter__(self) -> "EvalLoader":
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -107,7 +107,7 @@ class Pictures:
             self._next += 1
 
 
-class Files:
+class ImageFiles:
     """Image files as a source whose labels are not known. A missing file is one that cannot be read."""
 
     class_names: tuple[str, ...] = ()
@@ -132,19 +132,19 @@ class Files:
         return str(self._paths[index])
 
 
-def read_cuts(data: bytes | memoryview, choose: Choose) -> tuple[Pixels, tuple[int, int]]:
+def read_crops(data: bytes | memoryview, choose: ChooseCrops) -> tuple[Pixels, tuple[int, int]]:
     """The pixels of the cuts of an encoded image, and the image's (height, width).
 
     Raises:
       CorruptImage: not an image of a known format, truncated, broken, or too large.
     """
-    cuts: Sequence[Cut] = ()
+    cuts: Sequence[EvalCrop] = ()
     size = (0, 0)
 
-    def views(height: int, width: int) -> Sequence[View]:
+    def views(height: int, width: int) -> Sequence[ResizedCrop]:
         nonlocal cuts, size
         cuts, size = choose(height, width), (height, width)
-        return list(bounding_views(height, width, cuts).values())
+        return list(bounding_crops(height, width, cuts).values())
 
     images, bounds = decode_views(data, views)
     scales = dict.fromkeys(cut.scale for cut in cuts)
@@ -152,7 +152,7 @@ def read_cuts(data: bytes | memoryview, choose: Choose) -> tuple[Pixels, tuple[i
     return {cut: _cut(*whole[cut.scale], cut) for cut in cuts}, size
 
 
-def stand_in(picture: Picture, choose: Choose) -> Picture:
+def placeholder_pixels(picture: EvalImage, choose: ChooseCrops) -> EvalImage:
     """Mid-grey in place of an image that cannot be read: a square, whatever the image's shape was."""
     cuts = choose(_STAND_IN, _STAND_IN)
     grey = {cut: np.full((*cut.shape, 3), MID_GREY, np.uint8) for cut in cuts}
@@ -162,7 +162,7 @@ def stand_in(picture: Picture, choose: Choose) -> Picture:
 _STAND_IN = 256
 
 
-def _cut(image: UInt8[np.ndarray, "h w 3"], bound: View, cut: Cut) -> np.ndarray:
+def _cut(image: UInt8[np.ndarray, "h w 3"], bound: ResizedCrop, cut: EvalCrop) -> np.ndarray:
     top, left, height, width = cut.box
     first_row, first_column = bound.box[:2]
     rows = slice(top - first_row, top - first_row + height)
@@ -173,13 +173,13 @@ def _cut(image: UInt8[np.ndarray, "h w 3"], bound: View, cut: Cut) -> np.ndarray
     return part
 
 
-def _load(source: Source, position: int, choose: Choose) -> Picture:
+def _load(source: Source, position: int, choose: ChooseCrops) -> EvalImage:
     """One picture, in a worker thread."""
     label = -1
     try:
         data, label = source.read(position)
-        pixels, size = read_cuts(data, choose)
+        pixels, size = read_crops(data, choose)
     except CorruptImage as error:
         known = label if error.label is None else error.label
-        return Picture(position, known, (0, 0), {}, str(error) or "no reason given")
-    return Picture(position, label, size, pixels)
+        return EvalImage(position, known, (0, 0), {}, str(error) or "no reason given")
+    return EvalImage(position, label, size, pixels)

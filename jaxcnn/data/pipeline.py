@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxcnn.data.crops import View, centre_view, random_view
+from jaxcnn.data.crops import ResizedCrop, center_crop_view, random_resized_crop
 from jaxcnn.data.decode import decode_view
 from jaxcnn.data.errors import CorruptImage, DataError
-from jaxcnn.data.sampler import train_rows
+from jaxcnn.data.sampler import train_indices
 from jaxcnn.data.sampling import Sampling
 from jaxcnn.data.sources.source import Source
-from jaxcnn.data.train_loader import Batches
+from jaxcnn.data.train_loader import TrainLoader
 
 
 def train_batches(
@@ -28,7 +28,7 @@ def train_batches(
     process_count: int = 1,
     threads: int = 0,
     prefetch: int = 2,
-) -> Batches:
+) -> TrainLoader:
     """The training stream from step `start_step` on, without end.
 
     Stream position p = step * batch_size + i holds epoch p // N and example
@@ -62,7 +62,7 @@ def train_batches(
         )
     if start_step < 0:
         raise DataError(f"start_step={start_step}: expected 0 or more")
-    rows = train_rows(
+    rows = train_indices(
         len(source),
         seed=seed,
         batch_size=batch_size,
@@ -71,8 +71,8 @@ def train_batches(
         process_count=process_count,
     )
 
-    def choose(height: int, width: int, epoch: int, identity: int) -> View:
-        return random_view(
+    def choose(height: int, width: int, epoch: int, identity: int) -> ResizedCrop:
+        return random_resized_crop(
             height,
             width,
             sampling=sampling,
@@ -82,7 +82,7 @@ def train_batches(
             identity=identity,
         )
 
-    return Batches(source, rows, choose, image_size, threads, prefetch)
+    return TrainLoader(source, rows, choose, image_size, threads, prefetch)
 
 
 def preprocess(
@@ -104,7 +104,7 @@ def preprocess(
             f"cannot read the image {path}: {error.strerror}; give the path of a JPEG, PNG, GIF, "
             "BMP or WebP file"
         ) from error
-    choose = functools.partial(centre_view, scale=scale, image_size=image_size, square=square)
+    choose = functools.partial(center_crop_view, scale=scale, image_size=image_size, square=square)
     try:
         pixels, _ = decode_view(data, choose)
     except CorruptImage as error:

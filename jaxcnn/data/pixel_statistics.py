@@ -18,12 +18,12 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from jaxcnn.data.archive import write_arrays
-from jaxcnn.data.corrupt import Unreadable
+from jaxcnn.data.corrupt import CorruptCounter
 from jaxcnn.data.errors import CorruptImage, DataError
-from jaxcnn.data.eval_crops import Cut, centre_cut
-from jaxcnn.data.eval_loader import Pictures
+from jaxcnn.data.eval_crops import EvalCrop, center_crop
+from jaxcnn.data.eval_loader import EvalLoader
 from jaxcnn.data.sampling import Sampling
-from jaxcnn.data.sources.source import Data, Source
+from jaxcnn.data.sources.source import DataSplits, Source
 
 # Images decoded ahead, and from one report of progress to the next.
 _GROUP = 32
@@ -144,12 +144,12 @@ def _totals(
     """Over the squares of all readable images: int64[side,side,3], the sum at each place; int64[3,3], the sum
     of the products of R, G and B; and how many they are."""
 
-    def choose(height: int, width: int) -> list[Cut]:
-        return [centre_cut(height, width, side, side, square=True)]
+    def choose(height: int, width: int) -> list[EvalCrop]:
+        return [center_crop(height, width, side, side, square=True)]
 
     sums, products = np.zeros((side, side, 3), np.int64), np.zeros((3, 3), np.int64)
-    readable, unreadable = 0, Unreadable(source, "left out")
-    with Pictures(source, choose, threads=threads, ahead=_GROUP) as pictures:
+    readable, unreadable = 0, CorruptCounter(source, "left out")
+    with EvalLoader(source, choose, threads=threads, ahead=_GROUP) as pictures:
         for picture in pictures:
             done = picture.position + 1
             if picture.problem:
@@ -227,7 +227,7 @@ def _numbers(array: np.ndarray, dtype: type, shape: tuple[int, ...]) -> np.ndarr
     return array
 
 
-def check_matches(statistics: Statistics, data: Data, path: str | os.PathLike[str]) -> None:
+def check_matches(statistics: Statistics, data: DataSplits, path: str | os.PathLike[str]) -> None:
     """Checks that the statistics in the file `path` are of `data`'s training images.
 
     Raises:

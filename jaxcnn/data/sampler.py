@@ -17,7 +17,7 @@ _WORD = (1 << 64) - 1
 _EMPTY = (0, 0, 0, 0)
 
 
-class Stream(enum.IntEnum):
+class RandomStream(enum.IntEnum):
     """What a random word is for; two purposes never share words, whatever the seed."""
 
     ORDER = 1
@@ -36,14 +36,16 @@ class _Local(threading.local):
 _LOCAL = _Local()
 
 
-class Row(NamedTuple):
+class SampleIndex(NamedTuple):
     """One row of a batch: a position in the source, in an epoch."""
 
     position: int
     epoch: int
 
 
-def random_words(stream: Stream, seed: int, epoch: int, identity: int, count: int) -> np.ndarray:
+def random_bits(
+    stream: RandomStream, seed: int, epoch: int, identity: int, count: int
+) -> np.ndarray:
     """uint64[count], a function of the arguments alone."""
     # A new generator would first ask the system for a seed, which takes five times as long as the words.
     state: Any = {
@@ -58,12 +60,12 @@ def random_words(stream: Stream, seed: int, epoch: int, identity: int, count: in
     return np.asarray(_LOCAL.generator.random_raw(count), np.uint64)
 
 
-def permutation(stream: Stream, seed: int, epoch: int, size: int) -> np.ndarray:
+def permutation(stream: RandomStream, seed: int, epoch: int, size: int) -> np.ndarray:
     """int64[size]: a permutation of 0..size-1, a function of the arguments alone."""
-    return np.argsort(random_words(stream, seed, epoch, 0, size), kind="stable")
+    return np.argsort(random_bits(stream, seed, epoch, 0, size), kind="stable")
 
 
-def train_rows(
+def train_indices(
     size: int,
     *,
     seed: int,
@@ -71,7 +73,7 @@ def train_rows(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[list[Row]]:
+) -> Iterator[list[SampleIndex]]:
     """This process's rows of each global batch from `start_step` on, for ever.
 
     Stream position p = step * batch_size + i holds epoch p // size and, in it, example
@@ -87,10 +89,11 @@ def train_rows(
         orders = {
             epoch: orders[epoch]
             if epoch in orders
-            else permutation(Stream.ORDER, seed, epoch, size)
+            else permutation(RandomStream.ORDER, seed, epoch, size)
             for epoch in epochs
         }
         yield [
-            Row(int(orders[p // size][p % size]), p // size) for p in range(first, first + local)
+            SampleIndex(int(orders[p // size][p % size]), p // size)
+            for p in range(first, first + local)
         ]
         step += 1

@@ -16,12 +16,12 @@ import numpy as np
 
 from jaxcnn.data import resize
 from jaxcnn.data.cores import available_cores
-from jaxcnn.data.corrupt import MID_GREY, Unreadable
-from jaxcnn.data.crops import View
+from jaxcnn.data.corrupt import MID_GREY, CorruptCounter
+from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.decode import Request, decode_many
 from jaxcnn.data.errors import CorruptImage
 from jaxcnn.data.jpeg import load_tensorflow
-from jaxcnn.data.sampler import Row
+from jaxcnn.data.sampler import SampleIndex
 from jaxcnn.data.sources.source import Source
 
 
@@ -56,15 +56,15 @@ class _Pending(NamedTuple):
     """
 
     batch: Batch
-    rows: list[Row]
+    rows: list[SampleIndex]
     unreadable: list[Future[dict[int, str]]]
 
 
 # (image height, image width, epoch, id) -> the view wanted.
-Choose = Callable[[int, int, int, int], View]
+Choose = Callable[[int, int, int, int], ResizedCrop]
 
 
-class Batches:
+class TrainLoader:
     """An iterator over batches, with the threads behind it. Use it in a `with`, or `close()` it.
 
     `rows` has no end, and the batches have none before `close()`. `corrupt` lists the names of the images
@@ -74,13 +74,13 @@ class Batches:
     def __init__(
         self,
         source: Source,
-        rows: Iterator[list[Row]],
+        rows: Iterator[list[SampleIndex]],
         choose: Choose,
         image_size: int,
         threads: int,
         prefetch: int,
     ):
-        self._unreadable = Unreadable(source, "left out")
+        self._unreadable = CorruptCounter(source, "left out")
         self.corrupt = self._unreadable.names
         self._source = source
         self._ids = source.ids
@@ -98,7 +98,7 @@ class Batches:
         self._pool = ThreadPoolExecutor(threads or available_cores() + 1, "jaxcnn-data")
         self._fill()  # the first batches are decoded while the caller compiles its step
 
-    def __iter__(self) -> "Batches":
+    def __iter__(self) -> "TrainLoader":
         return self
 
     def __next__(self) -> Batch:
@@ -112,7 +112,7 @@ class Batches:
             raise
         return batch
 
-    def __enter__(self) -> "Batches":
+    def __enter__(self) -> "TrainLoader":
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -134,7 +134,7 @@ class Batches:
             unreadable = [self._pool.submit(self._load, batch, rows, group) for group in groups]
             self._pending.append(_Pending(batch, rows, unreadable))
 
-    def _empty(self, rows: list[Row]) -> Batch:
+    def _empty(self, rows: list[SampleIndex]) -> Batch:
         """A batch of which no image is readable yet. Its pixels are not set."""
         count, side = len(rows), self._image_size
         return Batch(
@@ -146,7 +146,7 @@ class Batches:
             mask=np.zeros(count, np.bool_),
         )
 
-    def _load(self, batch: Batch, rows: Sequence[Row], group: range) -> dict[int, str]:
+    def _load(self, batch: Batch, rows: Sequence[SampleIndex], group: range) -> dict[int, str]:
         """Fills the places `group` of a batch, in a worker thread; which of them cannot be read, and why."""
         unreadable: dict[int, str] = {}
         requests: dict[int, Request] = {}
@@ -174,7 +174,7 @@ class Batches:
                 batch["mask"][i] = True
         return unreadable
 
-    def _views(self, epoch: int, identity: int, height: int, width: int) -> list[View]:
+    def _views(self, epoch: int, identity: int, height: int, width: int) -> list[ResizedCrop]:
         return [self._choose(height, width, epoch, identity)]
 
     def _take(self, pending: _Pending) -> Batch:

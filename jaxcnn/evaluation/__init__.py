@@ -2,19 +2,19 @@
 
 from jaxcnn.evaluation.forward import Forward
 from jaxcnn.evaluation.metrics import Result, Tally, ranks
-from jaxcnn.evaluation.posteriors import check_fits, choose_cuts, posteriors
+from jaxcnn.evaluation.posteriors import check_fits, choose_crops, posteriors
 from jaxcnn.evaluation.protocols import PROTOCOLS, Protocol
-from jaxcnn.evaluation.run_protocol import Judgement, evaluate
+from jaxcnn.evaluation.run_protocol import ProtocolRun, evaluate
 
 __all__ = [
     "PROTOCOLS",
     "Forward",
-    "Judgement",
     "Protocol",
+    "ProtocolRun",
     "Result",
     "Tally",
     "check_fits",
-    "choose_cuts",
+    "choose_crops",
     "evaluate",
     "posteriors",
     "ranks",

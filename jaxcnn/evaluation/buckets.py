@@ -48,7 +48,7 @@ def bucket(height: int, width: int) -> Shape:
     )
 
 
-def placed(
+def pad_to_bucket(
     pixels: UInt8[np.ndarray, "h w 3"], shape: Shape
 ) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[int, int]]:
     """A whole image turned on its longer side and padded to `shape`, and its true (height, width) there."""

@@ -109,7 +109,7 @@ def load(path: str | Path) -> Posteriors:
         ) from error
 
 
-def fuse(several: Sequence[Posteriors]) -> Posteriors:
+def average_posteriors(several: Sequence[Posteriors]) -> Posteriors:
     """The mean of posteriors with equal weights (Simonyan & Zisserman 2014, sections 4.2 to 4.4).
 
     Raises:
@@ -132,7 +132,7 @@ def fuse(several: Sequence[Posteriors]) -> Posteriors:
     return Posteriors(first.ids, first.labels, values, first.classes, facts)
 
 
-def rates(several: Sequence[Posteriors]) -> Result:
+def error_rates(several: Sequence[Posteriors]) -> Result:
     """Error rates of the mean of posteriors, which is not rounded again.
 
     Raises:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxcnn.evaluation.buckets import Shape, turned
 from jaxcnn.parallel import Placement
-from jaxcnn.preprocessing import centred
+from jaxcnn.preprocessing import subtract_mean
 
 Batch = Mapping[str, Any]
 
@@ -22,7 +22,7 @@ Batch = Mapping[str, Any]
 def crop_posteriors(net: Any, mean: np.ndarray, params: Any, batch: Batch) -> Float[Array, "B K"]:
     """Log posteriors of crops. `batch`: image uint8[B,S,S,3], box int32[B,4] (of a crop in the central
     square, where `mean` is a mean image), mirror bool[B]."""
-    views = centred(batch["image"], mean, batch["box"])
+    views = subtract_mean(batch["image"], mean, batch["box"])
     # The mean image lies under the crop before it is mirrored, as in training.
     views = jnp.where(batch["mirror"][:, None, None, None], views[:, :, ::-1, :], views)
     logits, _ = net.apply({"params": params}, views, train=False)

@@ -11,59 +11,61 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from jaxcnn.data import Cut, Picture
-from jaxcnn.evaluation.buckets import Shape, bucket, placed
+from jaxcnn.data import EvalCrop, EvalImage
+from jaxcnn.evaluation.buckets import Shape, bucket, pad_to_bucket
 from jaxcnn.evaluation.forward import Forward
-from jaxcnn.evaluation.protocols import Look, Protocol
+from jaxcnn.evaluation.protocols import Protocol, ProtocolCrop
 
 # Batches on their way: one computes while the host forms the next.
 _IN_FLIGHT = 2
 
 
-def choose_cuts(forward: Forward, protocol: Protocol) -> Callable[[int, int], Sequence[Cut]]:
+def choose_crops(forward: Forward, protocol: Protocol) -> Callable[[int, int], Sequence[EvalCrop]]:
     """(height, width) -> the cuts that a protocol looks at, for `Pictures`."""
 
-    def choose(height: int, width: int) -> list[Cut]:
-        looks = looks_at(forward, protocol, height, width)
+    def choose(height: int, width: int) -> list[EvalCrop]:
+        looks = crops_of(forward, protocol, height, width)
         for look in looks:
             if look.dense:
-                bucket(*look.cut.shape)  # before anything is rescaled: whether it has one
-        return list(dict.fromkeys(look.cut for look in looks))
+                bucket(*look.crop.shape)  # before anything is rescaled: whether it has one
+        return list(dict.fromkeys(look.crop for look in looks))
 
     return choose
 
 
-def looks_at(forward: Forward, protocol: Protocol, height: int, width: int) -> tuple[Look, ...]:
+def crops_of(
+    forward: Forward, protocol: Protocol, height: int, width: int
+) -> tuple[ProtocolCrop, ...]:
     """The looks at an image; those of the same pixels are one, with the sum of their weights."""
-    weights: dict[Look, float] = {}
+    weights: dict[ProtocolCrop, float] = {}
     square = forward.mean_image
-    for look in protocol.looks(height, width, forward.net.image_size, square=square):
+    for look in protocol.crops(height, width, forward.net.image_size, square=square):
         plain = look._replace(weight=0.0)
         weights[plain] = weights.get(plain, 0.0) + look.weight
     return tuple(look._replace(weight=weight) for look, weight in weights.items())
 
 
-def shape_of(look: Look, in_square: bool) -> Shape:
+def shape_of(look: ProtocolCrop, in_square: bool) -> Shape:
     """The shape that a look is computed at."""
     if look.dense:
-        return bucket(*look.cut.shape)
-    return Shape("square" if in_square else "crop", *look.cut.shape)
+        return bucket(*look.crop.shape)
+    return Shape("square" if in_square else "crop", *look.crop.shape)
 
 
 def shapes_of(forward: Forward, protocol: Protocol, height: int, width: int) -> list[Shape]:
     """The shapes that the looks at an image of (height, width) are computed at, each once."""
     in_square = forward.mean_image and protocol.in_square()
-    looks = looks_at(forward, protocol, height, width)
+    looks = crops_of(forward, protocol, height, width)
     return list(dict.fromkeys(shape_of(look, in_square) for look in looks))
 
 
 def posteriors(
     forward: Forward,
     params: Any,
-    pictures: Iterable[Picture],
+    pictures: Iterable[EvalImage],
     protocol: Protocol,
     check_stop: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[Picture, Float64[np.ndarray, " K"]]]:
+) -> Iterator[tuple[EvalImage, Float64[np.ndarray, " K"]]]:
     """Each picture with the log of its mean posterior, as they are done: not in order.
 
     Looks of several pictures share batches. A picture comes back without its pixels.
@@ -79,7 +81,7 @@ def posteriors(
     in_square = forward.mean_image and protocol.in_square()
     for picture in pictures:
         check_stop()
-        looks = looks_at(forward, protocol, *picture.size)
+        looks = crops_of(forward, protocol, *picture.size)
         opened = _Opened(picture._replace(pixels={}), len(looks))
         for look in looks:
             desk.add(opened, look, picture, in_square)
@@ -92,7 +94,7 @@ def posteriors(
 class _Opened:
     """A picture some of whose looks are still to come."""
 
-    picture: Picture
+    picture: EvalImage
     left: int
     total: np.ndarray | None = None
 
@@ -105,7 +107,7 @@ class _Opened:
 
 class _Row(NamedTuple):
     opened: _Opened
-    look: Look
+    look: ProtocolCrop
     pixels: np.ndarray
     box: tuple[int, int, int, int]
 
@@ -120,10 +122,10 @@ class _Desk:
         self._running: deque[tuple[Any, list[_Row]]] = deque()
         self._done: list[_Opened] = []
 
-    def add(self, opened: _Opened, look: Look, picture: Picture, in_square: bool) -> None:
-        pixels, box = picture.pixels[look.cut], look.cut.box
+    def add(self, opened: _Opened, look: ProtocolCrop, picture: EvalImage, in_square: bool) -> None:
+        pixels, box = picture.pixels[look.crop], look.crop.box
         if in_square:
-            box = look.cut.in_square(*picture.size)
+            box = look.crop.in_square(*picture.size)
         shape, turn = shape_of(look, in_square), look.dense and pixels.shape[0] > pixels.shape[1]
         rows = self._waiting.setdefault((shape, turn), [])
         rows.append(_Row(opened, look, pixels, box))
@@ -146,7 +148,7 @@ class _Desk:
         while self._running:
             self._collect()
 
-    def done(self) -> Iterator[tuple[Picture, np.ndarray]]:
+    def done(self) -> Iterator[tuple[EvalImage, np.ndarray]]:
         """The pictures whose looks are all back."""
         for opened in self._done:
             assert opened.total is not None
@@ -160,7 +162,7 @@ class _Desk:
         for i, row in enumerate(rows):
             if shape.kind == "dense":
                 pixels = row.pixels[:, ::-1] if row.look.mirror else row.pixels
-                batch["image"][i], batch["size"][i] = placed(pixels, shape)
+                batch["image"][i], batch["size"][i] = pad_to_bucket(pixels, shape)
             else:
                 batch["image"][i] = row.pixels
                 batch["box"][i], batch["mirror"][i] = row.box, row.look.mirror
@@ -191,7 +193,7 @@ def check_fits(forward: Forward, protocol: Protocol) -> None:
     """
     net, name = forward.net, protocol.label(forward.net.image_size)
     protocol.check(net.image_size)
-    if protocol.dense and not net.takes_any_size():
+    if protocol.dense and not net.supports_dense():
         raise ValueError(
             f"{name} looks at images of any size, and this {type(net).__name__} takes "
             f"{net.image_size} x {net.image_size} alone"

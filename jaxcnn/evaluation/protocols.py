@@ -9,17 +9,24 @@ import dataclasses
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from jaxcnn.data.eval_crops import Cut, centre_cut, five_cuts, grid_cuts, square_cuts, whole_cut
+from jaxcnn.data.eval_crops import (
+    EvalCrop,
+    center_crop,
+    five_crops,
+    grid_crops,
+    inception_crops,
+    whole_image_crop,
+)
 
 
-class Look(NamedTuple):
+class ProtocolCrop(NamedTuple):
     """One posterior that goes into an image's: of a cut, or of the cut's mirror image, with a weight.
 
     The weights of an image's looks sum to 1. A `dense` look is of the whole rescaled image: the class
     scores at all positions are averaged before the softmax; the others are crops of the net's image_size.
     """
 
-    cut: Cut
+    crop: EvalCrop
     mirror: bool
     weight: float
     dense: bool = False
@@ -60,9 +67,9 @@ class Protocol:
         scales = ",".join(map(str, self.all_scales()))
         return f"{_name(self)}({scales}->{image_size})"
 
-    def looks(
+    def crops(
         self, height: int, width: int, image_size: int, *, square: bool = False
-    ) -> list[Look]:
+    ) -> list[ProtocolCrop]:
         """The looks at an image of (height, width).
 
         Args:
@@ -88,7 +95,7 @@ class Protocol:
 
 
 @dataclasses.dataclass(frozen=True)
-class Centre(Protocol):
+class CenterCrop(Protocol):
     """One look: the centre crop of the image rescaled to shorter side `scale`.
 
     What most reports of these nets use; of the papers GoogLeNet's Table 3 alone (1 crop).
@@ -103,10 +110,14 @@ class Centre(Protocol):
     def in_square(self) -> bool:
         return True
 
-    def looks(
+    def crops(
         self, height: int, width: int, image_size: int, *, square: bool = False
-    ) -> list[Look]:
-        return [Look(centre_cut(height, width, self.scale, image_size, square=square), False, 1.0)]
+    ) -> list[ProtocolCrop]:
+        return [
+            ProtocolCrop(
+                center_crop(height, width, self.scale, image_size, square=square), False, 1.0
+            )
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,11 +136,11 @@ class TenCrops(Protocol):
     def in_square(self) -> bool:
         return True
 
-    def looks(
+    def crops(
         self, height: int, width: int, image_size: int, *, square: bool = False
-    ) -> list[Look]:
+    ) -> list[ProtocolCrop]:
         del square  # always
-        return _evenly(five_cuts(height, width, self.scale, image_size))
+        return _evenly(five_crops(height, width, self.scale, image_size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,11 +162,11 @@ class Dense(Protocol):
         del image_size  # the looks are of any size
         return f"dense({','.join(map(str, self.scales))}{'' if self.flip else ', no flip'})"
 
-    def looks(
+    def crops(
         self, height: int, width: int, image_size: int, *, square: bool = False
-    ) -> list[Look]:
+    ) -> list[ProtocolCrop]:
         del image_size, square
-        cuts = [whole_cut(height, width, scale) for scale in self.scales]
+        cuts = [whole_image_crop(height, width, scale) for scale in self.scales]
         return _evenly(cuts, flip=self.flip, dense=True)
 
 
@@ -181,14 +192,14 @@ class MultiCrop(Protocol):
         grid = "" if self.grid == 5 else f", grid {self.grid}"
         return f"{super().label(image_size)[:-1]}{grid}{'' if self.flip else ', no flip'})"
 
-    def looks(
+    def crops(
         self, height: int, width: int, image_size: int, *, square: bool = False
-    ) -> list[Look]:
+    ) -> list[ProtocolCrop]:
         del square
         cuts = [
             cut
             for scale in self.scales
-            for cut in grid_cuts(height, width, scale, image_size, self.grid)
+            for cut in grid_crops(height, width, scale, image_size, self.grid)
         ]
         return _evenly(cuts, flip=self.flip)
 
@@ -206,12 +217,12 @@ class MultiCropDense(Protocol):
     def all_scales(self) -> tuple[int, ...]:
         return self.scales
 
-    def looks(
+    def crops(
         self, height: int, width: int, image_size: int, *, square: bool = False
-    ) -> list[Look]:
+    ) -> list[ProtocolCrop]:
         del square
-        crops = MultiCrop(scales=self.scales).looks(height, width, image_size)
-        dense = Dense(scales=self.scales).looks(height, width, image_size)
+        crops = MultiCrop(scales=self.scales).crops(height, width, image_size)
+        dense = Dense(scales=self.scales).crops(height, width, image_size)
         return [look._replace(weight=look.weight / 2) for look in (*crops, *dense)]
 
 
@@ -225,18 +236,20 @@ class Crops144(Protocol):
     def all_scales(self) -> tuple[int, ...]:
         return self.scales
 
-    def looks(
+    def crops(
         self, height: int, width: int, image_size: int, *, square: bool = False
-    ) -> list[Look]:
+    ) -> list[ProtocolCrop]:
         del square
         return _evenly(
-            cut for scale in self.scales for cut in square_cuts(height, width, scale, image_size)
+            cut
+            for scale in self.scales
+            for cut in inception_crops(height, width, scale, image_size)
         )
 
 
 # What a config's `evals` and the tools may name.
 PROTOCOLS: dict[str, type[Protocol]] = {
-    "centre": Centre,
+    "centre": CenterCrop,
     "ten_crops": TenCrops,
     "dense": Dense,
     "multi_crop": MultiCrop,
@@ -245,12 +258,14 @@ PROTOCOLS: dict[str, type[Protocol]] = {
 }
 
 
-def _evenly(cuts: Iterable[Cut], *, flip: bool = True, dense: bool = False) -> list[Look]:
+def _evenly(
+    cuts: Iterable[EvalCrop], *, flip: bool = True, dense: bool = False
+) -> list[ProtocolCrop]:
     """Each cut and, after all of them, each one's mirror, all with the same weight."""
     cuts = tuple(cuts)
     weight = 1.0 / (len(cuts) * (2 if flip else 1))
     return [
-        Look(cut, mirror, weight, dense)
+        ProtocolCrop(cut, mirror, weight, dense)
         for mirror in ((False, True) if flip else (False,))
         for cut in cuts
     ]

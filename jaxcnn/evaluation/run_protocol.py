@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.data import Picture, Pictures, Source, Subset, Unreadable, stand_in
-from jaxcnn.data.eval_loader import Choose
+from jaxcnn.data import CorruptCounter, EvalImage, EvalLoader, Source, Subset, placeholder_pixels
+from jaxcnn.data.eval_loader import ChooseCrops
 from jaxcnn.evaluation.ensemble import Posteriors, digest
 from jaxcnn.evaluation.forward import Forward
 from jaxcnn.evaluation.metrics import Result, Tally
-from jaxcnn.evaluation.posteriors import check_fits, choose_cuts, posteriors
+from jaxcnn.evaluation.posteriors import check_fits, choose_crops, posteriors
 from jaxcnn.evaluation.protocols import Protocol
-from jaxcnn.parallel import ALONE, Crew
+from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Judgement:
+class ProtocolRun:
     """Attributes:
     result: the error rates.
     unreadable: names of the images that cannot be read; they were judged as plain grey.
@@ -40,10 +40,10 @@ def evaluate(
     split: str,
     threads: int = 0,
     keep: bool = False,
-    crew: Crew = ALONE,
+    process_group: ProcessGroup = SINGLE_PROCESS,
     check_stop: Callable[[], None] = lambda: None,
     progress: Callable[[int, int], None] = lambda *_: None,
-) -> Judgement:
+) -> ProtocolRun:
     """Judges every image of `source` once, by the mean posterior of its looks.
 
     Args:
@@ -54,7 +54,7 @@ def evaluate(
         split: carried by the result.
         threads: decoding threads; 0 for one a core.
         keep: whether posteriors are wanted: of a process alone.
-        crew: the processes, each of which judges its share; all of them must call this.
+        process_group: the processes, each of which evaluates its share; all of them must call this.
         check_stop: called before each image and batch; raises to leave early.
         progress: called with (images done, images in all) now and then.
 
@@ -63,16 +63,16 @@ def evaluate(
         ValueError: the protocol does not fit the net.
         RuntimeError: the images counted are not those of the split.
     """
-    if keep and crew.count > 1:
+    if keep and process_group.count > 1:
         raise ValueError("posteriors are kept by one process alone: python -m jaxcnn.cli.evaluate")
     check_fits(forward, protocol)
-    choose = choose_cuts(forward, protocol)
-    mine = source if crew.count == 1 else _share(source, crew)
+    choose = choose_crops(forward, protocol)
+    mine = source if process_group.count == 1 else _share(source, process_group)
     kept: list[tuple[int, int, np.ndarray]] = []
 
     def judge() -> tuple[Tally, list[str]]:
-        unreadable, tally, ids = Unreadable(mine, "judged as mid-grey"), Tally(), mine.ids
-        with Pictures(mine, choose, threads=threads) as pictures:
+        unreadable, tally, ids = CorruptCounter(mine, "judged as mid-grey"), Tally(), mine.ids
+        with EvalLoader(mine, choose, threads=threads) as pictures:
             readable = _readable(pictures, unreadable, choose)
             for picture, log_posterior in posteriors(
                 forward, params, readable, protocol, check_stop
@@ -81,31 +81,31 @@ def evaluate(
                 if keep:
                     values = np.exp(log_posterior).astype(np.float16)
                     kept.append((int(ids[picture.position]), picture.label, values))
-                progress(min(tally.n * crew.count, len(source)), len(source))
+                progress(min(tally.n * process_group.count, len(source)), len(source))
         return tally, unreadable.names
 
     # Each process leaves this with the others, whatever became of its share.
-    tally, names = crew.own(judge)
-    parts = crew.gather([dataclasses.astuple(tally), names])
+    tally, names = process_group.run_on_all(judge)
+    parts = process_group.gather([dataclasses.astuple(tally), names])
     tally = Tally(*map(sum, zip(*(counts for counts, _ in parts), strict=True)))
     result = tally.result(protocol.label(forward.net.image_size), split, len(source))
     unreadable = [name for _, names in parts for name in names]
-    return Judgement(result, unreadable, _gathered(kept, source, result) if keep else None)
+    return ProtocolRun(result, unreadable, _gathered(kept, source, result) if keep else None)
 
 
-def _share(source: Source, crew: Crew) -> Source:
+def _share(source: Source, process_group: ProcessGroup) -> Source:
     """This process's images."""
-    return Subset(source, np.arange(crew.index, len(source), crew.count))
+    return Subset(source, np.arange(process_group.index, len(source), process_group.count))
 
 
 def _readable(
-    pictures: Iterable[Picture], unreadable: Unreadable, choose: Choose
-) -> Iterator[Picture]:
+    pictures: Iterable[EvalImage], unreadable: CorruptCounter, choose: ChooseCrops
+) -> Iterator[EvalImage]:
     """The pictures, with mid-grey in place of those that cannot be read."""
     for picture in pictures:
         if picture.problem:
             unreadable.note(picture.position, picture.problem, picture.position + 1)
-            picture = stand_in(picture, choose)
+            picture = placeholder_pixels(picture, choose)
         yield picture
 
 

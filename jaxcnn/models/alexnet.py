@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 from jaxcnn.models import initializers, ops
 from jaxcnn.models.classifier import classify, shareable
-from jaxcnn.models.context import Held, Part
+from jaxcnn.models.context import Layout, ShardContext
 from jaxcnn.models.layers import (
     Conv,
     FullyConnected,
@@ -80,7 +80,7 @@ def towers_on_one_device(count: int) -> Towers:
     )
 
 
-def tower_on_each_device(part: Part) -> Towers:
+def tower_on_each_device(part: ShardContext) -> Towers:
     """This device's tower, as on the paper's GPUs: an exchange is one all-gather."""
     return Towers((None,), lambda x: [x], lambda maps: part.gather_outputs(maps[0]))
 
@@ -138,11 +138,14 @@ class AlexNet(Net):
         return tuple(windows)
 
     @nn.compact
-    def run(self, images, sizes: Sizes, train: bool, part: Part):
-        share, x = part.shares("conv1"), images.astype(self.dtype)
-        towers, held = towers_on_one_device(1 if self.ungrouped else self.towers), Held.OWN
+    def run(self, images, sizes: Sizes, train: bool, part: ShardContext):
+        share, x = part.shard_count("conv1"), images.astype(self.dtype)
+        towers, held = (
+            towers_on_one_device(1 if self.ungrouped else self.towers),
+            Layout.BATCH_SHARDED,
+        )
         if share > 1:
-            towers, held = tower_on_each_device(part), Held.ALL
+            towers, held = tower_on_each_device(part), Layout.REPLICATED
             x = part.gather_rows(x)
 
         def features(net: AlexNet, x, sizes, specs):

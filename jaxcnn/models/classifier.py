@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from jaxtyping import Array
 
-from jaxcnn.models.context import Held, Part
+from jaxcnn.models.context import Layout, ShardContext
 from jaxcnn.models.layers import Dropout, FullyConnected, Sizes, out_sizes
 from jaxcnn.models.net import Net
 
@@ -17,8 +17,8 @@ def classify(
     x: Array,
     sizes: Sizes,
     train: bool,
-    part: Part,
-    held: Held = Held.OWN,
+    part: ShardContext,
+    held: Layout = Layout.BATCH_SHARDED,
 ) -> tuple[Array, Sizes]:
     """Class scores of this device's images, with dropout behind fc6 and fc7.
 
@@ -27,15 +27,15 @@ def classify(
       x: maps of the last pool, held as `held` says.
     """
     for name in FULLY_CONNECTED:
-        share = part.shares(name)
-        x = part.to_own(x, held) if share == 1 else part.to_all(x, held)
-        held = Held.OWN if share == 1 else Held.SHARE
+        share = part.shard_count(name)
+        x = part.to_batch_sharded(x, held) if share == 1 else part.replicate(x, held)
+        held = Layout.BATCH_SHARDED if share == 1 else Layout.FEATURE_SHARDED
         module = layer(name, x.shape[-1], share)
         x, sizes = module(x, sizes), out_sizes(module.window, sizes)
         if name != "fc8":
             drop = Dropout(net.dropout, net.dropout_convention, name=f"drop{name[-1]}")
             x = drop(x, train, part, held)
-    return part.to_own(x, held), sizes
+    return part.to_batch_sharded(x, held), sizes
 
 
 def shareable(features: Callable[[str], int], size: int) -> frozenset[str]:

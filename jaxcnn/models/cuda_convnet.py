@@ -11,7 +11,7 @@ import flax.linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcnn.models import initializers, ops
-from jaxcnn.models.context import Part
+from jaxcnn.models.context import ShardContext
 from jaxcnn.models.layers import (
     Conv,
     FullyConnected,
@@ -84,11 +84,11 @@ class CudaConvNet(Net):
         pool = POOLS[self.pooling]
         return (CONV1.window, pool, CONV2.window, pool, LOCAL3.window, LOCAL4.window)
 
-    def takes_any_size(self) -> bool:
+    def supports_dense(self) -> bool:
         return self.local == "shared"
 
     @nn.compact
-    def run(self, images, sizes: Sizes, train: bool, part: Part):
+    def run(self, images, sizes: Sizes, train: bool, part: ShardContext):
         del train, part  # neither dropout nor auxiliary heads, nothing to share
         convolutions = nn.remat(_convolutions) if self.remat else _convolutions
         local_layers = nn.remat(_local_layers) if self.remat else _local_layers
@@ -101,7 +101,7 @@ class CudaConvNet(Net):
             initializers.gaussian(CLASSIFIER_STD, x.shape[-1], LOCAL4.maps),
             activation="none",
             dtype=self.dtype,
-            result="float32",
+            output_dtype="float32",
             name="fc",
         )(x, sizes)
         return x, (), out_sizes(window, sizes)

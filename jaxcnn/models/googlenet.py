@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxcnn.models import initializers, ops
-from jaxcnn.models.context import Part
+from jaxcnn.models.context import ShardContext
 from jaxcnn.models.layers import (
     AveragePool,
     Conv,
@@ -98,7 +98,7 @@ class GoogLeNet(Net):
         return (CONV1, POOL, POOL, POOL, POOL)
 
     @nn.compact
-    def run(self, images, sizes: Sizes, train: bool, part: Part):
+    def run(self, images, sizes: Sizes, train: bool, part: ShardContext):
         x, aux = images.astype(self.dtype), []
         stem = nn.remat(_stem) if self.remat else _stem
         inception = nn.remat(Inception) if self.remat else Inception
@@ -158,7 +158,7 @@ class Settings(NamedTuple):
             start,
             activation="none",
             dtype=self.dtype,
-            result="float32",
+            output_dtype="float32",
             name=name,
         )
 
@@ -201,7 +201,7 @@ class Auxiliary(nn.Module):
     convention: str
 
     @nn.compact
-    def __call__(self, x, train: bool, part: Part):
+    def __call__(self, x, train: bool, part: ShardContext):
         x = AveragePool(self.pool, name="pool")(x)
         x = self.settings.conv("conv", AUXILIARY_CHANNELS, Window(1))(x)
         x = self.settings.hidden("fc1", HIDDEN, x.shape[1])(x)
@@ -233,7 +233,7 @@ def _stem(net: GoogLeNet, x, sizes: Sizes):
     return MaxPool(POOL, name="pool2")(x, sizes), out_sizes(POOL, sizes)
 
 
-def _head(net: GoogLeNet, x, sizes: Sizes, train: bool, part: Part):
+def _head(net: GoogLeNet, x, sizes: Sizes, train: bool, part: ShardContext):
     """From the last map to the class scores."""
     layers, window = net.settings(), Window(net.head_side())
     if net.head == "average":

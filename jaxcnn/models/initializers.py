@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-Initialiser = Callable[..., jax.Array]
+Initializer = Callable[..., jax.Array]
 
 # Deviations of the zero-mean Gaussians. VGG prints variance 1e-2, that is 0.1, with which net A's
 # logits start at about 4e7; 0.01 is AlexNet's value and what the text most likely means.
@@ -30,7 +30,7 @@ FAN_SCALED: dict[str, tuple[Callable[[int, int], float], str]] = {
 }
 
 
-def gaussian(std: float, inputs: int, full_inputs: int) -> Initialiser:
+def gaussian(std: float, inputs: int, full_inputs: int) -> Initializer:
     """Normal of mean 0. `std` is that of the full-width layer.
 
     A narrow layer's deviation is std / sqrt(inputs / full_inputs): its outputs keep their size, and
@@ -44,7 +44,7 @@ def gaussian(std: float, inputs: int, full_inputs: int) -> Initialiser:
     return draw
 
 
-def fan_scaled(name: str, fully_connected: bool) -> Initialiser:
+def fan_scaled(name: str, fully_connected: bool) -> Initializer:
     """An initialiser of FAN_SCALED, with the fan-in and fan-out of the kind of layer."""
     variance_of, distribution = FAN_SCALED[name]
 

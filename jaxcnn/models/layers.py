@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxcnn.models import ops
-from jaxcnn.models.context import WHOLE, Held, Part
-from jaxcnn.models.initializers import Initialiser
+from jaxcnn.models.context import UNSHARDED, Layout, ShardContext
+from jaxcnn.models.initializers import Initializer
 from jaxcnn.models.kernels.matmul import multiply, slide
 from jaxcnn.models.ops import Window
 
@@ -34,7 +34,7 @@ class Conv(nn.Module):
 
     features: int
     window: Window
-    kernel_init: Initialiser
+    kernel_init: Initializer
     bias: float = 0.0
     towers: int = 1
     depthwise: bool = False  # kernel (k, k, 1, features), no bias
@@ -72,7 +72,7 @@ class LocallyConnected(nn.Module):
 
     features: int
     window: Window
-    kernel_init: Initialiser
+    kernel_init: Initializer
     bias: float = 0.0
     activation: str = "relu"
     dtype: str = "float32"
@@ -100,15 +100,15 @@ class FullyConnected(nn.Module):
 
     features: int
     window: Window
-    kernel_init: Initialiser
+    kernel_init: Initializer
     bias: float = 0.0
     activation: str = "relu"
     dtype: str = "float32"
-    result: str = ""
+    output_dtype: str = ""
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *rest"], sizes: Sizes = None):
-        side, result = self.window.size, self.result or self.dtype
+        side, result = self.window.size, self.output_dtype or self.dtype
         shape = (side, side, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
         start = nn.initializers.constant(self.bias)
@@ -161,11 +161,15 @@ class Dropout(nn.Module):
     convention: str
 
     def __call__(
-        self, x: Float[Array, "b *rest"], train: bool, part: Part = WHOLE, held: Held = Held.OWN
+        self,
+        x: Float[Array, "b *rest"],
+        train: bool,
+        part: ShardContext = UNSHARDED,
+        held: Layout = Layout.BATCH_SHARDED,
     ):
         kept = None
         if train and self.rate > 0.0:
-            kept = part.kept(self.make_rng("dropout"), self.rate, x, held)
+            kept = part.dropout_mask(self.make_rng("dropout"), self.rate, x, held)
         return ops.dropout(x, self.rate, self.convention, kept)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcnn.models import ops
-from jaxcnn.models.context import WHOLE, Part
+from jaxcnn.models.context import UNSHARDED, ShardContext
 from jaxcnn.models.layers import Sizes
 from jaxcnn.models.ops import Window
 
@@ -53,7 +53,7 @@ class Net(nn.Module):
             if getattr(self, field) not in allowed
         ]
         if not found:  # the trunk depends on fields with choices
-            smallest = smallest_input(self.trunk(), 1)
+            smallest = min_input_size(self.trunk(), 1)
             if self.image_size < smallest:
                 found.append(f"image_size={self.image_size} is too small: give {smallest} or more")
         found += [
@@ -71,8 +71,8 @@ class Net(nn.Module):
         """The windows, in order, that bring an image to the map that the head reads."""
         raise NotImplementedError
 
-    def run(
-        self, images: Array, sizes: Sizes, train: bool, part: Part
+    def forward(
+        self, images: Array, sizes: Sizes, train: bool, part: ShardContext
     ) -> tuple[Array, tuple[Array, ...], Any]:
         """(scores, auxiliary logits, sizes of the score maps); sizes None means the plain call."""
         raise NotImplementedError
@@ -94,16 +94,16 @@ class Net(nn.Module):
         """Side of the map that the head reads at image_size: 7 for VGG at 224."""
         return map_side(self.trunk(), self.image_size)
 
-    def smallest_image(self) -> int:
+    def min_image_size(self) -> int:
         """The smallest image side for which `score_map` has a cell."""
-        return smallest_input(self.trunk(), self.head_side())
+        return min_input_size(self.trunk(), self.head_side())
 
-    def takes_any_size(self) -> bool:
+    def supports_dense(self) -> bool:
         """Whether `score_map` takes images of any size."""
         return True
 
     def __call__(
-        self, images: Float[Array, "b h w 3"], train: bool = False, part: Part = WHOLE
+        self, images: Float[Array, "b h w 3"], train: bool = False, part: ShardContext = UNSHARDED
     ) -> tuple[Float[Array, "b k"], tuple[Float[Array, "b k"], ...]]:
         """Class scores before the softmax.
 
@@ -128,7 +128,7 @@ class Net(nn.Module):
                 f"them to {side}x{side}, build the net with another image_size, or use "
                 "method='score_map' for images of any size"
             )
-        logits, aux, _ = self.run(images, None, train, part)
+        logits, aux, _ = self.forward(images, None, train, part)
         return logits, aux
 
     def score_map(
@@ -151,14 +151,14 @@ class Net(nn.Module):
           ValueError: the padded images are smaller than `smallest_image()`.
         """
         check_images(images)
-        smallest = self.smallest_image()
+        smallest = self.min_image_size()
         if min(images.shape[1:3]) < smallest:
             seen = "x".join(map(str, images.shape[1:3]))
             raise ValueError(
                 f"score_map was given {seen} images, too small for {type(self).__name__} with "
                 f"image_size={self.image_size}: the smallest side is {smallest}"
             )
-        scores, _, cells = self.run(ops.mask_outside(images, sizes), sizes, False, WHOLE)
+        scores, _, cells = self.forward(ops.mask_outside(images, sizes), sizes, False, UNSHARDED)
         return scores, ops.inside(cells, scores.shape[1], scores.shape[2])
 
 
@@ -180,7 +180,7 @@ def map_side(windows: tuple[Window, ...], side: int) -> int:
     return side
 
 
-def smallest_input(windows: tuple[Window, ...], out: int) -> int:
+def min_input_size(windows: tuple[Window, ...], out: int) -> int:
     """The smallest input side of a chain of windows whose map has side `out`."""
     for window in reversed(windows):
         out = window.smallest_input(out)

@@ -15,7 +15,7 @@ KIBI = 1024.0  # the K of GoogLeNet's parameter column: 112K is 114,688 weights
 
 
 @dataclass(frozen=True)
-class Printed:
+class PaperFigure:
     """A printed figure, of the `layers` together where it belongs to rows."""
 
     of: str  # 'parameters', 'macs' or 'neurons'
@@ -26,7 +26,7 @@ class Printed:
     layers: tuple[str, ...] = ()
     ours: int = -1  # our count, once known
 
-    def beside(self, ours: int) -> "Printed":
+    def beside(self, ours: int) -> "PaperFigure":
         return replace(self, ours=ours)
 
     @property
@@ -68,11 +68,11 @@ GOOGLENET_TABLE = {
 }
 
 
-def printed_rows(net: Net) -> dict[str, tuple[Printed, ...]]:
+def paper_rows(net: Net) -> dict[str, tuple[PaperFigure, ...]]:
     """The paper's figures by the layer beside which they stand; empty for a net of our own."""
     if isinstance(net, AlexNet) and _is_printed(net):
         return {
-            layer: (Printed("neurons", f"{count:,}", float(count), 1.0, "Figure 2", (layer,)),)
+            layer: (PaperFigure("neurons", f"{count:,}", float(count), 1.0, "Figure 2", (layer,)),)
             for layer, count in ALEXNET_NEURONS.items()
         }
     if isinstance(net, GoogLeNet) and _is_printed(net):
@@ -83,27 +83,29 @@ def printed_rows(net: Net) -> dict[str, tuple[Printed, ...]]:
             unit = KIBI / 10 if "." in parameters else KIBI
             thousands = float(parameters) * KIBI
             rows[layers[-1]] = (
-                Printed("parameters", f"{parameters}K", thousands, unit, "Table 1", layers),
-                Printed("macs", f"{operations}M", float(operations) * 1e6, 1e6, "Table 1", layers),
+                PaperFigure("parameters", f"{parameters}K", thousands, unit, "Table 1", layers),
+                PaperFigure(
+                    "macs", f"{operations}M", float(operations) * 1e6, 1e6, "Table 1", layers
+                ),
             )
         return rows
     return {}
 
 
-def printed_totals(net: Net) -> tuple[Printed, ...]:
+def paper_totals(net: Net) -> tuple[PaperFigure, ...]:
     """The paper's figures for the whole net; empty for a net of our own."""
     if not _is_printed(net):
         return ()
     if isinstance(net, AlexNet):
         return (
-            Printed("parameters", "60 million", 60e6, 1e6, "abstract"),
-            Printed("neurons", "650,000", 650e3, 10e3, "abstract"),
+            PaperFigure("parameters", "60 million", 60e6, 1e6, "abstract"),
+            PaperFigure("neurons", "650,000", 650e3, 10e3, "abstract"),
         )
     if isinstance(net, VGG) and net.column in VGG_MILLIONS:
         millions = VGG_MILLIONS[net.column]
-        return (Printed("parameters", f"{millions} million", millions * 1e6, 1e6, "Table 2"),)
+        return (PaperFigure("parameters", f"{millions} million", millions * 1e6, 1e6, "Table 2"),)
     if isinstance(net, GoogLeNet):
-        return (Printed("macs", "1.5 billion", 1.5e9, 0.1e9, "section 1"),)
+        return (PaperFigure("macs", "1.5 billion", 1.5e9, 0.1e9, "section 1"),)
     return ()
 
 

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 
 from jaxcnn.models.net import Net
 from jaxcnn.models.ops import Window
-from jaxcnn.models.paper_figures import Printed, printed_rows, printed_totals
+from jaxcnn.models.paper_figures import PaperFigure, paper_rows, paper_totals
 from jaxcnn.models.vgg import VGG
 
 
 @dataclass(frozen=True)
-class Field:
+class ReceptiveField:
     """What one cell of a map sees of the image, in pixels along one side.
 
     The first cell sees `start` to `start + size - 1`, where what is negative or past the image is
@@ -34,8 +34,8 @@ class Field:
     stride: int = 1
     start: int = 0
 
-    def behind(self, window: Window) -> "Field":
-        return Field(
+    def behind(self, window: Window) -> "ReceptiveField":
+        return ReceptiveField(
             self.size + (window.size - 1) * self.stride,
             self.stride * window.stride,
             self.start - window.before * self.stride,
@@ -54,8 +54,8 @@ class Row:
     shape: tuple[int, ...]  # of the output of one image
     parameters: int
     macs: int
-    field: Field
-    paper: tuple[Printed, ...] = ()
+    field: ReceptiveField
+    paper: tuple[PaperFigure, ...] = ()
 
     @property
     def training_only(self) -> bool:
@@ -82,7 +82,7 @@ class Summary:
     macs: int
     neurons: int  # outputs of the layers with weights for one image
     activations: int  # outputs of all layers for one image
-    paper: tuple[Printed, ...]
+    paper: tuple[PaperFigure, ...]
 
 
 CONTAINERS = ("Inception", "Auxiliary")
@@ -105,10 +105,10 @@ def summarise(net: Net) -> Summary:
     }
     return Summary(
         net=_title(net),
-        rows=tuple(_with_paper(rows, printed_rows(net))),
+        rows=tuple(_with_paper(rows, paper_rows(net))),
         training_parameters=sum(row.parameters for row in leaves),
         activations=sum(math.prod(row.shape) for row in inference),
-        paper=tuple(figure.beside(totals[figure.of]) for figure in printed_totals(net)),
+        paper=tuple(figure.beside(totals[figure.of]) for figure in paper_totals(net)),
         **totals,
     )
 
@@ -125,11 +125,11 @@ def _title(net: Net) -> str:
     return f"{type(net).__name__}({', '.join(changed)})"
 
 
-def _with_paper(rows: Sequence[Row], printed: Mapping[str, tuple[Printed, ...]]) -> list[Row]:
+def _with_paper(rows: Sequence[Row], printed: Mapping[str, tuple[PaperFigure, ...]]) -> list[Row]:
     """The rows with the paper's figures, each beside our count of the same layers."""
     by_name = {row.layer: row for row in rows}
 
-    def ours(figure: Printed) -> int:
+    def ours(figure: PaperFigure) -> int:
         return sum(getattr(by_name[layer], figure.of) for layer in figure.layers)
 
     return [
@@ -142,8 +142,10 @@ def _trace(net: Net) -> list[Row]:
     """A row for each module that the training form of the net calls, in order."""
     net = net.clone(remat=False)
     calls: dict[str, Row] = {}
-    known: dict[int, tuple[jax.Array, Field]] = {}  # by id, which the array kept here reserves
-    last = Field()
+    known: dict[
+        int, tuple[jax.Array, ReceptiveField]
+    ] = {}  # by id, which the array kept here reserves
+    last = ReceptiveField()
 
     def record(call, args, kwargs, context):
         nonlocal last
@@ -224,7 +226,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (name, shape, *counts, str(row.field.size), str(row.field.stride), paper)
 
 
-def _figure(figure: Printed) -> str:
+def _figure(figure: PaperFigure) -> str:
     """The printed figure; marked, with ours where no column shows it, if the two differ."""
     if figure.of != "neurons":
         return figure.text if figure.agrees else f"{figure.text} *"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxcnn.models import initializers
 from jaxcnn.models.classifier import classify, shareable
-from jaxcnn.models.context import Part
+from jaxcnn.models.context import ShardContext
 from jaxcnn.models.layers import (
     Conv,
     FullyConnected,
@@ -69,7 +69,7 @@ class VGG(Net):
         return (POOL,) * len(BLOCK_CHANNELS)
 
     @nn.compact
-    def run(self, images, sizes: Sizes, train: bool, part: Part):
+    def run(self, images, sizes: Sizes, train: bool, part: ShardContext):
         x, full_inputs = images.astype(self.dtype), 3
         for number, full in enumerate(BLOCK_CHANNELS, start=1):
             block = nn.remat(_block, static_argnums=(3, 4)) if self.remat else _block
@@ -89,7 +89,7 @@ class VGG(Net):
             self.start(inputs, full_inputs, fully_connected=True),
             activation="none" if name == "fc8" else "relu",
             dtype=self.dtype,
-            result="float32" if name == "fc8" else "",
+            output_dtype="float32" if name == "fc8" else "",
             name=name,
         )
 

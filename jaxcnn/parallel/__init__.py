@@ -1,7 +1,7 @@
 """Where arrays live: the mesh, what is split over it, and what devices send each other."""
 
-from jaxcnn.parallel.auto_plan import choose, plan_lines
-from jaxcnn.parallel.grad_reduce import Reduction
+from jaxcnn.parallel.auto_plan import choose_plan, plan_lines
+from jaxcnn.parallel.grad_reduce import GradReduce
 from jaxcnn.parallel.mesh import (
     Placement,
     check_batch,
@@ -10,22 +10,29 @@ from jaxcnn.parallel.mesh import (
     put,
 )
 from jaxcnn.parallel.parallelism import Parallelism, Plan
-from jaxcnn.parallel.process_group import ALONE, Crew, OtherFailed, assemble_crew, check_same, leave
+from jaxcnn.parallel.process_group import (
+    SINGLE_PROCESS,
+    PeerFailed,
+    ProcessGroup,
+    check_same,
+    join_process_group,
+    leave_process_group,
+)
 
 __all__ = [
-    "ALONE",
-    "Crew",
-    "OtherFailed",
+    "SINGLE_PROCESS",
+    "GradReduce",
     "Parallelism",
+    "PeerFailed",
     "Placement",
     "Plan",
-    "Reduction",
-    "assemble_crew",
+    "ProcessGroup",
     "check_batch",
     "check_same",
-    "choose",
+    "choose_plan",
     "describe_devices",
-    "leave",
+    "join_process_group",
+    "leave_process_group",
     "make_placement",
     "plan_lines",
     "put",

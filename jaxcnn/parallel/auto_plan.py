@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxcnn.parallel.comm_cost import traffic
-from jaxcnn.parallel.grad_reduce import Reduction, make_reduction
-from jaxcnn.parallel.parallelism import WORDS, Parallelism, Plan
+from jaxcnn.parallel.comm_cost import comm_cost
+from jaxcnn.parallel.grad_reduce import GradReduce, make_grad_reduce
+from jaxcnn.parallel.parallelism import PLAN_NAMES, Parallelism, Plan
 
 
-def choose(
+def choose_plan(
     wanted: Parallelism,
     net: Any,
     params: Any,
     order: Sequence[str],
     batch_size: int,
     devices: Sequence[Any],
-) -> tuple[Plan, Reduction, dict[str, float]]:
+) -> tuple[Plan, GradReduce, dict[str, float]]:
     """(the plan, how its gradients become one, MB that each possible plan sends an update and device).
 
     Args:
@@ -29,11 +29,11 @@ def choose(
         ValueError: a mesh that does not fit the devices, or a plan that the net cannot follow.
     """
     reductions = {
-        plan: make_reduction(plan, wanted, params, order)
+        plan: make_grad_reduce(plan, wanted, params, order)
         for plan in _candidates(wanted, net, devices)
     }
     moved = {
-        plan: sum(c.moved for c in traffic(plan, reduction, net, params, batch_size)) / 1e6
+        plan: sum(c.bytes_moved for c in comm_cost(plan, reduction, net, params, batch_size)) / 1e6
         for plan, reduction in reductions.items()
     }
     plan = min(moved, key=lambda plan: moved[plan])
@@ -98,16 +98,16 @@ def _check_mesh(data: int, model: int, devices: Sequence[Any]) -> None:
 
 
 def plan_lines(
-    plan: Plan, reduction: Reduction, moved: Mapping[str, float]
+    plan: Plan, reduction: GradReduce, moved: Mapping[str, float]
 ) -> list[tuple[str, str]]:
     """(name, text) rows for a person; none on one device."""
     if plan.data * plan.model == 1:
         return []
-    others = [f"{WORDS[name]} {mb:,.1f} MB" for name, mb in moved.items() if name != plan.name]
+    others = [f"{PLAN_NAMES[name]} {mb:,.1f} MB" for name, mb in moved.items() if name != plan.name]
     beside = f" ({', '.join(others)})" if others else ""
-    shared = any(leaf.cut >= 0 for leaf in reduction.flat())
+    shared = any(leaf.shard_axis >= 0 for leaf in reduction.flat())
     return [
-        ("mesh", f"data {plan.data} x model {plan.model}, {WORDS[plan.name]}"),
+        ("mesh", f"data {plan.data} x model {plan.model}, {PLAN_NAMES[plan.name]}"),
         ("", f"{moved[plan.name]:,.1f} MB sent an update and device{beside}"),
         (
             "",

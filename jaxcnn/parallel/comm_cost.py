@@ -10,7 +10,7 @@ import math
 from typing import Any, NamedTuple
 
 from jaxcnn.models.classifier import FULLY_CONNECTED
-from jaxcnn.parallel.grad_reduce import Reduction
+from jaxcnn.parallel.grad_reduce import GradReduce
 from jaxcnn.parallel.parallelism import Plan
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
@@ -30,14 +30,14 @@ class Collective(NamedTuple):
     devices: int
 
     @property
-    def moved(self) -> float:
+    def bytes_moved(self) -> float:
         """Bytes that one device sends."""
         once = (self.devices - 1) / self.devices * self.bytes
         return 2 * once if self.kind == "all-reduce" else once
 
 
-def traffic(
-    plan: Plan, reduction: Reduction, net: Any, params: Any, batch_size: int
+def comm_cost(
+    plan: Plan, reduction: GradReduce, net: Any, params: Any, batch_size: int
 ) -> list[Collective]:
     """The collectives of one update, but for a few scalars.
 
@@ -52,11 +52,11 @@ def traffic(
     return found
 
 
-def gradients(reduction: Reduction) -> list[Collective]:
+def gradients(reduction: GradReduce) -> list[Collective]:
     """Of gradients, and of new parameters where the update is shared."""
     sizes: dict[tuple[tuple[str, ...], bool, bool], float] = {}
     for leaf in reduction.flat():
-        key = (leaf.axes, leaf.cut >= 0, leaf.shared)
+        key = (leaf.axes, leaf.shard_axis >= 0, leaf.shared)
         sizes[key] = sizes.get(key, 0.0) + leaf.bytes
     found = []
     for (axes, cut, shared), size in sizes.items():

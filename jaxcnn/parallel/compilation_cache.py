@@ -10,7 +10,7 @@ from pathlib import Path
 from jaxcnn.parallel.environment import Environment
 
 
-def cache(environment: Environment, folder: str) -> tuple[str, str]:
+def use_compilation_cache(environment: Environment, folder: str) -> tuple[str, str]:
     """Has JAX keep compiled programs in `folder`, those that took a second and more, and take them from
     there; JAX_COMPILATION_CACHE_DIR wins. Made, with mode 0700, where there is none.
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 
 from jaxcnn.parallel.environment import Environment
-from jaxcnn.parallel.launcher_hints import Processes, detect, signs, split_address
+from jaxcnn.parallel.launcher_hints import Processes, detect, launcher_hints, split_address
 
 __all__ = ["Processes", "StartError", "check_not_alone", "describe", "parse", "start"]
 
@@ -67,7 +67,7 @@ def check_not_alone(environment: Environment, processes: Processes | None) -> No
     Raises:
         StartError: something does. Each process would train by itself and write the same workdir.
     """
-    sign = signs(environment)
+    sign = launcher_hints(environment)
     if processes is not None or sign is None or sign[2] == 1:
         return
     size, index, count = sign

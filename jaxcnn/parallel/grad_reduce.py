@@ -18,13 +18,13 @@ from jaxtyping import Array, Bool
 
 from jaxcnn.parallel.mesh import AXES
 from jaxcnn.parallel.parallelism import Parallelism, Plan
-from jaxcnn.parallel.param_sharding import Leaf, in_buckets, lay_out
+from jaxcnn.parallel.param_sharding import ParamSharding, make_buckets, shard_params
 
 _LARGE = 4e6  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
-class Reduction:
+class GradReduce:
     """Attributes:
     sizes: devices along each mesh axis.
     leaves: a tree like the parameters.
@@ -65,7 +65,7 @@ class Reduction:
             before = reduced
         return jax.tree.unflatten(tree, done), sums
 
-    def _reduce(self, values: list[Array], leaves: list[Leaf]) -> list[Array]:
+    def _reduce(self, values: list[Array], leaves: list[ParamSharding]) -> list[Array]:
         done = list(values)
         for (axes, cut), members in _grouped(leaves):
             own = [values[i] for i in members]
@@ -83,12 +83,12 @@ class Reduction:
     def own(self, params: Any) -> Any:
         """This device's part of each parameter: what it updates."""
 
-        def part(x: Array, leaf: Leaf) -> Array:
-            if leaf.cut < 0:
+        def part(x: Array, leaf: ParamSharding) -> Array:
+            if leaf.shard_axis < 0:
                 return x
-            count = x.shape[leaf.cut] // self.devices(leaf.axes)
+            count = x.shape[leaf.shard_axis] // self.devices(leaf.axes)
             first = lax.axis_index(leaf.axes) * count
-            return lax.dynamic_slice_in_dim(x, first, count, axis=leaf.cut)
+            return lax.dynamic_slice_in_dim(x, first, count, axis=leaf.shard_axis)
 
         return jax.tree.map(part, params, self.leaves)
 
@@ -109,13 +109,13 @@ class Reduction:
 
     def everywhere(self, flag: Bool[Array, ""]) -> Bool[Array, ""]:
         """Whether `flag` holds on every device, where they may see different gradients."""
-        if not any(leaf.shared or leaf.cut >= 0 for leaf in self.flat()):
+        if not any(leaf.shared or leaf.shard_axis >= 0 for leaf in self.flat()):
             return flag
         return lax.pmin(flag.astype(jnp.int32), self.axes) == 1 if self.axes else flag
 
-    def flat(self) -> list[Leaf]:
+    def flat(self) -> list[ParamSharding]:
         """The leaves in the order of the flattened parameters."""
-        return jax.tree.leaves(self.leaves, is_leaf=lambda x: isinstance(x, Leaf))
+        return jax.tree.leaves(self.leaves, is_leaf=lambda x: isinstance(x, ParamSharding))
 
     def _sum(self, values: Any, axes: Sequence[str]) -> Any:
         return lax.psum(values, tuple(axes)) if axes else values
@@ -127,62 +127,75 @@ class Reduction:
         parts = jnp.split(whole, _ends([x.size for x in values]))
         return [part.reshape(x.shape) for part, x in zip(parts, values, strict=True)]
 
-    def _scatter(self, values: list[Array], leaves: list[Leaf], axes: tuple[str, ...]) -> Any:
+    def _scatter(
+        self, values: list[Array], leaves: list[ParamSharding], axes: tuple[str, ...]
+    ) -> Any:
         """Several leaves travel as one array, with a row for each device; one travels as it is."""
         if len(values) == 1:
-            cut = leaves[0].cut
+            cut = leaves[0].shard_axis
             return [lax.psum_scatter(values[0], axes, scatter_dimension=cut, tiled=True)]
         count = self.devices(axes)
         rows = [
-            jnp.moveaxis(x, leaf.cut, 0).reshape(count, -1)
+            jnp.moveaxis(x, leaf.shard_axis, 0).reshape(count, -1)
             for x, leaf in zip(values, leaves, strict=True)
         ]
         whole = lax.psum_scatter(
             jnp.concatenate(rows, axis=1), axes, scatter_dimension=0, tiled=True
         )
         parts = jnp.split(whole[0], _ends([r.shape[1] for r in rows]))
-        shapes = [_front(x.shape, leaf.cut, count) for x, leaf in zip(values, leaves, strict=True)]
+        shapes = [
+            _front(x.shape, leaf.shard_axis, count) for x, leaf in zip(values, leaves, strict=True)
+        ]
         return [
-            jnp.moveaxis(part.reshape(shape), 0, leaf.cut)
+            jnp.moveaxis(part.reshape(shape), 0, leaf.shard_axis)
             for part, shape, leaf in zip(parts, shapes, leaves, strict=True)
         ]
 
-    def _gather(self, values: list[Array], leaves: list[Leaf], axes: tuple[str, ...]) -> Any:
+    def _gather(
+        self, values: list[Array], leaves: list[ParamSharding], axes: tuple[str, ...]
+    ) -> Any:
         if len(values) == 1:
-            return [lax.all_gather(values[0], axes, axis=leaves[0].cut, tiled=True)]
+            return [lax.all_gather(values[0], axes, axis=leaves[0].shard_axis, tiled=True)]
         count = self.devices(axes)
         flat = [
-            jnp.moveaxis(x, leaf.cut, 0).reshape(-1) for x, leaf in zip(values, leaves, strict=True)
+            jnp.moveaxis(x, leaf.shard_axis, 0).reshape(-1)
+            for x, leaf in zip(values, leaves, strict=True)
         ]
         rows = lax.all_gather(jnp.concatenate(flat), axes, axis=0)
         parts = jnp.split(rows, _ends([x.shape[0] for x in flat]), axis=1)
-        shapes = [_front(x.shape, leaf.cut, 1) for x, leaf in zip(values, leaves, strict=True)]
+        shapes = [
+            _front(x.shape, leaf.shard_axis, 1) for x, leaf in zip(values, leaves, strict=True)
+        ]
         return [
-            jnp.moveaxis(part.reshape(count * shape[0], *shape[1:]), 0, leaf.cut)
+            jnp.moveaxis(part.reshape(count * shape[0], *shape[1:]), 0, leaf.shard_axis)
             for part, shape, leaf in zip(parts, shapes, leaves, strict=True)
         ]
 
 
-def make_reduction(plan: Plan, wanted: Parallelism, params: Any, order: Sequence[str]) -> Reduction:
+def make_grad_reduce(
+    plan: Plan, wanted: Parallelism, params: Any, order: Sequence[str]
+) -> GradReduce:
     """The reduction of a net's gradients.
 
     Args:
         params: the net's parameters, abstract: a dict by layer.
         order: the layers in the order of computation.
     """
-    leaves = lay_out(plan, wanted, params)
-    buckets = in_buckets(leaves, order, wanted.bucket_mb * 1e6)
+    leaves = shard_params(plan, wanted, params)
+    buckets = make_buckets(leaves, order, wanted.bucket_mb * 1e6)
     sizes = {"data": plan.data, "model": plan.model}
-    return Reduction(sizes, leaves, wanted.reduce_dtype, buckets)
+    return GradReduce(sizes, leaves, wanted.reduce_dtype, buckets)
 
 
-def _grouped(leaves: list[Leaf]) -> Iterator[tuple[tuple[tuple[str, ...], bool], list[int]]]:
+def _grouped(
+    leaves: list[ParamSharding],
+) -> Iterator[tuple[tuple[tuple[str, ...], bool], list[int]]]:
     """Positions of leaves that travel together: summed over the same axes, all cut or none. A large leaf
     that is cut goes by itself, since packing it would copy it."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for i, leaf in enumerate(leaves):
-        alone = i if leaf.cut >= 0 and leaf.bytes >= _LARGE else -1
-        groups.setdefault((leaf.axes, leaf.cut >= 0, alone), []).append(i)
+        alone = i if leaf.shard_axis >= 0 and leaf.bytes >= _LARGE else -1
+        groups.setdefault((leaf.axes, leaf.shard_axis >= 0, alone), []).append(i)
     for (axes, cut, _), members in groups.items():
         yield (axes, cut), members
 

@@ -58,7 +58,7 @@ def detect(environment: Environment) -> Processes | None:
     return None
 
 
-def signs(environment: Environment) -> tuple[str, str, int] | None:
+def launcher_hints(environment: Environment) -> tuple[str, str, int] | None:
     """What tells how many processes were started together, even where nothing tells how they meet.
 
     Returns:

@@ -67,13 +67,13 @@ class Placement:
         """`tree`, the same on every process, whole on every device."""
         return put(tree, self.replicated)
 
-    def here(self) -> Placement:
+    def local_mesh(self) -> Placement:
         """This process's devices alone, for what each process computes by itself."""
         return make_placement(self.mesh.local_devices)
 
     def local(self, tree: Any) -> Any:
         """Arrays that are whole on every device, as arrays of `here()`. Copies nothing."""
-        sharding = self.here().replicated
+        sharding = self.local_mesh().replicated
         return jax.tree.map(
             lambda x: jax.make_array_from_single_device_arrays(
                 x.shape, sharding, [shard.data for shard in x.addressable_shards]

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from jaxcnn.models.context import Part
+from jaxcnn.models.context import ShardContext
 from jaxcnn.parallel.mesh import Placement, make_placement
 
 PLANS = ("data", "towers", "fully_connected")
-WORDS = {
+PLAN_NAMES = {
     "data": "data parallel",
     "towers": "one of AlexNet's towers a device",
     "fully_connected": "fully connected layers split",
@@ -72,9 +72,9 @@ class Plan:
     layers: frozenset[str] = frozenset()
 
     @property
-    def part(self) -> Part:
+    def part(self) -> ShardContext:
         """What a device computes of a net, without the rows."""
-        return Part(axis="model", size=self.model, layers=self.layers)
+        return ShardContext(axis="model", size=self.model, layers=self.layers)
 
     def placement(self, devices: Sequence[Any]) -> Placement:
         return make_placement(devices, self.data, self.model)

@@ -14,7 +14,7 @@ from jaxcnn.parallel.mesh import AXES
 from jaxcnn.parallel.parallelism import Parallelism, Plan
 
 
-class Leaf(NamedTuple):
+class ParamSharding(NamedTuple):
     """How one parameter lies on the mesh.
 
     Attributes:
@@ -26,7 +26,7 @@ class Leaf(NamedTuple):
 
     shared: bool
     axes: tuple[str, ...]
-    cut: int
+    shard_axis: int
     bytes: float
 
     def spec(self, rank: int) -> PartitionSpec:
@@ -35,17 +35,20 @@ class Leaf(NamedTuple):
 
     def kept_spec(self, rank: int) -> PartitionSpec:
         """Of what the optimiser keeps of it."""
-        if self.cut < 0:
+        if self.shard_axis < 0:
             return self.spec(rank)
         names: list[Any] = [None] * rank
         if self.shared:
             names[-1] = "model"
         # The part of `model` is cut first, then each of its parts over the other axes.
-        names[self.cut] = (*((names[self.cut],) if names[self.cut] else ()), *self.axes)
+        names[self.shard_axis] = (
+            *((names[self.shard_axis],) if names[self.shard_axis] else ()),
+            *self.axes,
+        )
         return PartitionSpec(*names)
 
 
-def lay_out(plan: Plan, wanted: Parallelism, params: Any) -> Any:
+def shard_params(plan: Plan, wanted: Parallelism, params: Any) -> Any:
     """A tree of `Leaf` like the parameters.
 
     Args:
@@ -53,7 +56,7 @@ def lay_out(plan: Plan, wanted: Parallelism, params: Any) -> Any:
     """
     sizes = {"data": plan.data, "model": plan.model}
 
-    def leaf(layer: str, x: Any) -> Leaf:
+    def leaf(layer: str, x: Any) -> ParamSharding:
         split = layer in plan.layers
         axes = tuple(a for a in AXES if sizes[a] > 1 and not (split and a == "model"))
         shape = (*x.shape[:-1], x.shape[-1] // sizes["model"]) if split else x.shape
@@ -61,7 +64,7 @@ def lay_out(plan: Plan, wanted: Parallelism, params: Any) -> Any:
         fitting = [a for a in reversed(range(len(shape))) if shape[a] % devices == 0]
         cut = fitting[0] if wanted.shard_update and axes and fitting else -1
         size = math.prod(shape) * jnp.dtype(wanted.reduce_dtype).itemsize
-        return Leaf(split, axes, cut, size)
+        return ParamSharding(split, axes, cut, size)
 
     return {
         name: jax.tree.map(lambda x, name=name: leaf(name, x), tree)
@@ -69,11 +72,13 @@ def lay_out(plan: Plan, wanted: Parallelism, params: Any) -> Any:
     }
 
 
-def in_buckets(leaves: Any, order: Sequence[str], least: float) -> tuple[tuple[int, ...], ...]:
+def make_buckets(leaves: Any, order: Sequence[str], least: float) -> tuple[tuple[int, ...], ...]:
     """Leaf indices in buckets, those of the layers that are computed last first: a leaf of `least` bytes
     by itself, smaller ones together until they are as many. One bucket where `least` is 0."""
     place = {name: i for i, name in enumerate(order)}
-    flat = jax.tree_util.tree_flatten_with_path(leaves, is_leaf=lambda x: isinstance(x, Leaf))[0]
+    flat = jax.tree_util.tree_flatten_with_path(
+        leaves, is_leaf=lambda x: isinstance(x, ParamSharding)
+    )[0]
     names = [jax.tree_util.keystr(path[:-1], simple=True, separator="/") for path, _ in flat]
     by_layer = sorted(range(len(flat)), key=lambda i: -place[names[i]])
     if not least:

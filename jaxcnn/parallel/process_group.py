@@ -28,12 +28,12 @@ _ASSEMBLED = itertools.count()
 Value = TypeVar("Value")
 
 
-class OtherFailed(RuntimeError):
+class PeerFailed(RuntimeError):
     """Another process could not go on; its own message says why."""
 
 
 @dataclasses.dataclass(eq=False)
-class Crew:
+class ProcessGroup:
     """This process among those of the run. `Crew()` is a process alone.
 
     Attributes:
@@ -48,7 +48,7 @@ class Crew:
     _called: str = ""
 
     @property
-    def leads(self) -> bool:
+    def is_primary(self) -> bool:
         """Whether this process writes and speaks for all."""
         return self.index == 0
 
@@ -63,7 +63,7 @@ class Crew:
             client.key_value_delete(self._key(self._round - 2, self.index))
         return values
 
-    def own(self, work: Callable[[], Value]) -> Value:
+    def run_on_all(self, work: Callable[[], Value]) -> Value:
         """What `work` gives here, once it is done on every process. All of them must call it.
 
         Raises:
@@ -82,15 +82,15 @@ class Crew:
                 raise _again(index, *failure)
         return mine
 
-    def each(self, work: Callable[[], Any]) -> list[Any]:
+    def gather_results(self, work: Callable[[], Any]) -> list[Any]:
         """What `work` gives on every process, by index, as JSON; for the rest see `own`."""
-        return self.gather(self.own(work))
+        return self.gather(self.run_on_all(work))
 
-    def first(self, work: Callable[[], Any]) -> Any:
+    def run_on_primary(self, work: Callable[[], Any]) -> Any:
         """What `work` gives on the first process, which alone does it. All of them must call this."""
-        return self.each(work if self.leads else lambda: None)[0]
+        return self.gather_results(work if self.is_primary else lambda: None)[0]
 
-    def call(self, what: str) -> None:
+    def request_stop(self, what: str) -> None:
         """Asks all processes to stop, because of `what`. Called by a signal's handler, which must not raise:
         where the service is gone, the others end by themselves."""
         if self.count == 1:
@@ -99,7 +99,7 @@ class Crew:
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             _client().key_value_set(f"{self._name}/stop/{self.index}", words, allow_overwrite=True)
 
-    def called(self) -> str:
+    def stop_requested(self) -> str:
         """Why a process asked all to stop, or ''. Cheap: asks twice a second at most."""
         now = time.monotonic()
         if self.count > 1 and not self._called and now - self._polled > _POLL_SECONDS:
@@ -117,20 +117,20 @@ class Crew:
                 return _client().blocking_key_value_get(key, 500)
             except jax.errors.JaxRuntimeError as error:
                 if "DEADLINE_EXCEEDED" not in str(error):
-                    raise OtherFailed(f"lost the other processes: {_line(error)}") from None
+                    raise PeerFailed(f"lost the other processes: {_line(error)}") from None
             if gone := _gone():
-                raise OtherFailed(f"process {gone[0]} could not go on; its own message says why")
+                raise PeerFailed(f"process {gone[0]} could not go on; its own message says why")
 
 
-ALONE = Crew()
+SINGLE_PROCESS = ProcessGroup()
 
 
-def assemble_crew() -> Crew:
+def join_process_group() -> ProcessGroup:
     """The processes that `jax.distributed` has joined. All of them must call it, as often as each other."""
-    return Crew(jax.process_index(), jax.process_count(), f"jaxcnn/{next(_ASSEMBLED)}")
+    return ProcessGroup(jax.process_index(), jax.process_count(), f"jaxcnn/{next(_ASSEMBLED)}")
 
 
-def leave(code: int) -> None:
+def leave_process_group(code: int) -> None:
     """Ends this process with `code`, at once, where it is one of several; returns where it is alone.
 
     For a process that cannot go on. Others may wait for it: in `gather` they learn that it is gone, in a
@@ -150,13 +150,13 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-def check_same(crew: Crew, what: str, value: Any, advice: str) -> None:
+def check_same(process_group: ProcessGroup, what: str, value: Any, advice: str) -> None:
     """Checks that every process has the same `value`.
 
     Raises:
         ValueError: on every process: who has another one, and where it differs.
     """
-    values = crew.gather(value)
+    values = process_group.gather(value)
     others = [i for i, other in enumerate(values) if other != values[0]]
     if others:
         rows = [f"  process {i}: {_difference(values[i], values[0])}" for i in others]
@@ -186,7 +186,7 @@ def _again(index: int, module: str, name: str, text: str) -> Exception:
     """An error of another process, as one of this."""
     if module.startswith("jaxcnn."):
         return getattr(importlib.import_module(module), name)(text)
-    return OtherFailed(
+    return PeerFailed(
         f"process {index} could not go on: {name}: {text.splitlines()[0] if text else ''}"
     )
 

@@ -13,22 +13,22 @@ import jax
 from jaxcnn import config as configs
 from jaxcnn import models
 from jaxcnn.models.summary import order_of_computation
-from jaxcnn.parallel import Parallelism, Plan, Reduction, check_batch, choose
-from jaxcnn.parallel.comm_cost import Collective, traffic
+from jaxcnn.parallel import GradReduce, Parallelism, Plan, check_batch, choose_plan
+from jaxcnn.parallel.comm_cost import Collective, comm_cost
 from jaxcnn.planning import topology
 from jaxcnn.planning.hardware import Network, network
-from jaxcnn.planning.hlo import Transfer, cycles, transfers
+from jaxcnn.planning.hlo import Transfer, cycles, read_transfers
 from jaxcnn.planning.roofline import (
-    Bounds,
-    Memory,
-    Work,
-    bounds,
-    demand,
+    MemoryModel,
+    Roofline,
+    StepCost,
     local_bytes,
     peak_memory,
+    roofline,
     seconds,
+    step_cost,
+    step_demand,
     two_points,
-    work,
 )
 from jaxcnn.planning.topology import Target
 from jaxcnn.training.builder import assemble, with_classes
@@ -71,7 +71,7 @@ class Compiled(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Foresight:
+class Forecast:
     """Attributes:
     rows: images a chip.
     collectives: of the model, whatever was compiled.
@@ -83,13 +83,13 @@ class Foresight:
     config: Mapping[str, Any]
     target: Target
     links: Network
-    work: Work
+    work: StepCost
     plan: Plan
     rows: int
     collectives: tuple[Collective, ...]
     memory_bytes: float
-    bounds: Bounds
-    memory: Memory
+    bounds: Roofline
+    memory: MemoryModel
     model_peak: float
     compiled: Compiled | None
     fitted: tuple[int, float] | None
@@ -112,9 +112,9 @@ class Foresight:
         return scaled if self.compiled else "model"
 
 
-def foresee(
+def forecast(
     config: Mapping[str, Any], target: Target, gbps: float = 0.0, fit: bool = False
-) -> Foresight:
+) -> Forecast:
     """What a step of `config` needs on `target`.
 
     Args:
@@ -128,14 +128,14 @@ def foresee(
     config = with_classes(config, config["model"]["num_classes"] or UNKNOWN_CLASSES)
     devices = topology.devices(target) if target.compiles else stand_ins(target)
     net, plan, reduction, shapes, specs = _planned(config, devices)
-    sent = tuple(traffic(plan, reduction, net, shapes.params, config["batch_size"]))
+    sent = tuple(comm_cost(plan, reduction, net, shapes.params, config["batch_size"]))
     links = network(target.chip, target.count, target.shape, target.node, gbps)
-    todo, rows = work(net), config["batch_size"] // target.count
+    todo, rows = step_cost(net), config["batch_size"] // target.count
     averaged = config["average"]["kind"] != "off"
-    need = demand(todo, plan, reduction, sent, config["batch_size"], net.dtype, averaged)
+    need = step_demand(todo, plan, reduction, sent, config["batch_size"], net.dtype, averaged)
     state = local_bytes(shapes, specs, reduction.sizes)
     memory = model = peak_memory(todo, state, reduction, net.image_size, net.dtype)
-    limits, compiled, fitted = bounds(need, target.chip, links, plan), None, None
+    limits, compiled, fitted = roofline(need, target.chip, links, plan), None, None
     if target.compiles:
         compiled = compile_step(config, devices)
         limits = scheduled(limits, compiled, links, plan)
@@ -145,13 +145,13 @@ def foresee(
             again = compile_step({**config, "batch_size": most * target.count}, devices)
             fitted = (most, float(again.peak))
             memory = two_points((rows, float(compiled.peak)), fitted)
-    return Foresight(
+    return Forecast(
         config, target, links, todo, plan, rows, sent, need.memory_bytes, limits, memory,
         model.peak(rows), compiled, fitted,
     )  # fmt: skip
 
 
-def _planned(config: Mapping[str, Any], devices: Any) -> tuple[Any, Plan, Reduction, Any, Any]:
+def _planned(config: Mapping[str, Any], devices: Any) -> tuple[Any, Plan, GradReduce, Any, Any]:
     """(net, plan, reduction, shapes of the state, their specs), without a mesh of real devices."""
     wanted: Parallelism = configs.build("mesh", config["mesh"], SECTIONS)
     net = models.build(**config["model"])
@@ -160,7 +160,7 @@ def _planned(config: Mapping[str, Any], devices: Any) -> tuple[Any, Plan, Reduct
     )
     shapes = jax.eval_shape(partial(create, net, tx, schedule, average), jax.random.key(0))
     size = config["batch_size"]
-    plan, reduction, _ = choose(
+    plan, reduction, _ = choose_plan(
         wanted, net, shapes.params, order_of_computation(net), size, devices
     )
     check_batch(size, config["loss"]["accumulate"], plan.data * plan.model)
@@ -221,13 +221,13 @@ def read_compiled(step: Any) -> Compiled:
         peak=memory_bytes(step),
         flops=costs.get("flops", float("nan")),
         bytes=costs.get("bytes accessed", float("nan")),
-        transfers=tuple(transfers(text)),
+        transfers=tuple(read_transfers(text)),
         cycles=cycles(text),
         text=text,
     )
 
 
-def scheduled(limits: Bounds, compiled: Compiled, links: Network, plan: Plan) -> Bounds:
+def scheduled(limits: Roofline, compiled: Compiled, links: Network, plan: Plan) -> Roofline:
     """`limits` with the collectives as they were compiled: what is synchronous waits."""
     times = [
         (t, seconds(Collective(t.sent.kind, t.what, t.sent.bytes, t.sent.devices), links, plan))

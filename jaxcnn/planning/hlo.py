@@ -97,7 +97,7 @@ def collectives(text: str) -> list[Sent]:
     return [sent for line in text.splitlines() if (sent := _sent(line))]
 
 
-def transfers(text: str) -> list[Transfer]:
+def read_transfers(text: str) -> list[Transfer]:
     """The collectives of a scheduled program, once each, as they start, with what they travel under."""
     computations, entry = _computations(text)
     found: list[Transfer] = []

@@ -15,7 +15,7 @@ import jax
 
 from jaxcnn.models.summary import CONTAINERS, summarise
 from jaxcnn.parallel.comm_cost import ITEMSIZE, Collective
-from jaxcnn.parallel.grad_reduce import Reduction
+from jaxcnn.parallel.grad_reduce import GradReduce
 from jaxcnn.parallel.parallelism import Plan
 from jaxcnn.planning.hardware import Chip, Network
 
@@ -32,7 +32,7 @@ PASSING = ("LocalResponseNorm", "Dropout")
 KEPT = 1.50
 
 
-class Work(NamedTuple):
+class StepCost(NamedTuple):
     """Of one image, in training.
 
     Attributes:
@@ -54,13 +54,13 @@ class Work(NamedTuple):
         return 2.0 * (3 * self.macs - self.first_macs)
 
 
-def work(net: Any) -> Work:
+def step_cost(net: Any) -> StepCost:
     """What training a net takes. Computes nothing."""
     summary = summarise(net)
     layers = [row for row in summary.rows if row.kind not in CONTAINERS]
     macs = [row.macs for row in layers]
     kept = [r for r in layers if r.kind not in PASSING and not r.training_only]
-    return Work(
+    return StepCost(
         macs=sum(macs),
         first_macs=next(n for n in macs if n),
         activations=sum(math.prod(row.shape) for row in kept),
@@ -68,7 +68,7 @@ def work(net: Any) -> Work:
     )
 
 
-class Demand(NamedTuple):
+class StepDemand(NamedTuple):
     """Of one step on one chip.
 
     Attributes:
@@ -82,15 +82,15 @@ class Demand(NamedTuple):
     collectives: tuple[Collective, ...]
 
 
-def demand(
-    todo: Work,
+def step_demand(
+    todo: StepCost,
     plan: Plan,
-    reduction: Reduction,
+    reduction: GradReduce,
     collectives: Sequence[Collective],
     batch_size: int,
     dtype: str,
     averaged: bool = False,
-) -> Demand:
+) -> StepDemand:
     """Of a step of `batch_size` images on all chips.
 
     Args:
@@ -101,21 +101,21 @@ def demand(
     rows = batch_size / (plan.data * plan.model)
     passes = ACTIVATION_PASSES * todo.activations * ITEMSIZE[dtype] * rows
     update = update_bytes(reduction, averaged)
-    return Demand(todo.flops * rows, passes + update, tuple(collectives))
+    return StepDemand(todo.flops * rows, passes + update, tuple(collectives))
 
 
-def update_bytes(reduction: Reduction, averaged: bool = False) -> float:
+def update_bytes(reduction: GradReduce, averaged: bool = False) -> float:
     """That the update moves between a chip and its memory. A part of a shared update is read and written by
     one chip; the new parameters then arrive whole, as does the average, if any."""
     whole, own = 0.0, 0.0
     for leaf in reduction.flat():
         size = leaf.bytes / ITEMSIZE[reduction.dtype] * 4
         whole += size
-        own += size / (reduction.devices(leaf.axes) if leaf.cut >= 0 else 1)
+        own += size / (reduction.devices(leaf.axes) if leaf.shard_axis >= 0 else 1)
     return UPDATE_PASSES * own + (whole - own) + (2 * whole if averaged else 0.0)
 
 
-class Bounds(NamedTuple):
+class Roofline(NamedTuple):
     """Seconds of a step that each resource needs by itself, at its peak rate.
 
     Attributes:
@@ -149,10 +149,10 @@ class Bounds(NamedTuple):
         return max(self.alone, self.network)
 
 
-def bounds(need: Demand, chip: Chip, links: Network, plan: Plan) -> Bounds:
+def roofline(need: StepDemand, chip: Chip, links: Network, plan: Plan) -> Roofline:
     """The bounds of a step, with no collective hidden."""
     network = sum(seconds(c, links, plan) for c in need.collectives)
-    return Bounds(need.flops / chip.flops, need.memory_bytes / chip.bandwidth, network, network)
+    return Roofline(need.flops / chip.flops, need.memory_bytes / chip.bandwidth, network, network)
 
 
 def seconds(collective: Collective, links: Network, plan: Plan) -> float:
@@ -208,7 +208,7 @@ def local_bytes(shapes: Any, specs: Any, sizes: dict[str, int]) -> float:
     return sum(jax.tree.leaves(jax.tree.map(one, shapes, specs)))
 
 
-class Memory(NamedTuple):
+class MemoryModel(NamedTuple):
     """A chip's memory in a step, bytes.
 
     Attributes:
@@ -226,14 +226,14 @@ class Memory(NamedTuple):
         """The largest share of the batch that fits into `limit` bytes."""
         return max(0, math.floor((limit - self.fixed) / self.an_image))
 
-    def through(self, rows: int, peak: float) -> Memory:
+    def through(self, rows: int, peak: float) -> MemoryModel:
         """With what an image adds as it must be for a peak that is known at `rows`."""
-        return Memory(self.fixed, (peak - self.fixed) / rows)
+        return MemoryModel(self.fixed, (peak - self.fixed) / rows)
 
 
 def peak_memory(
-    todo: Work, state_bytes: float, reduction: Reduction, side: int, dtype: str
-) -> Memory:
+    todo: StepCost, state_bytes: float, reduction: GradReduce, side: int, dtype: str
+) -> MemoryModel:
     """The model of a chip's peak memory.
 
     State and gradients are counted; what an image adds is its pixels and KEPT times its activations, for
@@ -241,10 +241,10 @@ def peak_memory(
     """
     gradients = sum(leaf.bytes for leaf in reduction.flat()) / ITEMSIZE[reduction.dtype] * 4
     an_image = KEPT * todo.activations * ITEMSIZE[dtype] + 3 * side**2
-    return Memory(state_bytes + gradients, an_image)
+    return MemoryModel(state_bytes + gradients, an_image)
 
 
-def two_points(low: tuple[int, float], high: tuple[int, float]) -> Memory:
+def two_points(low: tuple[int, float], high: tuple[int, float]) -> MemoryModel:
     """The line through two peaks that are known, each (rows, bytes)."""
     slope = (high[1] - low[1]) / (high[0] - low[0])
-    return Memory(low[1] - slope * low[0], slope)
+    return MemoryModel(low[1] - slope * low[0], slope)

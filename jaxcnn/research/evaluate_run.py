@@ -12,13 +12,13 @@ from typing import Any
 
 from jaxcnn import config as configs
 from jaxcnn import data as room
-from jaxcnn.evaluation import Forward, Judgement, Protocol, check_fits, ensemble, evaluate
+from jaxcnn.evaluation import Forward, Protocol, ProtocolRun, check_fits, ensemble, evaluate
 from jaxcnn.parallel import make_placement
 from jaxcnn.training import report, schema
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.evaluator import open_splits
-from jaxcnn.training.load_run import Loaded, load, read_config, saved_steps
-from jaxcnn.training.metrics_writer import Screen, duration
+from jaxcnn.training.load_run import LoadedRun, load_run, read_config, saved_steps
+from jaxcnn.training.metrics_writer import Console, duration
 
 FOLDER = "posteriors"
 
@@ -28,7 +28,7 @@ def _never() -> None:
 
 
 @dataclasses.dataclass(eq=False)
-class Trained:
+class FinishedRun:
     """A run that can be judged. What is costly is done when it is asked for first.
 
     Attributes:
@@ -48,7 +48,7 @@ class Trained:
     chosen_step: int | None = None
     overrides: Sequence[str] = ()
     batch_size: int = 32
-    screen: Screen = dataclasses.field(default_factory=Screen)
+    console: Console = dataclasses.field(default_factory=Console)
     check_stop: Callable[[], None] = _never
 
     def __post_init__(self) -> None:
@@ -77,12 +77,12 @@ class Trained:
         return self.config["model"]["image_size"]
 
     @functools.cached_property
-    def loaded(self) -> Loaded:
+    def loaded(self) -> LoadedRun:
         """Its net and weights."""
-        return load(self.folder, self.step)
+        return load_run(self.folder, self.step)
 
     @functools.cached_property
-    def data(self) -> room.Data:
+    def data(self) -> room.DataSplits:
         """Its data.
 
         Raises:
@@ -145,7 +145,7 @@ class Trained:
         fits &= found.facts.get("source") == self.config["data"]["source"]
         return found if fits and len(found.ids) == len(self.data.evaluation) else None
 
-    def judge(self, protocol: Protocol, *, keep: bool = False) -> dict[str, Any]:
+    def evaluate(self, protocol: Protocol, *, keep: bool = False) -> dict[str, Any]:
         """Evaluates by `protocol`; writes the result into report.json, posteriors beside it.
 
         Args:
@@ -164,7 +164,7 @@ class Trained:
         label, split = self.label(protocol), self.data.eval_split
 
         def progress(done: int, total: int) -> None:
-            self.screen.progress(f"{self.folder.name}: {label} of {split}: {done:,}/{total:,}")
+            self.console.progress(f"{self.folder.name}: {label} of {split}: {done:,}/{total:,}")
 
         began = time.perf_counter()
         judged = evaluate(
@@ -180,24 +180,24 @@ class Trained:
         )
         row = {"step": self.step, **dataclasses.asdict(judged.result)}
         seconds = duration(time.perf_counter() - began)
-        self.screen.line(f"{self.folder.name}: {report.result_text(row)}  in {seconds}")
+        self.console.line(f"{self.folder.name}: {report.result_text(row)}  in {seconds}")
         self._write(protocol, judged, row)
         return row
 
-    def _write(self, protocol: Protocol, judged: Judgement, row: Mapping[str, Any]) -> None:
+    def _write(self, protocol: Protocol, judged: ProtocolRun, row: Mapping[str, Any]) -> None:
         if judged.posteriors is not None:
             path = self.posteriors_path(protocol)
             ensemble.save(dataclasses.replace(judged.posteriors, facts=self._facts(row)), path)
-            self.screen.line(f"posteriors of {row['n']:,} images in {path}")
+            self.console.line(f"posteriors of {row['n']:,} images in {path}")
         path = self.folder / "report.json"
         try:
             self._check_writable()
         except OSError as error:
-            self.screen.line(f"not written: {error}")
+            self.console.line(f"not written: {error}")
             return
         whole = report.read_report(path)
         if whole.get("step") != self.step or self._other_images():
-            self.screen.line(f"not written to {path}: it is of other weights or other images")
+            self.console.line(f"not written to {path}: it is of other weights or other images")
             return
         unreadable = sorted({*whole.get("unreadable_images", ()), *judged.unreadable})
         report.write_report(
@@ -232,8 +232,8 @@ class Trained:
         }
 
     def _compile(self, what: str, lowered: Any) -> Any:
-        self.screen.progress(f"compiling {what} ...", last=True)
+        self.console.progress(f"compiling {what} ...", last=True)
         began = time.perf_counter()
         compiled = lowered.compile()
-        self.screen.line(f"compiled {what} in {time.perf_counter() - began:.1f} s")
+        self.console.line(f"compiled {what} in {time.perf_counter() - began:.1f} s")
         return compiled

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from jaxcnn.data import Files, Picture, Pictures, display_names
+from jaxcnn.data import EvalImage, EvalLoader, ImageFiles, display_names
 from jaxcnn.data.sources.folder import SUFFIXES
-from jaxcnn.evaluation import Protocol, check_fits, choose_cuts, posteriors
+from jaxcnn.evaluation import Protocol, check_fits, choose_crops, posteriors
 from jaxcnn.evaluation.naming import read_protocol
-from jaxcnn.evaluation.protocols import Centre
-from jaxcnn.research.evaluate_run import Trained
+from jaxcnn.evaluation.protocols import CenterCrop
+from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.training.evaluator import protocols
 
 
@@ -37,7 +37,7 @@ class Prediction:
 
 
 def predict(
-    run: Trained, images: Sequence[str], protocol: Protocol, top: int = 5
+    run: FinishedRun, images: Sequence[str], protocol: Protocol, top: int = 5
 ) -> Iterator[Prediction]:
     """A prediction for each of `images`, in their order, as soon as it and those before are done.
 
@@ -54,7 +54,7 @@ def predict(
     names = display_names(run.loaded.classes)
     done: dict[int, Prediction] = {}
 
-    def readable(pictures: Pictures) -> Iterator[Picture]:
+    def readable(pictures: EvalLoader) -> Iterator[EvalImage]:
         for picture in pictures:
             if picture.problem:
                 image = images[picture.position]
@@ -63,7 +63,9 @@ def predict(
                 yield picture
 
     first, threads = 0, run.config["data"]["threads"]
-    with Pictures(Files(images), choose_cuts(run.forward, protocol), threads=threads) as pictures:
+    with EvalLoader(
+        ImageFiles(images), choose_crops(run.forward, protocol), threads=threads
+    ) as pictures:
         judged = posteriors(run.forward, run.params, readable(pictures), protocol, run.check_stop)
         for picture, log_posterior in judged:
             classes = best(log_posterior, names, top)
@@ -82,24 +84,24 @@ def best(
     return tuple(Class(k, names[k], float(np.exp(log_posterior[k]))) for k in map(int, order))
 
 
-def own_protocol(run: Trained) -> Protocol:
+def own_protocol(run: FinishedRun) -> Protocol:
     """The first protocol of the run's config, or the centre crop where it has none."""
     own = protocols(run.config)
     return own[0] if own else read_protocol("centre", run.image_size)
 
 
-def centre_protocol(run: Trained) -> Centre:
+def centre_protocol(run: FinishedRun) -> CenterCrop:
     """The centre crop at the first scale of `own_protocol`, or that of the run's mean image."""
     if run.forward.mean_image:
-        return Centre(scale=run.forward.mean.shape[0])
-    return Centre(scale=own_protocol(run).all_scales()[0])
+        return CenterCrop(scale=run.forward.mean.shape[0])
+    return CenterCrop(scale=own_protocol(run).all_scales()[0])
 
 
-def with_small_batches(run: Trained, protocol: Protocol, images: Sequence[str]) -> Trained:
+def with_small_batches(run: FinishedRun, protocol: Protocol, images: Sequence[str]) -> FinishedRun:
     """`run`, to be asked before its weights are loaded, with batches no larger than the looks at all
     `images`: one image is not computed as 32."""
     side, scale = run.image_size, protocol.all_scales()[0]
-    looks = len(protocol.looks(scale, scale, side)) * sum(map(os.path.isfile, images))
+    looks = len(protocol.crops(scale, scale, side)) * sum(map(os.path.isfile, images))
     return dataclasses.replace(run, batch_size=max(1, min(run.batch_size, looks)))
 
 
@@ -121,7 +123,7 @@ def _listed(path: str) -> list[str]:
         return []
 
 
-def _problem(image: str, picture: Picture) -> str:
+def _problem(image: str, picture: EvalImage) -> str:
     if os.path.isdir(image):
         return f"a folder in which no images are seen, which end in {' '.join(SUFFIXES)}"
     return picture.problem

@@ -18,9 +18,9 @@ from jaxcnn.data.pixel_statistics import Statistics
 from jaxcnn.evaluation import Forward
 from jaxcnn.losses import Objective
 from jaxcnn.models.summary import order_of_computation
-from jaxcnn.parallel import Parallelism, Placement, Plan, Reduction, check_batch, choose, put
-from jaxcnn.preprocessing import Augment, Treatment, make_treatment
-from jaxcnn.training.ema import Average
+from jaxcnn.parallel import GradReduce, Parallelism, Placement, Plan, check_batch, choose_plan, put
+from jaxcnn.preprocessing import Augment, DevicePreprocess, make_preprocess
+from jaxcnn.training.ema import WeightAverage
 from jaxcnn.training.schema import SECTIONS
 from jaxcnn.training.train_state import Controls, TrainState, create, state_specs
 from jaxcnn.training.train_step import make_train_step
@@ -40,12 +40,12 @@ class Experiment:
     net: Any
     tx: Any
     schedule: Any
-    average: Average
+    average: WeightAverage
     augment: Augment
-    treatment: Treatment
+    device_preprocess: DevicePreprocess
     placement: Placement
     plan: Plan
-    reduction: Reduction
+    reduction: GradReduce
     moved: Mapping[str, float]
     state_shardings: TrainState
     compiler_options: Mapping[str, str]
@@ -77,7 +77,7 @@ class Experiment:
 
     def abstract_evaluated(self) -> Any:
         """Shapes, dtypes and shardings of `evaluated`."""
-        whole = self.placement.here().replicated
+        whole = self.placement.local_mesh().replicated
         return jax.tree.map(lambda x: _placed(x, whole), self.abstract_state().evaluated)
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -138,9 +138,9 @@ class Experiment:
     def forward(self, **compiler: Any) -> Forward:
         """The net's forward passes for evaluation on this process's devices, with its share of a batch;
         for `compiler` see `Forward`."""
-        here = self.placement.here()
+        here = self.placement.local_mesh()
         size = self.config["batch_size"] * here.devices // self.placement.devices
-        return Forward(self.net, self.treatment.mean, here, size, **compiler)
+        return Forward(self.net, self.device_preprocess.mean, here, size, **compiler)
 
     def _create(self, key: Any) -> TrainState:
         return create(self.net, self.tx, self.schedule, self.average, key)
@@ -174,17 +174,17 @@ def assemble(
     net = models.build(**config["model"])
     tx = configs.build("optim", config["optim"], SECTIONS)
     augment: Augment = configs.build("augment", config["augment"], SECTIONS)
-    treatment = make_treatment(augment, statistics)
-    average: Average = configs.build("average", config["average"], SECTIONS)
+    device_preprocess = make_preprocess(augment, statistics)
+    average: WeightAverage = configs.build("average", config["average"], SECTIONS)
     schedule = configs.build("schedule", config["schedule"], SECTIONS)
     shapes = jax.eval_shape(partial(create, net, tx, schedule, average), jax.random.key(0))
     devices = list(jax.devices() if devices is None else devices)
-    plan, reduction, moved = choose(
+    plan, reduction, moved = choose_plan(
         parallelism, net, shapes.params, order_of_computation(net), config["batch_size"], devices
     )
     placement = plan.placement(devices)
     check_batch(config["batch_size"], objective.accumulate, placement.devices)
-    step = make_train_step(net, tx, objective, treatment, average, plan.part, reduction)
+    step = make_train_step(net, tx, objective, device_preprocess, average, plan.part, reduction)
     specs = state_specs(shapes, tx, reduction)
     options = placement.compiler_options
     if placement.platform == "tpu" and len(reduction.buckets) == 1:
@@ -196,7 +196,7 @@ def assemble(
         schedule=schedule,
         average=average,
         augment=augment,
-        treatment=treatment,
+        device_preprocess=device_preprocess,
         placement=placement,
         plan=plan,
         reduction=reduction,

@@ -16,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from jaxcnn.parallel import ALONE, Crew
+from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
 from jaxcnn.training.train_state import TrainState, describe_leaves
 
 
@@ -47,11 +47,15 @@ class Checkpoints:
     """The checkpoints of one workdir. Saves are asynchronous; `close` waits for the last one."""
 
     def __init__(
-        self, folder: Path, keep: int = 2, read_only: bool = False, crew: Crew = ALONE
+        self,
+        folder: Path,
+        keep: int = 2,
+        read_only: bool = False,
+        process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         """Of several processes all must call every method but `steps`; they share one folder."""
         _quieten()
-        self._crew = crew
+        self._process_group = process_group
         self.folder = folder.absolute()  # Orbax fails late and loudly on a relative path
         preserve = policies.AnyPreservationPolicy(
             [
@@ -97,14 +101,16 @@ class Checkpoints:
         step = int(state.step)
         if step == self._last:
             return
-        if self._crew.first(lambda: step in self.steps()):
-            if best is None or self._crew.first(lambda: bool(self._manager.metrics(step))):
+        if self._process_group.run_on_primary(lambda: step in self.steps()):
+            if best is None or self._process_group.run_on_primary(
+                lambda: bool(self._manager.metrics(step))
+            ):
                 return
             self._manager.delete(step)  # saved by a stop before its held-out images were judged
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
         )
-        self._crew.first(lambda: self._check_room(step, state))
+        self._process_group.run_on_primary(lambda: self._check_room(step, state))
         try:
             self._manager.check_for_errors()
             self._manager.save(
@@ -136,10 +142,10 @@ class Checkpoints:
                 those there can be read.
         """
         failures: dict[int, str] = {}
-        candidates = self._crew.first(self.steps) if step is None else [step]
+        candidates = self._process_group.run_on_primary(self.steps) if step is None else [step]
         for candidate in reversed(candidates):
             try:
-                found = self._crew.own(partial(self._read, candidate, like))
+                found = self._process_group.run_on_all(partial(self._read, candidate, like))
             except (CheckpointError, MemoryError):
                 raise
             except Exception as error:
@@ -147,7 +153,7 @@ class Checkpoints:
                     raise
                 failures[candidate] = _first_line(error)
                 continue
-            self._crew.first(lambda: self._set_aside(failures))
+            self._process_group.run_on_primary(lambda: self._set_aside(failures))
             if failures and not self._read_only:
                 self._manager.reload()
             return found["state"], found["meta"]

@@ -13,7 +13,7 @@ KINDS = ("off", "uniform", "exponential")
 
 
 @dataclasses.dataclass(frozen=True)
-class Average:
+class WeightAverage:
     """Polyak averaging (Szegedy et al. 2014, section 6, which gives neither its window nor its weights).
 
     Training goes on from the weights themselves; every evaluation, the choice of the best checkpoint and

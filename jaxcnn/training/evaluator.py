@@ -9,11 +9,11 @@ from typing import Any
 
 from jaxcnn import data as room
 from jaxcnn.evaluation import PROTOCOLS, Forward, Protocol, Result, evaluate
-from jaxcnn.parallel import ALONE, Crew
+from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
 from jaxcnn.training.builder import Experiment
-from jaxcnn.training.learning_rate import looks
-from jaxcnn.training.metrics_writer import Metrics, Screen
-from jaxcnn.training.progress import Pace
+from jaxcnn.training.learning_rate import evaluations_due
+from jaxcnn.training.metrics_writer import Console, MetricsWriter
+from jaxcnn.training.progress import Progress
 from jaxcnn.training.report import result_text
 from jaxcnn.training.train_state import TrainState
 
@@ -21,7 +21,7 @@ HELD_OUT = "held_out"
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class EvalTask:
     """One protocol on one split."""
 
     protocol: Protocol
@@ -31,7 +31,7 @@ class Task:
 
 
 @dataclasses.dataclass
-class Judge:
+class Evaluator:
     """Attributes:
     forward: the net's forward passes.
     results: the latest result of each (protocol, split), with the step it is of.
@@ -39,37 +39,37 @@ class Judge:
     """
 
     experiment: Experiment
-    data: room.Data
-    pace: Pace
-    metrics: Metrics
-    screen: Screen
+    data: room.DataSplits
+    pace: Progress
+    metrics: MetricsWriter
+    console: Console
     check_stop: Callable[[], None]
     forward: Forward
-    crew: Crew = ALONE
+    process_group: ProcessGroup = SINGLE_PROCESS
     results: dict[tuple[str, str], tuple[int, Result]] = dataclasses.field(default_factory=dict)
     corrupt: set[str] = dataclasses.field(default_factory=set)
 
-    def tasks(self, done: int) -> list[Task]:
+    def tasks(self, done: int) -> list[EvalTask]:
         """What is due after `done` updates. Held-out images are judged by the first protocol, before
         each save and where a plateau rule looks at them: they choose the best checkpoint and the drops
         of the rate, the reported split chooses nothing."""
         config, side = self.experiment.config, self.experiment.net.image_size
         rows = protocols(config)
         due = [
-            Task(row, row.label(side), self.data.eval_split, self.data.evaluation)
+            EvalTask(row, row.label(side), self.data.eval_split, self.data.evaluation)
             for row in rows
             if self.pace.due(done, row.every_epochs)
         ]
-        looked_at = self.saves(done) or looks(self.experiment.schedule, self.pace, done)
+        looked_at = self.saves(done) or evaluations_due(self.experiment.schedule, self.pace, done)
         if self.data.held_out is not None and rows and looked_at:
-            due.append(Task(rows[0], rows[0].label(side), HELD_OUT, self.data.held_out))
+            due.append(EvalTask(rows[0], rows[0].label(side), HELD_OUT, self.data.held_out))
         return due
 
     def saves(self, done: int) -> bool:
         """Whether a checkpoint is due after `done` updates."""
         return self.pace.due(done, self.experiment.config["checkpoint"]["every_epochs"])
 
-    def judge(self, state: TrainState, tasks: Iterable[Task]) -> None:
+    def evaluate(self, state: TrainState, tasks: Iterable[EvalTask]) -> None:
         """Evaluates `state` by each of `tasks`, writes and prints the results."""
         for task in tasks:
             began = time.perf_counter()
@@ -84,7 +84,7 @@ class Judge:
                     "seconds": time.perf_counter() - began,
                 }
             )
-            self.screen.line(f"eval  step {done}  {result_text(dataclasses.asdict(result))}")
+            self.console.line(f"eval  step {done}  {result_text(dataclasses.asdict(result))}")
 
     def recall(self, events: Iterable[Mapping[str, Any]], done: int) -> None:
         """Takes over what an earlier start found of the state after `done` updates."""
@@ -94,7 +94,7 @@ class Judge:
                 result = Result(**{name: event[name] for name in names})
                 self.results[result.protocol, result.split] = (done, result)
 
-    def missing(self, events: Iterable[Mapping[str, Any]], done: int) -> list[Task]:
+    def missing(self, events: Iterable[Mapping[str, Any]], done: int) -> list[EvalTask]:
         """What was due after `done` updates and is not among `events`: a stop came in between."""
         there = {
             (e["protocol"], e["split"]) for e in events if e["kind"] == "eval" and e["step"] == done
@@ -112,7 +112,7 @@ class Judge:
                 return event["top1"]
         return None
 
-    def _evaluate(self, state: TrainState, task: Task) -> Result:
+    def _evaluate(self, state: TrainState, task: EvalTask) -> Result:
         judged = evaluate(
             self.forward,
             self.experiment.evaluated(state),
@@ -120,9 +120,9 @@ class Judge:
             task.protocol,
             split=task.split,
             threads=self.experiment.config["data"]["threads"],
-            crew=self.crew,
+            process_group=self.process_group,
             check_stop=self.check_stop,
-            progress=lambda done, total: self.screen.progress(
+            progress=lambda done, total: self.console.progress(
                 f"{task.label} of {task.split}: {done:,}/{total:,}"
             ),
         )
@@ -136,7 +136,7 @@ def protocols(config: Mapping[str, Any]) -> list[Protocol]:
     return [PROTOCOLS[name](**keys) for name, keys in rows]
 
 
-def open_splits(settings: Mapping[str, Any]) -> room.Data:
+def open_splits(settings: Mapping[str, Any]) -> room.DataSplits:
     """The splits that the config's `data` section names.
 
     Raises:

@@ -10,14 +10,16 @@ import jax
 
 from jaxcnn.parallel import Placement
 from jaxcnn.training.plateau import Plateau
-from jaxcnn.training.progress import Pace
+from jaxcnn.training.progress import Progress
 from jaxcnn.training.train_state import TrainState
 
 
-class Rates:
+class LearningRate:
     """Holds the host's own copy of what a plateau rule goes by, so that no update waits for a device."""
 
-    def __init__(self, schedule: Callable[..., float], pace: Pace, placement: Placement) -> None:
+    def __init__(
+        self, schedule: Callable[..., float], pace: Progress, placement: Placement
+    ) -> None:
         self.schedule, self.pace, self.placement = schedule, pace, placement
         self.plateau: dict[str, Any] = {}
 
@@ -33,7 +35,9 @@ class Rates:
 
     def due(self, done: int) -> bool:
         """Whether the rule has yet to see the held-out images judged after `done` updates."""
-        return looks(self.schedule, self.pace, done) and int(self.plateau["judged"]) != done
+        return (
+            evaluations_due(self.schedule, self.pace, done) and int(self.plateau["judged"]) != done
+        )
 
     def judged(self, state: TrainState, top1: float) -> tuple[TrainState, str]:
         """(`state` with the judgement in it; a line for a person where the rate drops, else '')."""
@@ -53,7 +57,7 @@ class Rates:
         )
 
 
-def looks(schedule: Any, pace: Pace, done: int) -> bool:
+def evaluations_due(schedule: Any, pace: Progress, done: int) -> bool:
     """Whether a plateau rule looks at the held-out images after `done` updates. By its own clock: neither
     the checkpoints' nor the end of a run, both of which may be others when a run goes on."""
     return isinstance(schedule, Plateau) and pace.passes(done, schedule.every_epochs)

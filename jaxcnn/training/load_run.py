@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, UInt8
 from jaxcnn import config as configs
 from jaxcnn import models
 from jaxcnn.data import pixel_statistics
-from jaxcnn.preprocessing import Augment, centred, make_treatment
+from jaxcnn.preprocessing import Augment, make_preprocess, subtract_mean
 from jaxcnn.training import schema
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints, abstract
 from jaxcnn.training.evaluator import protocols
@@ -26,7 +26,7 @@ from jaxcnn.training.train_state import TrainState, create
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded:
+class LoadedRun:
     """A trained net.
 
     Attributes:
@@ -59,7 +59,7 @@ class Loaded:
 
         def forward(variables: Any, views: Any) -> Array:
             box = jnp.broadcast_to(jnp.array([edge, edge, side, side]), (views.shape[0], 4))
-            views = centred(jnp.asarray(views), self.mean, box)
+            views = subtract_mean(jnp.asarray(views), self.mean, box)
             return jax.nn.softmax(self.net.apply(variables, views, train=False)[0])
 
         return jax.jit(forward)
@@ -79,7 +79,7 @@ class Loaded:
         return preprocess(path, scale=scale, image_size=self.net.image_size, square=square)
 
 
-def load(workdir: str | Path, step: int | None = None) -> Loaded:
+def load_run(workdir: str | Path, step: int | None = None) -> LoadedRun:
     """The net that the run in `workdir` trained; the averaged weights where it averages.
 
     Args:
@@ -95,7 +95,7 @@ def load(workdir: str | Path, step: int | None = None) -> Loaded:
     params = {n: leaves for n, leaves in state.evaluated.items() if not n.startswith("aux_")}
     classes = tuple((folder / "classes.txt").read_text().splitlines())
     mean = _mean(config, folder)
-    return Loaded(net, {"params": params}, classes, int(state.step), config, mean)
+    return LoadedRun(net, {"params": params}, classes, int(state.step), config, mean)
 
 
 def read_run(folder: Path, step: int | None = None) -> tuple[dict[str, Any], Any, TrainState]:
@@ -159,4 +159,4 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _mean(config: dict[str, Any], folder: Path) -> np.ndarray:
     augment: Augment = configs.build("augment", config["augment"], SECTIONS)
     kept = pixel_statistics.load(folder / NAME) if augment.needs_statistics else None
-    return make_treatment(augment, kept).mean
+    return make_preprocess(augment, kept).mean

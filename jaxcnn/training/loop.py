@@ -14,22 +14,22 @@ import jax
 
 from jaxcnn import data as room
 from jaxcnn.malloc_tuning import give_back_freed
-from jaxcnn.parallel import Crew, assemble_crew, check_same
+from jaxcnn.parallel import ProcessGroup, check_same, join_process_group
 from jaxcnn.training import report, schema
 from jaxcnn.training.builder import Experiment, assemble, with_classes
 from jaxcnn.training.checkpoint import Checkpoints
-from jaxcnn.training.evaluator import Judge, open_splits
-from jaxcnn.training.learning_rate import Rates
-from jaxcnn.training.metrics_writer import Metrics, Screen
-from jaxcnn.training.prefetch import Feed
-from jaxcnn.training.progress import Pace
+from jaxcnn.training.evaluator import Evaluator, open_splits
+from jaxcnn.training.learning_rate import LearningRate
+from jaxcnn.training.metrics_writer import Console, MetricsWriter
+from jaxcnn.training.prefetch import Prefetcher
+from jaxcnn.training.progress import Progress
 from jaxcnn.training.run_statistics import obtain, stand_in
-from jaxcnn.training.signals import Stopped, Stopper
-from jaxcnn.training.step_metrics import Called, Diverged, Recorder
+from jaxcnn.training.signals import Stopped, StopSignal
+from jaxcnn.training.step_metrics import Diverged, StepMetrics, StopRequested
 from jaxcnn.training.train_state import TrainState
-from jaxcnn.training.warm_start import Transfer, first_state, read_transfer
+from jaxcnn.training.warm_start import WarmStart, first_state, read_warm_start
 from jaxcnn.training.workdir import announce, check_shared, conclude, has_begun, prepare
-from jaxcnn.training.workdir_lock import held
+from jaxcnn.training.workdir_lock import lock_workdir
 
 
 def run(
@@ -56,31 +56,40 @@ def run(
         Diverged: loss or gradients stopped being finite.
         Stopped: a signal came; the state is saved.
     """
-    config, crew = schema.resolve(config), assemble_crew()
-    check_same(crew, "config", config, "start all of them with the same config and overrides")
+    config, process_group = schema.resolve(config), join_process_group()
+    check_same(
+        process_group, "config", config, "start all of them with the same config and overrides"
+    )
     folder = Path(workdir).absolute()
     with contextlib.ExitStack() as stack:
-        stopper = stack.enter_context(Stopper(crew=crew))
-        data = crew.own(lambda: open_splits(config["data"]))
-        check_same(crew, "data", data.facts(), "give all of them the same files")
+        stop_signal = stack.enter_context(StopSignal(process_group=process_group))
+        data = process_group.run_on_all(lambda: open_splits(config["data"]))
+        check_same(process_group, "data", data.facts(), "give all of them the same files")
         config = with_classes(config, len(data.class_names))
         # Whatever is wrong with the config is said before statistics take their time.
         experiment = assemble(config, stand_in(config))
-        begun = crew.first(lambda: has_begun(folder))
-        transfer = None if begun else crew.own(lambda: read_transfer(experiment))
-        crew.first(lambda: _claim(folder, config, data, stack))
-        check_shared(folder, crew)
+        begun = process_group.run_on_primary(lambda: has_begun(folder))
+        transfer = None if begun else process_group.run_on_all(lambda: read_warm_start(experiment))
+        process_group.run_on_primary(lambda: _claim(folder, config, data, stack))
+        check_shared(folder, process_group)
         if experiment.augment.needs_statistics:
-            found = obtain(experiment, data, folder, stopper.check, begun=begun, crew=crew)
+            found = obtain(
+                experiment,
+                data,
+                folder,
+                stop_signal.check,
+                begun=begun,
+                process_group=process_group,
+            )
             experiment = assemble(config, found)
         said = {"command": list(command), "set_up": dict(set_up)}
-        return _Run(experiment, data, folder, stopper, crew).go(said, transfer)
+        return _Run(experiment, data, folder, stop_signal, process_group).go(said, transfer)
 
 
 def _claim(
-    folder: Path, config: Mapping[str, Any], data: room.Data, stack: contextlib.ExitStack
+    folder: Path, config: Mapping[str, Any], data: room.DataSplits, stack: contextlib.ExitStack
 ) -> None:
-    stack.enter_context(held(folder))
+    stack.enter_context(lock_workdir(folder))
     prepare(folder, config, data.class_names, len(data.train))
 
 
@@ -88,39 +97,46 @@ class _Run:
     def __init__(
         self,
         experiment: Experiment,
-        data: room.Data,
+        data: room.DataSplits,
         folder: Path,
-        stopper: Stopper,
-        crew: Crew,
+        stop_signal: StopSignal,
+        process_group: ProcessGroup,
     ) -> None:
-        self.experiment, self.data, self.folder, self.stopper = experiment, data, folder, stopper
-        self.crew = crew
+        self.experiment, self.data, self.folder, self.stop_signal = (
+            experiment,
+            data,
+            folder,
+            stop_signal,
+        )
+        self.process_group = process_group
         self.config = experiment.config
-        self.pace = Pace(len(data.train), self.config["batch_size"], self.config["epochs"])
-        self.screen = Screen(silent=not crew.leads)
+        self.pace = Progress(len(data.train), self.config["batch_size"], self.config["epochs"])
+        self.console = Console(silent=not process_group.is_primary)
         keep = self.config["checkpoint"]["keep"]
-        self.checkpoints = Checkpoints(folder / "checkpoints", keep, crew=crew)
-        self.metrics = Metrics(folder, self.config["log"]["tensorboard"], crew)
-        self.rates = Rates(experiment.schedule, self.pace, experiment.placement)
-        self.recorder = Recorder(self.pace, self.config, self.metrics, self.screen)
+        self.checkpoints = Checkpoints(folder / "checkpoints", keep, process_group=process_group)
+        self.metrics = MetricsWriter(folder, self.config["log"]["tensorboard"], process_group)
+        self.rates = LearningRate(experiment.schedule, self.pace, experiment.placement)
+        self.recorder = StepMetrics(self.pace, self.config, self.metrics, self.console)
         self.compile_seconds = 0.0
-        self.judge = Judge(
+        self.judge = Evaluator(
             experiment,
             data,
             self.pace,
             self.metrics,
-            self.screen,
-            stopper.check,
+            self.console,
+            stop_signal.check,
             experiment.forward(compiler=self._compile),
-            crew,
+            process_group,
         )
 
-    def go(self, said: Mapping[str, Any], transfer: Transfer | None) -> dict[str, Any]:
+    def go(self, said: Mapping[str, Any], transfer: WarmStart | None) -> dict[str, Any]:
         """Restores or starts, trains, judges, reports."""
         try:
             restored = self.checkpoints.restore(self.experiment.abstract_state())
             if restored is None:  # also where the folder's checkpoints are none of them whole
-                transfer = transfer or self.crew.own(lambda: read_transfer(self.experiment))
+                transfer = transfer or self.process_group.run_on_all(
+                    lambda: read_warm_start(self.experiment)
+                )
             state, meta = restored or (first_state(self.experiment, transfer), {})
             start = int(state.step)
             self.recorder.go_on(meta)
@@ -130,7 +146,7 @@ class _Run:
             self.judge.recall(events, start)
             self._announce(said, start, transfer)
             if 0 < start <= self.pace.total:
-                self.judge.judge(state, self.judge.missing(events, start))
+                self.judge.evaluate(state, self.judge.missing(events, start))
                 state = self._look(state, events)
                 self._save(state)  # with what the held-out images say of it
             if start < self.pace.total:
@@ -138,15 +154,15 @@ class _Run:
             self._save(state)
             self._finish(state)
             best = self.checkpoints.best()
-            return self.crew.first(lambda: self._conclude(int(state.step), best))
+            return self.process_group.run_on_primary(lambda: self._conclude(int(state.step), best))
         finally:
             self.recorder.watchdog.rest()
-            self.screen.end_place()
+            self.console.end_place()
             self.metrics.close()
             self.checkpoints.close()
 
-    def _announce(self, said: Mapping[str, Any], start: int, transfer: Transfer | None) -> None:
-        announce(self.screen, self.experiment, self.data, self.pace, self.folder, start, transfer)
+    def _announce(self, said: Mapping[str, Any], start: int, transfer: WarmStart | None) -> None:
+        announce(self.console, self.experiment, self.data, self.pace, self.folder, start, transfer)
         begun = partial(
             report.add_start,
             self.folder / "run.json",
@@ -158,11 +174,11 @@ class _Run:
                 **({"started_from": transfer.record()} if transfer else {}),
             },
         )
-        self.crew.first(begun)
+        self.process_group.run_on_primary(begun)
 
     def _conclude(self, step: int, best: Mapping[str, Any] | None) -> dict[str, Any]:
         return conclude(
-            self.screen,
+            self.console,
             self.judge,
             self.folder,
             step,
@@ -173,12 +189,14 @@ class _Run:
 
     def _finish(self, state: TrainState) -> None:
         """The protocols that neither this run nor the report has done on the final state."""
-        known = self.crew.first(lambda: report.read_report(self.folder / "report.json"))
+        known = self.process_group.run_on_primary(
+            lambda: report.read_report(self.folder / "report.json")
+        )
         done = {key for key, (step, _) in self.judge.results.items() if step == int(state.step)}
         done |= {
             (r["protocol"], r["split"]) for r in known["results"] if r["step"] == int(state.step)
         }
-        self.judge.judge(
+        self.judge.evaluate(
             state, [t for t in self.judge.tasks(self.pace.total) if (t.label, t.split) not in done]
         )
         self.checkpoints.wait()
@@ -187,7 +205,7 @@ class _Run:
         recorder = self.recorder
         with (
             self._batches(start) as batches,
-            Feed(self.experiment, batches, self.stopper, self.crew) as feed,
+            Prefetcher(self.experiment, batches, self.stop_signal, self.process_group) as feed,
         ):
             try:
                 # while the first batches are decoded
@@ -195,7 +213,7 @@ class _Run:
                     "the train step",
                     self.experiment.lower_train(),
                 )
-                self.crew.gather(None)  # compilers differ; no update waits for another's
+                self.process_group.gather(None)  # compilers differ; no update waits for another's
                 recorder.restart()
                 for done in range(start + 1, self.pace.total + 1):
                     epoch = self.pace.epoch(done - 1)
@@ -211,13 +229,13 @@ class _Run:
                     if tasks or saves:
                         with recorder.pause():
                             self._note_corrupt(batches)
-                            self.judge.judge(state, tasks)
+                            self.judge.evaluate(state, tasks)
                             state = self._look(state)
                             if saves:
                                 self._save(state)
                 recorder.flush()
-            except (Stopped, Called, room.DataError) as error:
-                with contextlib.suppress(Called):
+            except (Stopped, StopRequested, room.DataError) as error:
+                with contextlib.suppress(StopRequested):
                     recorder.flush()
                 self._note_corrupt(batches)
                 self._save(state)
@@ -231,7 +249,7 @@ class _Run:
         return state
 
     def _note_corrupt(self, batches: Any) -> None:
-        for names in self.crew.gather(list(batches.corrupt)):
+        for names in self.process_group.gather(list(batches.corrupt)):
             self.judge.corrupt.update(names)
 
     def _look(self, state: TrainState, events: Sequence[Mapping[str, Any]] = ()) -> TrainState:
@@ -246,7 +264,7 @@ class _Run:
             return state
         state, dropped = self.rates.judged(state, top1)
         if dropped:
-            self.screen.line(dropped)
+            self.console.line(dropped)
         return state
 
     def _batches(self, start: int) -> Any:
@@ -258,8 +276,8 @@ class _Run:
             image_size=self.experiment.net.image_size,
             sampling=self.experiment.augment,
             start_step=start,
-            process_index=self.crew.index,
-            process_count=self.crew.count,
+            process_index=self.process_group.index,
+            process_count=self.process_group.count,
             threads=settings["threads"],
             prefetch=settings["prefetch"],
         )
@@ -270,11 +288,11 @@ class _Run:
 
     def _compile(self, what: str, lowered: Any) -> Any:
         """The compiled program, timed apart so that neither rates nor the ETA hold it."""
-        self.screen.progress(f"compiling {what} ...", last=True)
+        self.console.progress(f"compiling {what} ...", last=True)
         began = time.perf_counter()
         compiled = lowered.compile()
         seconds = time.perf_counter() - began
         give_back_freed()
         self.compile_seconds += seconds
-        self.screen.line(f"compiled {what} in {seconds:.1f} s")
+        self.console.line(f"compiled {what} in {seconds:.1f} s")
         return compiled

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from jaxcnn.parallel import ALONE, Crew
+from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +40,16 @@ class Log:
             raise ValueError(f"slow_step must be 0 or at least 2, got {self.slow_step:g}")
 
 
-class Metrics:
+class MetricsWriter:
     """Appends events to metrics.jsonl, and to TensorBoard."""
 
-    def __init__(self, workdir: Path, tensorboard: bool, crew: Crew = ALONE) -> None:
+    def __init__(
+        self, workdir: Path, tensorboard: bool, process_group: ProcessGroup = SINGLE_PROCESS
+    ) -> None:
         """Of several processes the first one writes."""
         self.path = workdir / "metrics.jsonl"
-        self._crew = crew
-        self._board = _tensorboard(workdir) if tensorboard and crew.leads else None
+        self._process_group = process_group
+        self._board = _tensorboard(workdir) if tensorboard and process_group.is_primary else None
 
     def cut_back(self, step: int) -> list[dict[str, Any]]:
         """Drops the events after `step`, which a resumed run will write again; gives those kept."""
@@ -58,11 +60,11 @@ class Metrics:
             whole.write_text("".join(kept))
             whole.replace(self.path)
 
-        self._crew.first(cut)
+        self._process_group.run_on_primary(cut)
         return read_events(self.path)
 
     def write(self, event: Mapping[str, Any]) -> None:
-        if not self._crew.leads:
+        if not self._process_group.is_primary:
             return
         with self.path.open("a") as file:
             file.write(json.dumps(event) + "\n")
@@ -93,7 +95,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return events
 
 
-class Screen:
+class Console:
     """Lines for a person: one line rewritten in place on a terminal, plain lines elsewhere."""
 
     PLAIN_SECONDS = 10.0

@@ -56,4 +56,4 @@ def _minus_learning_rate() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
-OPTIMISERS = {"momentum": momentum}
+OPTIMIZERS = {"momentum": momentum}

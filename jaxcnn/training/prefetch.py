@@ -16,24 +16,30 @@ import jax
 import numpy as np
 
 from jaxcnn import data as room
-from jaxcnn.parallel import Crew
+from jaxcnn.parallel import ProcessGroup
 from jaxcnn.training.builder import Experiment
-from jaxcnn.training.signals import Stopped, Stopper
-from jaxcnn.training.step_metrics import Called
+from jaxcnn.training.signals import Stopped, StopSignal
+from jaxcnn.training.step_metrics import StopRequested
 from jaxcnn.training.train_state import Controls
 
 
-class Feed:
+class Prefetcher:
     """Batches on the devices, with the controls of each update. Use it in a `with`."""
 
-    def __init__(self, experiment: Experiment, batches: Any, stopper: Stopper, crew: Crew) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        batches: Any,
+        stop_signal: StopSignal,
+        process_group: ProcessGroup,
+    ) -> None:
         self._experiment, self._batches = experiment, batches
-        self._stopper, self._crew = stopper, crew
+        self._stop_signal, self._process_group = stop_signal, process_group
         self._failure: room.DataError | None = None
         self._thread = ThreadPoolExecutor(1, "jaxcnn-feed")
         self._coming = self._thread.submit(self._put_next)
 
-    def __enter__(self) -> Feed:
+    def __enter__(self) -> Prefetcher:
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -45,11 +51,11 @@ class Feed:
         Raises:
             Stopped, DataError: of a process alone, at once.
         """
-        if self._crew.count == 1:
-            self._stopper.check()
+        if self._process_group.count == 1:
+            self._stop_signal.check()
         batch = self._rows()
         controls = self._experiment.put_controls(
-            rate, epoch, leave=bool(self._stopper.signal), failed=self._failure is not None
+            rate, epoch, leave=bool(self._stop_signal.signal), failed=self._failure is not None
         )
         # Last: the thread would keep this one waiting for Python's lock.
         if self._failure is None:
@@ -63,15 +69,19 @@ class Feed:
             DataError: on every process, where one cannot use its data.
             Stopped: otherwise.
         """
-        if not isinstance(error, Called):
+        if not isinstance(error, StopRequested):
             return
 
         def mine() -> None:
             if self._failure is not None:
                 raise self._failure
 
-        self._crew.own(mine)
-        raise Stopped(self._stopper.signal or self._crew.called() or "a signal to another process")
+        self._process_group.run_on_all(mine)
+        raise Stopped(
+            self._stop_signal.signal
+            or self._process_group.stop_requested()
+            or "a signal to another process"
+        )
 
     def _put_next(self) -> dict[str, Any]:
         return jax.block_until_ready(self._experiment.placement.put_batch(next(self._batches)))
@@ -81,14 +91,14 @@ class Feed:
             try:
                 return self._coming.result()
             except room.DataError as error:
-                if self._crew.count == 1:
+                if self._process_group.count == 1:
                     raise
                 self._failure = error
         return self._experiment.placement.put_batch(self._empty())
 
     def _empty(self) -> dict[str, np.ndarray]:
         """Rows that count for nothing, for an update that will not count either."""
-        share = self._crew.count
+        share = self._process_group.count
         return {
             name: np.zeros((s.shape[0] // share, *s.shape[1:]), s.dtype)
             for name, s in self._experiment.abstract_batch().items()

@@ -7,7 +7,7 @@ import math
 
 
 @dataclasses.dataclass(frozen=True)
-class Pace:
+class Progress:
     """Attributes:
     examples: N, training examples an epoch (without the held-out ones).
     batch_size: B, examples a step over all devices.

@@ -13,10 +13,10 @@ from jaxcnn import config as configs
 from jaxcnn import data as room
 from jaxcnn.data import pixel_statistics as figures
 from jaxcnn.data.pixel_statistics import Statistics
-from jaxcnn.parallel import ALONE, Crew
+from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
 from jaxcnn.preprocessing import Augment
 from jaxcnn.training.builder import Experiment
-from jaxcnn.training.metrics_writer import Screen, duration
+from jaxcnn.training.metrics_writer import Console, duration
 from jaxcnn.training.schema import SECTIONS
 
 # Every run that needs statistics keeps a copy of them, so that it can be resumed and loaded by itself.
@@ -25,12 +25,12 @@ NAME = "statistics.npz"
 
 def obtain(
     experiment: Experiment,
-    data: room.Data,
+    data: room.DataSplits,
     folder: Path,
     check_stop: Callable[[], None],
     *,
     begun: bool,
-    crew: Crew = ALONE,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Statistics:
     """The statistics for a run in `folder` that needs them, which then holds a copy.
 
@@ -46,19 +46,21 @@ def obtain(
         Stopped: a signal came while they were computed.
     """
     found: list[Statistics] = []
-    crew.first(lambda: found.append(_obtain(experiment, data, folder, check_stop, begun)))
-    return found[0] if crew.leads else figures.load(folder / NAME)
+    process_group.run_on_primary(
+        lambda: found.append(_obtain(experiment, data, folder, check_stop, begun))
+    )
+    return found[0] if process_group.is_primary else figures.load(folder / NAME)
 
 
 def _obtain(
     experiment: Experiment,
-    data: room.Data,
+    data: room.DataSplits,
     folder: Path,
     check_stop: Callable[[], None],
     begun: bool,
 ) -> Statistics:
     augment = experiment.augment
-    kept, screen = folder / NAME, Screen()
+    kept, console = folder / NAME, Console()
     if augment.statistics == "imagenet":
         found = figures.IMAGENET
     elif begun and kept.exists():
@@ -67,15 +69,15 @@ def _obtain(
         path = Path(augment.statistics).expanduser()
         found = figures.load(path)
         figures.check_matches(found, data, path)
-        screen.line(f"statistics of {found.origin['examples']:,} images from {path}")
+        console.line(f"statistics of {found.origin['examples']:,} images from {path}")
     else:
-        found = _kept(experiment, data, kept) or _compute(experiment, data, screen, check_stop)
+        found = _kept(experiment, data, kept) or _compute(experiment, data, console, check_stop)
     if not (begun and kept.exists()):
         figures.save(found, kept)
     return found
 
 
-def _kept(experiment: Experiment, data: room.Data, path: Path) -> Statistics | None:
+def _kept(experiment: Experiment, data: room.DataSplits, path: Path) -> Statistics | None:
     """What an earlier start computed before it was stopped; None where that is of other data or size."""
     try:
         found = figures.load(path)
@@ -98,8 +100,8 @@ def stand_in(config: Mapping[str, Any]) -> Statistics | None:
 
 def _compute(
     experiment: Experiment,
-    data: room.Data,
-    screen: Screen,
+    data: room.DataSplits,
+    console: Console,
     check_stop: Callable[[], None],
 ) -> Statistics:
     began = time.perf_counter()
@@ -107,7 +109,7 @@ def _compute(
     def progress(done: int, total: int) -> None:
         seconds = time.perf_counter() - began
         left = duration(seconds / max(done, 1) * (total - done))
-        screen.progress(f"statistics of the training images: {done:,}/{total:,}  ETA {left}")
+        console.progress(f"statistics of the training images: {done:,}/{total:,}  ETA {left}")
 
     found = figures.compute(
         data.train,
@@ -117,7 +119,7 @@ def _compute(
         progress=progress,
         check_stop=check_stop,
     )
-    screen.line(
+    console.line(
         f"statistics of {len(data.train):,} training images in "
         f"{duration(time.perf_counter() - began)}: mean {_three(found.mean)}, "
         f"deviations {_three(np.sqrt(np.diag(found.covariance)))}"

@@ -14,15 +14,15 @@ from jaxcnn.models import NETS
 from jaxcnn.parallel import Parallelism
 from jaxcnn.preprocessing import Augment
 from jaxcnn.training.checkpoint import Checkpointing
-from jaxcnn.training.ema import Average
+from jaxcnn.training.ema import WeightAverage
 from jaxcnn.training.metrics_writer import Log
-from jaxcnn.training.optimizer import OPTIMISERS
+from jaxcnn.training.optimizer import OPTIMIZERS
 from jaxcnn.training.schedules import SCHEDULES
-from jaxcnn.training.train_state import Init
+from jaxcnn.training.train_state import InitConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
+class DataConfig:
     """Where examples come from, and in which order.
 
     Attributes:
@@ -63,13 +63,13 @@ class Data:
 
 SECTIONS: configs.Sections = {
     "model": NETS,
-    "data": Data,
+    "data": DataConfig,
     "augment": Augment,
-    "init": Init,
+    "init": InitConfig,
     "loss": Objective,
-    "optim": OPTIMISERS,
+    "optim": OPTIMIZERS,
     "schedule": SCHEDULES,
-    "average": Average,
+    "average": WeightAverage,
     "checkpoint": Checkpointing,
     "mesh": Parallelism,
     "log": Log,
@@ -110,7 +110,7 @@ def _scale_errors(config: Mapping[str, Any]) -> list[str]:
             protocol.check(side)
         except ValueError as error:
             errors.append(f"evals[{i}]: {error}")
-        if protocol.dense and not net.takes_any_size():
+        if protocol.dense and not net.supports_dense():
             errors.append(
                 f"evals[{i}]: {row['name']} looks at images of any size, and model.name="
                 f"{config['model']['name']} with these keys takes {side} x {side} alone"

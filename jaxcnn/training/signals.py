@@ -7,27 +7,29 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-from jaxcnn.parallel import ALONE, Crew
+from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
 
 
 class Stopped(Exception):
     """The run was asked to leave."""
 
 
-class Stopper:
+class StopSignal:
     """While entered, a signal sets a flag that the loop looks at between steps and batches.
 
-    `answer` is what a signal is answered with on the screen. A signal to one process of `crew` is told to
-    the others.
+    `answer` is the line printed when a signal arrives. A signal to one process of `process_group` reaches
+    the others through it.
     """
 
-    def __init__(self, answer: str = "saving after this step", crew: Crew = ALONE) -> None:
+    def __init__(
+        self, answer: str = "saving after this step", process_group: ProcessGroup = SINGLE_PROCESS
+    ) -> None:
         self.signal = ""
         self._answer = answer
-        self._crew = crew
+        self._process_group = process_group
         self._before: dict[int, object] = {}
 
-    def __enter__(self) -> Stopper:
+    def __enter__(self) -> StopSignal:
         # Python lets only the main thread set handlers; elsewhere (a notebook's worker) signals stay
         # with whoever has them.
         if threading.current_thread() is threading.main_thread():
@@ -46,7 +48,7 @@ class Stopper:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # pyright: ignore[reportArgumentType]
             outer = getattr(handler, "__self__", None)
             if isinstance(
-                outer, Stopper
+                outer, StopSignal
             ):  # several runs in one program: it hears of the signal too
                 outer.signal = outer.signal or self.signal
 
@@ -56,7 +58,7 @@ class Stopper:
         Processes do not see it at the same moment: it is for work that ends in `Crew.each`."""
         if self.signal:
             raise Stopped(self.signal)
-        if called := self._crew.called():
+        if called := self._process_group.stop_requested():
             raise Stopped(called)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -64,5 +66,5 @@ class Stopper:
         if self.signal and number == signal.SIGINT:
             os._exit(130)
         self.signal = signal.Signals(number).name
-        self._crew.call(self.signal)
+        self._process_group.request_stop(self.signal)
         os.write(2, f"\n{self.signal}: {self._answer} (Ctrl-C again leaves at once)\n".encode())

@@ -13,13 +13,13 @@ from typing import Any
 from jaxcnn import config as configs
 from jaxcnn.training import report, schema
 from jaxcnn.training.evaluator import protocols
-from jaxcnn.training.progress import Pace
+from jaxcnn.training.progress import Progress
 from jaxcnn.training.workdir import has_begun
 
 KEYS = ("name", "config", "start", "overrides")
 
 
-class Progress(enum.StrEnum):
+class StageStatus(enum.StrEnum):
     """How far a stage got."""
 
     TO_DO = "to do"
@@ -53,23 +53,23 @@ class Stage:
             there["model"]["num_classes"] = 0
         return configs.forbidden_difference(there, self.config)
 
-    def progress(self) -> Progress:
+    def progress(self) -> StageStatus:
         """How far it got: done is a report with every protocol at the last step."""
         if not has_begun(self.folder):
-            return Progress.TO_DO
+            return StageStatus.TO_DO
         if self.difference():
-            return Progress.FOREIGN
+            return StageStatus.FOREIGN
         found = report.read_report(self.folder / "report.json")
         starts = report.read_starts(self.folder / "run.json")
         if not starts or found.get("step", -1) < self._pace(starts[-1]["examples"]).total:
-            return Progress.BEGUN
+            return StageStatus.BEGUN
         side = self.config["model"]["image_size"]
         wanted = {protocol.label(side) for protocol in protocols(self.config)}
         there = {row["protocol"] for row in found["results"] if row["step"] == found["step"]}
-        return Progress.DONE if wanted <= there else Progress.BEGUN
+        return StageStatus.DONE if wanted <= there else StageStatus.BEGUN
 
-    def _pace(self, examples: int) -> Pace:
-        return Pace(examples, self.config["batch_size"], self.config["epochs"])
+    def _pace(self, examples: int) -> Progress:
+        return Progress(examples, self.config["batch_size"], self.config["epochs"])
 
 
 def read_chain(
@@ -123,15 +123,17 @@ def unmet(stage: Stage, stages: Sequence[Stage], chosen: Sequence[str]) -> str:
     Args:
         chosen: names of the stages that are to be done.
     """
-    if not stage.start or stage.progress() is not Progress.TO_DO:
+    if not stage.start or stage.progress() is not StageStatus.TO_DO:
         return ""
     start = next(s for s in stages if s.name == stage.start)
     progress = start.progress()
-    if progress is Progress.DONE or (start.name in chosen and progress is not Progress.FOREIGN):
+    if progress is StageStatus.DONE or (
+        start.name in chosen and progress is not StageStatus.FOREIGN
+    ):
         return ""
     return (
         f"stage {stage.name} starts from stage {start.name}, which is "
-        f"{'missing' if progress is Progress.TO_DO else progress} in {start.folder}; do it first: "
+        f"{'missing' if progress is StageStatus.TO_DO else progress} in {start.folder}; do it first: "
         f"--stages={start.name},{stage.name}, or leave --stages out"
     )
 

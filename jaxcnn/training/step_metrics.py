@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-from jaxcnn.training.metrics_writer import Metrics, Screen, duration
-from jaxcnn.training.progress import Pace
+from jaxcnn.training.metrics_writer import Console, MetricsWriter, duration
+from jaxcnn.training.progress import Progress
 from jaxcnn.training.watchdog import Watchdog
 
 TRAIN_SUMS = ("loss", "top1", "top5", "n")
@@ -21,26 +21,26 @@ class Diverged(RuntimeError):
     """Loss or gradients stopped being finite; nothing of that step was kept."""
 
 
-class Called(Exception):
+class StopRequested(Exception):
     """All processes see at the same step that one of them asks to stop (`leave`) or cannot go on
     (`failed`)."""
 
 
-class Recorder:
+class StepMetrics:
     """Takes the sums of each step as it is dispatched and reads them once the next one is, so that the
     device never waits for the host."""
 
     def __init__(
-        self, pace: Pace, config: Mapping[str, Any], metrics: Metrics, screen: Screen
+        self, pace: Progress, config: Mapping[str, Any], metrics: MetricsWriter, console: Console
     ) -> None:
-        self.pace, self.config, self.metrics, self.screen = pace, config, metrics, screen
+        self.pace, self.config, self.metrics, self.console = pace, config, metrics, console
         self.clock = Clock()
         self.watchdog = Watchdog(config["log"]["slow_step"])
         self.go_on({})
 
     def go_on(self, meta: Mapping[str, Any]) -> None:
         """Goes on from what `meta` of an earlier start kept."""
-        self.window = Window(meta.get("window"))
+        self.window = MetricWindow(meta.get("window"))
         self.began = time.perf_counter() - meta.get("seconds", 0.0)
         self._pending: tuple[int, float, Any] | None = None
         self._last_step = time.perf_counter()
@@ -102,7 +102,7 @@ class Recorder:
         done, rate, sums = step
         sums = {k: float(v) for k, v in jax.device_get(sums).items()}
         if sums["failed"]:
-            raise Called
+            raise StopRequested
         if not sums["finite"]:
             raise Diverged(self._divergence(done, rate, sums))
         self.window.add(sums)
@@ -110,12 +110,12 @@ class Recorder:
         event = self.window.event(done, self.pace.epoch(done), rate, self.seconds(), least)
         last = done == self.pace.total
         eta = self.clock.eta(self.pace.total - done)
-        self.screen.progress(progress_text(event, self.pace.total, self.pace.epochs, eta), last)
+        self.console.progress(progress_text(event, self.pace.total, self.pace.epochs, eta), last)
         if last or done % self.config["log"]["every_steps"] == 0:
             self.metrics.write(event)
-            self.window = Window()
+            self.window = MetricWindow()
         if sums["leave"]:
-            raise Called
+            raise StopRequested
 
     def _divergence(self, done: int, rate: float, sums: Mapping[str, float]) -> str:
         loss, tenth = sums["loss"] / max(sums["n"], 1), self.config["schedule"]["rate"] / 10
@@ -127,7 +127,7 @@ class Recorder:
         )
 
 
-class Window:
+class MetricWindow:
     """Sums over the steps since the last train event. Saved with the state, so that a resumed run
     writes the very events of an undisturbed one."""
 

@@ -12,8 +12,8 @@ from flax import struct
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from jaxcnn.parallel import Reduction
-from jaxcnn.training.ema import Average
+from jaxcnn.parallel import GradReduce
+from jaxcnn.training.ema import WeightAverage
 from jaxcnn.training.plateau import Plateau
 
 
@@ -64,7 +64,7 @@ class Controls:
 
 
 @dataclasses.dataclass(frozen=True)
-class Init:
+class InitConfig:
     """Where parameters start.
 
     Attributes:
@@ -85,7 +85,7 @@ class Init:
 
 
 def create(
-    net: Any, tx: optax.GradientTransformation, schedule: Any, average: Average, key: Array
+    net: Any, tx: optax.GradientTransformation, schedule: Any, average: WeightAverage, key: Array
 ) -> TrainState:
     """A fresh state, its parameters drawn from `key`."""
     params = draw(net, key)
@@ -95,7 +95,7 @@ def create(
 
 
 def state_specs(
-    shapes: TrainState, tx: optax.GradientTransformation, reduction: Reduction
+    shapes: TrainState, tx: optax.GradientTransformation, reduction: GradReduce
 ) -> TrainState:
     """How each array of the state lies on the mesh: a `TrainState` of partition specs."""
 

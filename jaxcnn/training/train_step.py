@@ -17,10 +17,10 @@ from jaxtyping import Array, Float
 
 from jaxcnn.evaluation import ranks
 from jaxcnn.losses import Objective
-from jaxcnn.models.context import Part
-from jaxcnn.parallel import Reduction
-from jaxcnn.preprocessing import Treatment, augmented
-from jaxcnn.training.ema import Average
+from jaxcnn.models.context import ShardContext
+from jaxcnn.parallel import GradReduce
+from jaxcnn.preprocessing import DevicePreprocess, augment_batch
+from jaxcnn.training.ema import WeightAverage
 from jaxcnn.training.train_state import Controls, TrainState
 
 Batch = dict[str, Array]
@@ -38,10 +38,10 @@ def make_train_step(
     net: Any,
     tx: optax.GradientTransformationExtraArgs,
     objective: Objective,
-    treatment: Treatment,
-    average: Average,
-    part: Part,
-    reduction: Reduction,
+    device_preprocess: DevicePreprocess,
+    average: WeightAverage,
+    part: ShardContext,
+    reduction: GradReduce,
 ) -> Callable[[TrainState, Batch, Controls], tuple[TrainState, Sums]]:
     """(state, batch, controls) -> (state, sums), on one device's rows and part of the state.
 
@@ -59,7 +59,7 @@ def make_train_step(
     """
 
     def sums(params: Any, batch: Batch, keys: Keys) -> tuple[Float[Array, ""], Sums]:
-        images = augmented(keys.data, batch, treatment)
+        images = augment_batch(keys.data, batch, device_preprocess)
         rows = jnp.stack([batch["epoch"], batch["id"]], axis=1)
         logits, aux = net.apply(
             {"params": params},

@@ -16,18 +16,18 @@ from jaxcnn.parallel import put
 from jaxcnn.training.builder import Experiment
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.load_run import read_run
-from jaxcnn.training.train_state import Init, TrainState, draw
+from jaxcnn.training.train_state import InitConfig, TrainState, draw
 
 # Where a parameter is: ('conv1_1', 'kernel'), ('inception_3a', 'conv1x1', 'bias').
 Leaves = Mapping[tuple[str, ...], Any]
 
 
-class TransferError(ValueError):
+class WarmStartError(ValueError):
     """A run that cannot be started from; the message lists every problem, one a line."""
 
 
 @dataclasses.dataclass
-class Transfer:
+class WarmStart:
     """What a fresh run takes from another (Simonyan & Zisserman 2014, section 3.1).
 
     Attributes:
@@ -65,13 +65,13 @@ class Transfer:
         return rows
 
 
-def read_transfer(experiment: Experiment) -> Transfer | None:
+def read_warm_start(experiment: Experiment) -> WarmStart | None:
     """What `init.from_run` gives to the experiment's net; None where it is ''.
 
     Raises:
         TransferError: no such run, no checkpoint in it, or layers that do not fit.
     """
-    init = Init(**experiment.config["init"])
+    init = InitConfig(**experiment.config["init"])
     if not init.from_run:
         return None
     wanted = _flat(experiment.abstract_state().params)
@@ -79,7 +79,7 @@ def read_transfer(experiment: Experiment) -> Transfer | None:
     try:
         _, old_net, state = read_run(Path(init.from_run).expanduser().absolute())
     except (OSError, CheckpointError) as error:
-        raise TransferError("\n".join([f"init.from_run: {error}", *problems])) from error
+        raise WarmStartError("\n".join([f"init.from_run: {error}", *problems])) from error
     there = _flat(state.evaluated)
     resizable = (
         classifiers(experiment.net) if old_net.num_classes != experiment.net.num_classes else set()
@@ -94,9 +94,9 @@ def read_transfer(experiment: Experiment) -> Transfer | None:
         else:
             problems += misfits
     if problems or not kept:
-        raise TransferError(_explain(init, problems, kept, layers_of(wanted)))
+        raise WarmStartError(_explain(init, problems, kept, layers_of(wanted)))
     new = [layer for layer in layers_of(wanted) if layer not in kept]
-    return Transfer(
+    return WarmStart(
         path=init.from_run,
         step=int(state.step),
         averaged=bool(state.average),
@@ -107,7 +107,7 @@ def read_transfer(experiment: Experiment) -> Transfer | None:
     )
 
 
-def first_state(experiment: Experiment, transfer: Transfer | None) -> TrainState:
+def first_state(experiment: Experiment, transfer: WarmStart | None) -> TrainState:
     """A fresh state with the parameters of `transfer` in place of its own.
 
     Nothing but parameters is taken: the optimiser starts afresh and every layer has the full rate.
@@ -185,7 +185,7 @@ def _misfits(layer: str, wanted: Leaves, there: Leaves) -> tuple[list[str], bool
 
 
 def _explain(
-    init: Init, problems: Sequence[str], kept: Sequence[str], everything: Sequence[str]
+    init: InitConfig, problems: Sequence[str], kept: Sequence[str], everything: Sequence[str]
 ) -> str:
     shown = [f"  {problem}" for problem in problems[:12]]
     more = [f"  and {len(problems) - 12} more"] if len(problems) > 12 else []

@@ -11,35 +11,37 @@ from typing import Any
 from jaxcnn import config as configs
 from jaxcnn import data as room
 from jaxcnn.models.summary import format_table, summarise
-from jaxcnn.parallel import Crew, describe_devices, plan_lines
+from jaxcnn.parallel import ProcessGroup, describe_devices, plan_lines
 from jaxcnn.training import report
 from jaxcnn.training.builder import Experiment
-from jaxcnn.training.evaluator import Judge
-from jaxcnn.training.metrics_writer import Screen, duration, read_events
-from jaxcnn.training.progress import Pace
-from jaxcnn.training.warm_start import Transfer
+from jaxcnn.training.evaluator import Evaluator
+from jaxcnn.training.metrics_writer import Console, duration, read_events
+from jaxcnn.training.progress import Progress
+from jaxcnn.training.warm_start import WarmStart
 
 
 class WorkdirError(RuntimeError):
     """A workdir that cannot be used for this run; says what to do."""
 
 
-def check_shared(folder: Path, crew: Crew) -> None:
+def check_shared(folder: Path, process_group: ProcessGroup) -> None:
     """Checks that every process sees the folder that the first one writes.
 
     Raises:
         WorkdirError: on every process, naming those that do not.
     """
-    if crew.count == 1:
+    if process_group.count == 1:
         return
     token, path = secrets.token_hex(8), folder / ".shared"
-    token, first = crew.first(lambda: (path.write_text(token), (token, str(folder)))[1])
+    token, first = process_group.run_on_primary(
+        lambda: (path.write_text(token), (token, str(folder)))[1]
+    )
     blind = [
         i
-        for i, seen in enumerate(crew.gather(path.exists() and path.read_text() == token))
+        for i, seen in enumerate(process_group.gather(path.exists() and path.read_text() == token))
         if not seen
     ]
-    crew.first(lambda: path.unlink())
+    process_group.run_on_primary(lambda: path.unlink())
     if blind:
         raise WorkdirError(
             f"the workdir {first} of process 0 is not there for process {', '.join(map(str, blind))}; give "
@@ -119,19 +121,19 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def announce(
-    screen: Screen,
+    console: Console,
     experiment: Experiment,
-    data: room.Data,
-    pace: Pace,
+    data: room.DataSplits,
+    pace: Progress,
     folder: Path,
     start: int,
-    transfer: Transfer | None,
+    transfer: WarmStart | None,
 ) -> None:
     """What a user sees before the first step."""
     config, side = experiment.config, experiment.net.image_size
     per_device = config["batch_size"] // experiment.placement.devices
-    screen.line(format_table(summarise(experiment.net)))
-    screen.line("")
+    console.line(format_table(summarise(experiment.net)))
+    console.line("")
     for name, text in (
         ("devices", describe_devices()),
         *plan_lines(experiment.plan, experiment.reduction, experiment.moved),
@@ -149,14 +151,14 @@ def announce(
         *experiment.augment.lines(),
         *experiment.average.lines(),
     ):
-        screen.line(f"{name:<8} {text}")
+        console.line(f"{name:<8} {text}")
     if start > pace.total:
-        screen.line(f"{'':<8} the run is past its {pace.total:,} steps already: evaluation only")
+        console.line(f"{'':<8} the run is past its {pace.total:,} steps already: evaluation only")
 
 
 def conclude(
-    screen: Screen,
-    judge: Judge,
+    console: Console,
+    judge: Evaluator,
     folder: Path,
     step: int,
     seconds: float,
@@ -193,17 +195,17 @@ def conclude(
     report.draw_curves(
         events, folder / "curves.png", f"{config['model']['name']} on {config['data']['source']}"
     )
-    screen.line("")
+    console.line("")
     for row in whole["results"]:
-        screen.line(report.result_text(row))
+        console.line(report.result_text(row))
     if best:
-        screen.line(f"best on held-out images: step {best['step']:,}, top-1 {best['top1']:.2%}")
+        console.line(f"best on held-out images: step {best['step']:,}, top-1 {best['top1']:.2%}")
     if judge.corrupt:
-        screen.line(f"{len(judge.corrupt)} images could not be read (report.json names them)")
-    screen.line(
+        console.line(f"{len(judge.corrupt)} images could not be read (report.json names them)")
+    console.line(
         f"step {step:,} in {duration(seconds)}; report.json, metrics.jsonl and curves.png in {folder}"
     )
-    screen.line(f"next, what it sees in an image of yours:\n  {_try_it(folder)}")
+    console.line(f"next, what it sees in an image of yours:\n  {_try_it(folder)}")
     return whole
 
 

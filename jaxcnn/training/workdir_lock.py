@@ -16,7 +16,7 @@ NAME = ".running"
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def lock_workdir(folder: Path) -> Iterator[None]:
     """Holds `folder` until the end, however the process ends.
 
     Raises:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxcnn.benchmarks.measurement import Row, median_seconds, text
+from jaxcnn.benchmarks.measurement import Measurement, median_seconds, text
 from jaxcnn.cli import bench
 from jaxcnn.planning import hardware
 
@@ -15,7 +15,7 @@ KEYS = {
 
 
 def test_a_row_is_one_object_on_one_line():
-    row = Row("a", 12.3456, 0.5, 7, 24.0, facts={"cores": 2, "parts": {"x": 1 / 3}})
+    row = Measurement("a", 12.3456, 0.5, 7, 24.0, facts={"cores": 2, "parts": {"x": 1 / 3}})
     line = row.line()
     assert "\n" not in line
     seen = json.loads(line)
@@ -26,10 +26,10 @@ def test_a_row_is_one_object_on_one_line():
 
 
 def test_the_ratio_is_to_the_peer_where_there_is_one():
-    row = Row("a", 10.0, 0.5, 0, 100.0, "other 1.0", 8.0)
+    row = Measurement("a", 10.0, 0.5, 0, 100.0, "other 1.0", 8.0)
     assert row.ratio == 1.25
-    assert Row("a", 10.0, 0.5).ratio is None
-    assert text([row, Row("b", 1.0, 2.0)]).splitlines()[1].split()[-1] == "1.250"
+    assert Measurement("a", 10.0, 0.5).ratio is None
+    assert text([row, Measurement("b", 1.0, 2.0)]).splitlines()[1].split()[-1] == "1.250"
 
 
 def test_the_median_leaves_out_the_warm_up():

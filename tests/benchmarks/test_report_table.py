@@ -2,12 +2,15 @@
 
 import json
 
-from jaxcnn.benchmarks.measurement import Row
+from jaxcnn.benchmarks.measurement import Measurement
 from jaxcnn.benchmarks.report_table import main
 
 
 def test_table_and_plot(tmp_path, capsys):
-    rows = [Row("a step", 10.0, 0.1, 2_000_000_000, 40.0, "other", 8.0), Row("alone", 3.0, 1.0)]
+    rows = [
+        Measurement("a step", 10.0, 0.1, 2_000_000_000, 40.0, "other", 8.0),
+        Measurement("alone", 3.0, 1.0),
+    ]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(row.line() + "\n" for row in rows))
     assert main([str(path), f"--plot={tmp_path / 'plot.png'}"]) == 0
@@ -23,6 +26,6 @@ def test_bad_input(tmp_path, capsys):
     assert main([str(path)]) == 1
     assert "line 1, is no row of `bench --json`" in capsys.readouterr().err
     assert main([str(tmp_path / "absent")]) == 1
-    path.write_text(Row("alone", 3.0, 1.0).line())
+    path.write_text(Measurement("alone", 3.0, 1.0).line())
     assert main([str(path), f"--plot={tmp_path / 'plot.png'}"]) == 1
     assert "nothing to draw" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jaxcnn.cli import evaluate, fuse, table
-from jaxcnn.research.evaluate_run import Trained
+from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.paper_tables.tables import TABLES
 from jaxcnn.training import Stopped, run
 from tests.training.runs import config
@@ -189,7 +189,7 @@ def test_results_are_shown_where_they_cannot_be_written(folders, monkeypatch, ca
     def refuse(*_):
         raise OSError("the folder cannot be written to; copy the run elsewhere")
 
-    monkeypatch.setattr(Trained, "_check_writable", refuse)
+    monkeypatch.setattr(FinishedRun, "_check_writable", refuse)
     command = [f"--workdir={folders[0]}", "--protocol=centre scale=39"]
     assert evaluate.main(command) == 0
     shown = capsys.readouterr().out
@@ -208,7 +208,7 @@ def test_an_unknown_table_names_the_nearest(capsys):
 
 def test_a_stop_keeps_what_was_done(folders, monkeypatch, capsys):
     """The first protocol is in report.json, the second is done by the same command."""
-    judge = Trained.judge
+    judge = FinishedRun.evaluate
 
     def stopping(self, protocol, **settings):
         if protocol.label(32).startswith("crops_144"):
@@ -217,7 +217,7 @@ def test_a_stop_keeps_what_was_done(folders, monkeypatch, capsys):
 
     command = [f"--workdir={folders[1]}", "--protocol=ten_crops", "--protocol=crops_144"]
     with monkeypatch.context() as patch:
-        patch.setattr(Trained, "judge", stopping)
+        patch.setattr(FinishedRun, "evaluate", stopping)
         assert evaluate.main(command) == 143
     assert "stopped by SIGTERM; nothing is lost" in capsys.readouterr().err
     assert "ten_crops(37->32)" in results(folders[1])

@@ -11,7 +11,7 @@ from PIL import Image
 from jaxcnn import data as room
 from jaxcnn.cli import views
 from jaxcnn.data.pixel_statistics import IMAGENET
-from jaxcnn.preprocessing import augmented, make_treatment
+from jaxcnn.preprocessing import make_preprocess
 from jaxcnn.training import schema
 from jaxcnn.training.evaluator import open_splits
 
@@ -32,7 +32,7 @@ def test_the_views_drawn_are_those_that_the_net_sees():
             place = int(np.flatnonzero(batch["id"] == 5)[0])
             one = {k: jnp.asarray(v[place : place + 1]) for k, v in batch.items()}
             assert int(one["epoch"][0]) == epoch
-            seen = augmented(jax.random.key(7), one, make_treatment(augment, IMAGENET))[0]
+            seen = augment(jax.random.key(7), one, make_preprocess(augment, IMAGENET))[0]
             expected = np.clip(np.rint(seen), 0, 255)
             assert np.abs(expected - row.pixels[epoch]).max() <= 1
             assert np.ptp(expected) > 20

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.data.crops import View, centre_view, rescaled_crop, rescaled_size
+from jaxcnn.data.crops import ResizedCrop, center_crop_view, rescaled_crop, rescaled_size
 from jaxcnn.data.decode import decode_view
 from jaxcnn.data.errors import CorruptImage
 from jaxcnn.data.jpeg import read_header
 
 
 def centre(height, width):
-    return centre_view(height, width, scale=32, image_size=32)
+    return center_crop_view(height, width, scale=32, image_size=32)
 
 
 FILTERS = {
@@ -98,7 +98,7 @@ def test_window_equals_full_decode(
 def test_patch_equals_full_decode(encoded, picture, region, side, interpolation):
     data = encoded(noisy(picture, 190, 241), quality=90)
     image = Image.open(io.BytesIO(data))
-    view = View(190, 241, region, (side, side), (0, 0, side, side), interpolation)
+    view = ResizedCrop(190, 241, region, (side, side), (0, 0, side, side), interpolation)
     wanted = np.asarray(image.resize((side, side), FILTERS[interpolation], box=region))
     assert_alike(decode_view(data, lambda *_: view)[0], wanted, interpolation)
 
@@ -109,7 +109,7 @@ def test_the_window_covers_the_reach_of_cubic(encoded):
     pixels[221:379, 221:379] = 128
     data = encoded(pixels, quality=100, subsampling=0)
     region = (275.0, 275.0, 325.0, 325.0)
-    view = View(600, 600, region, (1, 1), (0, 0, 1, 1), "cubic")
+    view = ResizedCrop(600, 600, region, (1, 1), (0, 0, 1, 1), "cubic")
     got = decode_view(data, lambda *_: view)[0].astype(int)
     whole = Image.open(io.BytesIO(data)).resize((1, 1), Image.Resampling.BICUBIC, box=region)
     assert np.abs(got - np.asarray(whole)).max() <= 1
@@ -232,7 +232,9 @@ def test_truncated_jpeg_is_corrupt_whatever_the_window(encoded, picture, kept):
     cut = data[: int(kept * len(data)) if 0 < kept < 1 else kept]
     # The top rows are all there, but the file is not.
     with pytest.raises(CorruptImage, match="truncated JPEG"):
-        decode_view(cut, lambda h, w: View(h, w, (0.0, 0.0, 16.0, 16.0), (16, 16), (0, 0, 16, 16)))
+        decode_view(
+            cut, lambda h, w: ResizedCrop(h, w, (0.0, 0.0, 16.0, 16.0), (16, 16), (0, 0, 16, 16))
+        )
 
 
 def test_corrupt_files_say_why(encoded, picture):

@@ -8,14 +8,14 @@ import pytest
 
 from jaxcnn.data.crops import rescaled_size
 from jaxcnn.data.eval_crops import (
-    bounding_views,
-    centre_cut,
-    five_cuts,
-    grid_cuts,
-    square_cuts,
-    whole_cut,
+    bounding_crops,
+    center_crop,
+    five_crops,
+    grid_crops,
+    inception_crops,
+    whole_image_crop,
 )
-from jaxcnn.data.eval_loader import read_cuts
+from jaxcnn.data.eval_loader import read_crops
 
 # (height, width) of 500 x 375 JPEGs and of a square one.
 LANDSCAPE, PORTRAIT, SQUARE = (375, 500), (500, 375), (300, 300)
@@ -27,17 +27,17 @@ def corners(cuts):
 
 def test_five_crops_of_the_central_square():
     """Krizhevsky et al. 2012, section 4.1: corners and centre, at 0, 32 and 16 of the 256 x 256."""
-    assert corners(five_cuts(*SQUARE, 256, 224)) == [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]
+    assert corners(five_crops(*SQUARE, 256, 224)) == [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]
     # 375 x 500 becomes 256 x 341, whose central square begins at column 42.
     assert rescaled_size(*LANDSCAPE, 256) == (256, 341)
-    found = five_cuts(*LANDSCAPE, 256, 224)
+    found = five_crops(*LANDSCAPE, 256, 224)
     assert corners(found) == [(0, 42), (0, 74), (32, 42), (32, 74), (16, 58)]
     assert [cut.in_square(*LANDSCAPE) for cut in found] == [
         (top, left, 224, 224) for top, left in ((0, 0), (0, 32), (32, 0), (32, 32), (16, 16))
     ]
-    assert corners(five_cuts(*PORTRAIT, 256, 224))[0] == (42, 0)
+    assert corners(five_crops(*PORTRAIT, 256, 224))[0] == (42, 0)
     # 227 pixels: 29 and 14, as BVLC truncates 14.5.
-    assert corners(five_cuts(*SQUARE, 256, 227))[3:] == [(29, 29), (14, 14)]
+    assert corners(five_crops(*SQUARE, 256, 227))[3:] == [(29, 29), (14, 14)]
 
 
 @pytest.mark.parametrize(
@@ -51,16 +51,16 @@ def test_five_crops_of_the_central_square():
 )
 def test_grid_of_crops(scale, offsets):
     """papers.md 2.4: a regular 5 x 5 grid, i (side - 224) / 4."""
-    found = grid_cuts(*SQUARE, scale, 224, 5)
+    found = grid_crops(*SQUARE, scale, 224, 5)
     assert corners(found) == [(top, left) for top in offsets for left in offsets]
 
 
 def test_grid_covers_the_whole_image():
     """256 x 341: the columns are those of 117 pixels of room, halves up."""
-    found = grid_cuts(*LANDSCAPE, 256, 224, 5)
+    found = grid_crops(*LANDSCAPE, 256, 224, 5)
     assert [left for _, left in corners(found)[:5]] == [0, 29, 59, 88, 117]
     assert sorted({top for top, _ in corners(found)}) == [0, 8, 16, 24, 32]
-    assert corners(grid_cuts(*LANDSCAPE, 256, 224, 1)) == [(16, 58)]
+    assert corners(grid_crops(*LANDSCAPE, 256, 224, 1)) == [(16, 58)]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_grid_covers_the_whole_image():
 )
 def test_squares_and_their_crops(scale, edge, middle):
     """Szegedy et al. 2014, section 7: left, centre and right; of each four corners, centre and the whole."""
-    found = square_cuts(*LANDSCAPE, scale, 224)
+    found = inception_crops(*LANDSCAPE, scale, 224)
     assert len(found) == 18
     tall, wide = rescaled_size(*LANDSCAPE, scale)
     assert tall == scale
@@ -83,31 +83,31 @@ def test_squares_and_their_crops(scale, edge, middle):
 
 def test_portraits_have_top_central_and_bottom_squares_and_square_images_three_equal_ones():
     assert rescaled_size(*PORTRAIT, 256) == (341, 256)
-    whole = [cut for cut in square_cuts(*PORTRAIT, 256, 224) if cut.resized]
+    whole = [cut for cut in inception_crops(*PORTRAIT, 256, 224) if cut.resized]
     assert corners(whole) == [(0, 0), (42, 0), (85, 0)]
-    found = square_cuts(*SQUARE, 256, 224)
+    found = inception_crops(*SQUARE, 256, 224)
     assert found[:6] == found[6:12] == found[12:]
 
 
 def test_a_square_of_the_crops_own_side_is_not_resized():
-    assert {cut.resized for cut in square_cuts(*LANDSCAPE, 224, 224)} == {0}
+    assert {cut.resized for cut in inception_crops(*LANDSCAPE, 224, 224)} == {0}
 
 
 def test_centre_and_whole():
-    assert centre_cut(*LANDSCAPE, 256, 224).box == (16, 58, 224, 224)
+    assert center_crop(*LANDSCAPE, 256, 224).box == (16, 58, 224, 224)
     # The central square of an odd margin lies half a pixel to the left, and its centre with it.
     assert rescaled_size(300, 403, 256) == (256, 344)
-    assert centre_cut(300, 403, 256, 225).box == (15, 59, 225, 225)
-    assert centre_cut(300, 403, 256, 225, square=True).box == (15, 44 + 15, 225, 225)
+    assert center_crop(300, 403, 256, 225).box == (15, 59, 225, 225)
+    assert center_crop(300, 403, 256, 225, square=True).box == (15, 44 + 15, 225, 225)
     assert rescaled_size(300, 402, 256) == (256, 343)
-    assert centre_cut(300, 402, 256, 225).box[1] == 59
-    assert centre_cut(300, 402, 256, 225, square=True).box[1] == 43 + 15
-    assert whole_cut(*PORTRAIT, 256).box == (0, 0, 341, 256)
+    assert center_crop(300, 402, 256, 225).box[1] == 59
+    assert center_crop(300, 402, 256, 225, square=True).box[1] == 43 + 15
+    assert whole_image_crop(*PORTRAIT, 256).box == (0, 0, 341, 256)
 
 
 def test_one_view_a_scale_holds_all_cuts():
-    cuts = [*five_cuts(*LANDSCAPE, 256, 224), centre_cut(*LANDSCAPE, 384, 224)]
-    views = bounding_views(*LANDSCAPE, cuts)
+    cuts = [*five_crops(*LANDSCAPE, 256, 224), center_crop(*LANDSCAPE, 384, 224)]
+    views = bounding_crops(*LANDSCAPE, cuts)
     assert list(views) == [256, 384]
     assert views[256].box == (0, 42, 256, 256)
     assert views[256].size == (256, 256)
@@ -117,8 +117,8 @@ def test_one_view_a_scale_holds_all_cuts():
 def test_pixels_of_cuts_are_those_of_the_rescaled_image(encoded, picture):
     """To a grey level of a JPEG's own decoding."""
     data = encoded(picture(150, 200))
-    wanted = [whole_cut(150, 200, 96), *square_cuts(150, 200, 96, 80)]
-    pixels, size = read_cuts(data, lambda height, width: wanted)  # noqa: ARG005
+    wanted = [whole_image_crop(150, 200, 96), *inception_crops(150, 200, 96, 80)]
+    pixels, size = read_crops(data, lambda height, width: wanted)  # noqa: ARG005
     assert size == (150, 200)
     image = pixels[wanted[0]].astype(int)
     assert image.shape == (96, 128, 3)

@@ -9,37 +9,37 @@ import numpy as np
 import pytest
 
 from jaxcnn.data import (
+    CorruptCounter,
     CorruptImage,
     DataError,
-    Files,
-    Picture,
-    Pictures,
-    Unreadable,
+    EvalImage,
+    EvalLoader,
+    ImageFiles,
     open_data,
+    placeholder_pixels,
     preprocess,
-    stand_in,
 )
-from jaxcnn.data.eval_crops import centre_cut, five_cuts, square_cuts, whole_cut
+from jaxcnn.data.eval_crops import center_crop, five_crops, inception_crops, whole_image_crop
 
 
 def centre(height, width):
-    return [centre_cut(height, width, 32, 24)]
+    return [center_crop(height, width, 32, 24)]
 
 
 def square(height, width):
-    return [centre_cut(height, width, 32, 24, square=True)]
+    return [center_crop(height, width, 32, 24, square=True)]
 
 
 def many(height, width):
     return [
-        whole_cut(height, width, 32),
-        *five_cuts(height, width, 32, 24),
-        *square_cuts(height, width, 40, 24),
+        whole_image_crop(height, width, 32),
+        *five_crops(height, width, 32, 24),
+        *inception_crops(height, width, 40, 24),
     ]
 
 
 def read(source, choose=centre, **settings):
-    with Pictures(source, choose, **settings) as pictures:
+    with EvalLoader(source, choose, **settings) as pictures:
         return list(pictures)
 
 
@@ -136,7 +136,7 @@ def test_an_unreadable_image_has_a_problem_and_no_pixels(
     (image_folder / "val" / "cat" / "0.jpg").write_bytes(content)
     pictures = read(evaluation)
     assert pictures[6].problem.startswith(problem)
-    assert pictures[6] == Picture(6, 2, (0, 0), {}, pictures[6].problem)
+    assert pictures[6] == EvalImage(6, 2, (0, 0), {}, pictures[6].problem)
     assert [picture.position for picture in pictures if not picture.problem] == [
         *range(6),
         *range(7, 9),
@@ -177,7 +177,7 @@ def test_a_png_under_a_jpeg_name_is_read(image_folder, evaluation, encoded, pict
 
 def test_stand_in_is_mid_grey(listed):
     (picture,) = read(listed([CorruptImage("gone", 1)]), many)
-    found = stand_in(picture, many)
+    found = placeholder_pixels(picture, many)
     assert found._replace(size=(0, 0), pixels={}) == picture
     assert found.size[0] == found.size[1]
     assert list(found.pixels) == list(dict.fromkeys(many(*found.size)))
@@ -194,7 +194,7 @@ def loader_threads():
 
 def test_worker_error_comes_in_order_and_stops_the_threads(listed, good):
     source = listed([good] * 10 + [RuntimeError("the disk is on fire")] + [good] * 9)
-    pictures = Pictures(source, centre, threads=2)
+    pictures = EvalLoader(source, centre, threads=2)
     assert [next(pictures).position for _ in range(10)] == list(range(10))
     with pytest.raises(RuntimeError, match="the disk is on fire"):
         next(pictures)
@@ -213,7 +213,7 @@ def test_an_error_of_the_choice_of_cuts_comes_out_too(listed, good):
 
 
 def test_threads_end_at_the_end(evaluation):
-    pictures = Pictures(evaluation, centre, threads=2)
+    pictures = EvalLoader(evaluation, centre, threads=2)
     assert loader_threads()
     assert len(list(pictures)) == 9
     assert not loader_threads()
@@ -221,7 +221,7 @@ def test_threads_end_at_the_end(evaluation):
 
 
 def test_close_stops_the_threads(evaluation):
-    pictures = Pictures(evaluation, centre)
+    pictures = EvalLoader(evaluation, centre)
     next(pictures)
     assert loader_threads()
     pictures.close()
@@ -231,7 +231,7 @@ def test_close_stops_the_threads(evaluation):
 
 
 def test_a_forgotten_iterator_leaves_no_threads(evaluation):
-    pictures = Pictures(evaluation, centre)
+    pictures = EvalLoader(evaluation, centre)
     next(pictures)
     threads = loader_threads()
     assert threads
@@ -260,7 +260,7 @@ def counted(listed, results):
 @pytest.mark.parametrize("ahead", [0, 1, 5])
 def test_no_more_is_read_ahead_than_asked(listed, good, ahead):
     source = counted(listed, [good] * 20)
-    with Pictures(source, centre, ahead=ahead, threads=4) as pictures:
+    with EvalLoader(source, centre, ahead=ahead, threads=4) as pictures:
         for taken in range(4):
             # Those that the threads were given are read before long; others never are.
             given, until = max(taken, 1) + ahead, time.monotonic() + 10
@@ -273,17 +273,17 @@ def test_no_more_is_read_ahead_than_asked(listed, good, ahead):
 
 def test_impossible_arguments(listed, good):
     with pytest.raises(DataError, match="the source holds no images"):
-        Pictures(listed([]), centre)
+        EvalLoader(listed([]), centre)
     with pytest.raises(DataError, match=r"threads=-1, ahead=16: expected 0 or more"):
-        Pictures(listed([good]), centre, threads=-1)
+        EvalLoader(listed([good]), centre, threads=-1)
     with pytest.raises(DataError, match=r"threads=0, ahead=-1: expected 0 or more"):
-        Pictures(listed([good]), centre, ahead=-1)
+        EvalLoader(listed([good]), centre, ahead=-1)
     assert not loader_threads()
 
 
 def test_files_without_labels(image_folder, tmp_path):
     paths = [image_folder / "val" / "bee" / "2.jpg", str(tmp_path / "none.jpg"), tmp_path]
-    source = Files(paths)
+    source = ImageFiles(paths)
     assert (len(source), source.ids.tolist()) == (3, [0, 1, 2])
     found, missing, folder = read(source)
     assert (found.label, found.size, found.problem) == (-1, (42, 46), "")
@@ -295,7 +295,7 @@ def test_files_without_labels(image_folder, tmp_path):
 
 def note_all(source):
     """Reads a source as evaluation does: the names of the images that cannot be read."""
-    unreadable = Unreadable(source, "judged as mid-grey")
+    unreadable = CorruptCounter(source, "judged as mid-grey")
     for picture in read(source):
         if picture.problem:
             unreadable.note(picture.position, picture.problem, picture.position + 1)
@@ -314,7 +314,7 @@ def test_few_corrupt_images_are_named(listed, good, caplog):
 
 def test_an_image_that_is_read_again_is_named_once(listed, good):
     source = listed([good, CorruptImage("gone", 1)])
-    unreadable = Unreadable(source, "left out")
+    unreadable = CorruptCounter(source, "left out")
     for epoch in range(20):
         unreadable.note(1, "gone", 2 * (epoch + 1))
     assert unreadable.names == ["listed#1"]

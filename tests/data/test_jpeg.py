@@ -6,7 +6,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from jaxcnn.data import jpeg
-from jaxcnn.data.crops import centre_view
+from jaxcnn.data.crops import center_crop_view
 from jaxcnn.data.decode import Request, decode_many, decode_view, decode_views
 from jaxcnn.data.errors import CorruptImage
 from tests.data.test_decode import centre
@@ -53,7 +53,9 @@ def test_pixels_are_written_where_they_are_wanted(images, encoded, picture, inte
     def views(height, width):
         scale = min(height, width) if side == 20 else 32
         return [
-            centre_view(height, width, scale=scale, image_size=side, interpolation=interpolation)
+            center_crop_view(
+                height, width, scale=scale, image_size=side, interpolation=interpolation
+            )
         ]
 
     inks = Image.fromarray(picture(40, 60)).convert("CMYK")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxcnn.data import class_table, open_data, train_batches
-from jaxcnn.data.crops import centre_view, rescaled_size
+from jaxcnn.data.crops import center_crop_view, rescaled_size
 from jaxcnn.data.decode import decode_view
 
 ARCHIVE = Path(__file__).parents[2].parent / "shared" / "data" / "imagenet_200.tar"
@@ -47,7 +47,7 @@ def test_window_equals_full_decode(images, scale, side, interpolation):
     for content in images.values():
         got, view = decode_view(
             content,
-            lambda h, w: centre_view(
+            lambda h, w: center_crop_view(
                 h, w, scale=scale, image_size=side, interpolation=interpolation
             ),
         )

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from jaxcnn.data.sampler import Stream, permutation, random_words, train_rows
+from jaxcnn.data.sampler import RandomStream, permutation, random_bits, train_indices
 
 
 def take(rows, count):
@@ -13,29 +13,29 @@ def take(rows, count):
 
 def test_words_are_fixed_for_ever():
     # The order of published runs hangs on these words.
-    words = random_words(Stream.ORDER, 0, 0, 0, 2)
+    words = random_bits(RandomStream.ORDER, 0, 0, 0, 2)
     assert words.dtype == np.uint64
     assert [int(word) for word in words] == [15003734204198539638, 13859618513508960101]
-    assert permutation(Stream.ORDER, 7, 1, 10).tolist() == [5, 4, 3, 6, 2, 9, 1, 7, 8, 0]
+    assert permutation(RandomStream.ORDER, 7, 1, 10).tolist() == [5, 4, 3, 6, 2, 9, 1, 7, 8, 0]
 
 
 def test_words_differ_by_every_argument():
-    base = {"stream": Stream.VIEW, "seed": 1, "epoch": 2, "identity": 3}
-    seen = {tuple(random_words(**base, count=2))}
+    base = {"stream": RandomStream.VIEW, "seed": 1, "epoch": 2, "identity": 3}
+    seen = {tuple(random_bits(**base, count=2))}
     for change in (
-        {"stream": Stream.ORDER},
+        {"stream": RandomStream.ORDER},
         {"seed": 2},
         {"seed": -1},
         {"epoch": 3},
         {"identity": 2},
     ):
-        seen.add(tuple(random_words(**(base | change), count=2)))
+        seen.add(tuple(random_bits(**(base | change), count=2)))
     assert len(seen) == 6
 
 
 def test_words_do_not_depend_on_what_was_drawn_before_or_beside():
     def words(identity):
-        return random_words(Stream.VIEW, 1, 2, identity, 1 + identity % 6).tolist()
+        return random_bits(RandomStream.VIEW, 1, 2, identity, 1 + identity % 6).tolist()
 
     expected = [words(identity) for identity in range(2000)]
     order = np.random.default_rng(0).permutation(2000).tolist()
@@ -43,12 +43,12 @@ def test_words_do_not_depend_on_what_was_drawn_before_or_beside():
         got = dict(zip(order, pool.map(words, order), strict=True))
     assert [got[identity] for identity in range(2000)] == expected
     # As a generator of their own gives them.
-    alone = np.random.Philox(key=[1, int(Stream.VIEW)], counter=[0, 0, 2, 77]).random_raw(6)
-    assert random_words(Stream.VIEW, 1, 2, 77, 6).tolist() == alone.tolist()
+    alone = np.random.Philox(key=[1, int(RandomStream.VIEW)], counter=[0, 0, 2, 77]).random_raw(6)
+    assert random_bits(RandomStream.VIEW, 1, 2, 77, 6).tolist() == alone.tolist()
 
 
 def test_each_epoch_holds_each_example_once_across_batches():
-    rows = take(train_rows(10, seed=3, batch_size=4), 15)  # 60 = 6 epochs
+    rows = take(train_indices(10, seed=3, batch_size=4), 15)  # 60 = 6 epochs
     assert [row.epoch for row in rows] == sorted(row.epoch for row in rows)
     orders = []
     for epoch in range(6):
@@ -59,30 +59,30 @@ def test_each_epoch_holds_each_example_once_across_batches():
 
 
 def test_position_in_the_stream_is_the_contract():
-    rows = take(train_rows(7, seed=5, batch_size=3), 9)
+    rows = take(train_indices(7, seed=5, batch_size=3), 9)
     for p, row in enumerate(rows):
         assert row.epoch == p // 7
-        assert row.position == permutation(Stream.ORDER, 5, p // 7, 7)[p % 7]
+        assert row.position == permutation(RandomStream.ORDER, 5, p // 7, 7)[p % 7]
 
 
 @pytest.mark.parametrize("start", [1, 2, 5, 1_000_000])
 def test_start_step_continues_the_stream(start):
     if start < 10:
         assert (
-            take(train_rows(10, seed=3, batch_size=4, start_step=start), 3)
-            == take(train_rows(10, seed=3, batch_size=4), start + 3)[-12:]
+            take(train_indices(10, seed=3, batch_size=4, start_step=start), 3)
+            == take(train_indices(10, seed=3, batch_size=4), start + 3)[-12:]
         )
     else:
-        row = take(train_rows(10, seed=3, batch_size=4, start_step=start), 1)[0]
+        row = take(train_indices(10, seed=3, batch_size=4, start_step=start), 1)[0]
         assert row.epoch == start * 4 // 10
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_each_batch(processes):
-    whole = list(itertools.islice(train_rows(10, seed=3, batch_size=8), 6))
+    whole = list(itertools.islice(train_indices(10, seed=3, batch_size=8), 6))
     parts = [
         itertools.islice(
-            train_rows(10, seed=3, batch_size=8, process_index=h, process_count=processes), 6
+            train_indices(10, seed=3, batch_size=8, process_index=h, process_count=processes), 6
         )
         for h in range(processes)
     ]

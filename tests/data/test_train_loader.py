@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.data import CorruptImage, DataError, Sampling, open_data, preprocess, train_batches
-from jaxcnn.data.sampler import Stream, permutation
+from jaxcnn.data.sampler import RandomStream, permutation
 
 TRAIN = {"seed": 3, "batch_size": 4, "image_size": 24, "sampling": Sampling(scale=(24, 40))}
 
@@ -194,7 +194,7 @@ def test_too_many_corrupt_images_are_an_error(listed, encoded, picture):
     assert np.array_equal(rows["mask"], rows["id"] >= 9)
     assert np.array_equal(rows["label"], rows["id"] < 9)
     many = listed([CorruptImage("gone", 1) if i % 3 == 0 else good for i in range(40)])
-    order = permutation(Stream.ORDER, TRAIN["seed"], 0, 40)
+    order = permutation(RandomStream.ORDER, TRAIN["seed"], 0, 40)
     seen, first = np.flatnonzero(order % 3 == 0)[9] + 1, order[order % 3 == 0][0]
     assert seen < 40
     message = rf"10 of the first {seen} images.*more than 1%.*listed#{first}, "
@@ -204,7 +204,7 @@ def test_too_many_corrupt_images_are_an_error(listed, encoded, picture):
 
 def test_worker_error_comes_in_order_and_stops_the_threads(listed, encoded, picture):
     good = (encoded(picture(30, 30)), 0)
-    order = permutation(Stream.ORDER, TRAIN["seed"], 0, 20).tolist()
+    order = permutation(RandomStream.ORDER, TRAIN["seed"], 0, 20).tolist()
     results = [RuntimeError("the disk is on fire") if i == order[10] else good for i in range(20)]
     batches = train_batches(listed(results), **TRAIN, threads=2)
     assert [next(batches)["id"].tolist() for _ in range(2)] == [order[:4], order[4:8]]

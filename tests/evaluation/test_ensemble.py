@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxcnn.data import Pictures
-from jaxcnn.evaluation import Tally, choose_cuts, ensemble, posteriors
-from jaxcnn.evaluation.protocols import Centre, Dense, MultiCrop, MultiCropDense, TenCrops
+from jaxcnn.data import EvalLoader
+from jaxcnn.evaluation import Tally, choose_crops, ensemble, posteriors
+from jaxcnn.evaluation.protocols import CenterCrop, Dense, MultiCrop, MultiCropDense, TenCrops
 from tests.evaluation.small import Images, forward_of, judge, net_and_params
 
 SIZES = [(40, 40), (44, 61), (70, 43), (33, 64), (90, 40), (41, 42), (60, 31)] * 3
@@ -33,15 +33,17 @@ def test_the_mean_of_two_nets_is_that_of_judging_both():
     for name, protocol in kinds.items():
         net, params = net_and_params(name)
         forward = forward_of(net)
-        with Pictures(source, choose_cuts(forward, protocol)) as pictures:
+        with EvalLoader(source, choose_crops(forward, protocol)) as pictures:
             for picture, values in posteriors(forward, params, pictures, protocol):
                 means[picture.position] += np.exp(values) / 2
     tally = Tally()
     tally.add(np.log(means), np.arange(len(source)) % 5)
-    direct, fused = tally.result("mean", "val", len(source)), ensemble.rates(saved)
+    direct, fused = tally.result("mean", "val", len(source)), ensemble.error_rates(saved)
     assert (fused.n, fused.top1, fused.top5) == (21, direct.top1, direct.top5)
     assert fused.loss == pytest.approx(direct.loss, rel=1e-3)
-    np.testing.assert_allclose(ensemble.fuse(saved).values, means, rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        ensemble.average_posteriors(saved).values, means, rtol=2e-3, atol=1e-6
+    )
 
 
 def test_multi_crop_and_dense_fused_are_the_protocol_of_both():
@@ -49,12 +51,14 @@ def test_multi_crop_and_dense_fused_are_the_protocol_of_both():
     crops = judge("vgg", source, MultiCrop(scales=scales)).posteriors
     dense = judge("vgg", source, Dense(scales=scales)).posteriors
     both = judge("vgg", source, MultiCropDense(scales=scales)).posteriors
-    np.testing.assert_allclose(ensemble.fuse([crops, dense]).values, both.values, rtol=3e-3)
+    np.testing.assert_allclose(
+        ensemble.average_posteriors([crops, dense]).values, both.values, rtol=3e-3
+    )
 
 
 def test_one_file_gives_the_rates_that_were_reported():
-    found = judge("vgg", Images(SIZES), Centre(scale=37))
-    again = ensemble.rates([found.posteriors])
+    found = judge("vgg", Images(SIZES), CenterCrop(scale=37))
+    again = ensemble.error_rates([found.posteriors])
     assert (again.n, again.top1, again.top5) == (
         found.result.n,
         found.result.top1,
@@ -64,7 +68,7 @@ def test_one_file_gives_the_rates_that_were_reported():
 
 
 def test_a_file_holds_what_was_saved(tmp_path):
-    whole = judge("vgg", Images(SIZES), Centre(scale=37)).posteriors
+    whole = judge("vgg", Images(SIZES), CenterCrop(scale=37)).posteriors
     whole = dataclasses.replace(whole, facts={**whole.facts, "run": "a", "step": 3})
     path = tmp_path / "deep" / ensemble.file_name("dense(256, no flip)", "val", 3)
     assert path.name == "dense_256_no_flip.val.step_3.npz"
@@ -82,13 +86,17 @@ def test_a_file_holds_what_was_saved(tmp_path):
 
 def test_the_mean_weighs_each_the_same_by_hand():
     a, b, c = made([[0.5, 0.5]]), made([[1.0, 0.0]]), made([[0.0, 1.0]], protocol="dense")
-    assert ensemble.fuse([a, b, c]).values.tolist() == [[0.5, 0.5]]
-    assert ensemble.fuse([a, b]).values.tolist() == [[0.75, 0.25]]
-    assert ensemble.fuse([a, b, c]).name == "centre + centre + dense"
+    assert ensemble.average_posteriors([a, b, c]).values.tolist() == [[0.5, 0.5]]
+    assert ensemble.average_posteriors([a, b]).values.tolist() == [[0.75, 0.25]]
+    assert ensemble.average_posteriors([a, b, c]).name == "centre + centre + dense"
     # A mean of means is fused on: its weight is one file's.
-    assert ensemble.fuse([ensemble.fuse([a, b]), c]).values.tolist() == [[0.375, 0.625]]
-    assert ensemble.rates([b, c]).loss == pytest.approx(np.log(2), rel=1e-6)
-    assert ensemble.rates([c]).loss == pytest.approx(25 * np.log(2))  # 0 in float16 is not nothing
+    assert ensemble.average_posteriors(
+        [ensemble.average_posteriors([a, b]), c]
+    ).values.tolist() == [[0.375, 0.625]]
+    assert ensemble.error_rates([b, c]).loss == pytest.approx(np.log(2), rel=1e-6)
+    assert ensemble.error_rates([c]).loss == pytest.approx(
+        25 * np.log(2)
+    )  # 0 in float16 is not nothing
 
 
 @pytest.mark.parametrize(
@@ -106,7 +114,7 @@ def test_the_mean_weighs_each_the_same_by_hand():
     ],
 )
 def test_what_is_not_alike_is_refused(other, problem):
-    for together in (ensemble.fuse, ensemble.rates):
+    for together in (ensemble.average_posteriors, ensemble.error_rates):
         with pytest.raises(ensemble.PosteriorsError, match=problem):
             together([made([[0.5, 0.5]] * 2), other])
         with pytest.raises(ensemble.PosteriorsError, match="name one file or more"):

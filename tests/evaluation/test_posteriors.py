@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from jaxcnn.data.crops import rescaled_size
-from jaxcnn.data.eval_loader import read_cuts
+from jaxcnn.data.eval_loader import read_crops
 from jaxcnn.evaluation import evaluate
-from jaxcnn.evaluation.buckets import RATIOS, bucket, placed, turned
+from jaxcnn.evaluation.buckets import RATIOS, bucket, pad_to_bucket, turned
 from jaxcnn.evaluation.naming import read_protocol
-from jaxcnn.evaluation.posteriors import choose_cuts, shapes_of
+from jaxcnn.evaluation.posteriors import choose_crops, shapes_of
 from jaxcnn.evaluation.protocols import (
-    Centre,
+    CenterCrop,
     Crops144,
     Dense,
     MultiCrop,
@@ -63,7 +63,7 @@ def reference(net, params, source, index, protocol):
     """The mean posterior, look by look, by the definition."""
     total = np.zeros(CLASSES)
     looks = protocol.looks(*source.pixels[index].shape[:2], net.image_size)
-    pixels, _ = read_cuts(source.read(index)[0], lambda *_: [look.cut for look in looks])
+    pixels, _ = read_crops(source.read(index)[0], lambda *_: [look.cut for look in looks])
     for look in looks:
         view = pixels[look.cut][:, ::-1] if look.mirror else pixels[look.cut]
         of = dense_posterior if look.dense else plain_posterior
@@ -92,7 +92,7 @@ def test_dense_in_padded_turned_batches_is_that_of_each_image(name):
         image = Images([(height, width)]).pixels[0]
         shape = bucket(height, width)
         batch = forward.empty(shape)
-        batch["image"][1], batch["size"][1] = placed(image, shape)
+        batch["image"][1], batch["size"][1] = pad_to_bucket(image, shape)
         own = turned(params) if height > width else params
         images = jnp.asarray(batch["image"].astype(np.float32) - MEAN)
         score_map = compiled(net, "score_map")
@@ -115,7 +115,7 @@ def test_dense_in_padded_turned_batches_is_that_of_each_image(name):
 def test_dense_of_the_nets_own_size_is_the_plain_call():
     source = Images([(32, 32)] * 3)
     dense = judge("vgg", source, Dense(scales=(32,), flip=False))
-    centre = judge("vgg", source, Centre(scale=32))
+    centre = judge("vgg", source, CenterCrop(scale=32))
     np.testing.assert_array_equal(dense.posteriors.values, centre.posteriors.values)
 
 
@@ -252,7 +252,7 @@ def test_images_of_ten_to_one_and_beyond():
     assert found.unreadable == ["image 2"]
     net, _ = net_and_params("vgg")
     with pytest.raises(ValueError, match=r"its sides are as 40 to 1.*at most 32 to 1"):
-        choose_cuts(forward_of(net), Dense(scales=(32,)))(20, 800)
+        choose_crops(forward_of(net), Dense(scales=(32,)))(20, 800)
     crops = judge("vgg", Images([(20, 800)]), Crops144(scales=(32, 40)))
     assert not crops.unreadable
 

@@ -8,7 +8,7 @@ from jaxcnn.config import ConfigError
 from jaxcnn.evaluation import PROTOCOLS
 from jaxcnn.evaluation.naming import read_protocol
 from jaxcnn.evaluation.protocols import (
-    Centre,
+    CenterCrop,
     Crops144,
     Dense,
     MultiCrop,
@@ -19,7 +19,7 @@ from jaxcnn.evaluation.protocols import (
 LANDSCAPE = (375, 500)
 # Protocol, looks at an image that is no square, and how many of them have different pixels.
 COUNTS = [
-    (Centre(), 1),
+    (CenterCrop(), 1),
     (TenCrops(), 10),
     (Dense(), 2),
     (Dense(flip=False), 1),
@@ -74,19 +74,19 @@ def protocol_size(height, width, scale):
 
 def test_fifty_crops_of_an_image_of_224_are_25_copies_of_two():
     counts = collections.Counter(
-        look._replace(weight=0) for look in MultiCrop(scales=(224,)).looks(224, 224, 224)
+        look._replace(weight=0) for look in MultiCrop(scales=(224,)).crops(224, 224, 224)
     )
     assert sorted(counts.values()) == [25, 25]
 
 
 def test_crops_of_a_square_image_are_48_different_ones():
-    looks = Crops144().looks(300, 300, 224)
+    looks = Crops144().crops(300, 300, 224)
     counts = collections.Counter(look._replace(weight=0) for look in looks)
     assert [*counts.values()] == [3] * 48
 
 
 def test_both_together_weigh_the_same():
-    looks = MultiCropDense(scales=(256, 384)).looks(*LANDSCAPE, 224)
+    looks = MultiCropDense(scales=(256, 384)).crops(*LANDSCAPE, 224)
     assert sum(look.weight for look in looks if look.dense) == pytest.approx(0.5)
     assert {look.weight for look in looks if look.dense} == {1 / 8}
 
@@ -94,7 +94,7 @@ def test_both_together_weigh_the_same():
 @pytest.mark.parametrize(
     ("protocol", "label"),
     [
-        (Centre(), "centre(256->224)"),
+        (CenterCrop(), "centre(256->224)"),
         (TenCrops(), "ten_crops(256->224)"),
         (Dense(scales=(224, 256, 288)), "dense(224,256,288)"),
         (Dense(flip=False), "dense(256, no flip)"),

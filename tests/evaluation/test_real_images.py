@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.data import Pictures
+from jaxcnn.data import EvalLoader
 from jaxcnn.data.jpeg import read_header
-from jaxcnn.evaluation import Forward, choose_cuts, evaluate, posteriors
+from jaxcnn.evaluation import Forward, choose_crops, evaluate, posteriors
 from jaxcnn.evaluation.forward import mean_scores
 from jaxcnn.evaluation.protocols import Dense, MultiCrop
 from jaxcnn.models import build
@@ -87,7 +87,7 @@ def test_buckets_equal_one_image_at_a_time(name, fields, count):
     source, protocol = Photographs(count), Dense(flip=False)
     forward = Forward(net, MEAN, make_placement(data=1), 4 if count > 4 else 2)
     found, pixels = {}, {}
-    with Pictures(source, choose_cuts(forward, protocol)) as pictures:
+    with EvalLoader(source, choose_crops(forward, protocol)) as pictures:
 
         def kept():
             for picture in pictures:

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxcnn.models import ops
-from jaxcnn.models.context import WHOLE, Held
+from jaxcnn.models.context import UNSHARDED, Layout
 from jaxcnn.models.googlenet import AUXILIARY_POOL, CONV1, POOL, POOL_IN_MODULE
 from jaxcnn.models.ops import LRN_CONSTANTS, LrnConstants, Window
 
@@ -213,19 +213,21 @@ def test_paper_dropout_is_inverted_dropout_with_the_next_weights_halved():
     x = normal(4, 16)
     weights = normal(16, 3, seed=1)
     for key in (jax.random.key(2), None):
-        kept = None if key is None else WHOLE.kept(key, 0.5, x, Held.OWN)
+        kept = None if key is None else UNSHARDED.dropout_mask(key, 0.5, x, Layout.BATCH_SHARDED)
         paper = ops.dropout(x, 0.5, "paper", kept) @ weights
         inverted = ops.dropout(x, 0.5, "inverted", kept) @ (weights * 0.5)
         assert_array_equal(paper, inverted)
     assert_array_equal(ops.dropout(x, 0.5, "paper", None), x * 0.5)
-    left = ops.dropout(x, 0.5, "paper", WHOLE.kept(jax.random.key(2), 0.5, x, Held.OWN))
+    left = ops.dropout(
+        x, 0.5, "paper", UNSHARDED.dropout_mask(jax.random.key(2), 0.5, x, Layout.BATCH_SHARDED)
+    )
     assert_array_equal(left, np.where(left == 0, 0, x))
 
 
 @pytest.mark.parametrize("rate", [0.4, 0.5, 0.7])
 def test_dropout_keeps_its_fraction(rate):
     x = jnp.ones((400, 500))
-    kept = WHOLE.kept(jax.random.key(0), rate, x, Held.OWN)
+    kept = UNSHARDED.dropout_mask(jax.random.key(0), rate, x, Layout.BATCH_SHARDED)
     y = ops.dropout(x, rate, "inverted", kept)
     assert len({row.tobytes() for row in np.asarray(kept)}) == 400  # each image has its own
     assert_allclose(np.mean(y != 0), 1 - rate, atol=5e-3)

@@ -46,7 +46,7 @@ def test_scores_of_a_padded_batch(name):
     size off the stride what the image alone gives; no cell for an image that is too small."""
     net, variables = net_and_variables(name)
     side = net.image_size
-    sizes = [(side, side), (131, 97), (net.smallest_image() - 1, 140)]
+    sizes = [(side, side), (131, 97), (net.min_image_size() - 1, 140)]
     batch = np.full((len(sizes), 140, 140, 3), np.nan, np.float32)
     for image, (height, width) in zip(batch, sizes, strict=True):
         image[:height, :width] = picture(height, width, seed=height)
@@ -144,7 +144,7 @@ def test_too_small_images(name, smallest, full):
         build(name, image_size=smallest - 1)
     assert build(name, image_size=smallest).head_side() == 1
     net = build(name, width=0.01, num_classes=2)
-    assert net.smallest_image() == full
+    assert net.min_image_size() == full
     variables = jax.eval_shape(
         net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     )

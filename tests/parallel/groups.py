@@ -21,7 +21,7 @@ GLOO = re.compile(
 )
 
 
-class Crew:
+class LaunchedGroup:
     """`count` processes of main.py (or of another program), each with `devices` fake CPU devices.
 
     None of them is left when the `with` ends. What they say is in files of `folder`.
@@ -149,11 +149,11 @@ class Crew:
         return self.folder / f"{name}_{i}.txt"
 
 
-def ledger(crews):
-    """The ids of each update, in the order of the batch, as it was done last in `crews`."""
+def ledger(process_groups):
+    """The ids of each update, in the order of the batch, as it was done last in `groups`."""
     done = {}
-    for crew in crews:
-        done |= {step: list(itertools.chain(*rows)) for step, rows in crew.ids().items()}
+    for process_group in process_groups:
+        done |= {step: list(itertools.chain(*rows)) for step, rows in process_group.ids().items()}
     return done
 
 
@@ -174,4 +174,4 @@ def starts(workdir):
     return json.loads((Path(workdir) / "run.json").read_text())["starts"]
 
 
-__all__ = ["ROOT", "Crew", "assert_epochs_whole", "ledger", "losses", "starts"]
+__all__ = ["ROOT", "LaunchedGroup", "assert_epochs_whole", "ledger", "losses", "starts"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.training.load_run import saved_steps
-from tests.parallel.groups import Crew, assert_epochs_whole, ledger, losses, starts
+from tests.parallel.groups import LaunchedGroup, assert_epochs_whole, ledger, losses, starts
 from tests.training.runs import arguments, events
 from tests.training.test_train_step import NETS
 
@@ -48,11 +48,15 @@ def test_processes_and_devices_do_not_matter(net, tmp_path):
     file.write_text(CONFIG.format(config(net)))
     for count in (1, 2, 4):
         folder = tmp_path / f"run_{count}"
-        with Crew(
-            tmp_path / f"crew_{count}", count, 8 // count, f"--config={file}", f"--workdir={folder}"
-        ) as crew:
-            assert crew.wait(1500) == [0] * count, crew.told()
-        ids.append(ledger([crew]))
+        with LaunchedGroup(
+            tmp_path / f"group_{count}",
+            count,
+            8 // count,
+            f"--config={file}",
+            f"--workdir={folder}",
+        ) as process_group:
+            assert process_group.wait(1500) == [0] * count, process_group.told()
+        ids.append(ledger([process_group]))
         found.append(losses(folder))
         rows = [e for e in events(folder) if e["kind"] == "eval"]
         judged.append(
@@ -79,9 +83,11 @@ SETTINGS = arguments(
 def undisturbed(tmp_path_factory):
     """(workdir, ids by update) of a run of two processes."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    with Crew(folder / "crew", 2, 1, *SETTINGS, f"--workdir={folder / 'run'}") as crew:
-        assert crew.wait(400) == [0, 0], crew.told()
-    done = ledger([crew])
+    with LaunchedGroup(
+        folder / "group", 2, 1, *SETTINGS, f"--workdir={folder / 'run'}"
+    ) as process_group:
+        assert process_group.wait(400) == [0, 0], process_group.told()
+    done = ledger([process_group])
     assert_epochs_whole(done, EXAMPLES, EPOCHS)
     return folder / "run", done
 
@@ -102,30 +108,32 @@ def strikes(name, seed):
 @pytest.mark.parametrize("name", ["TERM", "KILL"])
 def test_it_goes_on_after_twenty_of_them(name, undisturbed, tmp_path):
     """To either process, in training, evaluation and saving; the same command goes on each time."""
-    folder, crews, seconds = tmp_path / "run", [], []
+    folder, process_groups, seconds = tmp_path / "run", [], []
     for number, strike in enumerate(strikes(name, seed=len(name) + ord(name[0]))):
         whole = saved_steps(folder)
         done = whole[-1] if whole else 0
         victim, text = strike(done)
-        with Crew(
-            tmp_path / f"crew_{number}", 2, 1, *SETTINGS, f"--workdir={folder}", STRIKE=text
-        ) as crew:
-            codes = crew.wait(200)
-        crews.append(crew)
-        other = crew.seconds_to_end(1 - victim)
-        seconds.append(other if name == "KILL" else max(other, crew.seconds_to_end(victim)))
+        with LaunchedGroup(
+            tmp_path / f"group_{number}", 2, 1, *SETTINGS, f"--workdir={folder}", STRIKE=text
+        ) as process_group:
+            codes = process_group.wait(200)
+        process_groups.append(process_group)
+        other = process_group.seconds_to_end(1 - victim)
+        seconds.append(
+            other if name == "KILL" else max(other, process_group.seconds_to_end(victim))
+        )
         print(
             f"\n{name} {number}: {text}: from {done}, {codes} after {seconds[-1]:.1f} s", flush=True
         )
         if name == "TERM":
-            assert codes == [143, 143], crew.told()
+            assert codes == [143, 143], process_group.told()
         else:
-            assert codes[victim] == -9, crew.told()
-            assert codes[1 - victim] in (1, -6), crew.told()
-        assert [step for step, _ in crew.restored()] == [done, done] * bool(whole)
-    with Crew(tmp_path / "last", 2, 1, *SETTINGS, f"--workdir={folder}") as crew:
-        assert crew.wait(400) == [0, 0], crew.told()
-    crews.append(crew)
+            assert codes[victim] == -9, process_group.told()
+            assert codes[1 - victim] in (1, -6), process_group.told()
+        assert [step for step, _ in process_group.restored()] == [done, done] * bool(whole)
+    with LaunchedGroup(tmp_path / "last", 2, 1, *SETTINGS, f"--workdir={folder}") as process_group:
+        assert process_group.wait(400) == [0, 0], process_group.told()
+    process_groups.append(process_group)
     aside = folder / "unreadable_checkpoints"
     print(
         f"{name}: {statistics.median(seconds):.1f} s median, {max(seconds):.1f} s at most, from the "
@@ -133,6 +141,6 @@ def test_it_goes_on_after_twenty_of_them(name, undisturbed, tmp_path):
         f"{len(list(aside.glob('*')))}; starts from {[s['step'] for s in starts(folder)]}"
     )
     assert max(seconds) < 40
-    assert ledger(crews) == undisturbed[1]
+    assert ledger(process_groups) == undisturbed[1]
     np.testing.assert_allclose(losses(folder), losses(undisturbed[0]), rtol=1e-6)
     assert json.loads((folder / "report.json").read_text())["results"][0]["n"] == 64

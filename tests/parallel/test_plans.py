@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.models import build
-from jaxcnn.parallel.comm_cost import traffic
+from jaxcnn.parallel.comm_cost import comm_cost
 from jaxcnn.planning.hlo import collectives
 from jaxcnn.training.builder import synthetic_batch
 from tests.training.test_train_step import NO_FLIP, experiment
@@ -96,7 +96,7 @@ def test_a_plan_sends_what_it_says_and_donates_its_state(name):
     assert Counter(c.kind for c in sent) == kinds
     foreseen = Counter()
     params = exp.abstract_state().params
-    for c in traffic(exp.plan, exp.reduction, exp.net, params, ROWS):
+    for c in comm_cost(exp.plan, exp.reduction, exp.net, params, ROWS):
         foreseen[c.kind] += c.bytes
     found = Counter()
     for c in sent:

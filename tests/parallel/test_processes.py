@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.training.workdir_lock import held
-from tests.parallel.groups import ROOT, Crew, assert_epochs_whole, ledger, losses, starts
+from jaxcnn.training.workdir_lock import lock_workdir
+from tests.parallel.groups import ROOT, LaunchedGroup, assert_epochs_whole, ledger, losses, starts
 from tests.parallel.witness import digest
 from tests.training.runs import arguments, events, state_of
 
@@ -27,25 +27,31 @@ def judged(workdir):
 def undisturbed(tmp_path_factory):
     """(workdir, ids by update) of a run of one process on eight devices."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    with Crew(folder / "crew", 1, 8, *SETTINGS, f"--workdir={folder / 'run'}") as crew:
-        assert crew.wait() == [0], crew.told()
-    done = ledger([crew])
+    with LaunchedGroup(
+        folder / "group", 1, 8, *SETTINGS, f"--workdir={folder / 'run'}"
+    ) as process_group:
+        assert process_group.wait() == [0], process_group.told()
+    done = ledger([process_group])
     assert_epochs_whole(done, EXAMPLES, EPOCHS)
     return folder / "run", done
 
 
 def test_two_processes_are_one_run(undisturbed, tmp_path):
     workdir, ids = undisturbed
-    with Crew(tmp_path / "crew", 2, 4, *SETTINGS, f"--workdir={tmp_path / 'run'}") as crew:
-        assert crew.wait() == [0, 0], crew.told()
+    with LaunchedGroup(
+        tmp_path / "group", 2, 4, *SETTINGS, f"--workdir={tmp_path / 'run'}"
+    ) as process_group:
+        assert process_group.wait() == [0, 0], process_group.told()
     # Each process reads its half of the rows, which together are the batch in its order.
-    assert all([len(rows) for rows in halves] == [16, 16] for halves in crew.ids().values())
-    assert ledger([crew]) == ids
+    assert all(
+        [len(rows) for rows in halves] == [16, 16] for halves in process_group.ids().values()
+    )
+    assert ledger([process_group]) == ids
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(workdir), rtol=1e-6)
     assert judged(tmp_path / "run") == judged(workdir)
     # One writes and speaks.
-    assert crew.lines(1) == ["process 1/2, 4 local devices, 8 global"]
-    assert "process 0/2, 4 local devices, 8 global" in crew.lines(0)
+    assert process_group.lines(1) == ["process 1/2, 4 local devices, 8 global"]
+    assert "process 0/2, 4 local devices, 8 global" in process_group.lines(0)
     (start,) = starts(tmp_path / "run")
     assert (start["processes"], len(start["devices"])) == (2, 8)
     assert {p.name for p in (tmp_path / "run").iterdir()} == {p.name for p in workdir.iterdir()}
@@ -67,31 +73,33 @@ STARTS = [
 def test_kills_stops_and_other_counts_of_devices(undisturbed, tmp_path):
     """Five starts of one run: each goes on from the very bits that were saved, with the example that was
     next, and in the end it is the run that nothing disturbed."""
-    folder, crews = tmp_path / "run", []
+    folder, process_groups = tmp_path / "run", []
     for (count, devices), strike, codes in STARTS:
-        saved = [(int(s.step), digest(s)) for s in [state_of(folder)]] if crews else []
-        with Crew(
-            tmp_path / f"crew_{len(crews)}", count, devices, *SETTINGS, f"--workdir={folder}",
+        saved = [(int(s.step), digest(s)) for s in [state_of(folder)]] if process_groups else []
+        with LaunchedGroup(
+            tmp_path / f"group_{len(groups)}", count, devices, *SETTINGS, f"--workdir={folder}",
             **({"STRIKE": strike} if strike else {}),
-        ) as crew:  # fmt: skip
-            ended = crew.wait()
-        assert all(a in b for a, b in zip(ended, codes, strict=True)), (ended, crew.told())
-        assert crew.restored() == saved * count
+        ) as process_group:  # fmt: skip
+            ended = process_group.wait()
+        assert all(a in b for a, b in zip(ended, codes, strict=True)), (ended, process_group.told())
+        assert process_group.restored() == saved * count
         if strike:
-            assert max(map(crew.seconds_to_end, range(count))) < 45
-        crews.append(crew)
+            assert max(map(process_group.seconds_to_end, range(count))) < 45
+        process_groups.append(process_group)
     # Its own words, or the watchdog's and JAX's.
-    assert re.search("another process ended first|stopped sending heartbeats", crews[0].err(0))
-    assert "loop.py" in crews[0].err(0)
-    assert "stopped by SIGTERM of process 1; the state is saved" in crews[2].out(0)
-    assert "stopped by SIGTERM; the state is saved" in crews[3].out(0)
+    assert re.search(
+        "another process ended first|stopped sending heartbeats", process_groups[0].err(0)
+    )
+    assert "loop.py" in process_groups[0].err(0)
+    assert "stopped by SIGTERM of process 1; the state is saved" in process_groups[2].out(0)
+    assert "stopped by SIGTERM; the state is saved" in process_groups[3].out(0)
     begun = starts(folder)
     assert [(s["processes"], len(s["devices"])) for s in begun] == [
         (count, count * devices) for (count, devices), *_ in STARTS
     ]
     assert begun[0]["step"] == 0 < begun[1]["step"] <= begun[2]["step"] == 16
     assert 21 <= begun[3]["step"] < 27 <= begun[4]["step"] < 32
-    assert ledger(crews) == undisturbed[1]
+    assert ledger(process_groups) == undisturbed[1]
     np.testing.assert_allclose(losses(folder), losses(undisturbed[0]), rtol=1e-6)
     assert judged(folder) == judged(undisturbed[0])
 
@@ -101,11 +109,13 @@ def test_kills_stops_and_other_counts_of_devices(undisturbed, tmp_path):
 
 def refused(tmp_path, *typed, **options):
     """What two processes of main.py say that both end with an error, by process."""
-    with Crew(tmp_path / "crew", 2, 1, *SETTINGS, *typed, program=MAIN, **options) as crew:
-        codes = crew.wait(60)
-    assert set(codes) <= {1, 2}, crew.told()
-    assert "Traceback" not in crew.err(0) + crew.err(1)
-    return codes, [crew.err(0), crew.err(1)]
+    with LaunchedGroup(
+        tmp_path / "group", 2, 1, *SETTINGS, *typed, program=MAIN, **options
+    ) as process_group:
+        codes = process_group.wait(60)
+    assert set(codes) <= {1, 2}, process_group.told()
+    assert "Traceback" not in process_group.err(0) + process_group.err(1)
+    return codes, [process_group.err(0), process_group.err(1)]
 
 
 def test_configs_that_differ(tmp_path):
@@ -167,7 +177,7 @@ def test_a_workdir_that_one_of_them_does_not_see(tmp_path):
 
 
 def test_a_workdir_in_use(tmp_path):
-    with held(tmp_path / "run"):
+    with lock_workdir(tmp_path / "run"):
         codes, said = refused(tmp_path, f"--workdir={tmp_path / 'run'}")
     assert codes == [1, 1]
     for text in said:
@@ -180,11 +190,11 @@ def test_images_that_only_one_of_them_cannot_read(tmp_path):
     places, workdir = two_places(tmp_path), tmp_path / "run"
     for file in (places[1] / "images" / "train").rglob("*.jpg"):
         file.write_bytes(b"no image")
-    with Crew(
-        tmp_path / "crew", 2, 2, *SETTINGS, *FOLDER, f"--workdir={workdir}", cwds=places
-    ) as crew:
-        assert crew.wait() == [1, 1], crew.told()
+    with LaunchedGroup(
+        tmp_path / "group", 2, 2, *SETTINGS, *FOLDER, f"--workdir={workdir}", cwds=places
+    ) as process_group:
+        assert process_group.wait() == [1, 1], process_group.told()
     for i in range(2):
-        assert "error: 10 of the first 10 images cannot be read" in crew.err(i)
+        assert "error: 10 of the first 10 images cannot be read" in process_group.err(i)
     assert int(state_of(workdir).step) == 1  # of the second update it had two rows too few
     assert [e["step"] for e in events(workdir)] == [1]

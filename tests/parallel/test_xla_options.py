@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jaxcnn.parallel import gpus, xla_options
-from jaxcnn.parallel.compilation_cache import cache
+from jaxcnn.parallel.compilation_cache import use_compilation_cache
 from jaxcnn.parallel.xla_options import ROWS, Row, compiler_options, guess_platform, prepare
 
 HERE = version("jaxlib")
@@ -352,7 +352,9 @@ def test_only_what_takes_a_second_to_compile_is_cached(tmp_path):
 
 
 def test_a_cache_that_is_set_already_is_left_alone(tmp_path):
-    name, text = cache({"JAX_COMPILATION_CACHE_DIR": "/elsewhere"}, str(tmp_path / "new"))
+    name, text = use_compilation_cache(
+        {"JAX_COMPILATION_CACHE_DIR": "/elsewhere"}, str(tmp_path / "new")
+    )
     assert name == "cache"
     assert text.startswith("/elsewhere, by JAX_COMPILATION_CACHE_DIR")
     assert not (tmp_path / "new").exists()
@@ -362,18 +364,18 @@ def test_a_cache_that_is_set_already_is_left_alone(tmp_path):
 def test_a_cache_that_others_can_write_to_is_refused(tmp_path, mode):
     tmp_path.chmod(mode)
     with pytest.raises(ValueError, match=f"type: chmod 700 {tmp_path}"):
-        cache({}, str(tmp_path))
+        use_compilation_cache({}, str(tmp_path))
 
 
 def test_a_cache_of_another_user_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
     with pytest.raises(ValueError, match="belongs to another user"):
-        cache({}, str(tmp_path))
+        use_compilation_cache({}, str(tmp_path))
 
 
 def test_a_cache_that_is_no_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="name another"):
-        cache({}, str(tmp_path / "file"))
+        use_compilation_cache({}, str(tmp_path / "file"))
     with pytest.raises(ValueError, match="JAX_COMPILATION_CACHE_DIR"):
-        cache({}, "gs://bucket/programs")
+        use_compilation_cache({}, "gs://bucket/programs")

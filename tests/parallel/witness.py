@@ -63,12 +63,12 @@ def attend(witness):
     from jaxcnn import data as room
     from jaxcnn.evaluation import run_protocol
     from jaxcnn.training.checkpoint import Checkpoints
-    from jaxcnn.training.prefetch import Feed
+    from jaxcnn.training.prefetch import Prefetcher
 
     made, drawn, saved, restored = (
-        room.train_batches, room.Batches.__next__, Checkpoints.save, Checkpoints.restore,
+        room.train_batches, room.TrainLoader.__next__, Checkpoints.save, Checkpoints.restore,
     )  # fmt: skip
-    done, ahead, given = [0], collections.deque(), Feed.next
+    done, ahead, given = [0], collections.deque(), Prefetcher.next
 
     def train_batches(*arguments, start_step, **keys):
         done[0] = start_step
@@ -88,7 +88,7 @@ def attend(witness):
             witness.reach("train", done[0])
         return taken
 
-    class Pictures(run_protocol.Pictures):
+    class Pictures(run_protocol.EvalLoader):
         seen = 0
 
         def __next__(self):
@@ -107,9 +107,9 @@ def attend(witness):
             witness.note(restored=int(whole.step), state=digest(whole))
         return found
 
-    room.train_batches, room.Batches.__next__ = train_batches, next_batch
-    Feed.next = next_update
-    run_protocol.Pictures, Checkpoints.save, Checkpoints.restore = Pictures, save, restore
+    room.train_batches, room.TrainLoader.__next__ = train_batches, next_batch
+    Prefetcher.next = next_update
+    run_protocol.EvalLoader, Checkpoints.save, Checkpoints.restore = Pictures, save, restore
 
 
 if __name__ == "__main__":

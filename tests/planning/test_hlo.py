@@ -2,7 +2,7 @@
 
 # ruff: noqa: E501 (XLA's lines are long)
 
-from jaxcnn.planning.hlo import collectives, cycles, layer, transfers
+from jaxcnn.planning.hlo import collectives, cycles, layer, read_transfers
 
 # As XLA:TPU writes it (libtpu 0.0.42): fc7's gradient travels while two convolutions run; the metrics and a
 # bias are one synchronous tuple afterwards.
@@ -55,7 +55,7 @@ ENTRY %main.1 (a: f32[8]) -> f32[8] {
 
 
 def test_an_asynchronous_all_reduce_is_one_transfer_with_its_carriers():
-    whole, tuple_of_small = transfers(TPU)
+    whole, tuple_of_small = read_transfers(TPU)
     assert whole.asynchronous
     assert whole.sent[:4] == ("all-reduce", 4096 * 1000 * 4, "f32", 4)
     assert whole.what.endswith("VGG.run/fc7/dot_general")  # behind the copy
@@ -78,7 +78,7 @@ def test_cycles_are_those_of_the_program_that_is_run():
 
 
 def test_pairs_of_start_and_done():
-    reduced, gathered = transfers(GPU)
+    reduced, gathered = read_transfers(GPU)
     assert reduced.asynchronous
     assert reduced.sent.devices == 8
     assert reduced.what.endswith("fc6/dot_general")
@@ -90,7 +90,8 @@ def test_pairs_of_start_and_done():
 
 def test_a_program_without_collectives():
     assert (
-        transfers("ENTRY %main.1 (a: f32[8]) -> f32[8] {\n  %b = f32[8]{0} add(%a, %a)\n}\n") == []
+        read_transfers("ENTRY %main.1 (a: f32[8]) -> f32[8] {\n  %b = f32[8]{0} add(%a, %a)\n}\n")
+        == []
     )
 
 

@@ -8,24 +8,24 @@ import pytest
 
 from jaxcnn.models import build
 from jaxcnn.models.summary import order_of_computation, summarise
-from jaxcnn.parallel import Parallelism, choose
-from jaxcnn.parallel.comm_cost import Collective, traffic
+from jaxcnn.parallel import Parallelism, choose_plan
+from jaxcnn.parallel.comm_cost import Collective, comm_cost
 from jaxcnn.parallel.parallelism import Plan
 from jaxcnn.planning.forecast import stand_ins
 from jaxcnn.planning.hardware import CHIPS, network
 from jaxcnn.planning.roofline import (
-    Bounds,
-    Memory,
-    bounds,
-    demand,
+    MemoryModel,
+    Roofline,
     efficiency,
     local_bytes,
     peak_memory,
     ring_seconds,
+    roofline,
     seconds,
+    step_cost,
+    step_demand,
     two_points,
     update_bytes,
-    work,
 )
 from jaxcnn.planning.topology import read_target
 
@@ -78,7 +78,7 @@ def net_of(name, **fields):
 
 @pytest.fixture(scope="module")
 def works():
-    return {name: work(net_of(name)) for name in NETS}
+    return {name: step_cost(net_of(name)) for name in NETS}
 
 
 @pytest.mark.parametrize("name", ARITHMETIC)
@@ -102,18 +102,18 @@ def planned(name, devices, batch_size, dtype="bfloat16", **mesh):
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
     init = lambda k, x: net.init({"params": k, "dropout": k}, x, train=True)  # noqa: E731
     params = jax.eval_shape(init, jax.random.key(0), images)["params"]
-    plan, reduction, _ = choose(
+    plan, reduction, _ = choose_plan(
         Parallelism(**mesh), net, params, order_of_computation(net), batch_size, devices
     )
-    return plan, reduction, traffic(plan, reduction, net, params, batch_size)
+    return plan, reduction, comm_cost(plan, reduction, net, params, batch_size)
 
 
 @pytest.mark.parametrize("name", ROOFLINES)
 def test_rooflines(name, works):
     *compute, memory_h100, memory_v5e = ROOFLINES[name]
     plan, reduction, sent = planned(name, stand_ins(read_target("v5e:1")), 128)
-    need = demand(works[name], plan, reduction, sent, 128, "bfloat16")
-    limits = {kind: bounds(need, chip, network(chip, 1), plan) for kind, chip in CHIPS.items()}
+    need = step_demand(works[name], plan, reduction, sent, 128, "bfloat16")
+    limits = {kind: roofline(need, chip, network(chip, 1), plan) for kind, chip in CHIPS.items()}
     kinds = ("h100", "a100", "v4", "v5e", "v5p")
     assert [int(128 / limits[kind].compute) for kind in kinds] == compute
     assert [int(128 / limits[kind].memory) for kind in ("h100", "v5e")] == [memory_h100, memory_v5e]
@@ -183,14 +183,14 @@ def test_splitting_fully_connected_layers_saves_seven_eighths_of_their_traffic()
     _, _, data = planned("vgg_D", devices, 512, plan="data", **mesh)
     _, _, split = planned("vgg_D", devices, 512, plan="fully_connected", **mesh)
     fc_bytes = 2 * 7 / 8 * 2 * (138_357_544 - 14_714_688)
-    assert sum(c.moved for c in data) == pytest.approx(2 * 7 / 8 * 2 * 138_357_544)
-    assert fc_bytes / sum(c.moved for c in split if c.what != "gradients") == pytest.approx(
+    assert sum(c.bytes_moved for c in data) == pytest.approx(2 * 7 / 8 * 2 * 138_357_544)
+    assert fc_bytes / sum(c.bytes_moved for c in split if c.what != "gradients") == pytest.approx(
         7.2, abs=0.05
     )
 
 
 def test_what_overlaps_and_what_waits():
-    limits = Bounds(compute=0.06, memory=0.03, network=0.02, waits=0.02)
+    limits = Roofline(compute=0.06, memory=0.03, network=0.02, waits=0.02)
     assert (limits.step, limits.none_hidden, limits.hidden) == (0.08, 0.08, 0.06)
     assert limits._replace(waits=0.005).step == pytest.approx(0.065)
     assert limits._replace(network=0.1, waits=0.01).step == pytest.approx(0.1)
@@ -215,7 +215,7 @@ def test_memory_is_a_line_in_the_batch(works):
     through = model.through(128, 6.88e9)
     assert through.peak(128) == pytest.approx(6.88e9)
     assert through.rows(6.88e9 + 1) == 128
-    assert Memory(1e9, 1e7).rows(0.5e9) == 0
+    assert MemoryModel(1e9, 1e7).rows(0.5e9) == 0
     assert two_points((128, 2e9), (256, 3e9)).peak(0) == pytest.approx(1e9)
 
 

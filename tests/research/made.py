@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from jaxcnn import config as configs
-from jaxcnn.research.comparison.grid import plan_all
+from jaxcnn.research.comparison.grid import make_grid
 from jaxcnn.research.comparison.spec import from_dict
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
@@ -33,7 +33,7 @@ def comparison(name="tiny", **fields):
 
 
 def plan(out, **fields):
-    return plan_all([comparison(**fields)], out, CONFIGS)[0]
+    return make_grid([comparison(**fields)], out, CONFIGS)[0]
 
 
 def finish(run, top1=0.5, errors=(0.75, 0.5, 0.25)):

@@ -7,7 +7,7 @@ from PIL import Image
 import jaxcnn
 from jaxcnn.evaluation.naming import read_protocol
 from jaxcnn.research import predict
-from jaxcnn.research.evaluate_run import Trained
+from jaxcnn.research.evaluate_run import FinishedRun
 from tests.evaluation.small import CLASSES, pixels_of
 from tests.research.untrained import STEP, untrained
 
@@ -49,9 +49,9 @@ def test_the_centre_crop_is_that_of_the_loaded_run(mean, vgg, images, tmp_path):
     if mean == "an image":
         augment = {"mean": "per_pixel", "sampling": "square", "statistics": "auto"}
         folder = untrained(tmp_path / "run", augment=augment)
-    loaded = jaxcnn.load(folder)
+    loaded = jaxcnn.load_run(folder)
     assert (loaded.step, loaded.mean.ndim) == (STEP, 3 if mean == "an image" else 1)
-    found = predictions(Trained(folder), images)
+    found = predictions(FinishedRun(folder), images)
     assert [one.image for one in found] == images
     for image, one in zip(images, found, strict=True):
         expected = np.asarray(loaded.probabilities(loaded.preprocess(image)))[0]
@@ -64,7 +64,7 @@ def test_the_centre_crop_is_that_of_the_loaded_run(mean, vgg, images, tmp_path):
 
 def test_ten_crops_are_the_mean_of_ten_posteriors(vgg, tmp_path):
     """Of images that need no rescaling, by their own pixels: 37 is 256 / 224 of 32."""
-    loaded, run = jaxcnn.load(vgg), Trained(vgg, batch_size=16)
+    loaded, run = jaxcnn.load_run(vgg), FinishedRun(vgg, batch_size=16)
     for height, width in [(37, 50), (62, 37)]:
         pixels, path = pixels_of(height, width), tmp_path / f"{height}.png"
         Image.fromarray(pixels).save(path)
@@ -80,7 +80,7 @@ def test_ten_crops_are_the_mean_of_ten_posteriors(vgg, tmp_path):
 
 @pytest.mark.parametrize("text", ["centre", "dense", "multi_crop_dense"])
 def test_an_image_does_not_depend_on_the_others(text, vgg, images, tmp_path):
-    run, broken = Trained(vgg), tmp_path / "broken.png"
+    run, broken = FinishedRun(vgg), tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG and no more")
     together = predictions(run, [*images, str(broken), *images[::-1], "nosuch"], text)
     for place, image in enumerate(images):
@@ -96,7 +96,7 @@ def test_an_image_does_not_depend_on_the_others(text, vgg, images, tmp_path):
 
 
 def test_all_are_broken_and_images_too_long_for_a_protocol(vgg, tmp_path):
-    run, empty = Trained(vgg), tmp_path / "empty"
+    run, empty = FinishedRun(vgg), tmp_path / "empty"
     empty.mkdir()
     found = predictions(run, ["nosuch", str(empty), "nosuch"])
     assert [one.image for one in found] == ["nosuch", str(empty), "nosuch"]
@@ -129,7 +129,7 @@ def test_a_folder_means_its_images_by_name(images, tmp_path):
     [("centre", 1, 1), ("centre", 3, 3), ("centre", 20, 8), ("ten_crops", 1, 8), ("dense", 2, 4)],
 )
 def test_no_more_is_computed_than_there_is(text, count, rows, vgg, images):
-    run = Trained(vgg, batch_size=8)
+    run = FinishedRun(vgg, batch_size=8)
     protocol = read_protocol(text, run.image_size)
     small = predict.with_small_batches(run, protocol, ["nosuch", *[images[0]] * count])
     assert small.batch_size == rows
@@ -137,10 +137,10 @@ def test_no_more_is_computed_than_there_is(text, count, rows, vgg, images):
 
 
 def test_the_protocol_is_the_first_of_the_run(vgg, tmp_path):
-    assert predict.own_protocol(Trained(vgg)).label(32) == "centre(40->32)"
+    assert predict.own_protocol(FinishedRun(vgg)).label(32) == "centre(40->32)"
     rows = ({"name": "dense", "scales": (36, 48)}, {"name": "centre", "scale": 40})
-    run = Trained(untrained(tmp_path / "dense", evals=rows))
+    run = FinishedRun(untrained(tmp_path / "dense", evals=rows))
     assert predict.own_protocol(run).label(32) == "dense(36,48)"
     assert predict.centre_protocol(run).label(32) == "centre(36->32)"
-    run = Trained(untrained(tmp_path / "none", evals=()))
+    run = FinishedRun(untrained(tmp_path / "none", evals=()))
     assert predict.own_protocol(run).label(32) == "centre(37->32)"

@@ -123,16 +123,16 @@ def signalling(monkeypatch, where, at):
         monkeypatch.setattr(loop._Run, "_compile", compile_)
         return
     if where == "train":  # a batch is drawn by a thread, ahead of its update
-        taken, following = itertools.count(1), loop.Feed.next
+        taken, following = itertools.count(1), loop.Prefetcher.next
 
         def next_(self, *arguments):
             given = following(self, *arguments)
             after(next(taken))
             return given
 
-        monkeypatch.setattr(loop.Feed, "next", next_)
+        monkeypatch.setattr(loop.Prefetcher, "next", next_)
         return
-    made = run_protocol.Pictures
+    made = run_protocol.EvalLoader
 
     class Counting:
         drawn = 0
@@ -157,4 +157,4 @@ def signalling(monkeypatch, where, at):
             after(Counting.drawn)
             return next(self.batches)
 
-    monkeypatch.setattr(run_protocol, "Pictures", lambda *a, **k: Counting(made(*a, **k)))
+    monkeypatch.setattr(run_protocol, "EvalLoader", lambda *a, **k: Counting(made(*a, **k)))

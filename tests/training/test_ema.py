@@ -10,7 +10,7 @@ from jaxcnn import config as configs
 from jaxcnn.training import Stopped, evaluator, run, schema
 from jaxcnn.training.builder import assemble, with_classes
 from jaxcnn.training.checkpoint import Checkpoints
-from jaxcnn.training.ema import Average
+from jaxcnn.training.ema import WeightAverage
 from tests.training.runs import assert_same_state, config, events, signalling, state_of, timeless
 
 
@@ -24,14 +24,14 @@ def walk(average, weights, counts=None):
 
 
 def test_o6_the_uniform_average_of_t_is_half_of_n_plus_1():
-    seen, count = walk(Average(kind="uniform"), range(1, 101))
+    seen, count = walk(WeightAverage(kind="uniform"), range(1, 101))
     np.testing.assert_allclose(seen, [(n + 1) / 2 for n in range(1, 101)], rtol=1e-6)
     assert count == 100
 
 
 def test_o6_the_exponential_average_has_its_closed_form():
     """decay 0.9: the mean of 1..10 is 5.5; from then on t - 9 + 4.5 * 0.9^(t - 10), 9 behind in the end."""
-    seen, _ = walk(Average(kind="exponential", decay=0.9), range(1, 101))
+    seen, _ = walk(WeightAverage(kind="exponential", decay=0.9), range(1, 101))
     t = np.arange(1.0, 101.0)
     np.testing.assert_allclose(seen[:10], (t[:10] + 1) / 2, rtol=1e-6)
     np.testing.assert_allclose(seen[10:], (t - 9 + 4.5 * 0.9 ** (t - 10))[10:], rtol=1e-5)
@@ -41,7 +41,7 @@ def test_o6_the_exponential_average_has_its_closed_form():
 @pytest.mark.parametrize("kind", ["uniform", "exponential"])
 def test_before_its_epoch_the_average_is_the_weights_to_the_bit(kind):
     weights = [0.1, 0.7, 1e-8, 0.3, 0.5]
-    seen, count = walk(Average(kind=kind), weights, [False, False, False, True, True])
+    seen, count = walk(WeightAverage(kind=kind), weights, [False, False, False, True, True])
     assert seen[:4] == [float(np.float32(w)) for w in weights[:4]]
     assert seen[4] == pytest.approx(0.4)
     assert count == 2
@@ -52,7 +52,7 @@ def test_before_its_epoch_the_average_is_the_weights_to_the_bit(kind):
 )
 def test_values_out_of_range_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Average(**wrong)
+        WeightAverage(**wrong)
 
 
 ON = {
@@ -84,7 +84,7 @@ def test_the_updates_from_the_epoch_on_count(averaged):
 
 
 def test_load_gives_the_averaged_weights(averaged):
-    state, loaded = state_of(averaged), jaxcnn.load(averaged)
+    state, loaded = state_of(averaged), jaxcnn.load_run(averaged)
     assert_same_state(loaded.variables["params"], state.average["params"])
     assert not np.array_equal(
         state.params["fc8"]["kernel"], state.average["params"]["fc8"]["kernel"]
@@ -93,7 +93,7 @@ def test_load_gives_the_averaged_weights(averaged):
 
 @pytest.mark.parametrize("split", ["evaluation", "held_out"])
 def test_every_split_is_judged_by_the_averaged_weights(averaged, split, tmp_path):
-    loaded, state = jaxcnn.load(averaged), state_of(averaged)
+    loaded, state = jaxcnn.load_run(averaged), state_of(averaged)
     source = getattr(evaluator.open_splits(loaded.config["data"]), split)
     views, labels = [], []
     for i in range(len(source)):
@@ -143,5 +143,5 @@ def test_what_load_gives_has_no_auxiliary_heads(tmp_path):
     checkpoints.close()
     configs.save(resolved, tmp_path / "config.json")
     (tmp_path / "classes.txt").write_text("a\nb\nc\nd\n")
-    given_by_load = jaxcnn.load(tmp_path).variables["params"]
+    given_by_load = jaxcnn.load_run(tmp_path).variables["params"]
     assert state.average["params"].keys() - given_by_load.keys() == {"aux_4a", "aux_4d"}

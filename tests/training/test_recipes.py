@@ -79,7 +79,7 @@ def test_one_device_agrees(recipe, finished, tmp_path):
 
 def test_load_judges_as_the_run_did(recipe, finished, tmp_path):
     """By the same mean, mean image or not, and by the average where there is one."""
-    loaded = jaxcnn.load(finished)
+    loaded = jaxcnn.load_run(finished)
     assert loaded.mean.shape == {"alexnet": (40, 40, 3), "googlenet": (3,)}[recipe]
     data, right = evaluator.open_splits(loaded.config["data"]), 0
     for i in range(len(data.evaluation)):

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxcnn.training.plateau import Plateau
-from jaxcnn.training.progress import Pace
+from jaxcnn.training.progress import Progress
 from jaxcnn.training.schedules import SCHEDULES, constant, exponential, listed
 
 # Every schedule must have its facts here.
@@ -53,13 +53,15 @@ def test_values_out_of_range_are_named(make, keyword):
 
 def test_the_papers_lengths_in_steps():
     """74 epochs of 1,281,167 images at 256 are the paper's 370 K iterations; 90 at 128 are 900,821."""
-    assert Pace(1_281_167, 256, 74.0).total == 370_338
-    assert Pace(1_281_167, 256, 370_000 * 256 / 1_281_167).epochs == pytest.approx(73.93, abs=0.005)
-    assert Pace(1_281_167, 128, 90.0).total == 900_821
+    assert Progress(1_281_167, 256, 74.0).total == 370_338
+    assert Progress(1_281_167, 256, 370_000 * 256 / 1_281_167).epochs == pytest.approx(
+        73.93, abs=0.005
+    )
+    assert Progress(1_281_167, 128, 90.0).total == 900_821
 
 
 def test_the_epoch_is_exact_where_a_schedule_looks():
-    pace = Pace(examples=1437, batch_size=64, epochs=64.0)
+    pace = Progress(examples=1437, batch_size=64, epochs=64.0)
     assert pace.total == 1437
     assert pace.epoch(1437) == 64.0
     assert sum(pace.due(step, 4.0) for step in range(1, pace.total + 1)) == 16

@@ -11,7 +11,7 @@ import jaxcnn
 from jaxcnn.training import run
 from jaxcnn.training.builder import assemble, with_classes
 from jaxcnn.training.train_state import draw
-from jaxcnn.training.warm_start import TransferError, classifiers, grouped
+from jaxcnn.training.warm_start import WarmStartError, classifiers, grouped
 from tests.training.runs import assert_same_state, config, state_of
 
 # Net A's first four convolutions and its fully connected layers (section 3.1, by name).
@@ -87,7 +87,7 @@ def test_a_classifier_of_other_classes_is_new(net_a, tmp_path, capsys):
 
 
 def test_layers_that_do_not_fit_are_listed_with_those_that_do(net_a, tmp_path):
-    with pytest.raises(TransferError) as caught:
+    with pytest.raises(WarmStartError) as caught:
         begin(tmp_path / "run", net_a, ("conv1_1", "conv1_2", "fc6", "fc9"), model__column="B-5x5")
     text = str(caught.value)
     assert "fc9: named in init.layers, but this net has no such layer; did you mean 'fc8'?" in text
@@ -100,7 +100,7 @@ def test_layers_that_do_not_fit_are_listed_with_those_that_do(net_a, tmp_path):
 
 
 def test_every_layer_must_be_there_unless_some_are_named(net_a, tmp_path):
-    with pytest.raises(TransferError) as caught:
+    with pytest.raises(WarmStartError) as caught:
         begin(tmp_path / "run", net_a, model__column="B")
     text = str(caught.value)
     assert "conv1_2: the run's net has no such layer" in text
@@ -108,18 +108,18 @@ def test_every_layer_must_be_there_unless_some_are_named(net_a, tmp_path):
 
 
 def test_a_net_of_another_width_fits_nowhere(net_a, tmp_path):
-    with pytest.raises(TransferError, match=r"(?s)and \d+ more.*no layer fits"):
+    with pytest.raises(WarmStartError, match=r"(?s)and \d+ more.*no layer fits"):
         begin(tmp_path / "run", net_a, model__width=0.125)
 
 
 def test_a_run_that_is_not_there_and_one_without_checkpoints(net_a, tmp_path):
     with pytest.raises(
-        TransferError, match=r"nowhere holds no run(?s:.*)fc9: named in init.layers"
+        WarmStartError, match=r"nowhere holds no run(?s:.*)fc9: named in init.layers"
     ):
         begin(tmp_path / "run", tmp_path / "nowhere", ("fc9",))
     (tmp_path / "empty").mkdir()
     shutil.copy(net_a / "config.json", tmp_path / "empty")
-    with pytest.raises(TransferError, match="empty has no checkpoint yet"):
+    with pytest.raises(WarmStartError, match="empty has no checkpoint yet"):
         begin(tmp_path / "run", tmp_path / "empty")
 
 
@@ -169,6 +169,6 @@ def test_a_run_of_an_older_config_is_read_and_a_broken_one_named(net_a, tmp_path
     (source / "config.json").write_text(json.dumps(old | {"checkpoint": {}}))
     assert same(begin(tmp_path / "a", source).params, state_of(net_a).average["params"])
     (source / "config.json").write_text(json.dumps(old | {"optim": {"name": "sgd"}}))
-    with pytest.raises(TransferError, match=r"config.json cannot be read as the config of a run"):
+    with pytest.raises(WarmStartError, match=r"config.json cannot be read as the config of a run"):
         begin(tmp_path / "b", source)
     assert not (tmp_path / "b").exists()  # nothing is left that a corrected start would meet

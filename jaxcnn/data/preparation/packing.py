@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.corrupt import Unreadable
+from jaxcnn.data.corrupt import CorruptCounter
 from jaxcnn.data.crops import square_corner
 from jaxcnn.data.errors import DataError
-from jaxcnn.data.eval_crops import Cut, whole_cut
-from jaxcnn.data.eval_loader import Picture, Pictures
+from jaxcnn.data.eval_crops import EvalCrop, whole_image_crop
+from jaxcnn.data.eval_loader import EvalImage, EvalLoader
 from jaxcnn.data.preparation.shards import chunk_name, complete, finish, record, write, write_shard
 from jaxcnn.data.sources.packed import FACTS, FORMAT, partial_folder
 from jaxcnn.data.sources.source import Source, Subset
@@ -32,7 +32,7 @@ _TRIED = 64
 _RECIPE = "recipe.json"
 
 # (split, images done, images in all).
-Progress = Callable[[str, int, int], None]
+ReportProgress = Callable[[str, int, int], None]
 
 
 def pack(
@@ -44,7 +44,7 @@ def pack(
     square: bool = False,
     threads: int = 0,
     per_shard: int = PER_SHARD,
-    progress: Progress = lambda *_: None,
+    progress: ReportProgress = lambda *_: None,
 ) -> list[str]:
     """Packs `splits` into out/SPLIT; returns the names of those that it made and were not there.
 
@@ -68,11 +68,11 @@ def pack(
     if shorter_side < 1 or per_shard < 1:
         raise DataError(f"shorter_side={shorter_side}, per_shard={per_shard}: expected 1 or more")
 
-    def cut(height: int, width: int) -> list[Cut]:
+    def cut(height: int, width: int) -> list[EvalCrop]:
         if square:
             corner = square_corner(height, width, shorter_side)
-            return [Cut(shorter_side, (*corner, shorter_side, shorter_side))]
-        return [whole_cut(height, width, min(height, width, shorter_side))]
+            return [EvalCrop(shorter_side, (*corner, shorter_side, shorter_side))]
+        return [whole_image_crop(height, width, min(height, width, shorter_side))]
 
     made, needed = {}, 0
     with _writing(out):
@@ -142,10 +142,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _foreseen(source: Source, cut: Callable[[int, int], list[Cut]], threads: int) -> int:
+def _foreseen(source: Source, cut: Callable[[int, int], list[EvalCrop]], threads: int) -> int:
     """About how many bytes the split will take, from some images spread over it."""
     tried = np.unique(np.linspace(0, len(source) - 1, min(_TRIED, len(source))).astype(int))
-    with Pictures(Subset(source, tried), cut, threads=threads) as pictures:
+    with EvalLoader(Subset(source, tried), cut, threads=threads) as pictures:
         taken = sum(len(part) for picture in pictures for part in record(picture))
     return taken * len(source) // len(tried)
 
@@ -163,9 +163,9 @@ def _pack_split(
     source: Source,
     out: Path,
     recipe: dict[str, Any],
-    cut: Callable[[int, int], list[Cut]],
+    cut: Callable[[int, int], list[EvalCrop]],
     threads: int,
-    progress: Progress,
+    progress: ReportProgress,
 ) -> None:
     name, per_shard = recipe["split"], recipe["per_shard"]
     folder = partial_folder(out, name)
@@ -176,7 +176,7 @@ def _pack_split(
         if len(chunks) < count:
             done = len(chunks) * per_shard
             rest = Subset(source, np.arange(done, len(source)))
-            with Pictures(rest, cut, threads=threads) as pictures:
+            with EvalLoader(rest, cut, threads=threads) as pictures:
                 counted = _counted(
                     pictures, rest, lambda seen: progress(name, done + seen, len(source))
                 )
@@ -204,10 +204,10 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _counted(
-    pictures: Iterable[Picture], source: Source, progress: Callable[[int], None]
-) -> Iterator[Picture]:
+    pictures: Iterable[EvalImage], source: Source, progress: Callable[[int], None]
+) -> Iterator[EvalImage]:
     """The pictures, those that cannot be read noted."""
-    unreadable = Unreadable(source, "packed as unreadable")
+    unreadable = CorruptCounter(source, "packed as unreadable")
     for seen, picture in enumerate(pictures, 1):
         if picture.problem:
             unreadable.note(picture.position, picture.problem, seen)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data.crops import rescaled_size
-from jaxcnn.data.eval_loader import Picture
+from jaxcnn.data.eval_loader import EvalImage
 from jaxcnn.data.sources.packed import FACTS, INDEX, INDEX_FIELDS, Stored, shard_name
 from jaxcnn.data.sources.source import Source
 
@@ -33,7 +33,7 @@ def chunk_name(number: int) -> str:
 
 
 def write_shard(
-    folder: Path, number: int, pictures: Iterable[Picture], source: Source
+    folder: Path, number: int, pictures: Iterable[EvalImage], source: Source
 ) -> np.ndarray:
     """Writes a shard, then its part of the index, which says that the shard is complete."""
     rows, names, offset = [], [], 0
@@ -58,7 +58,7 @@ def write_shard(
     return chunk
 
 
-def record(picture: Picture) -> list[bytes]:
+def record(picture: EvalImage) -> list[bytes]:
     """The bytes of a record, in parts: of an image that cannot be read, the reason."""
     if picture.problem:
         return [picture.problem.encode()]

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcnn.data.errors import DataError
-from jaxcnn.data.sampler import Stream, permutation
+from jaxcnn.data.sampler import RandomStream, permutation
 from jaxcnn.data.sources.tfds import find_prepared, load_tfds
 
 NAME, VERSION = "digits", "1.0.0"
@@ -61,7 +61,7 @@ def split_digits(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     evaluation = []
     for label in range(10):
         positions = np.flatnonzero(labels == label)
-        order = permutation(Stream.HELD_OUT, 0, 1 + label, len(positions))
+        order = permutation(RandomStream.HELD_OUT, 0, 1 + label, len(positions))
         evaluation.append(positions[order[: len(positions) // _EVALUATION_SHARE]])
     apart = np.sort(np.concatenate(evaluation))
     return np.setdiff1d(np.arange(len(labels)), apart), apart

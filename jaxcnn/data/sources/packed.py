@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxcnn.data.crops import View
+from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.errors import CorruptImage, DataError
 
 _LOGGER = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Stored(NamedTuple):
     def header(self) -> bytes:
         return _HEADER.pack(MAGIC, *self.size, *self.rescaled, *self.box)
 
-    def place(self, view: View) -> View:
+    def place(self, view: ResizedCrop) -> ResizedCrop:
         """The same view of the stored pixels.
 
         Raises:
@@ -111,8 +111,8 @@ def _warn_of_enlarging(shorter_side: int) -> None:
 
 
 def look(
-    data: bytes | memoryview, choose: Callable[[int, int], Sequence[View]]
-) -> tuple[UInt8[np.ndarray, "h w 3"], Sequence[View], list[View]]:
+    data: bytes | memoryview, choose: Callable[[int, int], Sequence[ResizedCrop]]
+) -> tuple[UInt8[np.ndarray, "h w 3"], Sequence[ResizedCrop], list[ResizedCrop]]:
     """The stored pixels of a record, the views that `choose(height, width)` asks for of the image as it
     was, and the same views of the stored pixels.
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from jaxcnn.data.errors import DataError
-from jaxcnn.data.sampler import Stream, permutation
+from jaxcnn.data.sampler import RandomStream, permutation
 
 
 @runtime_checkable
@@ -68,7 +68,7 @@ class Subset:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Data:
+class DataSplits:
     """What one data set gives: a training source without the held-out slice, and the rest.
 
     `held_out` drives the plateau rule and the choice of the best checkpoint; `evaluation` is the
@@ -107,7 +107,7 @@ def open_data(
     held_out: int = 0,
     train_split: str = "train",
     eval_split: str = "",
-) -> Data:
+) -> DataSplits:
     """Opens a data set by name; never downloads.
 
     Args:
@@ -154,7 +154,7 @@ def open_data(
     kept, apart = split_held_out(train, held_out)
     if apart is not None:
         description += f", {len(apart)} of train held out"
-    return Data(kept, apart, evaluation, eval_split, train.class_names, description)
+    return DataSplits(kept, apart, evaluation, eval_split, train.class_names, description)
 
 
 def split_held_out(train: Source, count: int) -> tuple[Source, Source | None]:
@@ -166,5 +166,5 @@ def split_held_out(train: Source, count: int) -> tuple[Source, Source | None]:
             f"data.held_out={count} but the training split has {len(train)} examples: give a "
             f"number from 0 to {len(train) - 1}"
         )
-    order = permutation(Stream.HELD_OUT, 0, 0, len(train))
+    order = permutation(RandomStream.HELD_OUT, 0, 0, len(train))
     return Subset(train, np.sort(order[count:])), Subset(train, np.sort(order[:count]))

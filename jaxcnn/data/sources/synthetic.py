@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcnn.data.errors import DataError
-from jaxcnn.data.sampler import Stream, random_words
+from jaxcnn.data.sampler import RandomStream, random_bits
 
 _TRAIN_PER_CLASS, _EVAL_PER_CLASS = 64, 16
 # (height, width): ImageNet's typical shape once rescaled, and a size for quick small runs.
@@ -43,7 +43,7 @@ class SyntheticSource:
 
 @functools.lru_cache(_CACHED)
 def _encoded(label: int, classes: int, split: int, index: int, shape: tuple[int, int]) -> bytes:
-    words = random_words(Stream.SYNTHETIC, split, 0, index, 2)
+    words = random_bits(RandomStream.SYNTHETIC, split, 0, index, 2)
     height, width = shape
     # Stripes lie level, so that a mirror image is still of its class.
     stripes = 2 + 2 * (label % 3)
@@ -52,7 +52,7 @@ def _encoded(label: int, classes: int, split: int, index: int, shape: tuple[int,
     hue = 2 * np.pi * label / classes
     colour = 128 + 70 * np.cos(hue - np.array([0.0, 2.1, 4.2]))
     picture = colour + 40 * wave[:, None, None] * np.ones((1, width, 1))
-    noise = random_words(Stream.SYNTHETIC, split, 1, index, -(-height * width * 3 // 8))
+    noise = random_bits(RandomStream.SYNTHETIC, split, 1, index, -(-height * width * 3 // 8))
     grain = noise.view(np.uint8)[: height * width * 3].reshape(height, width, 3)
     pixels = np.clip(picture + (grain.astype(np.float64) - 127.5) / 8, 0, 255).astype(np.uint8)
     encoded = io.BytesIO()

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.research.comparison.grid import Plan, Run
-from jaxcnn.research.comparison.measures import Summary, is_reported, running_train_error
+from jaxcnn.research.comparison.grid import Grid, GridRun
+from jaxcnn.research.comparison.measures import SeedSummary, is_reported, running_train_error
 from jaxcnn.research.comparison.outcomes import Outcome, value_text
 from jaxcnn.research.comparison.work_queue import State, protocols, state
 from jaxcnn.training.metrics_writer import read_events
@@ -25,7 +25,7 @@ COURSES = {
 }
 
 
-def draw(plan: Plan, found: Sequence[Outcome], path: Path) -> None:
+def draw(plan: Grid, found: Sequence[Outcome], path: Path) -> None:
     """Writes the picture: left the course of each variant at its best point of the grid, as mean and one
     standard deviation over the seeds; right the measure of every run with mean and deviation."""
     from matplotlib.figure import Figure  # imported late: a second of start-up
@@ -51,7 +51,7 @@ def draw(plan: Plan, found: Sequence[Outcome], path: Path) -> None:
     whole.replace(path)
 
 
-def course(plan: Plan, chosen: Sequence[Outcome]) -> str:
+def course(plan: Grid, chosen: Sequence[Outcome]) -> str:
     """What the left panel shows, a key of COURSES: top-1 where it was judged three times or more."""
     if plan.measure.name != "top1":
         return "error"
@@ -71,7 +71,7 @@ def over_seeds(series: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np
     return np.asarray(shared), values.mean(axis=0), spread
 
 
-def _series(kind: str, run: Run) -> np.ndarray:
+def _series(kind: str, run: GridRun) -> np.ndarray:
     """float64[points, 2] of (epoch, value) of a finished run; empty where there is nothing to draw."""
     points: list[tuple[float, float]] = []
     if state(run) is State.DONE:
@@ -93,7 +93,7 @@ def _label(outcome: Outcome) -> str:
     return outcome.cell.variant + "".join(point)
 
 
-def _points(axes: Any, position: int, summary: Summary, colour: str) -> None:
+def _points(axes: Any, position: int, summary: SeedSummary, colour: str) -> None:
     """A row of the right panel: each run as a small point, mean and deviation as a bar below."""
     rows = [position - 0.18] * len(summary.values)
     axes.plot(summary.values, rows, "o", ms=4, color=colour, alpha=0.5)
@@ -106,14 +106,14 @@ def _points(axes: Any, position: int, summary: Summary, colour: str) -> None:
     axes.text(0.5, position, value_text(summary) or "no finished run", color=colour, **place)
 
 
-def _unit(plan: Plan, outcome: Outcome) -> float:
+def _unit(plan: Grid, outcome: Outcome) -> float:
     """What an epoch counts on the horizontal axis: 1, or its multiply-adds where those are the budget."""
     if plan.comparison.budget == "epochs":
         return 1.0
     return plan.examples * outcome.cell.macs / 1e12
 
 
-def _label_axes(plan: Plan, kind: str, left: Any, right: Any, names: Sequence[str]) -> None:
+def _label_axes(plan: Grid, kind: str, left: Any, right: Any, names: Sequence[str]) -> None:
     xlabel = "epoch" if plan.comparison.budget == "epochs" else "multiply-adds forward ($10^{12}$)"
     left.set(xlabel=xlabel, ylabel=COURSES[kind], xlim=(0, None))
     if kind == "error":

@@ -9,11 +9,11 @@ from pathlib import Path
 import jax
 
 from jaxcnn.research.comparison.curves import draw
-from jaxcnn.research.comparison.grid import Plan
+from jaxcnn.research.comparison.grid import Grid
 from jaxcnn.research.comparison.outcomes import as_text, outcomes, write_tables
 from jaxcnn.research.comparison.work_queue import State, holder, state, strangers, work
-from jaxcnn.training.metrics_writer import Screen
-from jaxcnn.training.signals import Stopper
+from jaxcnn.training.metrics_writer import Console
+from jaxcnn.training.signals import StopSignal
 from jaxcnn.training.workdir import WorkdirError
 
 TABLES = ("table.md", "table.csv", "table.txt", "curves.png")
@@ -22,7 +22,7 @@ PUBLISHED = ("report.json", "config.json", "metrics.jsonl")
 
 
 def compare(
-    plans: Sequence[Plan], *, command: Sequence[str], screen: Screen, stopper: Stopper
+    plans: Sequence[Grid], *, command: Sequence[str], console: Console, stop_signal: StopSignal
 ) -> dict[str, str]:
     """Does the runs of `plans` that are missing, with whatever other processes share them; then writes
     and prints each comparison's table, and draws its curves.
@@ -42,16 +42,16 @@ def compare(
     found = strangers(runs)
     if found:
         raise WorkdirError("\n".join(found) + "\nuse another --out, or that comparison's settings")
-    errors = work(runs, command=command, screen=screen, stopper=stopper)
+    errors = work(runs, command=command, console=console, stop_signal=stop_signal)
     for plan in plans:
         report = outcomes(plan)
-        screen.line("\n" + write_tables(plan, report))
+        console.line("\n" + write_tables(plan, report))
         draw(plan, report, plan.folder / "curves.png")
-        screen.line(f"table.md, table.csv, table.txt and curves.png in {plan.folder}")
+        console.line(f"table.md, table.csv, table.txt and curves.png in {plan.folder}")
     return errors
 
 
-def overview(plans: Sequence[Plan]) -> str:
+def overview(plans: Sequence[Grid]) -> str:
     """Every run with its state and workdir, and a count by state. Computes nothing."""
     lines, states = [], []
     for plan in plans:
@@ -67,7 +67,7 @@ def overview(plans: Sequence[Plan]) -> str:
     )
 
 
-def publish(plans: Sequence[Plan], to: Path) -> list[Path]:
+def publish(plans: Sequence[Grid], to: Path) -> list[Path]:
     """Copies tables, pictures and each run's report, config and events below `to`; no checkpoints.
 
     Returns:

@@ -20,7 +20,7 @@ from jaxcnn.research.comparison.spec import Comparison, slug
 from jaxcnn.training import schema
 from jaxcnn.training.builder import with_classes
 from jaxcnn.training.evaluator import open_splits
-from jaxcnn.training.progress import Pace
+from jaxcnn.training.progress import Progress
 
 # Keys that count in epochs. Where a budget changes the epochs of a variant these change with them, so
 # that one which trains half as long drops its rate half as early.
@@ -28,7 +28,7 @@ STRETCHED = ("schedule.drops", "schedule.every", "schedule.every_epochs", "avera
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class GridRun:
     """One training run: `steps` updates of the resolved `config` in `folder`; `name` is for people."""
 
     name: str
@@ -38,7 +38,7 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class GridCell:
     """A variant at a point of the grid.
 
     Attributes:
@@ -51,7 +51,7 @@ class Cell:
     point: Mapping[str, Any]
     parameters: int
     macs: int
-    runs: tuple[Run, ...]
+    runs: tuple[GridRun, ...]
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -60,7 +60,7 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Grid:
     """A comparison, resolved.
 
     Attributes:
@@ -71,17 +71,17 @@ class Plan:
     comparison: Comparison
     measure: Measure
     folder: Path
-    cells: tuple[Cell, ...]
+    cells: tuple[GridCell, ...]
     examples: int
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[GridRun]:
         """All runs, seed by seed, so that whatever is stopped has seen every variant alike."""
         return [run for runs in zip(*(c.runs for c in self.cells), strict=True) for run in runs]
 
 
-def plan_all(
+def make_grid(
     comparisons: Sequence[Comparison], out: Path, configs_folder: Path
-) -> tuple[Plan, ...]:
+) -> tuple[Grid, ...]:
     """The plans of `comparisons`, to be kept under `out`.
 
     Args:
@@ -137,7 +137,7 @@ class _Planner:
         self.comparison, self.folder, self.data = comparison, folder, data
         self.given = configs.read(configs.find(comparison.base, configs_folder))
 
-    def plan(self) -> Plan:
+    def plan(self) -> Grid:
         comparison, measure = self.comparison, parse_measure(self.comparison.measure)
         try:
             base = self._resolve()
@@ -149,7 +149,7 @@ class _Planner:
             )
         grid = comparison.grid
         points = [dict(zip(grid, p, strict=True)) for p in itertools.product(*grid.values())]
-        cells: list[Cell] = []
+        cells: list[GridCell] = []
         errors = []
         for (variant, changes), point in itertools.product(comparison.variants.items(), points):
             budget = next((c for c in cells if c.point == point), None)
@@ -161,11 +161,15 @@ class _Planner:
         if errors:
             raise configs.ConfigError("\n".join(errors))
         examples = self.data.classes_and_examples(base)[1]
-        return Plan(comparison, measure, self.folder, tuple(cells), examples)
+        return Grid(comparison, measure, self.folder, tuple(cells), examples)
 
     def _cell(
-        self, variant: str, changes: Mapping[str, Any], point: Mapping[str, Any], first: Cell | None
-    ) -> Cell:
+        self,
+        variant: str,
+        changes: Mapping[str, Any],
+        point: Mapping[str, Any],
+        first: GridCell | None,
+    ) -> GridCell:
         """The runs of a variant at a point of the grid; `first` is the first variant's cell there."""
         comparison, label = self.comparison, _label(variant, point)
         config = self._resolve(changes, point)
@@ -177,10 +181,10 @@ class _Planner:
         for seed in comparison.seeds:
             config = self._resolve(changes, point, {"seed": seed})
             examples = self.data.classes_and_examples(config)[1]
-            steps = Pace(examples, config["batch_size"], config["epochs"]).total
+            steps = Progress(examples, config["batch_size"], config["epochs"]).total
             folder = self.folder / slug(_label(variant, point, short=True)) / f"seed_{seed}"
-            runs.append(Run(f"{comparison.name}: {label}, seed {seed}", folder, config, steps))
-        return Cell(variant, point, net.parameters, macs, tuple(runs))
+            runs.append(GridRun(f"{comparison.name}: {label}, seed {seed}", folder, config, steps))
+        return GridCell(variant, point, net.parameters, macs, tuple(runs))
 
     def _resolve(self, *overrides: Mapping[str, Any]) -> dict[str, Any]:
         texts = [t for o in (self.comparison.overrides, *overrides) for t in _texts(o)]
@@ -188,7 +192,7 @@ class _Planner:
         return with_classes(config, self.data.classes_and_examples(config)[0])
 
 
-def _alike(comparison: Comparison, cells: Sequence[Cell]) -> list[str]:
+def _alike(comparison: Comparison, cells: Sequence[GridCell]) -> list[str]:
     """Names the cells that would train the very same thing: an override says what the config says."""
     return [
         f"{comparison.name}: {_label(a.variant, a.point)} and {_label(b.variant, b.point)} are the "

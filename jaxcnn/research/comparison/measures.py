@@ -112,7 +112,7 @@ def running_train_error(events: Sequence[Mapping[str, Any]]) -> list[tuple[float
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
+class SeedSummary:
     """The runs of a cell in numbers.
 
     Attributes:
@@ -149,7 +149,7 @@ class Summary:
         return statistics.stdev(self.values)
 
 
-def best(summaries: Sequence[Summary], higher_is_better: bool) -> int:
+def best(summaries: Sequence[SeedSummary], higher_is_better: bool) -> int:
     """The position of the best of `summaries`, those of one variant at several points of a grid.
 
     The mean decides among those without failures. One with runs that diverged or did not reach the
@@ -157,7 +157,7 @@ def best(summaries: Sequence[Summary], higher_is_better: bool) -> int:
     of equals the first.
     """
 
-    def rank(summary: Summary) -> tuple[int, float]:
+    def rank(summary: SeedSummary) -> tuple[int, float]:
         failures = summary.diverged + summary.not_reached + (0 if summary.values else 1)
         if not summary.values:
             return failures, statistics.fmean(summary.ends) if summary.ends else 0.0
@@ -167,7 +167,9 @@ def best(summaries: Sequence[Summary], higher_is_better: bool) -> int:
     return min(range(len(summaries)), key=lambda i: rank(summaries[i]))
 
 
-def verdict(variant: str, summary: Summary, baseline: str, base: Summary, measure: Measure) -> str:
+def verdict(
+    variant: str, summary: SeedSummary, baseline: str, base: SeedSummary, measure: Measure
+) -> str:
     """A sentence on a variant against the baseline: the difference of the means, and whether it exceeds
     the combined deviation, the root of the sum of both squares."""
     for name, one in ((variant, summary), (baseline, base)):
@@ -193,7 +195,7 @@ def verdict(variant: str, summary: Summary, baseline: str, base: Summary, measur
     return f"{text} ± {combined:.2f} {against}: {word if clear else 'no clear difference'}{note}."
 
 
-def why_no_mean(summary: Summary) -> str:
+def why_no_mean(summary: SeedSummary) -> str:
     """Why a cell has no mean, in words."""
     if summary.not_reached:
         return f"did not reach the threshold in {summary.not_reached} of {summary.runs} runs"

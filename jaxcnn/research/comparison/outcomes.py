@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.research.comparison.grid import Cell, Plan, Run
-from jaxcnn.research.comparison.measures import Summary, best, running_train_error, verdict
+from jaxcnn.research.comparison.grid import Grid, GridCell, GridRun
+from jaxcnn.research.comparison.measures import SeedSummary, best, running_train_error, verdict
 from jaxcnn.research.comparison.work_queue import State, holder, protocols, state
 from jaxcnn.training import report
 from jaxcnn.training.metrics_writer import duration, read_events
@@ -28,13 +28,13 @@ class Outcome:
         best: whether the variant counts by this cell.
     """
 
-    cell: Cell
-    summary: Summary
+    cell: GridCell
+    summary: SeedSummary
     images_per_second: float
     best: bool = True
 
 
-def outcomes(plan: Plan) -> list[Outcome]:
+def outcomes(plan: Grid) -> list[Outcome]:
     """The outcome of each cell, in the plan's order; of each variant one is the best."""
     found = [_outcome(plan, cell) for cell in plan.cells]
     result = []
@@ -45,7 +45,7 @@ def outcomes(plan: Plan) -> list[Outcome]:
     return result
 
 
-def _outcome(plan: Plan, cell: Cell) -> Outcome:
+def _outcome(plan: Grid, cell: GridCell) -> Outcome:
     values: list[float] = []
     ends: list[float] = []
     rates, counts = [], {"not_reached": 0, "diverged": 0, "missing": 0}
@@ -65,10 +65,10 @@ def _outcome(plan: Plan, cell: Cell) -> Outcome:
         if whole["images_per_second"]:
             rates.append(whole["images_per_second"])
     speed = statistics.fmean(rates) if rates else math.nan
-    return Outcome(cell, Summary(tuple(values), **counts, ends=tuple(ends)), speed)
+    return Outcome(cell, SeedSummary(tuple(values), **counts, ends=tuple(ends)), speed)
 
 
-def sentences(plan: Plan, found: Sequence[Outcome]) -> list[str]:
+def sentences(plan: Grid, found: Sequence[Outcome]) -> list[str]:
     """Each variant against the first one, by the best of each."""
     chosen = {o.cell.variant: o for o in found if o.best}
     baseline = plan.comparison.baseline
@@ -80,7 +80,7 @@ def sentences(plan: Plan, found: Sequence[Outcome]) -> list[str]:
     return lines + [line for o in chosen.values() for line in _edges(plan, o)]
 
 
-def _edges(plan: Plan, chosen: Outcome) -> list[str]:
+def _edges(plan: Grid, chosen: Outcome) -> list[str]:
     """Says where the best value of a grid of three or more is its first or last: it may lie further."""
     return [
         f"{chosen.cell.variant}: its best {key}, {chosen.cell.point[key]}, is at the edge of the grid."
@@ -91,14 +91,14 @@ def _edges(plan: Plan, chosen: Outcome) -> list[str]:
     ]
 
 
-def header(plan: Plan) -> list[str]:
+def header(plan: Grid) -> list[str]:
     """The columns of the table."""
     grid = list(plan.comparison.grid)
     measure = [plan.measure.title, "n", *(["best"] if grid else [])]
     return ["variant", *grid, *measure, "epochs", "parameters", "MACs", "images/s"]
 
 
-def rows(plan: Plan, found: Sequence[Outcome]) -> list[list[str]]:
+def rows(plan: Grid, found: Sequence[Outcome]) -> list[list[str]]:
     """The table's cells as text: a row an outcome."""
     return [
         [
@@ -116,7 +116,7 @@ def rows(plan: Plan, found: Sequence[Outcome]) -> list[list[str]]:
     ]
 
 
-def value_text(summary: Summary) -> str:
+def value_text(summary: SeedSummary) -> str:
     """`59.90 ± 0.42`: mean and standard deviation over the seeds, or why there is none."""
     if summary.not_reached:
         end = f" (ends at {100 * statistics.fmean(summary.ends):.1f} %)" if summary.ends else ""
@@ -127,7 +127,7 @@ def value_text(summary: Summary) -> str:
     return f"{summary.mean:.2f}{spread}"
 
 
-def count_text(summary: Summary) -> str:
+def count_text(summary: SeedSummary) -> str:
     """`3`, `3 (1 not reached)`: runs that ended, and what became of those without a value."""
     kinds = {
         "not reached": summary.not_reached,
@@ -163,7 +163,7 @@ def as_markdown(
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *body))
 
 
-def as_csv(plan: Plan, found: Sequence[Outcome]) -> str:
+def as_csv(plan: Grid, found: Sequence[Outcome]) -> str:
     """The table with numbers bare: an empty field is one that is not known."""
     keys = list(plan.comparison.grid)
     counts = ["n", "not_reached", "diverged", "missing"]
@@ -181,7 +181,7 @@ def as_csv(plan: Plan, found: Sequence[Outcome]) -> str:
     return stream.getvalue()
 
 
-def facts(plan: Plan) -> list[str]:
+def facts(plan: Grid) -> list[str]:
     """What the figures of a table are of: data, net, seeds, budget, machine, versions."""
     comparison, config = plan.comparison, plan.cells[0].config
     finished = [run for run in plan.runs() if state(run) is State.DONE]
@@ -209,7 +209,7 @@ def facts(plan: Plan) -> list[str]:
     return lines
 
 
-def _machines(runs: Sequence[Run]) -> list[str]:
+def _machines(runs: Sequence[GridRun]) -> list[str]:
     """Where and with what the runs were made; what they agree in is said once."""
     starts = [start for run in runs for start in report.read_starts(run.folder / "run.json")]
     machines = {holder(run.folder).get("machine", "unknown machine") for run in runs}
@@ -227,7 +227,7 @@ def _versions(start: Mapping[str, Any]) -> str:
     return versions + (f", commit {commit}" if commit else "")
 
 
-def write_tables(plan: Plan, found: Sequence[Outcome]) -> str:
+def write_tables(plan: Grid, found: Sequence[Outcome]) -> str:
     """Writes table.md, table.csv and table.txt into the plan's folder; gives table.txt's text."""
     head, body = header(plan), rows(plan, found)
     about = [plan.comparison.about] if plan.comparison.about else []

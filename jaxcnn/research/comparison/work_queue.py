@@ -25,13 +25,13 @@ from typing import Any
 import jax
 
 from jaxcnn import config as configs
-from jaxcnn.research.comparison.grid import Run
+from jaxcnn.research.comparison.grid import GridRun
 from jaxcnn.research.comparison.measures import is_reported
 from jaxcnn.training import Diverged, evaluator, report
 from jaxcnn.training import run as train
 from jaxcnn.training.checkpoint import CheckpointError
-from jaxcnn.training.metrics_writer import Screen
-from jaxcnn.training.signals import Stopped, Stopper
+from jaxcnn.training.metrics_writer import Console
+from jaxcnn.training.signals import Stopped, StopSignal
 from jaxcnn.training.workdir import WorkdirError, has_begun
 
 HOLDER, DIVERGED = "holder.json", "diverged.json"
@@ -47,7 +47,7 @@ class State(enum.StrEnum):
     TO_DO = "to do"
 
 
-def state(run: Run) -> State:
+def state(run: GridRun) -> State:
     """What the files of a run say."""
     if is_done(run):
         return State.DONE
@@ -58,7 +58,7 @@ def state(run: Run) -> State:
     return State.WAITING if (run.folder / "run.json").exists() else State.TO_DO
 
 
-def is_done(run: Run) -> bool:
+def is_done(run: GridRun) -> bool:
     """Whether the report has every protocol of the run at its last step."""
     found = report.read_report(run.folder / "report.json")
     if found.get("step") != run.steps:
@@ -66,13 +66,13 @@ def is_done(run: Run) -> bool:
     return all(any(is_reported(row, label) for row in found["results"]) for label in protocols(run))
 
 
-def protocols(run: Run) -> list[str]:
+def protocols(run: GridRun) -> list[str]:
     """Labels of the protocols of a run, in the config's order."""
     side = run.config["model"]["image_size"]
     return [protocol.label(side) for protocol in evaluator.protocols(run.config)]
 
 
-def strangers(runs: Sequence[Run]) -> list[str]:
+def strangers(runs: Sequence[GridRun]) -> list[str]:
     """Workdirs that hold a run of another plan, each with what differs. Nothing is changed."""
     found = []
     for run in runs:
@@ -128,11 +128,11 @@ def claim(folder: Path) -> Iterator[bool]:
 
 
 def work(
-    runs: Sequence[Run],
+    runs: Sequence[GridRun],
     *,
     command: Sequence[str],
-    screen: Screen,
-    stopper: Stopper,
+    console: Console,
+    stop_signal: StopSignal,
     poll_seconds: float = 2.0,
 ) -> dict[str, str]:
     """Does those of `runs` that nobody has done, and waits for those that others are doing.
@@ -151,36 +151,36 @@ def work(
     """
     errors: dict[str, str] = {}
     while True:
-        held: list[Run] = []
+        held: list[GridRun] = []
         for number, run in enumerate(runs, 1):
-            stopper.check()
+            stop_signal.check()
             if run.name in errors or _is_over(run):
                 continue
             with claim(run.folder) as mine:
                 if not mine:
                     held.append(run)
                 elif not _is_over(run):  # another process may just have left it
-                    screen.line(f"\nrun {number} of {len(runs)}: {run.name}")
-                    error = _execute(run, command, screen)
+                    console.line(f"\nrun {number} of {len(runs)}: {run.name}")
+                    error = _execute(run, command, console)
                     errors |= {run.name: error} if error else {}
         if not held:
             return errors
         who = sorted({str(holder(run.folder).get("pid", "?")) for run in held})
-        screen.progress(f"waiting for {len(held)} runs that others do (pid {', '.join(who)}) ...")
-        _wait(poll_seconds, stopper)
+        console.progress(f"waiting for {len(held)} runs that others do (pid {', '.join(who)}) ...")
+        _wait(poll_seconds, stop_signal)
 
 
-def _execute(run: Run, command: Sequence[str], screen: Screen) -> str:
+def _execute(run: GridRun, command: Sequence[str], console: Console) -> str:
     """Trains `run`; what went wrong, or ''."""
     try:
         train(run.config, run.folder, command=command)
     except Diverged as error:
         (run.folder / DIVERGED).write_text(json.dumps({"message": str(error)}, indent=2) + "\n")
-        screen.line(f"{run.name} diverged: {error}")
+        console.line(f"{run.name} diverged: {error}")
     except Stopped:
         raise
     except (ValueError, OSError, CheckpointError, WorkdirError) as error:
-        screen.line(f"{run.name} failed: {error}")
+        console.line(f"{run.name} failed: {error}")
         return str(error)
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
@@ -191,7 +191,7 @@ def _execute(run: Run, command: Sequence[str], screen: Screen) -> str:
     return ""
 
 
-def _is_over(run: Run) -> bool:
+def _is_over(run: GridRun) -> bool:
     return is_done(run) or (run.folder / DIVERGED).exists()
 
 
@@ -207,8 +207,8 @@ def _is_held(folder: Path) -> bool:
     return False
 
 
-def _wait(seconds: float, stopper: Stopper) -> None:
+def _wait(seconds: float, stop_signal: StopSignal) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        stopper.check()
+        stop_signal.check()
         time.sleep(0.1)

@@ -11,10 +11,10 @@ from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 
 from jaxcnn.evaluation.buckets import bucket
 from jaxcnn.evaluation.forward import mean_scores
-from jaxcnn.models.net import Net, smallest_input
+from jaxcnn.models.net import Net, min_input_size
 from jaxcnn.models.ops import Window
-from jaxcnn.models.summary import Field
-from jaxcnn.training.load_run import Loaded
+from jaxcnn.models.summary import ReceptiveField
+from jaxcnn.training.load_run import LoadedRun
 
 CELLS = 4  # a side of the smallest map that is worth drawing
 
@@ -31,7 +31,7 @@ class ClassMap(NamedTuple):
 class ClassMaps:
     """The score maps of a net, compiled once a shape, on the first device."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: LoadedRun) -> None:
         net, params, mean = loaded.net, loaded.variables["params"], loaded.mean
         # A mean image lies under central squares only; of other images its mean is subtracted.
         plain = mean if mean.ndim == 1 else mean.mean(axis=(0, 1))
@@ -65,12 +65,12 @@ class ClassMaps:
 def map_scale(net: Net) -> int:
     """The shorter side to draw a map at: twice the net's images, or more where that gives less than 4 cells a
     side."""
-    return max(2 * net.image_size, smallest_input(net.trunk(), net.head_side() + CELLS - 1))
+    return max(2 * net.image_size, min_input_size(net.trunk(), net.head_side() + CELLS - 1))
 
 
-def cell_field(net: Net) -> Field:
+def cell_field(net: Net) -> ReceptiveField:
     """What a cell of the net's score map sees of the image."""
-    field = Field()
+    field = ReceptiveField()
     for window in (*net.trunk(), Window(net.head_side())):
         field = field.behind(window)
     return field

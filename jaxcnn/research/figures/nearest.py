@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from jaxcnn.data import Picture
+from jaxcnn.data import EvalImage
 from jaxcnn.evaluation.buckets import Shape
 from jaxcnn.evaluation.forward import Batch
-from jaxcnn.preprocessing import centred
-from jaxcnn.research.evaluate_run import Trained
+from jaxcnn.preprocessing import subtract_mean
+from jaxcnn.research.evaluate_run import FinishedRun
 
 # What the classifiers read, after its activation: the first of these layers that a net has.
 HIDDEN = ("fc7", "fc1", "average_pool", "local4")
@@ -44,7 +44,7 @@ def hidden(
     net: Any, mean: np.ndarray, layer: str, params: Any, batch: Batch
 ) -> Float32[Array, "B d"]:
     """The flattened output of a layer on crops; `batch` as in `evaluation.forward.crop_posteriors`."""
-    views = centred(batch["image"], mean, batch["box"])
+    views = subtract_mean(batch["image"], mean, batch["box"])
     _, seen = net.apply(
         {"params": params},
         views,
@@ -59,7 +59,7 @@ def hidden(
 class Hidden:
     """The last hidden layer of a run's net as a function of centre crops, compiled once."""
 
-    def __init__(self, run: Trained) -> None:
+    def __init__(self, run: FinishedRun) -> None:
         forward, params = run.forward, run.params
         self.layer = hidden_layer(forward.net, params)
         side = forward.net.image_size
@@ -75,8 +75,8 @@ class Hidden:
         self._compiled = forward.compiler(f"{self.layer} of {side} x {side}", lowered)
 
     def values(
-        self, pictures: Iterable[Picture]
-    ) -> Iterator[tuple[list[Picture], Float32[np.ndarray, "n d"]]]:
+        self, pictures: Iterable[EvalImage]
+    ) -> Iterator[tuple[list[EvalImage], Float32[np.ndarray, "n d"]]]:
         """Pictures, each of one cut, in batches, and their values."""
         rows, waiting = self._run.forward.rows(self._shape), []
         for picture in pictures:
@@ -87,7 +87,7 @@ class Hidden:
         if waiting:
             yield waiting, self._computed(waiting)
 
-    def _computed(self, pictures: Sequence[Picture]) -> Float32[np.ndarray, "n d"]:
+    def _computed(self, pictures: Sequence[EvalImage]) -> Float32[np.ndarray, "n d"]:
         forward = self._run.forward
         batch = forward.empty(self._shape)
         for i, picture in enumerate(pictures):
@@ -100,12 +100,12 @@ class Hidden:
 
 def nearest(
     queries: Float[np.ndarray, "q d"],
-    batches: Iterable[tuple[Sequence[Picture], Float[np.ndarray, "_ d"]]],
+    batches: Iterable[tuple[Sequence[EvalImage], Float[np.ndarray, "_ d"]]],
     count: int,
-) -> tuple[list[list[tuple[float, Picture]]], int]:
+) -> tuple[list[list[tuple[float, EvalImage]]], int]:
     """For each query the `count` pictures at the least Euclidean distances, with these, nearest first; and
     how many pictures there were. No more than these are kept, however many there are."""
-    rows: list[list[tuple[float, Picture]]] = [[] for _ in queries]
+    rows: list[list[tuple[float, EvalImage]]] = [[] for _ in queries]
     searched = 0
     for pictures, values in batches:
         searched += len(pictures)

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from jaxcnn.data import DataError, Picture, Pictures, Source, Subset, display_names
-from jaxcnn.data.eval_loader import Choose
-from jaxcnn.evaluation import check_fits, choose_cuts, posteriors
+from jaxcnn.data import DataError, EvalImage, EvalLoader, Source, Subset, display_names
+from jaxcnn.data.eval_loader import ChooseCrops
+from jaxcnn.evaluation import check_fits, choose_crops, posteriors
 from jaxcnn.evaluation.protocols import Dense
-from jaxcnn.research.evaluate_run import Trained
+from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.figures import drawing
 from jaxcnn.research.figures.class_maps import ClassMaps, cell_centres, cell_field, map_scale
 from jaxcnn.research.figures.nearest import Hidden, nearest
@@ -47,7 +47,7 @@ class Show:
         scale: shorter side for score maps; 0 is twice the net's images, or more for 4 cells a side.
     """
 
-    run: Trained
+    run: FinishedRun
     images: int = 8
     ids: Sequence[int] = ()
     training_images: int = 2000
@@ -99,14 +99,14 @@ def draw(show: Show, names: Sequence[str], out: Path) -> Iterator[Path]:
     # What was typed is looked at before anything is computed.
     if {*names} - {"kernels"}:
         _ = show.chosen
-    if "score_maps" in names and show.run.loaded.net.takes_any_size():
+    if "score_maps" in names and show.run.loaded.net.supports_dense():
         check_fits(show.run.forward, show.map_protocol)
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         try:
             figure = FIGURES[name](show)
         except LeftOut as reason:
-            show.run.screen.line(f"{name} left out: {reason}")
+            show.run.console.line(f"{name} left out: {reason}")
             continue
         path = out / f"{name}.png"
         figure.savefig(path)
@@ -132,7 +132,7 @@ def kernels(show: Show) -> Any:
 def guesses(show: Show) -> Any:
     """The most probable classes of images of the reported split."""
     run, protocol = show.run, centre_protocol(show.run)
-    pictures = _some(readable(run, show.chosen, choose_cuts(run.forward, protocol)))
+    pictures = _some(readable(run, show.chosen, choose_crops(run.forward, protocol)))
     shown: dict[int, drawing.Guess] = {}
     by_position = {picture.position: picture for picture in pictures}
     judged = posteriors(run.forward, run.params, pictures, protocol, run.check_stop)
@@ -153,7 +153,7 @@ def guesses(show: Show) -> Any:
 def neighbours(show: Show) -> Any:
     """Images of the reported split, and the training images nearest to each in the last hidden layer."""
     run, train, hidden = show.run, show.run.data.train, Hidden(show.run)
-    choose = choose_cuts(run.forward, centre_protocol(run))
+    choose = choose_crops(run.forward, centre_protocol(run))
     some = Subset(show.chosen, spread(len(show.chosen), QUERIES))
     batches = list(hidden.values(_some(readable(run, some, choose))))
     queries = [picture for pictures, _ in batches for picture in pictures]
@@ -184,16 +184,16 @@ def neighbours(show: Show) -> Any:
 def score_maps(show: Show) -> Any:
     """The map of the most probable class over images of the reported split."""
     run, net, protocol = show.run, show.run.loaded.net, show.map_protocol
-    if not net.takes_any_size():
+    if not net.supports_dense():
         side = net.image_size
         raise LeftOut(f"this {type(net).__name__} takes images of {side} x {side} alone")
     some = Subset(show.chosen, spread(len(show.chosen), MAPS))
-    pictures = _some(readable(run, some, choose_cuts(run.forward, protocol)))
+    pictures = _some(readable(run, some, choose_crops(run.forward, protocol)))
     maps, side = ClassMaps(run.loaded), cell_field(net).stride
     shown = []
     for picture in pictures:
         run.check_stop()
-        run.screen.progress(f"score map {len(shown) + 1} of {len(pictures)}")
+        run.console.progress(f"score map {len(shown) + 1} of {len(pictures)}")
         label, probability, scores = maps(_view(picture))
         centres = cell_centres(net, scores.shape[0]), cell_centres(net, scores.shape[1])
         names = show.name(picture.label), show.name(label)
@@ -216,32 +216,34 @@ def spread(there: int, wanted: int) -> Int[np.ndarray, " n"]:
     return (2 * np.arange(count) + 1) * there // (2 * max(count, 1))
 
 
-def readable(run: Trained, source: Source, choose: Choose, doing: str = "") -> Iterator[Picture]:
+def readable(
+    run: FinishedRun, source: Source, choose: ChooseCrops, doing: str = ""
+) -> Iterator[EvalImage]:
     """The pictures of `source` in order, without those that cannot be read: each has a line on the screen.
 
     Args:
         doing: what to say on the way.
     """
-    with Pictures(source, choose, threads=run.config["data"]["threads"]) as pictures:
+    with EvalLoader(source, choose, threads=run.config["data"]["threads"]) as pictures:
         for picture in pictures:
             run.check_stop()
             if doing:
-                run.screen.progress(f"{doing}: {picture.position + 1:,}/{len(source):,}")
+                run.console.progress(f"{doing}: {picture.position + 1:,}/{len(source):,}")
             if picture.problem:
                 name = source.name(picture.position)
-                run.screen.line(f"left out, as it cannot be read: {name}: {picture.problem}")
+                run.console.line(f"left out, as it cannot be read: {name}: {picture.problem}")
             else:
                 yield picture
 
 
-def _some(pictures: Iterator[Picture]) -> list[Picture]:
+def _some(pictures: Iterator[EvalImage]) -> list[EvalImage]:
     found = list(pictures)
     if not found:
         raise LeftOut("none of the images can be read")
     return found
 
 
-def _view(picture: Picture) -> UInt8[np.ndarray, "h w 3"]:
+def _view(picture: EvalImage) -> UInt8[np.ndarray, "h w 3"]:
     """The pixels of a picture's only cut."""
     (pixels,) = picture.pixels.values()
     return pixels

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxcnn.evaluation import Protocol
-from jaxcnn.research.evaluate_run import Trained
-from jaxcnn.research.paper_tables.tables import Part, Row
+from jaxcnn.research.evaluate_run import FinishedRun
+from jaxcnn.research.paper_tables.tables import Contribution, TableRow
 
 # What makes a net the paper's own, whatever its width and its images: field -> values that are.
 PAPERS_OWN: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
@@ -24,10 +24,10 @@ PAPERS_OWN: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
 }
 Key = tuple[str, str, tuple[int, int] | None]
 # A row is what one or more fusions came to, each of them parts: a run and its protocol.
-Fusion = tuple[tuple[Trained, Protocol], ...]
+EnsembleMatch = tuple[tuple[FinishedRun, Protocol], ...]
 
 
-def trains_for(part: Part, config: Mapping[str, Any]) -> bool:
+def trains_for(part: Contribution, config: Mapping[str, Any]) -> bool:
     """Whether a run of `config` trains the net of `part`, at any width and size of images."""
     model, side = config["model"], config["model"]["image_size"]
     if model["name"] != part.net or (part.column and model.get("column") != part.column):
@@ -45,13 +45,13 @@ def in_proportion(scale: tuple[int, int], side: int) -> tuple[int, int]:
     return low, high
 
 
-def fusions(row: Row, runs: Sequence[Trained]) -> tuple[list[Fusion], str]:
+def ensemble_matches(row: TableRow, runs: Sequence[FinishedRun]) -> tuple[list[EnsembleMatch], str]:
     """Which runs go into a row, as often as there are enough of them, and what is missing for one.
 
     The k-th fusion takes the k-th runs of each net, in the order given.
     """
     wanted: dict[Key, int] = {}
-    found: dict[Key, list[Trained]] = {}
+    found: dict[Key, list[FinishedRun]] = {}
     keys = [(part.net, part.column, part.scale) for part in row.parts]
     for part, key in zip(row.parts, keys, strict=True):
         wanted[key] = max(wanted.get(key, 0), part.nets)

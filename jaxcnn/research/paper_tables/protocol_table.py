@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxcnn.research.comparison.outcomes import as_markdown, as_text
-from jaxcnn.research.evaluate_run import Trained
+from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.paper_tables.side_by_side import describe
 from jaxcnn.training import report
 
@@ -29,10 +29,10 @@ class Line(NamedTuple):
     images: tuple[int, ...]
 
 
-def lines(runs: Sequence[Trained]) -> list[Line]:
+def lines(runs: Sequence[FinishedRun]) -> list[Line]:
     """Every protocol on every split that the reports of runs of a net have. Runs of a net differ in their
     seeds alone; of a report only results of the newest weights count."""
-    groups: dict[str, list[Trained]] = {}
+    groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
         groups.setdefault(_without_seeds(run.own_config), []).append(run)
     found = []
@@ -49,7 +49,7 @@ def lines(runs: Sequence[Trained]) -> list[Line]:
     return found
 
 
-def as_tables(runs: Sequence[Trained]) -> dict[str, str]:
+def as_tables(runs: Sequence[FinishedRun]) -> dict[str, str]:
     """The table as `text`, `markdown` and `csv`.
 
     Raises:
@@ -95,7 +95,7 @@ def _without_seeds(config: Mapping[str, Any]) -> str:
     return json.dumps(plain, sort_keys=True)
 
 
-def _name(run: Trained) -> str:
+def _name(run: FinishedRun) -> str:
     model, augment = run.own_config["model"], run.own_config["augment"]
     low, high = augment["scale"]
     s = f", S {low}" + ("" if low == high else f" to {high}")

@@ -13,9 +13,9 @@ from jaxcnn import models
 from jaxcnn.evaluation import Protocol, Result, ensemble
 from jaxcnn.models.summary import summarise
 from jaxcnn.research.comparison.outcomes import as_markdown, as_text
-from jaxcnn.research.evaluate_run import Trained
-from jaxcnn.research.paper_tables.matching import Fusion, fusions
-from jaxcnn.research.paper_tables.tables import PARAMETERS, Row, Table
+from jaxcnn.research.evaluate_run import FinishedRun
+from jaxcnn.research.paper_tables.matching import EnsembleMatch, ensemble_matches
+from jaxcnn.research.paper_tables.tables import PARAMETERS, PaperTable, TableRow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,20 +31,20 @@ class Ours:
     why: str = ""
 
 
-def mine(table: Table) -> tuple[str, ...]:
+def mine(table: PaperTable) -> tuple[str, ...]:
     """The measures of ours: rates of whatever split the runs report."""
     return (PARAMETERS,) if table.measures == (PARAMETERS,) else ("top-1", "top-5")
 
 
 def wanted_evaluations(
-    table: Table, runs: Sequence[Trained]
-) -> list[tuple[Trained, Protocol, bool]]:
+    table: PaperTable, runs: Sequence[FinishedRun]
+) -> list[tuple[FinishedRun, Protocol, bool]]:
     """(run, protocol, whether its posteriors are needed) of all that the table asks of `runs`, a run's
     evaluations one after the other."""
     needed: dict[tuple[int, Protocol], bool] = {}
     if table.measures != (PARAMETERS,):
         for row in table.rows:
-            for fusion_ in fusions(row, runs)[0]:
+            for fusion_ in ensemble_matches(row, runs)[0]:
                 for run, protocol in fusion_:
                     key = (runs.index(run), protocol)
                     needed[key] = needed.get(key, False) or len(fusion_) > 1
@@ -52,18 +52,18 @@ def wanted_evaluations(
     return [(runs[index], protocol, keep) for (index, protocol), keep in ordered]
 
 
-def is_missing(run: Trained, protocol: Protocol, keep: bool) -> bool:
+def is_missing(run: FinishedRun, protocol: Protocol, keep: bool) -> bool:
     """Whether an evaluation that a table asks for is still to be done."""
     return (run.kept(protocol) if keep else run.known(protocol)) is None
 
 
-def ours(table: Table, row: Row, runs: Sequence[Trained]) -> Ours:
+def ours(table: PaperTable, row: TableRow, runs: Sequence[FinishedRun]) -> Ours:
     """What `row` comes to by the results that `runs` hold."""
     if table.measures == (PARAMETERS,):
         (part,) = row.parts
         net = models.build(part.net, column=part.column)
         return Ours(((summarise(net).parameters / 1e6,),))
-    found, why = fusions(row, runs)
+    found, why = ensemble_matches(row, runs)
     if not found:
         return Ours(why=why)
     results = [_result(fusion_) for fusion_ in found]
@@ -75,7 +75,7 @@ def ours(table: Table, row: Row, runs: Sequence[Trained]) -> Ours:
     )
 
 
-def _result(parts: Fusion) -> Result:
+def _result(parts: EnsembleMatch) -> Result:
     """The rates of a fusion, all of whose parts are judged."""
     if len(parts) == 1:
         ((run, protocol),) = parts
@@ -83,14 +83,14 @@ def _result(parts: Fusion) -> Result:
         row.pop("step")
         return Result(**row)
     kept = [run.kept(protocol) for run, protocol in parts]
-    return ensemble.rates([one for one in kept if one is not None])
+    return ensemble.error_rates([one for one in kept if one is not None])
 
 
 @dataclasses.dataclass(frozen=True)
-class Beside:
+class SideBySide:
     """A paper's table and what is beside it, a row each."""
 
-    table: Table
+    table: PaperTable
     rows: tuple[Ours, ...]
     facts: tuple[str, ...]
 
@@ -144,7 +144,7 @@ class Beside:
         return stream.getvalue()
 
 
-def check_alike(runs: Sequence[Trained]) -> None:
+def check_alike(runs: Sequence[FinishedRun]) -> None:
     """Raises:
     PosteriorsError: the runs are not judged on the same images and classes.
     """
@@ -160,10 +160,10 @@ def check_alike(runs: Sequence[Trained]) -> None:
             )
 
 
-def beside(table: Table, runs: Sequence[Trained]) -> Beside:
+def side_by_side(table: PaperTable, runs: Sequence[FinishedRun]) -> SideBySide:
     """The table with what `runs` hold; every evaluation that it wants is done."""
     rows = tuple(ours(table, row, runs) for row in table.rows)
-    return Beside(table, rows, tuple(_facts(table, runs)))
+    return SideBySide(table, rows, tuple(_facts(table, runs)))
 
 
 def _printed(value: float | None) -> str:
@@ -181,7 +181,7 @@ def _text(values: Sequence[float]) -> str:
     return mean if math.isnan(spread) else f"{mean} ± {spread:.2f}"
 
 
-def _facts(table: Table, runs: Sequence[Trained]) -> list[str]:
+def _facts(table: PaperTable, runs: Sequence[FinishedRun]) -> list[str]:
     """What the figures beside the paper's are of."""
     if table.measures == (PARAMETERS,):
         return ["Ours are counted from the layer tables; no run is needed."]
@@ -198,7 +198,7 @@ def _facts(table: Table, runs: Sequence[Trained]) -> list[str]:
     return lines
 
 
-def describe(run: Trained) -> str:
+def describe(run: FinishedRun) -> str:
     """One line: what net on what data, and how it was trained."""
     model, augment, data = run.config["model"], run.config["augment"], run.data
     low, high = augment["scale"]

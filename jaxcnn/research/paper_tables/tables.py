@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxcnn.evaluation.protocols import Centre, Crops144, Dense, MultiCrop, Protocol, TenCrops
+from jaxcnn.evaluation.protocols import CenterCrop, Crops144, Dense, MultiCrop, Protocol, TenCrops
 from jaxcnn.models.paper_figures import VGG_MILLIONS
 
 TOP1, TOP5, TOP5_TEST = "top-1 val", "top-5 val", "top-5 test"  # error in percent
@@ -16,7 +16,7 @@ MEASURES = (TOP1, TOP5, TOP5_TEST, PARAMETERS)
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Contribution:
     """One mean of posteriors that goes into a row: of `nets` trained nets, each by `protocol`."""
 
     net: str  # a key of jaxcnn.models.NETS
@@ -27,24 +27,24 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class TableRow:
     """A printed row; its posterior here is the mean of its parts', all with the same weight."""
 
     cells: tuple[str, ...]  # what names the row, one per column of the table
     paper: tuple[float | None, ...]  # one per measure of the table; None: the paper has none
-    parts: tuple[Part, ...] = ()  # (): jaxcnn has no such net
+    parts: tuple[Contribution, ...] = ()  # (): jaxcnn has no such net
     note: str = ""  # why there are no parts, or what to know of the figures
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class PaperTable:
     """A table of a paper."""
 
     name: str  # its key in TABLES
     title: str  # the paper, its number there, what it compares
     columns: tuple[str, ...]
     measures: tuple[str, ...]  # of MEASURES
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
 
 ANOTHER = "another method"
@@ -59,26 +59,26 @@ S = {"256": (256, 256), "384": (384, 384), JITTERED: (256, 512)}
 SEVERAL_Q = {"256": (224, 256, 288), "384": (352, 384, 416), JITTERED: (256, 384, 512)}
 
 
-def _dense(column: str, s: str, *q: int) -> Part:
+def _dense(column: str, s: str, *q: int) -> Contribution:
     """A VGG judged densely at the scales `q`; where none is given at those of `SEVERAL_Q`."""
-    return Part("vgg", Dense(scales=q or SEVERAL_Q[s]), column, S[s])
+    return Contribution("vgg", Dense(scales=q or SEVERAL_Q[s]), column, S[s])
 
 
-def _crops(column: str) -> Part:
-    return Part("vgg", MultiCrop(scales=SEVERAL_Q[JITTERED]), column, S[JITTERED])
+def _crops(column: str) -> Contribution:
+    return Contribution("vgg", MultiCrop(scales=SEVERAL_Q[JITTERED]), column, S[JITTERED])
 
 
-def _both(*columns: str) -> tuple[Part, ...]:
+def _both(*columns: str) -> tuple[Contribution, ...]:
     """Multi-crop and dense of each column; V section 4.3 has their mean."""
     return tuple(part for c in columns for part in (_crops(c), _dense(c, JITTERED)))
 
 
-def _alexnets(nets: int) -> tuple[Part, ...]:
-    return (Part("alexnet", TenCrops(), nets=nets),)  # A section 4.1
+def _alexnets(nets: int) -> tuple[Contribution, ...]:
+    return (Contribution("alexnet", TenCrops(), nets=nets),)  # A section 4.1
 
 
-def _googlenets(nets: int, protocol: Protocol) -> tuple[Part, ...]:
-    return (Part("googlenet", protocol, nets=nets),)  # G section 7
+def _googlenets(nets: int, protocol: Protocol) -> tuple[Contribution, ...]:
+    return (Contribution("googlenet", protocol, nets=nets),)  # G section 7
 
 
 SUBMISSION = tuple(  # the challenge's seven nets, V Table 6
@@ -87,38 +87,38 @@ SUBMISSION = tuple(  # the challenge's seven nets, V Table 6
     for s in scales
 )
 
-ALEXNET2 = Table(
+ALEXNET2 = PaperTable(
     "alexnet2",
     "Krizhevsky et al. 2012, Table 2: ILSVRC-2012",
     ("model",),
     (TOP1, TOP5, TOP5_TEST),
     (
-        Row(("SIFT + FVs",), (None, None, 26.2), note=ANOTHER),
-        Row(("1 CNN",), (40.7, 18.2, None), _alexnets(1)),
-        Row(("5 CNNs",), (38.1, 16.4, 16.4), _alexnets(5)),
-        Row(("1 CNN*",), (39.0, 16.6, None), note=UNBUILT),
-        Row(("7 CNNs*",), (36.7, 15.4, 15.3), note=TWO_UNBUILT),
+        TableRow(("SIFT + FVs",), (None, None, 26.2), note=ANOTHER),
+        TableRow(("1 CNN",), (40.7, 18.2, None), _alexnets(1)),
+        TableRow(("5 CNNs",), (38.1, 16.4, 16.4), _alexnets(5)),
+        TableRow(("1 CNN*",), (39.0, 16.6, None), note=UNBUILT),
+        TableRow(("7 CNNs*",), (36.7, 15.4, 15.3), note=TWO_UNBUILT),
     ),
 )
 
-VGG2 = Table(
+VGG2 = PaperTable(
     "vgg2",
     "Simonyan & Zisserman 2014, Table 2: number of parameters",
     ("net",),
     (PARAMETERS,),
     tuple(
-        Row((column,), (float(millions),), (Part("vgg", Dense(), column),))
+        TableRow((column,), (float(millions),), (Contribution("vgg", Dense(), column),))
         for column, millions in VGG_MILLIONS.items()
     ),
 )
 
-VGG3 = Table(
+VGG3 = PaperTable(
     "vgg3",
     "Simonyan & Zisserman 2014, Table 3: single test scale, ILSVRC-2012",
     ("net", "S", "Q"),
     (TOP1, TOP5),
     tuple(
-        Row((column, s, str(q)), figures, (_dense(column, s, q),))
+        TableRow((column, s, str(q)), figures, (_dense(column, s, q),))
         for column, s, q, figures in (
             ("A", "256", 256, (29.6, 10.4)),
             ("A-LRN", "256", 256, (29.7, 10.5)),
@@ -136,13 +136,13 @@ VGG3 = Table(
     ),
 )
 
-VGG4 = Table(
+VGG4 = PaperTable(
     "vgg4",
     "Simonyan & Zisserman 2014, Table 4: several test scales, ILSVRC-2012",
     ("net", "S", "Q"),
     (TOP1, TOP5),
     tuple(
-        Row((column, s, ",".join(map(str, SEVERAL_Q[s]))), figures, (_dense(column, s),), note)
+        TableRow((column, s, ",".join(map(str, SEVERAL_Q[s]))), figures, (_dense(column, s),), note)
         for column, s, figures, note in (
             ("B", "256", (28.2, 9.6), ""),
             ("C", "256", (27.7, 9.2), ""),
@@ -158,92 +158,94 @@ VGG4 = Table(
     ),
 )
 
-VGG5 = Table(
+VGG5 = PaperTable(
     "vgg5",
     "Simonyan & Zisserman 2014, Table 5: dense and multi-crop at several scales, ILSVRC-2012",
     ("net", "evaluation"),
     (TOP1, TOP5),
     (
-        Row(("D", "dense"), (24.8, 7.5), (_dense("D", JITTERED),)),
-        Row(("D", "multi-crop"), (24.6, 7.5), (_crops("D"),)),
-        Row(("D", "multi-crop & dense"), (24.4, 7.2), _both("D")),
-        Row(("E", "dense"), (24.8, 7.5), (_dense("E", JITTERED),)),
-        Row(("E", "multi-crop"), (24.6, 7.4), (_crops("E"),)),
-        Row(("E", "multi-crop & dense"), (24.4, 7.1), _both("E")),
+        TableRow(("D", "dense"), (24.8, 7.5), (_dense("D", JITTERED),)),
+        TableRow(("D", "multi-crop"), (24.6, 7.5), (_crops("D"),)),
+        TableRow(("D", "multi-crop & dense"), (24.4, 7.2), _both("D")),
+        TableRow(("E", "dense"), (24.8, 7.5), (_dense("E", JITTERED),)),
+        TableRow(("E", "multi-crop"), (24.6, 7.4), (_crops("E"),)),
+        TableRow(("E", "multi-crop & dense"), (24.4, 7.1), _both("E")),
     ),
 )
 
-VGG6 = Table(
+VGG6 = PaperTable(
     "vgg6",
     "Simonyan & Zisserman 2014, Table 6: fusion of nets, ILSVRC-2012",
     ("nets", "evaluation"),
     (TOP1, TOP5, TOP5_TEST),
     (
-        Row(("submission: 3 D, 2 C, 2 E", "dense"), (24.7, 7.5, 7.3), SUBMISSION),
-        Row(("D, E", "dense"), (24.0, 7.1, 7.0), (_dense("D", JITTERED), _dense("E", JITTERED))),
-        Row(("D, E", "multi-crop"), (23.9, 7.2, None), (_crops("D"), _crops("E"))),
-        Row(("D, E", "multi-crop & dense"), (23.7, 6.8, 6.8), _both("D", "E")),
+        TableRow(("submission: 3 D, 2 C, 2 E", "dense"), (24.7, 7.5, 7.3), SUBMISSION),
+        TableRow(
+            ("D, E", "dense"), (24.0, 7.1, 7.0), (_dense("D", JITTERED), _dense("E", JITTERED))
+        ),
+        TableRow(("D, E", "multi-crop"), (23.9, 7.2, None), (_crops("D"), _crops("E"))),
+        TableRow(("D, E", "multi-crop & dense"), (23.7, 6.8, 6.8), _both("D", "E")),
     ),
 )
 
-VGG7 = Table(
+VGG7 = PaperTable(
     "vgg7",
     "Simonyan & Zisserman 2014, Table 7: beside other methods, ILSVRC-2012",
     ("method", "nets"),
     (TOP1, TOP5, TOP5_TEST),
     (
-        Row(("VGG, multi-crop & dense", "2"), (23.7, 6.8, 6.8), _both("D", "E")),
-        Row(("VGG, multi-crop & dense", "1"), (24.4, 7.1, 7.0), _both("E")),  # Table 5's E
-        Row(("VGG, submission", "7"), (24.7, 7.5, 7.3), SUBMISSION),
-        Row(("GoogLeNet", "1"), (None, 7.9, None), _googlenets(1, Crops144()), ONE_FIGURE),
-        Row(("GoogLeNet", "7"), (None, 6.7, None), _googlenets(7, Crops144()), ONE_FIGURE),
-        Row(("MSRA", "11"), (None, None, 8.1), note=ANOTHER),
-        Row(("MSRA", "1"), (27.9, 9.1, 9.1), note=ANOTHER),
-        Row(("Clarifai", "many"), (None, None, 11.7), note=ANOTHER),
-        Row(("Clarifai", "1"), (None, None, 12.5), note=ANOTHER),
-        Row(("Zeiler & Fergus", "6"), (36.0, 14.7, 14.8), note=ANOTHER),
-        Row(("Zeiler & Fergus", "1"), (37.5, 16.0, 16.1), note=ANOTHER),
-        Row(("OverFeat", "7"), (34.0, 13.2, 13.6), note=ANOTHER),
-        Row(("OverFeat", "1"), (35.7, 14.2, None), note=ANOTHER),
-        Row(("Krizhevsky et al.", "5"), (38.1, 16.4, 16.4), _alexnets(5)),
-        Row(("Krizhevsky et al.", "1"), (40.7, 18.2, None), _alexnets(1)),
+        TableRow(("VGG, multi-crop & dense", "2"), (23.7, 6.8, 6.8), _both("D", "E")),
+        TableRow(("VGG, multi-crop & dense", "1"), (24.4, 7.1, 7.0), _both("E")),  # Table 5's E
+        TableRow(("VGG, submission", "7"), (24.7, 7.5, 7.3), SUBMISSION),
+        TableRow(("GoogLeNet", "1"), (None, 7.9, None), _googlenets(1, Crops144()), ONE_FIGURE),
+        TableRow(("GoogLeNet", "7"), (None, 6.7, None), _googlenets(7, Crops144()), ONE_FIGURE),
+        TableRow(("MSRA", "11"), (None, None, 8.1), note=ANOTHER),
+        TableRow(("MSRA", "1"), (27.9, 9.1, 9.1), note=ANOTHER),
+        TableRow(("Clarifai", "many"), (None, None, 11.7), note=ANOTHER),
+        TableRow(("Clarifai", "1"), (None, None, 12.5), note=ANOTHER),
+        TableRow(("Zeiler & Fergus", "6"), (36.0, 14.7, 14.8), note=ANOTHER),
+        TableRow(("Zeiler & Fergus", "1"), (37.5, 16.0, 16.1), note=ANOTHER),
+        TableRow(("OverFeat", "7"), (34.0, 13.2, 13.6), note=ANOTHER),
+        TableRow(("OverFeat", "1"), (35.7, 14.2, None), note=ANOTHER),
+        TableRow(("Krizhevsky et al.", "5"), (38.1, 16.4, 16.4), _alexnets(5)),
+        TableRow(("Krizhevsky et al.", "1"), (40.7, 18.2, None), _alexnets(1)),
     ),
 )
 
-GOOGLENET2 = Table(
+GOOGLENET2 = PaperTable(
     "googlenet2",
     "Szegedy et al. 2014, Table 2: the classification challenges of 2012 to 2014",
     ("team", "year", "place", "external data"),
     (TOP5_TEST,),
     (
-        Row(("SuperVision", "2012", "", "no"), (16.4,), _alexnets(5)),  # A Table 2
-        Row(("SuperVision", "2012", "", "ImageNet 22k"), (15.3,), note=TWO_UNBUILT),
-        Row(("Clarifai", "2013", "", "no"), (11.7,), note=ANOTHER),
-        Row(("Clarifai", "2013", "", "ImageNet 22k"), (11.2,), note=ANOTHER),
-        Row(("MSRA", "2014", "3rd", ""), (7.35,), note=ANOTHER),
-        Row(("VGG", "2014", "2nd", ""), (7.32,), SUBMISSION),  # V Table 6 has 7.3
-        Row(("GoogLeNet", "2014", "1st", ""), (6.67,), _googlenets(7, Crops144())),
+        TableRow(("SuperVision", "2012", "", "no"), (16.4,), _alexnets(5)),  # A Table 2
+        TableRow(("SuperVision", "2012", "", "ImageNet 22k"), (15.3,), note=TWO_UNBUILT),
+        TableRow(("Clarifai", "2013", "", "no"), (11.7,), note=ANOTHER),
+        TableRow(("Clarifai", "2013", "", "ImageNet 22k"), (11.2,), note=ANOTHER),
+        TableRow(("MSRA", "2014", "3rd", ""), (7.35,), note=ANOTHER),
+        TableRow(("VGG", "2014", "2nd", ""), (7.32,), SUBMISSION),  # V Table 6 has 7.3
+        TableRow(("GoogLeNet", "2014", "1st", ""), (6.67,), _googlenets(7, Crops144())),
     ),
 )
 
-GOOGLENET3 = Table(
+GOOGLENET3 = PaperTable(
     "googlenet3",
     "Szegedy et al. 2014, Table 3: nets and crops, ILSVRC-2012",
     ("models", "crops", "cost"),
     (TOP5,),
     tuple(
-        Row((nets, crops, cost), (error,), _googlenets(int(nets), protocol), note)
+        TableRow((nets, crops, cost), (error,), _googlenets(int(nets), protocol), note)
         for nets, crops, cost, error, protocol, note in (
-            ("1", "1", "1", 10.07, Centre(), ""),
+            ("1", "1", "1", 10.07, CenterCrop(), ""),
             ("1", "10", "10", 9.15, TenCrops(), ""),
             ("1", "144", "144", 7.89, Crops144(), ""),
-            ("7", "1", "7", 8.09, Centre(), ""),
+            ("7", "1", "7", 8.09, CenterCrop(), ""),
             ("7", "10", "70", 7.62, TenCrops(), ""),
             ("7", "144", "1008", 6.67, Crops144(), SLIP),
         )
     ),
 )
 
-TABLES: dict[str, Table] = {
+TABLES: dict[str, PaperTable] = {
     t.name: t for t in (ALEXNET2, VGG2, VGG3, VGG4, VGG5, VGG6, VGG7, GOOGLENET2, GOOGLENET3)
 }

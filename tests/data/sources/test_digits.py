@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from jaxcnn.data import Pictures, open_data
-from jaxcnn.data.eval_crops import centre_cut
+from jaxcnn.data import EvalLoader, open_data
+from jaxcnn.data.eval_crops import center_crop
 from jaxcnn.data.sources.digits import encode_digit, split_digits
 
 
@@ -71,7 +71,7 @@ def test_labels_and_pixels_are_those_of_scikit_learn(data):
 
 
 def test_whole_evaluation_split_is_read(data):
-    with Pictures(data.evaluation, lambda *size: [centre_cut(*size, 40, 32)]) as pictures:
+    with EvalLoader(data.evaluation, lambda *size: [center_crop(*size, 40, 32)]) as pictures:
         found = [(picture.position, picture.size, picture.problem) for picture in pictures]
     assert found == [(i, (64, 64), "") for i in range(355)]
 

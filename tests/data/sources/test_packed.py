@@ -13,9 +13,9 @@ import pytest
 
 from jaxcnn.data import (
     CorruptImage,
-    Cut,
     DataError,
-    Pictures,
+    EvalCrop,
+    EvalLoader,
     Sampling,
     open_data,
     resize,
@@ -23,8 +23,8 @@ from jaxcnn.data import (
 )
 from jaxcnn.data.crops import rescaled_crop, rescaled_size, square_corner
 from jaxcnn.data.decode import decode_view
-from jaxcnn.data.eval_crops import five_cuts, whole_cut
-from jaxcnn.data.eval_loader import read_cuts
+from jaxcnn.data.eval_crops import five_crops, whole_image_crop
+from jaxcnn.data.eval_loader import read_crops
 from jaxcnn.data.preparation import packing as packing_module
 from jaxcnn.data.preparation.packing import pack
 from jaxcnn.data.sources import packed as packed_module
@@ -159,14 +159,14 @@ def test_protocols_see_the_same(image_folder, packer):
     plain = open_data(f"folder:{image_folder}").evaluation
 
     def dense(height, width):
-        return [whole_cut(height, width, 32)]
+        return [whole_image_crop(height, width, 32)]
 
     def five(height, width):
-        return five_cuts(height, width, 32, 24)
+        return five_crops(height, width, 32, 24)
 
     def resized(height, width):
         corner = square_corner(height, width, 32)
-        return [Cut(32, (*corner, 32, 32), 24)]
+        return [EvalCrop(32, (*corner, 32, 32), 24)]
 
     for choose, sources in (
         (dense, [whole]),
@@ -174,7 +174,7 @@ def test_protocols_see_the_same(image_folder, packer):
         (resized, [whole, squares]),
     ):
         for source in sources:
-            with Pictures(plain, choose) as one, Pictures(source.evaluation, choose) as other:
+            with EvalLoader(plain, choose) as one, EvalLoader(source.evaluation, choose) as other:
                 for a, b in zip(one, other, strict=True):
                     assert (a.label, a.size, a.pixels.keys()) == (b.label, b.size, b.pixels.keys())
                     for cut in a.pixels:
@@ -182,7 +182,7 @@ def test_protocols_see_the_same(image_folder, packer):
     with pytest.raises(
         DataError, match=r"only the central square is packed; use .*sampling=square"
     ):
-        read_cuts(squares.evaluation.read(0)[0], dense)
+        read_crops(squares.evaluation.read(0)[0], dense)
 
 
 @pytest.mark.parametrize("sampling", [WHOLE, Sampling("area")])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.data import DataError, Sampling, open_data, train_batches
-from jaxcnn.data.crops import centre_view
+from jaxcnn.data.crops import center_crop_view
 from jaxcnn.data.decode import decode_view
 from jaxcnn.data.sources import tfrecord_index as records_module
 from jaxcnn.data.sources.tfds import find_prepared, load_tfds
@@ -178,7 +178,9 @@ def test_prepared_data_set(prepared):
     seen = []
     for i in range(23):
         content, label = data.train.read(i)
-        pixels, view = decode_view(content, lambda h, w: centre_view(h, w, scale=20, image_size=20))
+        pixels, view = decode_view(
+            content, lambda h, w: center_crop_view(h, w, scale=20, image_size=20)
+        )
         number = view.image_width - 20
         assert label == number % 3
         assert pixels[0, 0, 0] == 8 * number

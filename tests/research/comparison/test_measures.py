@@ -6,7 +6,7 @@ import pytest
 
 from jaxcnn.research.comparison.measures import (
     Measure,
-    Summary,
+    SeedSummary,
     best,
     parse_measure,
     running_train_error,
@@ -58,40 +58,47 @@ def test_top1_is_that_of_the_reported_protocol_in_percent():
 
 def test_mean_and_deviation():
     """2, 4, 9: mean 5, squares 9 + 1 + 16 over n - 1 = 2, root of 13."""
-    summary = Summary((2.0, 4.0, 9.0))
+    summary = SeedSummary((2.0, 4.0, 9.0))
     assert summary.mean == 5.0
     assert summary.deviation == pytest.approx(math.sqrt(13))
     assert summary.runs == 3
 
 
 def test_one_run_has_no_deviation_and_a_run_that_fails_no_mean():
-    assert math.isnan(Summary((2.0,)).deviation)
-    assert math.isnan(Summary((2.0, 3.0), not_reached=1).mean)
-    assert math.isnan(Summary((), diverged=3).mean)
+    assert math.isnan(SeedSummary((2.0,)).deviation)
+    assert math.isnan(SeedSummary((2.0, 3.0), not_reached=1).mean)
+    assert math.isnan(SeedSummary((), diverged=3).mean)
     # what diverged is counted, the mean is of the others
-    assert (Summary((2.0, 4.0), diverged=1).mean, Summary((2.0, 4.0), diverged=1).runs) == (3.0, 3)
+    assert (SeedSummary((2.0, 4.0), diverged=1).mean, SeedSummary((2.0, 4.0), diverged=1).runs) == (
+        3.0,
+        3,
+    )
 
 
 @pytest.mark.parametrize(
     ("summaries", "higher", "position"),
     [
-        ([Summary((50.0, 52.0)), Summary((55.0, 53.0)), Summary((54.0, 53.0))], True, 1),
-        ([Summary((8.0, 9.0)), Summary((3.0, 4.0))], False, 1),
+        (
+            [SeedSummary((50.0, 52.0)), SeedSummary((55.0, 53.0)), SeedSummary((54.0, 53.0))],
+            True,
+            1,
+        ),
+        ([SeedSummary((8.0, 9.0)), SeedSummary((3.0, 4.0))], False, 1),
         # an early epoch of one seed does not outweigh that the other never came there
-        ([Summary((1.0,), not_reached=1), Summary((9.0, 9.0))], False, 1),
-        ([Summary((99.0, 99.0), diverged=1), Summary((50.0, 50.0, 50.0))], True, 1),
-        ([Summary((), not_reached=3), Summary((9.0,), not_reached=2)], False, 1),
+        ([SeedSummary((1.0,), not_reached=1), SeedSummary((9.0, 9.0))], False, 1),
+        ([SeedSummary((99.0, 99.0), diverged=1), SeedSummary((50.0, 50.0, 50.0))], True, 1),
+        ([SeedSummary((), not_reached=3), SeedSummary((9.0,), not_reached=2)], False, 1),
         # of those that never came there the nearest
         (
             [
-                Summary((), not_reached=2, ends=(0.5, 0.5)),
-                Summary((), not_reached=2, ends=(0.4, 0.3)),
+                SeedSummary((), not_reached=2, ends=(0.5, 0.5)),
+                SeedSummary((), not_reached=2, ends=(0.4, 0.3)),
             ],
             False,
             1,
         ),
-        ([Summary((), missing=3), Summary((50.0,), missing=2)], True, 1),
-        ([Summary((5.0, 5.0)), Summary((5.0, 5.0))], False, 0),
+        ([SeedSummary((), missing=3), SeedSummary((50.0,), missing=2)], True, 1),
+        ([SeedSummary((5.0, 5.0)), SeedSummary((5.0, 5.0))], False, 0),
     ],
 )
 def test_the_best_of_a_grid(summaries, higher, position):
@@ -100,37 +107,39 @@ def test_the_best_of_a_grid(summaries, higher, position):
 
 def test_a_clear_difference_exceeds_the_combined_deviation():
     """Deviations 1 and sqrt(2) combine to sqrt(3) = 1.73; 2 exceeds it, 1.5 does not."""
-    base, other = Summary((59.0, 60.0, 61.0)), Summary((57.0, 59.0))
+    base, other = SeedSummary((59.0, 60.0, 61.0)), SeedSummary((57.0, 59.0))
     assert verdict("no LRN", other, "base", base, TOP1) == (
         "no LRN: -2.00 ± 1.73 points of top-1 against base: lower."
     )
-    near = Summary((57.5, 59.5))
+    near = SeedSummary((57.5, 59.5))
     assert verdict("no LRN", near, "base", base, TOP1) == (
         "no LRN: -1.50 ± 1.73 points of top-1 against base: no clear difference."
     )
 
 
 def test_a_difference_of_epochs_says_how_many_times():
-    base, other = Summary((2.0, 2.0)), Summary((11.0, 13.0))
+    base, other = SeedSummary((2.0, 2.0)), SeedSummary((11.0, 13.0))
     assert verdict("tanh", other, "relu", base, EPOCHS) == (
         "tanh: +10.00 ± 1.41 epochs against relu (6.00 times as many): later."
     )
 
 
 def test_verdicts_without_a_mean_or_a_deviation():
-    base = Summary((2.0, 2.0))
-    assert verdict("tanh", Summary((9.0,), not_reached=2), "relu", base, EPOCHS) == (
+    base = SeedSummary((2.0, 2.0))
+    assert verdict("tanh", SeedSummary((9.0,), not_reached=2), "relu", base, EPOCHS) == (
         "tanh: no difference from relu can be given, tanh did not reach the threshold in 2 of 3 runs."
     )
-    assert "relu diverged in 2 of 2 runs" in verdict("x", base, "relu", Summary((), 0, 2), TOP1)
-    single = verdict("x", Summary((3.0,)), "base", Summary((1.0,)), TOP1)
+    assert "relu diverged in 2 of 2 runs" in verdict("x", base, "relu", SeedSummary((), 0, 2), TOP1)
+    single = verdict("x", SeedSummary((3.0,)), "base", SeedSummary((1.0,)), TOP1)
     assert single == (
         "x: +2.00 points of top-1 against base; with a single run there is no deviation to judge it by."
     )
 
 
 def test_a_verdict_counts_what_diverged():
-    text = verdict("x", Summary((50.0, 52.0), diverged=1), "base", Summary((60.0, 62.0)), TOP1)
+    text = verdict(
+        "x", SeedSummary((50.0, 52.0), diverged=1), "base", SeedSummary((60.0, 62.0)), TOP1
+    )
     assert text.endswith("lower (x diverged in 1 of 3 runs).")
 
 

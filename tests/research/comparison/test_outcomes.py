@@ -17,8 +17,8 @@ from jaxcnn.research.comparison.outcomes import (
     sentences,
     write_tables,
 )
-from jaxcnn.training.metrics_writer import Screen
-from jaxcnn.training.signals import Stopper
+from jaxcnn.training.metrics_writer import Console
+from jaxcnn.training.signals import StopSignal
 from jaxcnn.training.workdir import WorkdirError
 from tests.research.made import diverge, finish, plan
 
@@ -171,8 +171,8 @@ def test_a_picture_without_a_finished_run(tmp_path):
 
 
 def test_what_is_published(complete, tmp_path):
-    with Stopper() as stopper:
-        assert compare([complete], command=[], screen=Screen(), stopper=stopper) == {}
+    with StopSignal() as stop_signal:
+        assert compare([complete], command=[], console=Console(), stop_signal=stop_signal) == {}
     (complete.runs()[0].folder / "checkpoints").mkdir()
     publish([complete], tmp_path / "results")
     files = {
@@ -199,10 +199,10 @@ def test_another_plan_changes_nothing(tmp_path):
     other = plan(tmp_path / "out", overrides={"optim.weight_decay": 0.1})
     before = json.dumps(sorted(map(str, tmp_path.rglob("*"))))
     with (
-        Stopper() as stopper,
+        StopSignal() as stop_signal,
         pytest.raises(WorkdirError, match=r"weight_decay: 0\.0005 -> 0\.1"),
     ):
-        compare([other], command=[], screen=Screen(), stopper=stopper)
+        compare([other], command=[], console=Console(), stop_signal=stop_signal)
     assert json.dumps(sorted(map(str, tmp_path.rglob("*")))) == before
 
 

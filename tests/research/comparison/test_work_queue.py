@@ -10,8 +10,8 @@ import pytest
 from jaxcnn.research.comparison import work_queue
 from jaxcnn.research.comparison.work_queue import State, claim, state, strangers, work
 from jaxcnn.training import Diverged, Stopped
-from jaxcnn.training.metrics_writer import Screen
-from jaxcnn.training.signals import Stopper
+from jaxcnn.training.metrics_writer import Console
+from jaxcnn.training.signals import StopSignal
 from tests.research.made import diverge, finish, plan
 
 # What `claim` does, in a process that imports nothing.
@@ -70,10 +70,14 @@ def trained(monkeypatch):
     return train
 
 
-def do(made, stopper=None):
-    with stopper or Stopper() as entered:
+def do(made, stop_signal=None):
+    with stop_signal or StopSignal() as entered:
         return work(
-            made.runs(), command=["compare"], screen=Screen(), stopper=entered, poll_seconds=0.1
+            made.runs(),
+            command=["compare"],
+            console=Console(),
+            stop_signal=entered,
+            poll_seconds=0.1,
         )
 
 
@@ -135,14 +139,14 @@ def test_what_others_hold_is_waited_for_and_taken_where_they_are_killed(tmp_path
     made = plan(tmp_path)
     asked = trained(made)
     other = holding(made.runs()[0].folder)
-    stopper = Stopper()
+    stop_signal = StopSignal()
 
     def kill_once_waiting():
         if len(asked) == 3:
             other.kill()
 
-    stopper.check = kill_once_waiting
-    assert do(made, stopper) == {}
+    stop_signal.check = kill_once_waiting
+    assert do(made, stop_signal) == {}
     assert asked == ["column_b/seed_0", "base/seed_1", "column_b/seed_1", "base/seed_0"]
 
 

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.data import Data, DataError, Picture
-from jaxcnn.evaluation.posteriors import choose_cuts
-from jaxcnn.research.evaluate_run import Trained
+from jaxcnn.data import DataError, DataSplits, EvalImage
+from jaxcnn.evaluation.posteriors import choose_crops
+from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.figures import drawing, run_figures
 from jaxcnn.research.figures.nearest import Hidden, hidden_layer, nearest
 from jaxcnn.research.figures.run_figures import Show, draw, spread
 from jaxcnn.research.predict import centre_protocol
-from jaxcnn.training.metrics_writer import Screen
+from jaxcnn.training.metrics_writer import Console
 from tests.evaluation.small import CLASSES, Images, pixels_of
 from tests.models.narrow import quick_jit
 from tests.research.untrained import untrained
@@ -47,11 +47,11 @@ def made(tmp_path_factory):
         if name not in runs:
             net, fields, _, _, augment = RUNS[name]
             untrained(folder / name, net, augment=augment, **fields)
-            runs[name] = Trained(folder / name, batch_size=8)
+            runs[name] = FinishedRun(folder / name, batch_size=8)
             names = tuple(f"class_{i:03}" for i in range(CLASSES))
             train, evaluation = Images(SHAPES, broken=(1,)), Images(SHAPES[::-1], broken=(3,))
-            runs[name].data = Data(train, None, evaluation, "val", names, "")
-        runs[name].screen = Screen()  # pytest has another stdout for each test
+            runs[name].data = DataSplits(train, None, evaluation, "val", names, "")
+        runs[name].console = Console()  # pytest has another stdout for each test
         return runs[name]
 
     return of
@@ -70,7 +70,7 @@ def test_hidden_values_are_those_of_one_image_by_itself(name, made):
     run, (_, _, layer, count, _) = made(name), RUNS[name]
     hidden, loaded = Hidden(run), run.loaded
     assert hidden.layer == layer
-    choose = choose_cuts(run.forward, centre_protocol(run))
+    choose = choose_crops(run.forward, centre_protocol(run))
     pictures = list(run_figures.readable(run, run.data.train, choose))
     assert len(pictures) == 8  # of nine one is broken
     ((same, values),) = hidden.values(pictures)
@@ -106,7 +106,7 @@ def test_the_hidden_layer_of_a_fully_connected_head(made):
 
 def test_nearest_by_hand():
     corners = np.array([[0, 0], [3, 4], [0, 1], [6, 8], [0, -1]], np.float32)
-    a, b, c, d, e = (Picture(i, 0, (1, 1), {}) for i in range(5))
+    a, b, c, d, e = (EvalImage(i, 0, (1, 1), {}) for i in range(5))
     batches = [([a, b], corners[:2]), ([c, d, e], corners[2:])]
     rows, searched = nearest(np.array([[0, 0], [6, 8]], np.float32), batches, 3)
     assert searched == 5

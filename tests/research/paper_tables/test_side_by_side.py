@@ -8,19 +8,19 @@ import statistics
 import pytest
 
 from jaxcnn.evaluation import ensemble
-from jaxcnn.research.evaluate_run import Trained
-from jaxcnn.research.paper_tables.matching import fusions, in_proportion, trains_for
+from jaxcnn.research.evaluate_run import FinishedRun
+from jaxcnn.research.paper_tables.matching import ensemble_matches, in_proportion, trains_for
 from jaxcnn.research.paper_tables.side_by_side import (
-    beside,
     check_alike,
     is_missing,
+    side_by_side,
     wanted_evaluations,
 )
-from jaxcnn.research.paper_tables.tables import TABLES, Part
+from jaxcnn.research.paper_tables.tables import TABLES, Contribution
 from jaxcnn.training import run
 from tests.training.runs import config
 
-D = Part("vgg", TABLES["vgg3"].rows[0].parts[0].protocol, "D", (256, 512))
+D = Contribution("vgg", TABLES["vgg3"].rows[0].parts[0].protocol, "D", (256, 512))
 
 
 def settings(name="vgg", scale=(256, 512), side=224, **model):
@@ -47,12 +47,12 @@ def settings(name="vgg", scale=(256, 512), side=224, **model):
         (D, settings(scale=(256, 512), side=56), False),
         (D, settings(column="C"), False),
         (D, settings("alexnet"), False),
-        (Part("vgg", D.protocol, "B", (256, 512)), settings(column="B-5x5"), False),
-        (Part("alexnet", D.protocol), settings("alexnet", scale=(96, 96), side=84), True),
-        (Part("alexnet", D.protocol), settings("alexnet", lrn="off"), False),
-        (Part("alexnet", D.protocol), settings("alexnet", towers=1), False),
-        (Part("googlenet", D.protocol), settings("googlenet"), True),
-        (Part("googlenet", D.protocol), settings("googlenet", module="naive"), False),
+        (Contribution("vgg", D.protocol, "B", (256, 512)), settings(column="B-5x5"), False),
+        (Contribution("alexnet", D.protocol), settings("alexnet", scale=(96, 96), side=84), True),
+        (Contribution("alexnet", D.protocol), settings("alexnet", lrn="off"), False),
+        (Contribution("alexnet", D.protocol), settings("alexnet", towers=1), False),
+        (Contribution("googlenet", D.protocol), settings("googlenet"), True),
+        (Contribution("googlenet", D.protocol), settings("googlenet", module="naive"), False),
     ],
 )
 def test_which_run_is_a_papers_net(part, given, fits):
@@ -65,7 +65,7 @@ def test_scales_in_proportion():
     assert in_proportion((256, 384), 64) == (73, 110)
 
 
-class Given(Trained):
+class Given(FinishedRun):
     """A run of which nothing but its config is asked."""
 
     def __init__(self, name, own_config):
@@ -75,7 +75,7 @@ class Given(Trained):
 def test_fusions_take_the_kth_runs_of_each_net():
     runs = [Given(f"{c}{i}", settings(column=c)) for i in range(3) for c in "DE"]
     row = TABLES["vgg6"].rows[3]  # D and E, multi-crop and dense
-    found, why = fusions(row, runs)
+    found, why = ensemble_matches(row, runs)
     assert why == ""
     names = [[run.name for run, _ in parts] for parts in found]
     assert names == [["D0", "D0", "E0", "E0"], ["D1", "D1", "E1", "E1"], ["D2", "D2", "E2", "E2"]]
@@ -85,7 +85,7 @@ def test_fusions_take_the_kth_runs_of_each_net():
     ]
     seven = TABLES["googlenet3"].rows[5]
     nets = [Given(f"g{i}", settings("googlenet", side=56)) for i in range(15)]
-    found, _ = fusions(seven, nets)
+    found, _ = ensemble_matches(seven, nets)
     assert [[run.name for run, _ in parts] for parts in found] == [
         [f"g{i}" for i in range(7)],
         [f"g{i}" for i in range(7, 14)],
@@ -104,12 +104,12 @@ def test_fusions_take_the_kth_runs_of_each_net():
     ],
 )
 def test_rows_that_lack_runs_say_which(table, row, why):
-    assert fusions(TABLES[table].rows[row], []) == ([], why)
+    assert ensemble_matches(TABLES[table].rows[row], []) == ([], why)
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_is_printed_without_a_run(name):
-    found = beside(TABLES[name], [])
+    found = side_by_side(TABLES[name], [])
     text, head = found.text(), found.header()
     assert TABLES[name].title in text
     for row, line in zip(TABLES[name].rows, found.body(), strict=True):
@@ -122,7 +122,7 @@ def test_every_table_is_printed_without_a_run(name):
 
 
 def test_parameters_need_no_run():
-    body = beside(TABLES["vgg2"], []).body()
+    body = side_by_side(TABLES["vgg2"], []).body()
     assert body[0][:3] == ["A", "133", "132.86"]
     assert body[-1][:3] == ["E", "144", "143.67"]
 
@@ -143,12 +143,12 @@ def folders(tmp_path_factory):
 
 
 def judged(name, folders):
-    runs = [Trained(folder, batch_size=16) for folder in folders]
+    runs = [FinishedRun(folder, batch_size=16) for folder in folders]
     check_alike(runs)
     for run_, protocol, keep in wanted_evaluations(TABLES[name], runs):
         if is_missing(run_, protocol, keep):
-            run_.judge(protocol, keep=keep)
-    return beside(TABLES[name], runs), runs
+            run_.evaluate(protocol, keep=keep)
+    return side_by_side(TABLES[name], runs), runs
 
 
 def reported(folder, protocol):
@@ -185,7 +185,7 @@ def test_fusions_are_means_of_saved_posteriors(folders):
     files = [
         ensemble.load(folder / "posteriors" / name) for folder in folders[2:] for name in names
     ]
-    assert line[5] == f"{100 * (1 - ensemble.rates(files).top1):.2f}"
+    assert line[5] == f"{100 * (1 - ensemble.error_rates(files).top1):.2f}"
     assert found.body()[0][-1].startswith("no run of vgg D, S 256; no run of vgg D, S 384")
     assert not wanted_missing("vgg6", runs)
     assert not wanted_missing("vgg5", runs[:3])  # the same posteriors serve another table
@@ -194,12 +194,12 @@ def test_fusions_are_means_of_saved_posteriors(folders):
 def test_results_of_older_weights_do_not_count(tmp_path):
     folder = tmp_path / "a0"
     run(config(epochs=1, augment__scale="(37,37)", evals="({'name':'centre','scale':37},)"), folder)
-    one = Trained(folder, batch_size=16)
+    one = FinishedRun(folder, batch_size=16)
     (protocol,) = {p for _, p, _ in wanted_evaluations(TABLES["vgg3"], [one])}
-    one.judge(protocol, keep=True)
+    one.evaluate(protocol, keep=True)
     assert not is_missing(one, protocol, True)
     run(config(epochs=2, augment__scale="(37,37)", evals="({'name':'centre','scale':37},)"), folder)
-    later = Trained(folder, batch_size=16)
+    later = FinishedRun(folder, batch_size=16)
     assert later.known(protocol) is None
     assert later.kept(protocol) is None
 
@@ -210,4 +210,4 @@ def test_runs_of_other_data_are_refused(folders, tmp_path):
     with pytest.raises(
         ensemble.PosteriorsError, match=r"a0, judged on 4 classes.*other, judged on 6"
     ):
-        check_alike([Trained(folders[0]), Trained(other)])
+        check_alike([FinishedRun(folders[0]), FinishedRun(other)])

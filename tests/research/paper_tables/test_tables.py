@@ -3,7 +3,7 @@
 import pytest
 
 import jaxcnn
-from jaxcnn.evaluation.protocols import Centre, Crops144, Dense, MultiCrop, TenCrops
+from jaxcnn.evaluation.protocols import CenterCrop, Crops144, Dense, MultiCrop, TenCrops
 from jaxcnn.models import NETS
 from jaxcnn.models.summary import summarise
 from jaxcnn.models.vgg import COLUMNS
@@ -14,7 +14,7 @@ from jaxcnn.research.paper_tables.tables import (
     TOP1,
     TOP5,
     TOP5_TEST,
-    Part,
+    Contribution,
 )
 
 ROWS = [
@@ -126,7 +126,7 @@ def test_a_part_can_be_built_and_judged_at_224(table, row):
         part.protocol.check(224)
         assert part.net in NETS
         assert part.nets >= 1
-        assert part.protocol.every_epochs == (1.0 if isinstance(part.protocol, Centre) else 0.0)
+        assert part.protocol.every_epochs == (1.0 if isinstance(part.protocol, CenterCrop) else 0.0)
         if part.net == "vgg":
             assert part.column in COLUMNS
             assert (part.scale is None) == (table.name == "vgg2")
@@ -192,8 +192,8 @@ def test_several_test_scales_are_better_than_one():
 @pytest.mark.parametrize("column", ["D", "E"])
 def test_multi_crop_and_dense_complement_each_other(column):
     scales = (256, 384, 512)
-    dense = Part("vgg", Dense(scales), column, (256, 512))
-    crops = Part("vgg", MultiCrop(scales), column, (256, 512))
+    dense = Contribution("vgg", Dense(scales), column, (256, 512))
+    crops = Contribution("vgg", MultiCrop(scales), column, (256, 512))
     assert row("vgg5", column, "dense").parts == (dense,)
     assert row("vgg5", column, "multi-crop").parts == (crops,)
     assert row("vgg5", column, "multi-crop & dense").parts == (crops, dense)
@@ -249,8 +249,8 @@ def test_rows_with_the_same_parts_have_the_same_figures():
 
 
 def test_alexnets_are_judged_by_ten_crops():
-    assert row("alexnet2", "1 CNN").parts == (Part("alexnet", TenCrops()),)
-    assert row("alexnet2", "5 CNNs").parts == (Part("alexnet", TenCrops(), nets=5),)
+    assert row("alexnet2", "1 CNN").parts == (Contribution("alexnet", TenCrops()),)
+    assert row("alexnet2", "5 CNNs").parts == (Contribution("alexnet", TenCrops(), nets=5),)
 
 
 def test_nets_that_need_other_data_have_no_parts():
@@ -264,12 +264,12 @@ def test_nets_that_need_other_data_have_no_parts():
 
 
 def test_googlenets_table_3_counts_crops_and_nets():
-    looks = {"1": Centre(), "10": TenCrops(), "144": Crops144()}
+    looks = {"1": CenterCrop(), "10": TenCrops(), "144": Crops144()}
     for entry in TABLES["googlenet3"].rows:
         models, crops, cost = entry.cells
         (part,) = entry.parts
-        assert part == Part("googlenet", looks[crops], nets=int(models))
-        assert len(part.protocol.looks(400, 500, 224)) == int(crops)
+        assert part == Contribution("googlenet", looks[crops], nets=int(models))
+        assert len(part.protocol.crops(400, 500, 224)) == int(crops)
         assert int(models) * int(crops) == int(cost)
 
 
