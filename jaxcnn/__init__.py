@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jaxcnn.models import build
-    from jaxcnn.training.load_run import LoadedRun, load_run
+    from jaxcnn.training.load_run import Loaded, load
 
-__all__ = ["LoadedRun", "build", "load_run"]
+__all__ = ["Loaded", "build", "load"]
 
 
 def __getattr__(name: str) -> object:

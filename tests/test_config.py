@@ -12,7 +12,7 @@ FILES = sorted(p.stem for p in FOLDER.glob("*.py"))
 
 
 def read(name, *overrides):
-    return schema.read(name, overrides, FOLDER)[1]
+    return schema.read_resolved(name, overrides, FOLDER)[1]
 
 
 def errors(name, *overrides):
@@ -29,10 +29,10 @@ def test_the_designs_configs_are_there():
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_resolves_and_survives_json(name, tmp_path):
     config = read(name)
-    configs.save(config, tmp_path / "config.json")
-    again = configs.load(tmp_path / "config.json")
+    configs.save_config(config, tmp_path / "config.json")
+    again = configs.load_config(tmp_path / "config.json")
     assert configs.difference(again, config) == []
-    assert schema.resolve(again) == config
+    assert schema.resolve_config(again) == config
 
 
 def test_the_papers_numbers():
@@ -137,10 +137,10 @@ def test_another_name_leaves_behind_what_was_for_the_old_one_alone():
 
 
 def test_missing_keys_are_named():
-    given = configs.read(FOLDER / "vgg_e.py")
+    given = configs.read_config(FOLDER / "vgg_e.py")
     del given["batch_size"], given["schedule"]["rate"], given["data"]["source"]
     with pytest.raises(configs.ConfigError) as caught:
-        schema.resolve(given)
+        schema.resolve_config(given)
     for key in ("batch_size", "schedule.rate (float)", "data.source (str)"):
         assert f"missing key {key}" in str(caught.value)
 
@@ -159,7 +159,7 @@ def test_a_config_that_is_not_there_names_the_nearest():
 def test_a_file_without_get_config(tmp_path):
     (tmp_path / "mine.py").write_text("x = 1\n")
     with pytest.raises(configs.ConfigError, match="has no function get_config"):
-        configs.read(tmp_path / "mine.py")
+        configs.read_config(tmp_path / "mine.py")
 
 
 def test_what_may_and_may_not_differ_on_resume():
@@ -172,8 +172,8 @@ def test_what_may_and_may_not_differ_on_resume():
 
 
 def test_show_says_where_a_value_comes_from():
-    given, config = schema.read("vgg_e", ["optim.momentum=0.8"], FOLDER)
-    shown = configs.show(config, given, ["optim.momentum=0.8"])
+    given, config = schema.read_resolved("vgg_e", ["optim.momentum=0.8"], FOLDER)
+    shown = configs.format_config(config, given, ["optim.momentum=0.8"])
     assert "optim.momentum = 0.8  # command line" in shown
     assert "model.column = 'E'  # file" in shown
     assert "loss.accumulate = 1  # default" in shown

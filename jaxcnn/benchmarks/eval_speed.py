@@ -26,7 +26,7 @@ from jaxcnn.models.costs import score_map_macs
 from jaxcnn.models.summary import summarise
 from jaxcnn.training.builder import assemble
 from jaxcnn.training.run_statistics import stand_in
-from jaxcnn.training.train_state import draw
+from jaxcnn.training.train_state import draw_params
 
 DEFAULT = ("ten_crops", "multi_crop", "crops_144", "dense")
 
@@ -65,7 +65,9 @@ def measure(options: argparse.Namespace) -> Iterator[Measurement]:
         config = config_of({**vars(options), "net": name})
         experiment = assemble(config, stand_in(config))
         here = experiment.placement.local_mesh().replicated
-        params = jax.jit(partial(draw, experiment.net), out_shardings=here)(jax.random.key(0))
+        params = jax.jit(partial(draw_params, experiment.net), out_shardings=here)(
+            jax.random.key(0)
+        )
         for protocol in options.protocol or DEFAULT:
             protocol = PROTOCOLS[protocol]().for_images_of(options.image_size)
             yield _row(name, experiment.forward(), params, protocol, source, options)

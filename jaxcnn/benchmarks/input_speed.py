@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.benchmarks.measurement import Measurement, machine, peak_memory, seconds_of
-from jaxcnn.benchmarks.torch_net import load
+from jaxcnn.benchmarks.torch_net import import_torch
 from jaxcnn.data import Source, open_data, train_batches
 from jaxcnn.data.cores import available_cores
 from jaxcnn.data.jpeg import read_header
@@ -180,7 +180,7 @@ def _bare(source: Source) -> _Bare | None:
     data = [source.read(i)[0] for i in range(min(len(source), IMAGES))]
     if all(isinstance(part, memoryview) for part in data):
         return None  # a packed source: there is nothing to decode
-    simplejpeg = load("simplejpeg")
+    simplejpeg = import_torch("simplejpeg")
     jpegs = [d for d in map(bytes, data) if d[:2] == b"\xff\xd8" and read_header(d).components != 4]
     if not jpegs:
         raise ValueError("none of the images is a JPEG in grey or RGB: nothing to decode barely")
@@ -205,7 +205,7 @@ def _bare(source: Source) -> _Bare | None:
 def _loader(folder: str, batch: int, count: int) -> _Loader:
     if not folder:
         raise ValueError("the DataLoader reads a folder of class folders: give --data=FOLDER")
-    torch, vision = load("torch"), load("torchvision")
+    torch, vision = import_torch("torch"), import_torch("torchvision")
     transforms = vision.transforms
     steps = [
         transforms.RandomResizedCrop(SIDE),

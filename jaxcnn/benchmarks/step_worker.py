@@ -61,7 +61,7 @@ def config_of(job: Mapping[str, Any]) -> Mapping[str, Any]:
     ]
     if side > 256:  # views are cut from images of this size
         overrides.append(f"augment.scale=({side},{side})")
-    _, config = schema.read(job["net"], overrides, CONFIGS)
+    _, config = schema.read_resolved(job["net"], overrides, CONFIGS)
     return with_classes(config, config["model"]["num_classes"] or CLASSES)
 
 
@@ -72,7 +72,7 @@ def _jax(job: Mapping[str, Any]) -> _Step:
 
     from jaxcnn.training.builder import assemble, synthetic_batch
     from jaxcnn.training.run_statistics import stand_in
-    from jaxcnn.training.train_state import draw
+    from jaxcnn.training.train_state import draw_params
 
     config = config_of(job)
     experiment = assemble(config, stand_in(config))
@@ -94,7 +94,10 @@ def _jax(job: Mapping[str, Any]) -> _Step:
     shape = (experiment.config["batch_size"], net.image_size, net.image_size, 3)
     images = jnp.zeros(shape, jnp.float32) + 1.0
     # Handed over from the host, as a checkpoint's are: to draw them takes more memory than to use them.
-    rng, shapes = np.random.default_rng(0), jax.eval_shape(partial(draw, net), jax.random.key(0))
+    rng, shapes = (
+        np.random.default_rng(0),
+        jax.eval_shape(partial(draw_params, net), jax.random.key(0)),
+    )
 
     def put(shape: jax.ShapeDtypeStruct) -> jax.Array:
         values = rng.standard_normal(shape.shape, np.float32)
@@ -119,11 +122,11 @@ def _device(jax: Any) -> dict[str, Any]:
 
 
 def _torch(job: Mapping[str, Any]) -> _Step:
-    from jaxcnn.benchmarks.torch_net import build, load
+    from jaxcnn.benchmarks.torch_net import build_torch, import_torch
 
-    torch = load("torch")
+    torch = import_torch("torch")
     torch.set_num_threads(job["cores"])
-    net, dtype = build(job["layers"]), getattr(torch, job["dtype"])
+    net, dtype = build_torch(job["layers"]), getattr(torch, job["dtype"])
     layout = {"memory_format": torch.channels_last}
     side = job["image_size"]
     images = (torch.randn(job["batch"], 3, side, side) * 50).contiguous(**layout)

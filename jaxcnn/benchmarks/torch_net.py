@@ -11,7 +11,7 @@ import numpy as np
 WHAT_TO_INSTALL = "pip install -e '.[bench]'"
 
 
-def load(name: str) -> Any:
+def import_torch(name: str) -> Any:
     """A peer's module.
 
     Raises:
@@ -25,9 +25,9 @@ def load(name: str) -> Any:
         ) from error
 
 
-def build(layers: list[list[Any]]) -> Any:
+def build_torch(layers: list[list[Any]]) -> Any:
     """A torch.nn.Module: images float[B,3,H,W] -> (logits, auxiliary logits where it trains)."""
-    torch = load("torch")
+    torch = import_torch("torch")
 
     class Net(torch.nn.Module):
         def __init__(self) -> None:
@@ -65,7 +65,7 @@ def _conv(
     after: int,
     groups: int,
 ) -> Callable[[Any], Any]:
-    torch = load("torch")
+    torch = import_torch("torch")
     same = before if before == after else 0
     conv = torch.nn.Conv2d(ins, outs, side, stride, same, groups=groups)
     net.layers[_key(name)] = conv
@@ -75,32 +75,32 @@ def _conv(
 
 
 def _linear(net: Any, name: str, ins: int, outs: int) -> Callable[[Any], Any]:
-    linear = net.layers[_key(name)] = load("torch").nn.Linear(ins, outs)
+    linear = net.layers[_key(name)] = import_torch("torch").nn.Linear(ins, outs)
     return lambda x: linear(x.flatten(1))
 
 
 def _relu(net: Any) -> Callable[[Any], Any]:
     del net
-    return lambda x: load("torch").nn.functional.relu(x, inplace=True)
+    return lambda x: import_torch("torch").nn.functional.relu(x, inplace=True)
 
 
 def _max_pool(net: Any, side: int, stride: int, before: int, after: int) -> Callable[[Any], Any]:
     """The papers' pools are padded on both sides alike, or by Caffe's ceil rule."""
     del net
-    pool = load("torch").nn.functional.max_pool2d
+    pool = import_torch("torch").nn.functional.max_pool2d
     return lambda x: pool(x, side, stride, before, ceil_mode=after > before)
 
 
 def _average_pool(net: Any, side: int, stride: int) -> Callable[[Any], Any]:
     del net
-    return lambda x: load("torch").nn.functional.avg_pool2d(x, side, stride)
+    return lambda x: import_torch("torch").nn.functional.avg_pool2d(x, side, stride)
 
 
 def _lrn(
     net: Any, n: int, alpha: float, beta: float, k: float, towers: int
 ) -> Callable[[Any], Any]:
     del net
-    torch = load("torch")
+    torch = import_torch("torch")
 
     def norm(x: Any) -> Any:
         return torch.nn.functional.local_response_norm(x, n, alpha * n, beta, k)
@@ -111,12 +111,12 @@ def _lrn(
 
 
 def _dropout(net: Any, rate: float) -> Callable[[Any], Any]:
-    return lambda x: load("torch").nn.functional.dropout(x, rate, net.training)
+    return lambda x: import_torch("torch").nn.functional.dropout(x, rate, net.training)
 
 
 def _concat(net: Any, *branches: list[list[Any]]) -> Callable[[Any], Any]:
     runs = [_sequence(net, branch) for branch in branches]
-    return lambda x: load("torch").cat([run(x) for run in runs], 1)
+    return lambda x: import_torch("torch").cat([run(x) for run in runs], 1)
 
 
 def _auxiliary(net: Any, layers: list[list[Any]]) -> Callable[[Any], Any]:
@@ -150,7 +150,7 @@ def _key(name: str) -> str:
 
 def take(net: Any, params: Mapping[str, Any]) -> None:
     """Copies parameters of the JAX net, {layer: {kernel, bias}} with names such as inception_3a/conv1x1."""
-    torch = load("torch")
+    torch = import_torch("torch")
     for name, module in net.layers.items():
         leaves: Any = params
         for part in name.split("__"):

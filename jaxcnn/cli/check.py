@@ -19,7 +19,7 @@ from jaxcnn.planning import roofline
 from jaxcnn.training import schema
 from jaxcnn.training.builder import assemble, with_classes
 from jaxcnn.training.dry_run import UNKNOWN_CLASSES
-from jaxcnn.training.evaluator import protocols
+from jaxcnn.training.evaluator import run_protocols
 from jaxcnn.training.run_statistics import stand_in
 from jaxcnn.training.train_state import describe_leaves
 from jaxcnn.training.warm_start import read_warm_start
@@ -33,10 +33,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", help="SECTION.KEY=VALUE")
     options = parser.parse_args(arguments)
     try:
-        given, config = schema.read(
+        given, config = schema.read_resolved(
             options.config, options.overrides, Path(__file__).parents[2] / "configs"
         )
-        print(configs.show(config, given, options.overrides))
+        print(configs.format_config(config, given, options.overrides))
         print()
         print(describe(config))
     except configs.ConfigError as error:
@@ -75,7 +75,7 @@ def describe(config: dict[str, Any]) -> str:
 
 def _evaluations(config: dict[str, Any]) -> list[str]:
     side, found = config["model"]["image_size"], []
-    for protocol in protocols(config):
+    for protocol in run_protocols(config):
         looks = len(protocol.crops(375, 500, side))
         when = f"every {protocol.every_epochs:g} epochs" if protocol.every_epochs else "at the end"
         found.append(f"evaluation {protocol.label(side)}, looks at 500 x 375: {looks}, {when}")

@@ -83,7 +83,7 @@ def _comparisons(options: argparse.Namespace, overrides: Sequence[str]) -> list[
     from jaxcnn import config as configs
     from jaxcnn.research.comparison.spec import from_dict, read
 
-    path = configs.find(options.config, CONFIGS)
+    path = configs.find_config(options.config, CONFIGS)
     typed: dict[str, Any] = {"seeds": _seeds(options.seeds)} if options.seeds else {}
     typed |= {k: v for k in ("budget", "measure") if (v := getattr(options, k))}
     common = dict(_pair(text, "--config.") for text in overrides)

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     # Imported here, so that --help answers at once.
     from jaxcnn.cli.exit_codes import outcome
     from jaxcnn.research.evaluate_run import FinishedRun
-    from jaxcnn.research.figures.run_figures import FIGURES, Show, draw
+    from jaxcnn.research.figures.run_figures import FIGURES, Show, draw_figures
     from jaxcnn.training.metrics_writer import Console
     from jaxcnn.training.signals import StopSignal
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
             show = Show(
                 run, options.images, options.ids, options.training_images, options.scale or 0
             )
-            for path in draw(show, names, options.out or Path(options.workdir) / "figures"):
+            for path in draw_figures(show, names, options.out or Path(options.workdir) / "figures"):
                 console.line(str(path))
 
     return outcome(work, "the figures that were printed are done")

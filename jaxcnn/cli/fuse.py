@@ -41,11 +41,11 @@ def main(arguments: Sequence[str]) -> int:
             out_folder(Path(options.out).parent)
             if Path(options.out).is_dir():
                 raise OSError(f"--out={options.out} is a folder; give a file, such as mean.npz")
-        several = [ensemble.load(path) for path in options.files]
+        several = [ensemble.load_posteriors(path) for path in options.files]
         mean = dataclasses.asdict(ensemble.error_rates(several))
         rows = [dataclasses.asdict(ensemble.error_rates([one])) for one in several]
         if options.out:
-            ensemble.save(ensemble.average_posteriors(several), Path(options.out))
+            ensemble.save_posteriors(ensemble.average_posteriors(several), Path(options.out))
         if options.json:
             print(json.dumps([*rows, mean]))
             return

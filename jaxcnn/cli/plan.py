@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         from jaxcnn.planning.forecast import forecast
         from jaxcnn.training import schema
 
-        _, config = schema.read(options.config, overrides, CONFIGS)
+        _, config = schema.read_resolved(options.config, overrides, CONFIGS)
         found = forecast(config, target, options.network_gbps, options.fit)
         if options.hlo and found.compiled:
             Path(options.hlo).write_text(found.compiled.text)

@@ -20,7 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from jaxcnn import config as configs
-from jaxcnn.data.pixel_statistics import Statistics, compute, eigen, save, side_of
+from jaxcnn.data.pixel_statistics import (
+    Statistics,
+    compute_statistics,
+    eigen,
+    save_statistics,
+    side_of,
+)
 from jaxcnn.preprocessing import Augment
 from jaxcnn.training import schema
 from jaxcnn.training.evaluator import open_splits
@@ -53,12 +59,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(path: str, overrides: Sequence[str], out: Path) -> None:
-    _, config = schema.read(path, overrides, Path(__file__).parents[2] / "configs")
-    augment: Augment = configs.build("augment", config["augment"], schema.SECTIONS)
+    _, config = schema.read_resolved(path, overrides, Path(__file__).parents[2] / "configs")
+    augment: Augment = configs.build_section("augment", config["augment"], schema.SECTIONS)
     data, console, began = open_splits(config["data"]), Console(), time.perf_counter()
     _check_writable(out)  # not after hours of work
     console.line(data.description)
-    statistics = compute(
+    statistics = compute_statistics(
         data.train,
         side=side_of(augment, config["model"]["image_size"]),
         name=config["data"]["source"],
@@ -66,7 +72,7 @@ def _run(path: str, overrides: Sequence[str], out: Path) -> None:
         progress=_progress(console),
     )
     console.end_place()
-    save(statistics, out)
+    save_statistics(statistics, out)
     print(describe(statistics))
     print(f"saved in {out} after {duration(time.perf_counter() - began)}. To train with it:")
     given = [f"--config.{text}" for text in overrides if not text.startswith("augment.statistics=")]

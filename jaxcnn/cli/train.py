@@ -43,10 +43,10 @@ def main(arguments: Sequence[str], configs_folder: Path) -> int:
 
     def work() -> None:
         set_up = {} if options.print_config else _start(options)
-        given, config = schema.read(options.config, overrides, configs_folder)
+        given, config = schema.read_resolved(options.config, overrides, configs_folder)
         resolved.update(config)
         if options.print_config:
-            print(configs.show(config, given, overrides))
+            print(configs.format_config(config, given, overrides))
         elif options.dry_run:
             print(dry_run(config))
         else:

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or Path("runs/views") / f"{Path(options.config).stem}.png"
     try:
         folder = Path(__file__).parents[2] / "configs"
-        config = schema.read(options.config, options.overrides, folder)[1]
+        config = schema.read_resolved(options.config, options.overrides, folder)[1]
         data = open_splits(config["data"])
         rows = [_row(config, data, p, options.views) for p in _positions(options, data.train)]
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ class Row:
 
 
 def _row(config: dict[str, Any], data: room.DataSplits, position: int, count: int) -> Row:
-    augment: Augment = configs.build("augment", config["augment"], schema.SECTIONS)
+    augment: Augment = configs.build_section("augment", config["augment"], schema.SECTIONS)
     side, seed = config["model"]["image_size"], config["data"]["seed"]
     encoded, _ = data.train.read(position)
     identity = int(data.train.ids[position])
@@ -151,7 +151,7 @@ def _without_mean(augment: Augment, data: room.DataSplits) -> Any:
         return make_preprocess(plain, None)
     if augment.statistics in ("imagenet", "auto"):
         return make_preprocess(plain, figures.IMAGENET)
-    found = figures.load(augment.statistics)
+    found = figures.load_statistics(augment.statistics)
     figures.check_matches(found, data, augment.statistics)
     return make_preprocess(plain, found)
 

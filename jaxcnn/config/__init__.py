@@ -5,19 +5,19 @@ one callable, and a few plain keys (`PLAIN`). What keys a section may hold is re
 that callable, so there is no second list of them to keep in step.
 """
 
-from jaxcnn.config.checking import PLAIN, Sections, build, parameters, resolve
+from jaxcnn.config.checking import PLAIN, Sections, build_section, parameters, resolve
 from jaxcnn.config.files import (
     MAY_DIFFER,
     ConfigError,
     difference,
     execute,
-    find,
+    find_config,
     forbidden_difference,
-    load,
+    format_config,
+    load_config,
     plain,
-    read,
-    save,
-    show,
+    read_config,
+    save_config,
 )
 from jaxcnn.config.values import parse, typed
 
@@ -26,18 +26,18 @@ __all__ = [
     "PLAIN",
     "ConfigError",
     "Sections",
-    "build",
+    "build_section",
     "difference",
     "execute",
-    "find",
+    "find_config",
     "forbidden_difference",
-    "load",
+    "format_config",
+    "load_config",
     "parameters",
     "parse",
     "plain",
-    "read",
+    "read_config",
     "resolve",
-    "save",
-    "show",
+    "save_config",
     "typed",
 ]

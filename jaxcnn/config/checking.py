@@ -78,7 +78,9 @@ def resolve(
     return resolved
 
 
-def build(name: str, section: Mapping[str, Any], sections: Sections, *arguments: Any) -> Any:
+def build_section(
+    name: str, section: Mapping[str, Any], sections: Sections, *arguments: Any
+) -> Any:
     """Calls the callable of section `name` with `arguments` and the section's keys."""
     target = sections[name]
     kwargs = dict(section)

@@ -21,7 +21,7 @@ class ConfigError(ValueError):
     """A config that cannot be used; the message lists every error found, one a line."""
 
 
-def find(path: str, folder: Path) -> Path:
+def find_config(path: str, folder: Path) -> Path:
     """The file that `path` names: a path, or the bare name of a file in `folder` (`vgg_e`)."""
     for candidate in (Path(path), folder / path, folder / f"{path}.py"):
         if candidate.is_file():
@@ -53,7 +53,7 @@ def execute(path: Path) -> types.ModuleType:
     return module
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     """The config that the file at `path` returns, as plain nested dicts (see `execute`)."""
     module = execute(path)
     if not hasattr(module, "get_config"):
@@ -111,17 +111,19 @@ def _binding(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def save(config: Mapping[str, Any], path: Path) -> None:
+def save_config(config: Mapping[str, Any], path: Path) -> None:
     """Writes a resolved config as JSON."""
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def load(path: Path) -> dict[str, Any]:
+def load_config(path: Path) -> dict[str, Any]:
     """Reads a resolved config that `save` wrote."""
     return plain(json.loads(path.read_text()))
 
 
-def show(config: Mapping[str, Any], given: Mapping[str, Any], overrides: Sequence[str]) -> str:
+def format_config(
+    config: Mapping[str, Any], given: Mapping[str, Any], overrides: Sequence[str]
+) -> str:
     """The resolved config, a key a line, with where each value comes from."""
     typed = {text.partition("=")[0] for text in overrides}
     lines = []

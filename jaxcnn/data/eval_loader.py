@@ -72,7 +72,7 @@ class EvalLoader:
         self._pending: deque[Future[EvalImage]] = deque()
         # Imported here, once: threads must not race for it, and its failure belongs to the caller.
         load_tensorflow()
-        resize.load()
+        resize.compile_resize()
         self._pool = ThreadPoolExecutor(threads or available_cores(), "jaxcnn-data")
         self._fill()  # the first images are decoded while the caller compiles
 

@@ -89,7 +89,7 @@ def side_of(sampling: Sampling, image_size: int) -> int:
     return sampling.scale[0] if sampling.sampling in ("square", "centre") else image_size
 
 
-def compute(
+def compute_statistics(
     source: Source,
     *,
     side: int,
@@ -182,7 +182,7 @@ def _moments(sums: np.ndarray, products: np.ndarray, count: int) -> tuple[np.nda
     return np.array([value / count for value in total]), np.array(covariance)
 
 
-def save(statistics: Statistics, path: str | os.PathLike[str]) -> None:
+def save_statistics(statistics: Statistics, path: str | os.PathLike[str]) -> None:
     """Writes a .npz in one move, so that no other process sees half of it. Makes the folder.
 
     Raises:
@@ -193,7 +193,7 @@ def save(statistics: Statistics, path: str | os.PathLike[str]) -> None:
     write_arrays(path, **arrays, origin=np.array(json.dumps(statistics.origin)))
 
 
-def load(path: str | os.PathLike[str]) -> Statistics:
+def load_statistics(path: str | os.PathLike[str]) -> Statistics:
     """What `save` wrote.
 
     Raises:

@@ -29,11 +29,11 @@ def bilinear(
         raise ValueError("the rescaled pixels are written to a contiguous array alone")
     left, top, right, bottom = map(float, region)
     flat = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
-    load()(flat, (top, bottom), (left, right), out.reshape(len(out), -1))
+    compile_resize()(flat, (top, bottom), (left, right), out.reshape(len(out), -1))
 
 
 @functools.cache
-def load() -> Callable[..., None]:
+def compile_resize() -> Callable[..., None]:
     """`triangle.rescale`, compiled; once, before threads race for it."""
     from numba.core import config as numba_config
 

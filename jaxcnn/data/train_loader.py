@@ -93,7 +93,7 @@ class TrainLoader:
         self._pending: deque[_Pending] = deque()
         # Imported here, once: threads must not race for it, and its failure belongs to the caller.
         load_tensorflow()
-        resize.load()
+        resize.compile_resize()
         # One more than cores: the disk may keep one waiting.
         self._pool = ThreadPoolExecutor(threads or available_cores() + 1, "jaxcnn-data")
         self._fill()  # the first batches are decoded while the caller compiles its step

@@ -62,7 +62,7 @@ def file_name(protocol: str, split: str, step: int) -> str:
     return f"{re.sub(r'[^A-Za-z0-9]+', '_', protocol).strip('_')}.{split}.step_{step}.npz"
 
 
-def save(posteriors: Posteriors, path: Path) -> None:
+def save_posteriors(posteriors: Posteriors, path: Path) -> None:
     """Writes a .npz, whole or not at all.
 
     Raises:
@@ -77,7 +77,7 @@ def save(posteriors: Posteriors, path: Path) -> None:
     )
 
 
-def load(path: str | Path) -> Posteriors:
+def load_posteriors(path: str | Path) -> Posteriors:
     """What `save` wrote.
 
     Raises:

@@ -106,7 +106,7 @@ def max_pool(x: Float[Array, "b h w c"], window: Window) -> Float[Array, "b oh o
 
     Among equal maxima of a window the first, row by row, takes its gradient.
     """
-    on_cpu = partial(max_pool_kernel.max_pool, window=_shape(window))
+    on_cpu = partial(max_pool_kernel.max_pool_by_slices, window=_shape(window))
     return lax.platform_dependent(x, cpu=on_cpu, default=partial(_max_pool, window=window))
 
 

@@ -35,7 +35,7 @@ from jaxcnn.training.builder import assemble, with_classes
 from jaxcnn.training.dry_run import UNKNOWN_CLASSES, memory_bytes
 from jaxcnn.training.run_statistics import stand_in
 from jaxcnn.training.schema import SECTIONS
-from jaxcnn.training.train_state import create, state_specs
+from jaxcnn.training.train_state import create_state, state_specs
 
 HOST_CHIPS = 4  # of a TPU's host, as libtpu describes slices
 
@@ -153,12 +153,13 @@ def forecast(
 
 def _planned(config: Mapping[str, Any], devices: Any) -> tuple[Any, Plan, GradReduce, Any, Any]:
     """(net, plan, reduction, shapes of the state, their specs), without a mesh of real devices."""
-    wanted: Parallelism = configs.build("mesh", config["mesh"], SECTIONS)
+    wanted: Parallelism = configs.build_section("mesh", config["mesh"], SECTIONS)
     net = models.build(**config["model"])
     tx, schedule, average = (
-        configs.build(name, config[name], SECTIONS) for name in ("optim", "schedule", "average")
+        configs.build_section(name, config[name], SECTIONS)
+        for name in ("optim", "schedule", "average")
     )
-    shapes = jax.eval_shape(partial(create, net, tx, schedule, average), jax.random.key(0))
+    shapes = jax.eval_shape(partial(create_state, net, tx, schedule, average), jax.random.key(0))
     size = config["batch_size"]
     plan, reduction, _ = choose_plan(
         wanted, net, shapes.params, order_of_computation(net), size, devices

@@ -17,7 +17,7 @@ from jaxcnn.parallel import make_placement
 from jaxcnn.training import report, schema
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.evaluator import open_splits
-from jaxcnn.training.load_run import LoadedRun, load_run, read_config, saved_steps
+from jaxcnn.training.load_run import Loaded, load, read_config, saved_steps
 from jaxcnn.training.metrics_writer import Console, duration
 
 FOLDER = "posteriors"
@@ -59,7 +59,7 @@ class FinishedRun:
             raise configs.ConfigError(
                 f"{', '.join(wrong)}: a trained run's data alone can be overridden: data.KEY=VALUE"
             )
-        self.config = schema.resolve(self.own_config, self.overrides)
+        self.config = schema.resolve_config(self.own_config, self.overrides)
         steps = saved_steps(self.folder)
         if not steps:
             raise CheckpointError(
@@ -77,9 +77,9 @@ class FinishedRun:
         return self.config["model"]["image_size"]
 
     @functools.cached_property
-    def loaded(self) -> LoadedRun:
+    def loaded(self) -> Loaded:
         """Its net and weights."""
-        return load_run(self.folder, self.step)
+        return load(self.folder, self.step)
 
     @functools.cached_property
     def data(self) -> room.DataSplits:
@@ -140,7 +140,7 @@ class FinishedRun:
         path = self.posteriors_path(protocol)
         if not path.exists():
             return None
-        found = ensemble.load(path)
+        found = ensemble.load_posteriors(path)
         fits = found.facts.get("step") == self.step
         fits &= found.facts.get("source") == self.config["data"]["source"]
         return found if fits and len(found.ids) == len(self.data.evaluation) else None
@@ -187,7 +187,9 @@ class FinishedRun:
     def _write(self, protocol: Protocol, judged: ProtocolRun, row: Mapping[str, Any]) -> None:
         if judged.posteriors is not None:
             path = self.posteriors_path(protocol)
-            ensemble.save(dataclasses.replace(judged.posteriors, facts=self._facts(row)), path)
+            ensemble.save_posteriors(
+                dataclasses.replace(judged.posteriors, facts=self._facts(row)), path
+            )
             self.console.line(f"posteriors of {row['n']:,} images in {path}")
         path = self.folder / "report.json"
         try:

@@ -15,7 +15,7 @@ from jaxcnn.evaluation import Protocol, check_fits, choose_crops, posteriors
 from jaxcnn.evaluation.naming import read_protocol
 from jaxcnn.evaluation.protocols import CenterCrop
 from jaxcnn.research.evaluate_run import FinishedRun
-from jaxcnn.training.evaluator import protocols
+from jaxcnn.training.evaluator import run_protocols
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ def best(
 
 def own_protocol(run: FinishedRun) -> Protocol:
     """The first protocol of the run's config, or the centre crop where it has none."""
-    own = protocols(run.config)
+    own = run_protocols(run.config)
     return own[0] if own else read_protocol("centre", run.image_size)
 
 

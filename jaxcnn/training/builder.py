@@ -22,7 +22,7 @@ from jaxcnn.parallel import GradReduce, Parallelism, Placement, Plan, check_batc
 from jaxcnn.preprocessing import Augment, DevicePreprocess, make_preprocess
 from jaxcnn.training.ema import WeightAverage
 from jaxcnn.training.schema import SECTIONS
-from jaxcnn.training.train_state import Controls, TrainState, create, state_specs
+from jaxcnn.training.train_state import Controls, TrainState, create_state, state_specs
 from jaxcnn.training.train_step import make_train_step
 
 
@@ -143,7 +143,7 @@ class Experiment:
         return Forward(self.net, self.device_preprocess.mean, here, size, **compiler)
 
     def _create(self, key: Any) -> TrainState:
-        return create(self.net, self.tx, self.schedule, self.average, key)
+        return create_state(self.net, self.tx, self.schedule, self.average, key)
 
     def _controls(self, rate: float, averaged: bool) -> Controls:
         return Controls(
@@ -169,15 +169,15 @@ def assemble(
     Raises:
         ValueError: a mesh that the devices or the net do not fit, or a batch that does not split.
     """
-    parallelism: Parallelism = configs.build("mesh", config["mesh"], SECTIONS)
-    objective: Objective = configs.build("loss", config["loss"], SECTIONS)
+    parallelism: Parallelism = configs.build_section("mesh", config["mesh"], SECTIONS)
+    objective: Objective = configs.build_section("loss", config["loss"], SECTIONS)
     net = models.build(**config["model"])
-    tx = configs.build("optim", config["optim"], SECTIONS)
-    augment: Augment = configs.build("augment", config["augment"], SECTIONS)
+    tx = configs.build_section("optim", config["optim"], SECTIONS)
+    augment: Augment = configs.build_section("augment", config["augment"], SECTIONS)
     device_preprocess = make_preprocess(augment, statistics)
-    average: WeightAverage = configs.build("average", config["average"], SECTIONS)
-    schedule = configs.build("schedule", config["schedule"], SECTIONS)
-    shapes = jax.eval_shape(partial(create, net, tx, schedule, average), jax.random.key(0))
+    average: WeightAverage = configs.build_section("average", config["average"], SECTIONS)
+    schedule = configs.build_section("schedule", config["schedule"], SECTIONS)
+    shapes = jax.eval_shape(partial(create_state, net, tx, schedule, average), jax.random.key(0))
     devices = list(jax.devices() if devices is None else devices)
     plan, reduction, moved = choose_plan(
         parallelism, net, shapes.params, order_of_computation(net), config["batch_size"], devices

@@ -25,7 +25,7 @@ class CheckpointError(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpointing:
+class CheckpointConfig:
     """When states are saved and how many are kept; the end and a stop always save.
 
     Attributes:

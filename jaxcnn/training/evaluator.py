@@ -54,7 +54,7 @@ class Evaluator:
         each save and where a plateau rule looks at them: they choose the best checkpoint and the drops
         of the rate, the reported split chooses nothing."""
         config, side = self.experiment.config, self.experiment.net.image_size
-        rows = protocols(config)
+        rows = run_protocols(config)
         due = [
             EvalTask(row, row.label(side), self.data.eval_split, self.data.evaluation)
             for row in rows
@@ -130,7 +130,7 @@ class Evaluator:
         return judged.result
 
 
-def protocols(config: Mapping[str, Any]) -> list[Protocol]:
+def run_protocols(config: Mapping[str, Any]) -> list[Protocol]:
     """The test protocols that the rows of a config's `evals` name."""
     rows = [(row["name"], {k: v for k, v in row.items() if k != "name"}) for row in config["evals"]]
     return [PROTOCOLS[name](**keys) for name, keys in rows]

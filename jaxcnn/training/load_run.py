@@ -19,14 +19,14 @@ from jaxcnn.data import pixel_statistics
 from jaxcnn.preprocessing import Augment, make_preprocess, subtract_mean
 from jaxcnn.training import schema
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints, abstract
-from jaxcnn.training.evaluator import protocols
+from jaxcnn.training.evaluator import run_protocols
 from jaxcnn.training.run_statistics import NAME
 from jaxcnn.training.schema import SECTIONS
-from jaxcnn.training.train_state import TrainState, create
+from jaxcnn.training.train_state import TrainState, create_state
 
 
 @dataclasses.dataclass(frozen=True)
-class LoadedRun:
+class Loaded:
     """A trained net.
 
     Attributes:
@@ -73,13 +73,13 @@ class LoadedRun:
         """
         from jaxcnn.data import preprocess
 
-        rows, square = protocols(self.config), self.mean.ndim == 3
+        rows, square = run_protocols(self.config), self.mean.ndim == 3
         scale = rows[0].all_scales()[0] if rows else self.config["augment"]["scale"][0]
         scale = self.mean.shape[0] if square else scale
         return preprocess(path, scale=scale, image_size=self.net.image_size, square=square)
 
 
-def load_run(workdir: str | Path, step: int | None = None) -> LoadedRun:
+def load(workdir: str | Path, step: int | None = None) -> Loaded:
     """The net that the run in `workdir` trained; the averaged weights where it averages.
 
     Args:
@@ -95,7 +95,7 @@ def load_run(workdir: str | Path, step: int | None = None) -> LoadedRun:
     params = {n: leaves for n, leaves in state.evaluated.items() if not n.startswith("aux_")}
     classes = tuple((folder / "classes.txt").read_text().splitlines())
     mean = _mean(config, folder)
-    return LoadedRun(net, {"params": params}, classes, int(state.step), config, mean)
+    return Loaded(net, {"params": params}, classes, int(state.step), config, mean)
 
 
 def read_run(folder: Path, step: int | None = None) -> tuple[dict[str, Any], Any, TrainState]:
@@ -103,10 +103,11 @@ def read_run(folder: Path, step: int | None = None) -> tuple[dict[str, Any], Any
     config = read_config(folder)
     net = models.build(**config["model"])
     rules = (
-        configs.build(name, config[name], SECTIONS) for name in ("optim", "schedule", "average")
+        configs.build_section(name, config[name], SECTIONS)
+        for name in ("optim", "schedule", "average")
     )
     like = abstract(
-        jax.eval_shape(partial(create, net, *rules), jax.random.key(0)),
+        jax.eval_shape(partial(create_state, net, *rules), jax.random.key(0)),
         jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
     )
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
@@ -149,7 +150,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} holds no run (no config.json); give the workdir of a run that has a checkpoint"
         )
     try:
-        return schema.resolve(configs.load(path))
+        return schema.resolve_config(configs.load_config(path))
     except ValueError as error:
         raise CheckpointError(
             f"{path} cannot be read as the config of a run: {error}; train again in another --workdir"
@@ -157,6 +158,6 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _mean(config: dict[str, Any], folder: Path) -> np.ndarray:
-    augment: Augment = configs.build("augment", config["augment"], SECTIONS)
-    kept = pixel_statistics.load(folder / NAME) if augment.needs_statistics else None
+    augment: Augment = configs.build_section("augment", config["augment"], SECTIONS)
+    kept = pixel_statistics.load_statistics(folder / NAME) if augment.needs_statistics else None
     return make_preprocess(augment, kept).mean

@@ -56,7 +56,7 @@ def run(
         Diverged: loss or gradients stopped being finite.
         Stopped: a signal came; the state is saved.
     """
-    config, process_group = schema.resolve(config), join_process_group()
+    config, process_group = schema.resolve_config(config), join_process_group()
     check_same(
         process_group, "config", config, "start all of them with the same config and overrides"
     )

@@ -19,7 +19,7 @@ from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
 
 
 @dataclasses.dataclass(frozen=True)
-class Log:
+class LogConfig:
     """How often a run speaks.
 
     Attributes:

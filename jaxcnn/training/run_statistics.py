@@ -49,7 +49,7 @@ def obtain(
     process_group.run_on_primary(
         lambda: found.append(_obtain(experiment, data, folder, check_stop, begun))
     )
-    return found[0] if process_group.is_primary else figures.load(folder / NAME)
+    return found[0] if process_group.is_primary else figures.load_statistics(folder / NAME)
 
 
 def _obtain(
@@ -64,23 +64,23 @@ def _obtain(
     if augment.statistics == "imagenet":
         found = figures.IMAGENET
     elif begun and kept.exists():
-        found = figures.load(kept)
+        found = figures.load_statistics(kept)
     elif augment.statistics != "auto":
         path = Path(augment.statistics).expanduser()
-        found = figures.load(path)
+        found = figures.load_statistics(path)
         figures.check_matches(found, data, path)
         console.line(f"statistics of {found.origin['examples']:,} images from {path}")
     else:
         found = _kept(experiment, data, kept) or _compute(experiment, data, console, check_stop)
     if not (begun and kept.exists()):
-        figures.save(found, kept)
+        figures.save_statistics(found, kept)
     return found
 
 
 def _kept(experiment: Experiment, data: room.DataSplits, path: Path) -> Statistics | None:
     """What an earlier start computed before it was stopped; None where that is of other data or size."""
     try:
-        found = figures.load(path)
+        found = figures.load_statistics(path)
         figures.check_matches(found, data, path)
     except room.DataError:
         return None
@@ -90,7 +90,7 @@ def _kept(experiment: Experiment, data: room.DataSplits, path: Path) -> Statisti
 
 def stand_in(config: Mapping[str, Any]) -> Statistics | None:
     """Statistics of the right shapes for what computes nothing; None where none are needed."""
-    augment: Augment = configs.build("augment", config["augment"], SECTIONS)
+    augment: Augment = configs.build_section("augment", config["augment"], SECTIONS)
     if not augment.needs_statistics:
         return None
     side = augment.scale[0]
@@ -111,7 +111,7 @@ def _compute(
         left = duration(seconds / max(done, 1) * (total - done))
         console.progress(f"statistics of the training images: {done:,}/{total:,}  ETA {left}")
 
-    found = figures.compute(
+    found = figures.compute_statistics(
         data.train,
         side=figures.side_of(experiment.augment, experiment.net.image_size),
         name=experiment.config["data"]["source"],

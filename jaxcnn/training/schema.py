@@ -13,9 +13,9 @@ from jaxcnn.losses import Objective
 from jaxcnn.models import NETS
 from jaxcnn.parallel import Parallelism
 from jaxcnn.preprocessing import Augment
-from jaxcnn.training.checkpoint import Checkpointing
+from jaxcnn.training.checkpoint import CheckpointConfig
 from jaxcnn.training.ema import WeightAverage
-from jaxcnn.training.metrics_writer import Log
+from jaxcnn.training.metrics_writer import LogConfig
 from jaxcnn.training.optimizer import OPTIMIZERS
 from jaxcnn.training.schedules import SCHEDULES
 from jaxcnn.training.train_state import InitConfig
@@ -70,13 +70,13 @@ SECTIONS: configs.Sections = {
     "optim": OPTIMIZERS,
     "schedule": SCHEDULES,
     "average": WeightAverage,
-    "checkpoint": Checkpointing,
+    "checkpoint": CheckpointConfig,
     "mesh": Parallelism,
-    "log": Log,
+    "log": LogConfig,
 }
 
 
-def resolve(config: Any, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def resolve_config(config: Any, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """A checked config with every key present (see `jaxcnn.config.resolve`).
 
     Raises:
@@ -159,12 +159,12 @@ def _held_out_errors(config: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def read(
+def read_resolved(
     path: str, overrides: Sequence[str], folder: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the config as the file gives it, the resolved config) of a config file and overrides."""
-    given = configs.read(configs.find(path, folder))
-    return given, resolve(given, overrides)
+    given = configs.read_config(configs.find_config(path, folder))
+    return given, resolve_config(given, overrides)
 
 
 def _named(config: Any, overrides: Sequence[str]) -> set[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxcnn import config as configs
 from jaxcnn.training import report, schema
-from jaxcnn.training.evaluator import protocols
+from jaxcnn.training.evaluator import run_protocols
 from jaxcnn.training.progress import Progress
 from jaxcnn.training.workdir import has_begun
 
@@ -48,7 +48,7 @@ class Stage:
         """What differs, and may not, between the run in its folder and the stage; [] where none is begun."""
         if not has_begun(self.folder) or not (self.folder / "config.json").exists():
             return []
-        there = configs.load(self.folder / "config.json")
+        there = configs.load_config(self.folder / "config.json")
         if not self.config["model"]["num_classes"]:  # the data's
             there["model"]["num_classes"] = 0
         return configs.forbidden_difference(there, self.config)
@@ -64,7 +64,7 @@ class Stage:
         if not starts or found.get("step", -1) < self._pace(starts[-1]["examples"]).total:
             return StageStatus.BEGUN
         side = self.config["model"]["image_size"]
-        wanted = {protocol.label(side) for protocol in protocols(self.config)}
+        wanted = {protocol.label(side) for protocol in run_protocols(self.config)}
         there = {row["protocol"] for row in found["results"] if row["step"] == found["step"]}
         return StageStatus.DONE if wanted <= there else StageStatus.BEGUN
 
@@ -89,7 +89,7 @@ def read_chain(
     Raises:
         ConfigError: all that is wrong with the chain, or with the configs of its stages.
     """
-    file = configs.find(path, configs_folder)
+    file = configs.find_config(path, configs_folder)
     rows = _rows(file)
     names = [row["name"] for row in rows]
     errors = [
@@ -106,8 +106,10 @@ def read_chain(
         other = row.get("config") or str(file)
         beside = (file.parent / f"{other}.py").is_file()
         try:
-            given = configs.read(configs.find(other, file.parent if beside else configs_folder))
-            config = schema.resolve(_with(given, settings), typed)
+            given = configs.read_config(
+                configs.find_config(other, file.parent if beside else configs_folder)
+            )
+            config = schema.resolve_config(_with(given, settings), typed)
         except configs.ConfigError as error:
             errors += [f"stage {name}: {line}" for line in str(error).splitlines()]
             continue

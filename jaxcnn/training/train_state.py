@@ -84,11 +84,11 @@ class InitConfig:
             raise ValueError(f"layers {self.layers} need from_run, the workdir to take them from")
 
 
-def create(
+def create_state(
     net: Any, tx: optax.GradientTransformation, schedule: Any, average: WeightAverage, key: Array
 ) -> TrainState:
     """A fresh state, its parameters drawn from `key`."""
-    params = draw(net, key)
+    params = draw_params(net, key)
     plateau = schedule.start() if isinstance(schedule, Plateau) else {}
     step = jnp.zeros((), jnp.int32)
     return TrainState(step, params, tx.init(params), plateau, average.start(params))
@@ -116,7 +116,7 @@ def state_specs(
     )
 
 
-def draw(net: Any, key: Array) -> Any:
+def draw_params(net: Any, key: Array) -> Any:
     """A net's parameters, in training form: auxiliary heads are made."""
     images = jnp.zeros((1, net.image_size, net.image_size, 3), jnp.float32)
     key, dropout = jax.random.split(key)

@@ -16,7 +16,7 @@ from jaxcnn.parallel import put
 from jaxcnn.training.builder import Experiment
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.load_run import read_run
-from jaxcnn.training.train_state import InitConfig, TrainState, draw
+from jaxcnn.training.train_state import InitConfig, TrainState, draw_params
 
 # Where a parameter is: ('conv1_1', 'kernel'), ('inception_3a', 'conv1x1', 'bias').
 Leaves = Mapping[tuple[str, ...], Any]
@@ -132,7 +132,7 @@ def classifiers(net: Any) -> set[str]:
     """The layers whose shapes follow the number of classes: those which one class more changes."""
     nets = (net, net.clone(num_classes=net.num_classes + 1))
     one, other = (
-        _flat(jax.eval_shape(lambda key, n=n: draw(n, key), jax.random.key(0))) for n in nets
+        _flat(jax.eval_shape(lambda key, n=n: draw_params(n, key), jax.random.key(0))) for n in nets
     )
     return {"/".join(path[:-1]) for path in one if one[path].shape != other[path].shape}
 

@@ -74,7 +74,7 @@ def prepare(
         _check_same_config(folder, config)
         _check_same_data(folder, names, examples)
     try:
-        configs.save(config, path)
+        configs.save_config(config, path)
         (folder / "classes.txt").write_text(names)
     except OSError as error:
         raise cannot_write(folder, error) from error
@@ -87,7 +87,7 @@ def cannot_write(folder: Path, error: OSError) -> WorkdirError:
 def _check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
     path = folder / "config.json"
     try:
-        changed = configs.forbidden_difference(configs.load(path), config)
+        changed = configs.forbidden_difference(configs.load_config(path), config)
     except ValueError as error:
         raise WorkdirError(
             f"{path} is not readable as JSON ({error}); use another --workdir"

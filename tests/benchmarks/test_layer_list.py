@@ -57,7 +57,7 @@ def test_variants_have_no_peer():
 
 def test_a_peer_that_is_missing_says_what_to_install():
     with pytest.raises(ValueError, match=r"pip install -e '\.\[bench\]'"):
-        torch_net.load("a_peer_that_nobody_has")
+        torch_net.import_torch("a_peer_that_nobody_has")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch, extra 'bench'")
@@ -68,8 +68,8 @@ def test_pytorch_gives_the_same_logits(name):
     variables = random_variables(net, train=True)
     images = picture(2, 224, 224)
     expected, _ = quick_jit(lambda v, x: net.apply(v, x))(variables, images)
-    torch = torch_net.load("torch")
-    other = torch_net.build(layer_list(net)).eval()
+    torch = torch_net.import_torch("torch")
+    other = torch_net.build_torch(layer_list(net)).eval()
     torch_net.take(other, variables["params"])
     with torch.no_grad():
         found, heads = other(torch.from_numpy(np.moveaxis(images, 3, 1).copy()))

@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 def expected(run, path):
     """(label, probability) by the loaded run, the most probable first."""
-    loaded = jaxcnn.load_run(run)
+    loaded = jaxcnn.load(run)
     found = np.asarray(loaded.probabilities(loaded.preprocess(path)))[0]
     return [(int(label), float(found[label])) for label in np.argsort(-found)]
 

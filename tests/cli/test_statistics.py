@@ -9,7 +9,7 @@ import pytest
 
 from jaxcnn.cli.statistics import main
 from jaxcnn.data import open_data
-from jaxcnn.data.pixel_statistics import check_matches, compute, load
+from jaxcnn.data.pixel_statistics import check_matches, compute_statistics, load_statistics
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,9 +27,9 @@ def test_the_command(tmp_path):
         "python main.py --config=quickstart --config.data.source=synthetic:4 "
         f"--config.augment.pca=unit --config.augment.statistics={out}"
     )
-    found, data = load(out), open_data("synthetic:4")
+    found, data = load_statistics(out), open_data("synthetic:4")
     check_matches(found, data, out)
-    expected = compute(data.train, side=56)
+    expected = compute_statistics(data.train, side=56)
     assert np.array_equal(found.covariance, expected.covariance)
     # Hues go round the circle, so each channel's mean is 128, less what rounding down takes off.
     assert found.mean == pytest.approx(np.full(3, 128), abs=1)
@@ -41,7 +41,7 @@ def test_the_default_file_and_the_side_of_the_square(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     arguments = ["data.source=synthetic:2", "augment.sampling=square", "augment.scale=(60,60)"]
     assert main(["quickstart", *arguments]) == 0
-    found = load(tmp_path / "statistics" / "quickstart.npz")
+    found = load_statistics(tmp_path / "statistics" / "quickstart.npz")
     assert found.mean_image.shape == (60, 60, 3)
     shown = capsys.readouterr().out
     assert "--config.augment.statistics=statistics/quickstart.npz" in shown

@@ -20,7 +20,7 @@ SMALL = ["data.source=synthetic:4", "model.image_size=96", "data.seed=7"]
 
 
 def test_the_views_drawn_are_those_that_the_net_sees():
-    config = schema.read("googlenet", SMALL, CONFIGS)[1]
+    config = schema.read_resolved("googlenet", SMALL, CONFIGS)[1]
     data = open_splits(config["data"])
     row = views._row(config, data, 5, 2)
     augment = schema.SECTIONS["augment"](**config["augment"] | {"mean": (0.0, 0.0, 0.0)})

@@ -10,10 +10,10 @@ from jaxcnn.data.pixel_statistics import (
     IMAGENET,
     Statistics,
     check_matches,
-    compute,
+    compute_statistics,
     eigen,
-    load,
-    save,
+    load_statistics,
+    save_statistics,
     side_of,
 )
 from jaxcnn.data.sampling import Sampling
@@ -36,7 +36,7 @@ def assert_same(one, other):
 
 
 def test_figures_are_those_of_all_pixels(source, pictures):
-    found = compute(source, side=24, name="test")
+    found = compute_statistics(source, side=24, name="test")
     pixels = pictures.reshape(-1, 3).astype(np.float64)
     assert found.mean == pytest.approx(pixels.mean(0), rel=1e-14)
     assert found.covariance == pytest.approx(np.cov(pixels.T, bias=True), rel=1e-11)
@@ -51,9 +51,9 @@ def test_figures_are_those_of_all_pixels(source, pictures):
 
 
 def test_neither_threads_nor_order_change_a_bit(source, listed):
-    found = compute(source, side=24, threads=1)
-    assert_same(found, compute(source, side=24, threads=5))
-    assert_same(found, compute(listed(source.results[::-1]), side=24, threads=2))
+    found = compute_statistics(source, side=24, threads=1)
+    assert_same(found, compute_statistics(source, side=24, threads=5))
+    assert_same(found, compute_statistics(listed(source.results[::-1]), side=24, threads=2))
 
 
 def test_known_eigensystem_is_recovered(listed, encoded):
@@ -63,7 +63,7 @@ def test_known_eigensystem_is_recovered(listed, encoded):
     deviations, mean = np.array([30.0, 12.0, 5.0]), np.array([140.0, 120.0, 110.0])
     draws = generator.normal(size=(30, 64, 64, 3)) * deviations
     pixels = np.clip(np.round(mean + draws @ vectors.T), 0, 255).astype(np.uint8)
-    found = compute(listed([(encoded(p, "PNG"), 0) for p in pixels]), side=64)
+    found = compute_statistics(listed([(encoded(p, "PNG"), 0) for p in pixels]), side=64)
     values, recovered = eigen(found)
     assert found.mean == pytest.approx(mean, abs=0.5)
     assert np.sqrt(values - 1 / 12) == pytest.approx(deviations, rel=0.01)
@@ -73,7 +73,7 @@ def test_known_eigensystem_is_recovered(listed, encoded):
 def test_squares_are_central(image_folder):
     """As evaluation cuts them: of the rescaled image, whatever the image's shape."""
     train = open_data(f"folder:{image_folder}").train
-    found = compute(train, side=32)
+    found = compute_statistics(train, side=32)
     squares = [
         preprocess(train.name(i), scale=32, image_size=32, square=True)[0] for i in range(15)
     ]
@@ -85,17 +85,17 @@ def test_squares_are_central(image_folder):
 
 def test_unreadable_images_are_left_out_and_counted(listed, source):
     with_gaps = [*source.results, CorruptImage("gone", 1), (b"\xff\xd8 no image", 0)]
-    found = compute(listed(with_gaps), side=24)
-    assert_same(found, compute(source, side=24))
+    found = compute_statistics(listed(with_gaps), side=24)
+    assert_same(found, compute_statistics(source, side=24))
     assert (found.origin["examples"], found.origin["unreadable"]) == (42, 2)
     with pytest.raises(DataError, match="none of the 3 images of here can be read"):
-        compute(listed([CorruptImage("gone", 0)] * 3), side=24, name="here")
+        compute_statistics(listed([CorruptImage("gone", 0)] * 3), side=24, name="here")
 
 
 def test_too_many_unreadable_images_are_an_error(listed, source, caplog):
     results = [CorruptImage("gone", 1) if i % 3 == 0 else r for i, r in enumerate(source.results)]
     with pytest.raises(DataError, match=r"10 of the first 28 images.*more than 1%.*listed#0, "):
-        compute(listed(results), side=24)
+        compute_statistics(listed(results), side=24)
     messages = [record.getMessage() for record in caplog.records if "jaxcnn" in record.name]
     assert messages == [
         f"cannot read image listed#{i}: gone; it is left out" for i in range(0, 28, 3)
@@ -104,16 +104,16 @@ def test_too_many_unreadable_images_are_an_error(listed, source, caplog):
 
 def test_impossible_arguments(listed, source):
     with pytest.raises(DataError, match="side=0: expected 1 or more"):
-        compute(source, side=0)
+        compute_statistics(source, side=0)
     with pytest.raises(DataError, match="the source holds no images"):
-        compute(listed([]), side=24)
+        compute_statistics(listed([]), side=24)
     with pytest.raises(DataError, match="threads=-1"):
-        compute(source, side=24, threads=-1)
+        compute_statistics(source, side=24, threads=-1)
 
 
 def test_progress_and_stop(source):
     seen = []
-    compute(source, side=24, progress=lambda *at: seen.append(at))
+    compute_statistics(source, side=24, progress=lambda *at: seen.append(at))
     assert seen == [(32, 40), (40, 40)]
 
     class Stop(Exception):
@@ -123,7 +123,7 @@ def test_progress_and_stop(source):
         raise Stop
 
     with pytest.raises(Stop):
-        compute(source, side=24, check_stop=stop)
+        compute_statistics(source, side=24, check_stop=stop)
 
 
 def test_krizhevsky_s_figures():
@@ -161,14 +161,14 @@ def test_side_is_that_of_the_square_where_views_lie_in_one():
 
 def test_a_file_gives_back_what_was_saved(tmp_path, source):
     path = tmp_path / "new" / "statistics.npz"
-    found = compute(source, side=24, name="test")
-    save(found, path)
-    again = load(str(path))
+    found = compute_statistics(source, side=24, name="test")
+    save_statistics(found, path)
+    again = load_statistics(str(path))
     assert_same(again, found)
     assert again.origin == found.origin
-    save(IMAGENET, path)
-    assert np.array_equal(load(path).covariance, IMAGENET.covariance)
-    assert load(path).mean_image is None
+    save_statistics(IMAGENET, path)
+    assert np.array_equal(load_statistics(path).covariance, IMAGENET.covariance)
+    assert load_statistics(path).mean_image is None
     assert [p.name for p in path.parent.iterdir()] == ["statistics.npz"]
 
 
@@ -178,8 +178,8 @@ def test_what_cannot_be_loaded_says_what_to_type(tmp_path, source):
     with pytest.raises(
         DataError, match=rf"there is no file of statistics .*s.npz; make it: {again}"
     ):
-        load(path)
-    save(compute(source, side=24), path)
+        load_statistics(path)
+    save_statistics(compute_statistics(source, side=24), path)
     whole = path.read_bytes()
     with np.load(path) as file:
         arrays = dict(file)
@@ -202,11 +202,11 @@ def test_what_cannot_be_loaded_says_what_to_type(tmp_path, source):
         with pytest.raises(
             DataError, match=rf"no readable file of statistics .*make it again: {again}"
         ):
-            load(path)
+            load_statistics(path)
 
 
 def test_as_many_other_images_under_the_same_names_are_told_apart(source):
-    found = compute(source, side=24)
+    found = compute_statistics(source, side=24)
     last = len(source) - 1
 
     class Changed:
@@ -232,7 +232,7 @@ def test_as_many_other_images_under_the_same_names_are_told_apart(source):
 
 def test_statistics_of_other_data_are_refused(image_folder):
     data = open_data(f"folder:{image_folder}")
-    found = compute(data.train, side=24, name="folder:images")
+    found = compute_statistics(data.train, side=24, name="folder:images")
     check_matches(found, data, "s.npz")
     with pytest.raises(DataError, match="they are of 15 training images, the data has 11") as error:
         check_matches(found, open_data(f"folder:{image_folder}", held_out=4), "s.npz")

@@ -72,8 +72,8 @@ def test_a_file_holds_what_was_saved(tmp_path):
     whole = dataclasses.replace(whole, facts={**whole.facts, "run": "a", "step": 3})
     path = tmp_path / "deep" / ensemble.file_name("dense(256, no flip)", "val", 3)
     assert path.name == "dense_256_no_flip.val.step_3.npz"
-    ensemble.save(whole, path)
-    found = ensemble.load(path)
+    ensemble.save_posteriors(whole, path)
+    found = ensemble.load_posteriors(path)
     for name in ("ids", "labels", "values"):
         np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
     assert found.values.dtype == np.float16
@@ -123,7 +123,7 @@ def test_what_is_not_alike_is_refused(other, problem):
 
 def test_files_that_hold_no_posteriors_say_how_to_make_them(tmp_path):
     with pytest.raises(ensemble.PosteriorsError, match=r"no file of posteriors.*tools\.evaluate"):
-        ensemble.load(tmp_path / "none.npz")
+        ensemble.load_posteriors(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("no archive")
     np.savez(tmp_path / "other.npz", values=np.zeros(3))
     facts = np.array('{"classes": "x", "protocol": "centre", "split": "val"}')
@@ -132,7 +132,7 @@ def test_files_that_hold_no_posteriors_say_how_to_make_them(tmp_path):
     np.savez(tmp_path / "short.npz", facts=facts, **right | {"ids": np.arange(3)})
     np.savez(tmp_path / "nameless.npz", facts=np.array('{"classes": "x"}'), **right)
     np.savez(tmp_path / "right.npz", facts=facts, **right)
-    assert len(ensemble.load(tmp_path / "right.npz").ids) == 2
+    assert len(ensemble.load_posteriors(tmp_path / "right.npz").ids) == 2
     for name in ("text", "other", "wide", "short", "nameless"):
         with pytest.raises(ensemble.PosteriorsError, match="no readable file of posteriors"):
-            ensemble.load(tmp_path / f"{name}.npz")
+            ensemble.load_posteriors(tmp_path / f"{name}.npz")

@@ -40,7 +40,7 @@ def finish(run, top1=0.5, errors=(0.75, 0.5, 0.25)):
     """The files of a finished run, with an evaluation an epoch and `errors` as its training errors at
     even distances."""
     run.folder.mkdir(parents=True)
-    configs.save(run.config, run.folder / "config.json")
+    configs.save_config(run.config, run.folder / "config.json")
     row = {"protocol": PROTOCOL, "split": "evaluation", "n": 64, "step": run.steps}
     events = [
         {"kind": "train", "step": 1, "epoch": 3.0 * i / len(errors), "loss": 1.0, "top1": 1.0 - e}

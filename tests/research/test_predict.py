@@ -49,7 +49,7 @@ def test_the_centre_crop_is_that_of_the_loaded_run(mean, vgg, images, tmp_path):
     if mean == "an image":
         augment = {"mean": "per_pixel", "sampling": "square", "statistics": "auto"}
         folder = untrained(tmp_path / "run", augment=augment)
-    loaded = jaxcnn.load_run(folder)
+    loaded = jaxcnn.load(folder)
     assert (loaded.step, loaded.mean.ndim) == (STEP, 3 if mean == "an image" else 1)
     found = predictions(FinishedRun(folder), images)
     assert [one.image for one in found] == images
@@ -64,7 +64,7 @@ def test_the_centre_crop_is_that_of_the_loaded_run(mean, vgg, images, tmp_path):
 
 def test_ten_crops_are_the_mean_of_ten_posteriors(vgg, tmp_path):
     """Of images that need no rescaling, by their own pixels: 37 is 256 / 224 of 32."""
-    loaded, run = jaxcnn.load_run(vgg), FinishedRun(vgg, batch_size=16)
+    loaded, run = jaxcnn.load(vgg), FinishedRun(vgg, batch_size=16)
     for height, width in [(37, 50), (62, 37)]:
         pixels, path = pixels_of(height, width), tmp_path / f"{height}.png"
         Image.fromarray(pixels).save(path)

@@ -13,7 +13,7 @@ from jaxcnn.training import schema
 from jaxcnn.training.checkpoint import Checkpoints
 from jaxcnn.training.run_statistics import NAME
 from jaxcnn.training.schema import SECTIONS
-from jaxcnn.training.train_state import create
+from jaxcnn.training.train_state import create_state
 from tests.evaluation.small import CLASSES, NETS
 from tests.training.runs import config
 
@@ -44,12 +44,12 @@ def untrained(folder, name="vgg", *, evals=None, augment=None, **fields):
     made["model"] = {"name": name, "num_classes": CLASSES, **fields}
     made["augment"] |= {"scale": (scale, scale), **(augment or {})}
     made["evals"] = ({"name": "centre", "scale": scale},) if evals is None else evals
-    made = schema.resolve(made)
+    made = schema.resolve_config(made)
     folder.mkdir(parents=True)
-    configs.save(made, folder / "config.json")
+    configs.save_config(made, folder / "config.json")
     (folder / "classes.txt").write_text("".join(f"class_{i:03}\n" for i in range(CLASSES)))
-    rules = (configs.build(k, made[k], SECTIONS) for k in ("optim", "schedule", "average"))
-    state = jax.eval_shape(partial(create, net, *rules), jax.random.key(0))
+    rules = (configs.build_section(k, made[k], SECTIONS) for k in ("optim", "schedule", "average"))
+    state = jax.eval_shape(partial(create_state, net, *rules), jax.random.key(0))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
     drawn = jax.tree_util.tree_map_with_path(partial(draw, np.random.default_rng(0)), state.params)
     state = jax.device_put(zeros.replace(step=np.int32(STEP), params=drawn))
@@ -62,5 +62,5 @@ def untrained(folder, name="vgg", *, evals=None, augment=None, **fields):
         found = pixel_statistics.Statistics(
             image.mean((0, 1), np.float64), np.eye(3), image, {"source": "drawn", "side": scale}
         )
-        pixel_statistics.save(found, folder / NAME)
+        pixel_statistics.save_statistics(found, folder / NAME)
     return folder

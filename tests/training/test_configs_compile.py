@@ -10,7 +10,7 @@ from jaxcnn.evaluation import check_fits
 from jaxcnn.evaluation.posteriors import shapes_of
 from jaxcnn.training import schema
 from jaxcnn.training.builder import assemble, with_classes
-from jaxcnn.training.evaluator import protocols
+from jaxcnn.training.evaluator import run_protocols
 from jaxcnn.training.run_statistics import stand_in
 
 FOLDER = Path(__file__).parent.parent.parent / "configs"
@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent.parent.parent / "configs"
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in FOLDER.glob("*.py")))
 def test_abstract_step(name):
-    config = with_classes(schema.read(name, [], FOLDER)[1], 1000)
+    config = with_classes(schema.read_resolved(name, [], FOLDER)[1], 1000)
     exp = assemble(config, stand_in(config))
     state, batch = exp.abstract_state(), exp.abstract_batch()
     after, sums = jax.eval_shape(exp.train_step, state, batch, exp.put_controls(0.1))
@@ -31,10 +31,10 @@ def test_abstract_step(name):
 @pytest.mark.parametrize("name", sorted(p.stem for p in FOLDER.glob("*.py")))
 def test_abstract_evaluation(name):
     """Each protocol that the config names, on a landscape of odd sides."""
-    config = with_classes(schema.read(name, [], FOLDER)[1], 1000)
+    config = with_classes(schema.read_resolved(name, [], FOLDER)[1], 1000)
     exp = assemble(config, stand_in(config))
     forward, params = exp.forward(), exp.abstract_evaluated()
-    for protocol in protocols(config):
+    for protocol in run_protocols(config):
         check_fits(forward, protocol)
         for shape in shapes_of(forward, protocol, 301, 417):
             (posteriors,) = jax.tree.leaves(forward.lower(params, shape).out_info)

@@ -84,7 +84,7 @@ def test_the_updates_from_the_epoch_on_count(averaged):
 
 
 def test_load_gives_the_averaged_weights(averaged):
-    state, loaded = state_of(averaged), jaxcnn.load_run(averaged)
+    state, loaded = state_of(averaged), jaxcnn.load(averaged)
     assert_same_state(loaded.variables["params"], state.average["params"])
     assert not np.array_equal(
         state.params["fc8"]["kernel"], state.average["params"]["fc8"]["kernel"]
@@ -93,7 +93,7 @@ def test_load_gives_the_averaged_weights(averaged):
 
 @pytest.mark.parametrize("split", ["evaluation", "held_out"])
 def test_every_split_is_judged_by_the_averaged_weights(averaged, split, tmp_path):
-    loaded, state = jaxcnn.load_run(averaged), state_of(averaged)
+    loaded, state = jaxcnn.load(averaged), state_of(averaged)
     source = getattr(evaluator.open_splits(loaded.config["data"]), split)
     views, labels = [], []
     for i in range(len(source)):
@@ -135,13 +135,13 @@ def test_what_load_gives_has_no_auxiliary_heads(tmp_path):
         "schedule": {"name": "constant", "rate": 0.1},
         "average": {"kind": "uniform"},
     }
-    resolved = with_classes(schema.resolve(given), 4)
+    resolved = with_classes(schema.resolve_config(given), 4)
     state = assemble(resolved).abstract_state()
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     zeros = lambda s: jnp.zeros(s.shape, s.dtype, device=s.sharding)  # noqa: E731
     checkpoints.save(jax.tree.map(zeros, state), {"seconds": 0.0})
     checkpoints.close()
-    configs.save(resolved, tmp_path / "config.json")
+    configs.save_config(resolved, tmp_path / "config.json")
     (tmp_path / "classes.txt").write_text("a\nb\nc\nd\n")
-    given_by_load = jaxcnn.load_run(tmp_path).variables["params"]
+    given_by_load = jaxcnn.load(tmp_path).variables["params"]
     assert state.average["params"].keys() - given_by_load.keys() == {"aux_4a", "aux_4d"}

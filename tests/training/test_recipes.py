@@ -79,7 +79,7 @@ def test_one_device_agrees(recipe, finished, tmp_path):
 
 def test_load_judges_as_the_run_did(recipe, finished, tmp_path):
     """By the same mean, mean image or not, and by the average where there is one."""
-    loaded = jaxcnn.load_run(finished)
+    loaded = jaxcnn.load(finished)
     assert loaded.mean.shape == {"alexnet": (40, 40, 3), "googlenet": (3,)}[recipe]
     data, right = evaluator.open_splits(loaded.config["data"]), 0
     for i in range(len(data.evaluation)):
@@ -94,21 +94,21 @@ def test_load_judges_as_the_run_did(recipe, finished, tmp_path):
 def test_a_run_keeps_the_statistics_that_it_computed(tmp_path):
     settings = RECIPES["alexnet"]
     run(config(**settings | {"epochs": 0}), tmp_path)
-    kept = figures.load(tmp_path / "statistics.npz")
+    kept = figures.load_statistics(tmp_path / "statistics.npz")
     source = open_data("synthetic:4").train
-    expected = figures.compute(source, side=40)
+    expected = figures.compute_statistics(source, side=40)
     np.testing.assert_array_equal(kept.mean_image, expected.mean_image)
     np.testing.assert_array_equal(kept.covariance, expected.covariance)
 
 
 def test_a_stop_while_statistics_are_computed(tmp_path, monkeypatch, capsys):
-    compute = figures.compute
+    compute = figures.compute_statistics
 
     def stopped(source, **settings):
         os.kill(os.getpid(), signal.SIGTERM)
         return compute(source, **settings)
 
-    monkeypatch.setattr(figures, "compute", stopped)
+    monkeypatch.setattr(figures, "compute_statistics", stopped)
     typed = [*arguments(**RECIPES["alexnet"]), f"--workdir={tmp_path}"]
     assert main(typed, ROOT / "configs") == 143
     assert "stopped by SIGTERM; nothing was trained yet in" in capsys.readouterr().out
@@ -117,7 +117,9 @@ def test_a_stop_while_statistics_are_computed(tmp_path, monkeypatch, capsys):
 
 def test_statistics_of_another_dataset_are_refused(tmp_path):
     path = tmp_path / "five.npz"
-    figures.save(figures.compute(open_data("synthetic:5").train, side=40), path)
+    figures.save_statistics(
+        figures.compute_statistics(open_data("synthetic:5").train, side=40), path
+    )
     settings = RECIPES["alexnet"] | {"augment__statistics": path}
     with pytest.raises(DataError, match=r"of 320 training images, the data has 256.*other classes"):
         run(config(**settings), tmp_path / "run")
@@ -127,6 +129,8 @@ def test_statistics_of_another_dataset_are_refused(tmp_path):
 
 def test_a_mean_image_of_another_side_is_refused(tmp_path):
     path = tmp_path / "small.npz"
-    figures.save(figures.compute(open_data("synthetic:4").train, side=36), path)
+    figures.save_statistics(
+        figures.compute_statistics(open_data("synthetic:4").train, side=36), path
+    )
     with pytest.raises(ValueError, match=r"needs a mean image of side 40.*side 36"):
         run(config(**RECIPES["alexnet"] | {"augment__statistics": path}), tmp_path / "run")

@@ -298,7 +298,7 @@ def test_a_workdir_of_another_config(finished):
 
 
 def test_load_gives_what_the_run_learnt(finished, tmp_path):
-    loaded = jaxcnn.load_run(finished)
+    loaded = jaxcnn.load(finished)
     assert (loaded.step, loaded.classes[1], loaded.net.num_classes) == (24, "class_001", 4)
     data = evaluator.open_splits(loaded.config["data"])
     (tmp_path / "0.jpg").write_bytes(data.evaluation.read(0)[0])
@@ -315,9 +315,9 @@ def test_load_gives_what_the_run_learnt(finished, tmp_path):
         )
     assert right / 64 == json.loads((finished / "report.json").read_text())["results"][0]["top1"]
     with pytest.raises(CheckpointError, match=r"no checkpoint 5; there are \[16, 24\]"):
-        jaxcnn.load_run(finished, step=5)
+        jaxcnn.load(finished, step=5)
     with pytest.raises(FileNotFoundError, match="holds no run"):
-        jaxcnn.load_run(tmp_path)
+        jaxcnn.load(tmp_path)
 
 
 WITHOUT_TENSORFLOW = """

@@ -34,7 +34,7 @@ def experiment(net, devices=1, batch_size=16, classes=4, **more):
         "mesh": {"data": devices},
         **more,
     }
-    return assemble(with_classes(schema.resolve(config), classes))
+    return assemble(with_classes(schema.resolve_config(config), classes))
 
 
 @functools.cache

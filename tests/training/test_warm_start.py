@@ -10,7 +10,7 @@ import pytest
 import jaxcnn
 from jaxcnn.training import run
 from jaxcnn.training.builder import assemble, with_classes
-from jaxcnn.training.train_state import draw
+from jaxcnn.training.train_state import draw_params
 from jaxcnn.training.warm_start import WarmStartError, classifiers, grouped
 from tests.training.runs import assert_same_state, config, state_of
 
@@ -127,7 +127,7 @@ def test_a_run_that_is_not_there_and_one_without_checkpoints(net_a, tmp_path):
 def test_the_layers_of_net_a_fit_by_name_and_not_by_position(column):
     def shapes(column):
         net = jaxcnn.build("vgg", column=column, width=0.0625, image_size=32)
-        params = jax.eval_shape(lambda key: draw(net, key), jax.random.key(0))
+        params = jax.eval_shape(lambda key: draw_params(net, key), jax.random.key(0))
         return {name: leaves["kernel"].shape for name, leaves in params.items()}
 
     old, new = shapes("A"), shapes(column)

@@ -18,7 +18,7 @@ _ROWS, _COLUMNS = 1, 2
 _GROUP_VALUES = 250_000
 
 
-def max_pool(x: Array, window: _Window) -> Array:
+def max_pool_by_slices(x: Array, window: _Window) -> Array:
     """The maximum of each window."""
     if _apart(window):
         return _tiled(x, window).max(axis=(2, 4))

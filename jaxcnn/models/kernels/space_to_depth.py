@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 
-def convolve(
+def convolve_space_to_depth(
     x: Float[Array, "b h w c"],
     kernel: Float[Array, "k k c o"],
     stride: int,

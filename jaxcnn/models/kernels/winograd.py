@@ -38,7 +38,7 @@ def pays(image: Sequence[int], kernel: Sequence[int]) -> bool:
     return side <= 128 and channels >= 128 * 256
 
 
-def convolve(
+def convolve_winograd(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c k"]
 ) -> Float[Array, "b h w k"]:
     """Cross-correlation with a padding of one zero on every side, as `ops.convolve` gives it."""

@@ -12,7 +12,7 @@ import numpy as np
 from jaxcnn.research.comparison.grid import Grid, GridRun
 from jaxcnn.research.comparison.measures import SeedSummary, is_reported, running_train_error
 from jaxcnn.research.comparison.outcomes import Outcome, value_text
-from jaxcnn.research.comparison.work_queue import State, protocols, state
+from jaxcnn.research.comparison.work_queue import State, evaluations_of, run_state
 from jaxcnn.training.metrics_writer import read_events
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; line styles tell its second round.
@@ -25,7 +25,7 @@ COURSES = {
 }
 
 
-def draw(plan: Grid, found: Sequence[Outcome], path: Path) -> None:
+def draw_curves(plan: Grid, found: Sequence[Outcome], path: Path) -> None:
     """Writes the picture: left the course of each variant at its best point of the grid, as mean and one
     standard deviation over the seeds; right the measure of every run with mean and deviation."""
     from matplotlib.figure import Figure  # imported late: a second of start-up
@@ -74,14 +74,14 @@ def over_seeds(series: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np
 def _series(kind: str, run: GridRun) -> np.ndarray:
     """float64[points, 2] of (epoch, value) of a finished run; empty where there is nothing to draw."""
     points: list[tuple[float, float]] = []
-    if state(run) is State.DONE:
+    if run_state(run) is State.DONE:
         events = read_events(run.folder / "metrics.jsonl")
         if kind == "error":
             points = [(epoch, 100.0 * error) for epoch, error in running_train_error(events)]
         elif kind == "loss":
             points = [(e["epoch"], e["loss"]) for e in events if e["kind"] == "train"]
         else:
-            label = protocols(run)[0]
+            label = evaluations_of(run)[0]
             rows = [e for e in events if e["kind"] == "eval" and is_reported(e, label)]
             points = [(e["epoch"], 100.0 * e["top1"]) for e in rows]
     return np.asarray(points, np.float64).reshape(-1, 2)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import jax
 
-from jaxcnn.research.comparison.curves import draw
+from jaxcnn.research.comparison.curves import draw_curves
 from jaxcnn.research.comparison.grid import Grid
 from jaxcnn.research.comparison.outcomes import as_text, outcomes, write_tables
-from jaxcnn.research.comparison.work_queue import State, holder, state, strangers, work
+from jaxcnn.research.comparison.work_queue import State, holder, run_state, strangers, work_through
 from jaxcnn.training.metrics_writer import Console
 from jaxcnn.training.signals import StopSignal
 from jaxcnn.training.workdir import WorkdirError
@@ -42,11 +42,11 @@ def compare(
     found = strangers(runs)
     if found:
         raise WorkdirError("\n".join(found) + "\nuse another --out, or that comparison's settings")
-    errors = work(runs, command=command, console=console, stop_signal=stop_signal)
+    errors = work_through(runs, command=command, console=console, stop_signal=stop_signal)
     for plan in plans:
         report = outcomes(plan)
         console.line("\n" + write_tables(plan, report))
-        draw(plan, report, plan.folder / "curves.png")
+        draw_curves(plan, report, plan.folder / "curves.png")
         console.line(f"table.md, table.csv, table.txt and curves.png in {plan.folder}")
     return errors
 
@@ -56,7 +56,7 @@ def overview(plans: Sequence[Grid]) -> str:
     lines, states = [], []
     for plan in plans:
         for run in plan.runs():
-            at = state(run)
+            at = run_state(run)
             pid = f"pid {holder(run.folder).get('pid', '?')}" if at is State.RUNNING else ""
             states.append(at)
             lines.append([run.name, at.value, f"{run.steps:,}", pid, str(run.folder)])
@@ -77,10 +77,10 @@ def publish(plans: Sequence[Grid], to: Path) -> list[Path]:
         WorkdirError: a run has not ended; nothing was written.
     """
     missing = [
-        f"{run.name}: {state(run).value}"
+        f"{run.name}: {run_state(run).value}"
         for plan in plans
         for run in plan.runs()
-        if state(run) not in (State.DONE, State.DIVERGED)
+        if run_state(run) not in (State.DONE, State.DIVERGED)
     ]
     if missing:
         raise WorkdirError(

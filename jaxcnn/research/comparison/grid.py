@@ -135,7 +135,7 @@ class _Planner:
         self, comparison: Comparison, folder: Path, configs_folder: Path, data: _Data
     ) -> None:
         self.comparison, self.folder, self.data = comparison, folder, data
-        self.given = configs.read(configs.find(comparison.base, configs_folder))
+        self.given = configs.read_config(configs.find_config(comparison.base, configs_folder))
 
     def plan(self) -> Grid:
         comparison, measure = self.comparison, parse_measure(self.comparison.measure)
@@ -188,7 +188,7 @@ class _Planner:
 
     def _resolve(self, *overrides: Mapping[str, Any]) -> dict[str, Any]:
         texts = [t for o in (self.comparison.overrides, *overrides) for t in _texts(o)]
-        config = schema.resolve(self.given, texts)
+        config = schema.resolve_config(self.given, texts)
         return with_classes(config, self.data.classes_and_examples(config)[0])
 
 

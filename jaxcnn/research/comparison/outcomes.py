@@ -14,7 +14,7 @@ from typing import Any
 
 from jaxcnn.research.comparison.grid import Grid, GridCell, GridRun
 from jaxcnn.research.comparison.measures import SeedSummary, best, running_train_error, verdict
-from jaxcnn.research.comparison.work_queue import State, holder, protocols, state
+from jaxcnn.research.comparison.work_queue import State, evaluations_of, holder, run_state
 from jaxcnn.training import report
 from jaxcnn.training.metrics_writer import duration, read_events
 
@@ -50,13 +50,13 @@ def _outcome(plan: Grid, cell: GridCell) -> Outcome:
     ends: list[float] = []
     rates, counts = [], {"not_reached": 0, "diverged": 0, "missing": 0}
     for run in cell.runs:
-        at = state(run)
+        at = run_state(run)
         if at is not State.DONE:
             counts["diverged" if at is State.DIVERGED else "missing"] += 1
             continue
         whole = report.read_report(run.folder / "report.json")
         events = read_events(run.folder / "metrics.jsonl")
-        value = plan.measure.value(whole, events, next(iter(protocols(run)), ""))
+        value = plan.measure.value(whole, events, next(iter(evaluations_of(run)), ""))
         if value is None:
             counts["not_reached"] += 1
             ends += [error for _, error in running_train_error(events)[-1:]]
@@ -184,7 +184,7 @@ def as_csv(plan: Grid, found: Sequence[Outcome]) -> str:
 def facts(plan: Grid) -> list[str]:
     """What the figures of a table are of: data, net, seeds, budget, machine, versions."""
     comparison, config = plan.comparison, plan.cells[0].config
-    finished = [run for run in plan.runs() if state(run) is State.DONE]
+    finished = [run for run in plan.runs() if run_state(run) is State.DONE]
     reports = [report.read_report(run.folder / "report.json") for run in finished]
     tested = sorted({row["n"] for r in reports for row in r["results"]})
     budget = {
@@ -201,7 +201,7 @@ def facts(plan: Grid) -> list[str]:
         f"Net: {model['name']}, width {model['width']:g}, images of {model['image_size']} pixels. "
         "MACs are multiply-adds of one image forward in training; parameters are those of inference.",
         f"Data: {config['data']['source']}, {plan.examples:,} training images{test}"
-        + (f", {', '.join(protocols(plan.cells[0].runs[0]))}." if config["evals"] else "."),
+        + (f", {', '.join(evaluations_of(plan.cells[0].runs[0]))}." if config["evals"] else "."),
     ]
     if finished:
         seconds = sum(r["seconds"] for r in reports)

@@ -47,7 +47,7 @@ class State(enum.StrEnum):
     TO_DO = "to do"
 
 
-def state(run: GridRun) -> State:
+def run_state(run: GridRun) -> State:
     """What the files of a run say."""
     if is_done(run):
         return State.DONE
@@ -63,13 +63,15 @@ def is_done(run: GridRun) -> bool:
     found = report.read_report(run.folder / "report.json")
     if found.get("step") != run.steps:
         return False
-    return all(any(is_reported(row, label) for row in found["results"]) for label in protocols(run))
+    return all(
+        any(is_reported(row, label) for row in found["results"]) for label in evaluations_of(run)
+    )
 
 
-def protocols(run: GridRun) -> list[str]:
+def evaluations_of(run: GridRun) -> list[str]:
     """Labels of the protocols of a run, in the config's order."""
     side = run.config["model"]["image_size"]
-    return [protocol.label(side) for protocol in evaluator.protocols(run.config)]
+    return [protocol.label(side) for protocol in evaluator.run_protocols(run.config)]
 
 
 def strangers(runs: Sequence[GridRun]) -> list[str]:
@@ -81,7 +83,7 @@ def strangers(runs: Sequence[GridRun]) -> list[str]:
         if not (worth and path.exists()):
             continue  # nothing is lost by another config
         try:
-            changed = configs.forbidden_difference(configs.load(path), run.config)
+            changed = configs.forbidden_difference(configs.load_config(path), run.config)
         except ValueError as error:
             found.append(f"{path} is not readable as JSON ({error})")
             continue
@@ -127,7 +129,7 @@ def claim(folder: Path) -> Iterator[bool]:
         yield True  # closing the file frees the lock, and so does the end of the process
 
 
-def work(
+def work_through(
     runs: Sequence[GridRun],
     *,
     command: Sequence[str],

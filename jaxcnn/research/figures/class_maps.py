@@ -14,7 +14,7 @@ from jaxcnn.evaluation.forward import mean_scores
 from jaxcnn.models.net import Net, min_input_size
 from jaxcnn.models.ops import Window
 from jaxcnn.models.summary import ReceptiveField
-from jaxcnn.training.load_run import LoadedRun
+from jaxcnn.training.load_run import Loaded
 
 CELLS = 4  # a side of the smallest map that is worth drawing
 
@@ -31,7 +31,7 @@ class ClassMap(NamedTuple):
 class ClassMaps:
     """The score maps of a net, compiled once a shape, on the first device."""
 
-    def __init__(self, loaded: LoadedRun) -> None:
+    def __init__(self, loaded: Loaded) -> None:
         net, params, mean = loaded.net, loaded.variables["params"], loaded.mean
         # A mean image lies under central squares only; of other images its mean is subtracted.
         plain = mean if mean.ndim == 1 else mean.mean(axis=(0, 1))

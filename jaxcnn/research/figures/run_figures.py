@@ -88,7 +88,7 @@ class Show:
         return f"{self.run.folder.name}, step {self.run.step}: {what}"
 
 
-def draw(show: Show, names: Sequence[str], out: Path) -> Iterator[Path]:
+def draw_figures(show: Show, names: Sequence[str], out: Path) -> Iterator[Path]:
     """Draws the figures `names`, keys of `FIGURES`, into the folder `out`; gives each file once it is
     written. What makes no sense for the run is left out with a line on its screen.
 

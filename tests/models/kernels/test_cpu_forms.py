@@ -110,13 +110,13 @@ def test_winograd_equals_the_plain_convolution(side, c, k, dtype):
 def test_winograd_on_odd_maps_and_in_groups(height, width, images, monkeypatch):
     monkeypatch.setattr(winograd, "_TILES", 12)  # three groups of eight tiles and more, one of less
     x, kernel = drawn("float32", (images, height, width, 3), (3, 3, 3, 5))
-    y = jax.jit(winograd.convolve)(x, kernel)
+    y = jax.jit(winograd.convolve_winograd)(x, kernel)
     assert_allclose(y, dispatch.plain(x, kernel, SAME), rtol=0, atol=1e-4)
 
 
 def test_winograd_in_bfloat16_is_rounded_once():
     x, kernel = drawn("bfloat16", (1, 8, 8, 32), (3, 3, 32, 16))
-    y = winograd.convolve(x, kernel)
+    y = winograd.convolve_winograd(x, kernel)
     exact = dispatch.plain(x.astype(jnp.float32), kernel.astype(jnp.float32), SAME)
     assert y.dtype == jnp.bfloat16
     assert_allclose(y.astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxcnn.research.comparison.curves import course, draw, over_seeds
+from jaxcnn.research.comparison.curves import course, draw_curves, over_seeds
 from jaxcnn.research.comparison.execute import compare, overview, publish
 from jaxcnn.research.comparison.outcomes import (
     facts,
@@ -159,14 +159,14 @@ def test_pictures(complete, searched):
     for made, kind in ((complete, "top1"), (searched, "error")):
         found = outcomes(made)
         assert course(made, [o for o in found if o.best]) == kind
-        draw(made, found, made.folder / "curves.png")
+        draw_curves(made, found, made.folder / "curves.png")
         assert (made.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_picture_without_a_finished_run(tmp_path):
     made = plan(tmp_path)
     made.folder.mkdir()
-    draw(made, outcomes(made), made.folder / "curves.png")
+    draw_curves(made, outcomes(made), made.folder / "curves.png")
     assert (made.folder / "curves.png").exists()
 
 

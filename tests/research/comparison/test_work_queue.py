@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from jaxcnn.research.comparison import work_queue
-from jaxcnn.research.comparison.work_queue import State, claim, state, strangers, work
+from jaxcnn.research.comparison.work_queue import State, claim, run_state, strangers, work_through
 from jaxcnn.training import Diverged, Stopped
 from jaxcnn.training.metrics_writer import Console
 from jaxcnn.training.signals import StopSignal
@@ -72,7 +72,7 @@ def trained(monkeypatch):
 
 def do(made, stop_signal=None):
     with stop_signal or StopSignal() as entered:
-        return work(
+        return work_through(
             made.runs(),
             command=["compare"],
             console=Console(),
@@ -89,7 +89,7 @@ def test_states(tmp_path, holding):
     holding(held.folder)
     begun.folder.mkdir(parents=True)
     (begun.folder / "run.json").write_text('{"starts": []}')
-    states = [state(run) for run in made.runs()]
+    states = [run_state(run) for run in made.runs()]
     assert states == ["done", "diverged", "running", "waiting", "to do", "to do"]
     assert len(rest) == 2
 
@@ -100,11 +100,11 @@ def test_done_is_the_last_step_and_every_protocol(tmp_path):
     finish(first)
     report = json.loads((first.folder / "report.json").read_text())
     (first.folder / "report.json").write_text(json.dumps({**report, "step": 16}))
-    assert state(first) is not State.DONE
+    assert run_state(first) is not State.DONE
     finish(second)
     report["results"][0]["protocol"] = "centre(40->32)"
     (second.folder / "report.json").write_text(json.dumps(report))
-    assert state(second) is not State.DONE
+    assert run_state(second) is not State.DONE
 
 
 def test_a_run_is_held_by_one_and_freed_by_a_kill(tmp_path, holding):
@@ -160,7 +160,7 @@ def test_runs_that_fail_stop_no_others(tmp_path, trained, capsys):
     asked = trained(made, outcome)
     assert do(made) == {"tiny: column B, seed 0": "MemoryError: too much"}
     assert len(asked) == 4  # the one that failed is not tried again and again
-    assert [state(run) for run in made.runs()] == ["diverged", "to do", "done", "done"]
+    assert [run_state(run) for run in made.runs()] == ["diverged", "to do", "done", "done"]
     shown = capsys.readouterr().out
     assert "tiny: base, seed 0 diverged: step 3: the loss (nan) is not finite" in shown
 

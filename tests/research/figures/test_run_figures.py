@@ -13,7 +13,7 @@ from jaxcnn.evaluation.posteriors import choose_crops
 from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.figures import drawing, run_figures
 from jaxcnn.research.figures.nearest import Hidden, hidden_layer, nearest
-from jaxcnn.research.figures.run_figures import Show, draw, spread
+from jaxcnn.research.figures.run_figures import Show, draw_figures, spread
 from jaxcnn.research.predict import centre_protocol
 from jaxcnn.training.metrics_writer import Console
 from tests.evaluation.small import CLASSES, Images, pixels_of
@@ -211,16 +211,16 @@ def test_kernels_of_each_net(made, monkeypatch):
 def test_files_and_what_is_left_out(made, tmp_path, capsys):
     show, out = Show(made("cuda"), images=3), tmp_path / "new" / "figures"
     names = ["kernels", "guesses", "neighbours", "score_maps"]
-    paths = list(draw(show, names, out))
+    paths = list(draw_figures(show, names, out))
     assert [path.name for path in paths] == ["kernels.png", "guesses.png", "neighbours.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
     line = "score_maps left out: this CudaConvNet takes images of 24 x 24 alone"
     assert line in capsys.readouterr().out
     assert sorted(out.iterdir()) == sorted(paths)
-    assert list(draw(Show(made("googlenet_fc")), ["kernels"], out)) == []
+    assert list(draw_figures(Show(made("googlenet_fc")), ["kernels"], out)) == []
     assert "kernels left out: the first layer of this GoogLeNet is depth" in capsys.readouterr().out
     # Nothing but broken images.
-    assert list(draw(Show(made("cuda"), ids=(13,)), ["guesses", "neighbours"], out)) == []
+    assert list(draw_figures(Show(made("cuda"), ids=(13,)), ["guesses", "neighbours"], out)) == []
     assert capsys.readouterr().out.count("left out: none of the images can be read") == 2
 
 
@@ -240,9 +240,11 @@ def test_images_by_id_and_spread_over_the_split(made):
 
 def test_a_scale_that_the_net_does_not_take_is_said_before_anything_is_drawn(made, tmp_path):
     with pytest.raises(ValueError, match=r"dense at scale 31 does not hold .* 32 or more"):
-        list(draw(Show(made("vgg"), scale=31), ["kernels", "score_maps"], tmp_path / "none"))
+        list(
+            draw_figures(Show(made("vgg"), scale=31), ["kernels", "score_maps"], tmp_path / "none")
+        )
     assert not (tmp_path / "none").exists()
     # One cell is a map too.
-    (path,) = draw(Show(made("vgg"), scale=32, ids=(14,)), ["score_maps"], tmp_path)
+    (path,) = draw_figures(Show(made("vgg"), scale=32, ids=(14,)), ["score_maps"], tmp_path)
     assert path.exists()
     assert pixels_of(64, 64).shape == made("vgg").data.evaluation.pixels[4].shape

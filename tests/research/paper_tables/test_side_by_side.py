@@ -183,7 +183,9 @@ def test_fusions_are_means_of_saved_posteriors(folders):
     end = f"{runs[0].data.eval_split}.step_8.npz"
     names = (f"multi_crop_37_55_73_32.{end}", f"dense_37_55_73.{end}")
     files = [
-        ensemble.load(folder / "posteriors" / name) for folder in folders[2:] for name in names
+        ensemble.load_posteriors(folder / "posteriors" / name)
+        for folder in folders[2:]
+        for name in names
     ]
     assert line[5] == f"{100 * (1 - ensemble.error_rates(files).top1):.2f}"
     assert found.body()[0][-1].startswith("no run of vgg D, S 256; no run of vgg D, S 384")
