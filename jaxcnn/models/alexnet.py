@@ -138,7 +138,7 @@ class AlexNet(Net):
         return tuple(windows)
 
     @nn.compact
-    def run(self, images, sizes: Sizes, train: bool, part: ShardContext):
+    def forward(self, images, sizes: Sizes, train: bool, part: ShardContext):
         share, x = part.shard_count("conv1"), images.astype(self.dtype)
         towers, held = (
             towers_on_one_device(1 if self.ungrouped else self.towers),

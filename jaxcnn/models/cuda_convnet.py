@@ -88,7 +88,7 @@ class CudaConvNet(Net):
         return self.local == "shared"
 
     @nn.compact
-    def run(self, images, sizes: Sizes, train: bool, part: ShardContext):
+    def forward(self, images, sizes: Sizes, train: bool, part: ShardContext):
         del train, part  # neither dropout nor auxiliary heads, nothing to share
         convolutions = nn.remat(_convolutions) if self.remat else _convolutions
         local_layers = nn.remat(_local_layers) if self.remat else _local_layers

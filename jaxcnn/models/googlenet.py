@@ -98,7 +98,7 @@ class GoogLeNet(Net):
         return (CONV1, POOL, POOL, POOL, POOL)
 
     @nn.compact
-    def run(self, images, sizes: Sizes, train: bool, part: ShardContext):
+    def forward(self, images, sizes: Sizes, train: bool, part: ShardContext):
         x, aux = images.astype(self.dtype), []
         stem = nn.remat(_stem) if self.remat else _stem
         inception = nn.remat(Inception) if self.remat else Inception

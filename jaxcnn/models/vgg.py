@@ -69,7 +69,7 @@ class VGG(Net):
         return (POOL,) * len(BLOCK_CHANNELS)
 
     @nn.compact
-    def run(self, images, sizes: Sizes, train: bool, part: ShardContext):
+    def forward(self, images, sizes: Sizes, train: bool, part: ShardContext):
         x, full_inputs = images.astype(self.dtype), 3
         for number, full in enumerate(BLOCK_CHANNELS, start=1):
             block = nn.remat(_block, static_argnums=(3, 4)) if self.remat else _block
