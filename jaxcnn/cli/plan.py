@@ -228,7 +228,7 @@ def record(found: Any) -> dict[str, Any]:
             "flops_a_chip": found.work.flops * found.rows,
             "peak_bytes": found.model_peak,
             "memory_traffic_bytes": found.memory_bytes,
-            "collectives": [c._asdict() | {"sends": c.moved} for c in found.collectives],
+            "collectives": [c._asdict() | {"sends": c.bytes_moved} for c in found.collectives],
         },
         "compiled": found.compiled.record() if found.compiled else None,
         "seconds": seconds,

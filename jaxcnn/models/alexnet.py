@@ -165,7 +165,7 @@ class AlexNet(Net):
         del inputs
         kinds = {"bias": self.init_bias, "activation": self.activation}
         if name == "fc8":
-            kinds = {"bias": 0.0, "activation": "none", "result": "float32"}
+            kinds = {"bias": 0.0, "activation": "none", "output_dtype": "float32"}
         window = Window(self.head_side() if name == "fc6" else 1)
         features = self.head_features(name) // share
         start = self.start(name)

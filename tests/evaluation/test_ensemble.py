@@ -122,7 +122,7 @@ def test_what_is_not_alike_is_refused(other, problem):
 
 
 def test_files_that_hold_no_posteriors_say_how_to_make_them(tmp_path):
-    with pytest.raises(ensemble.PosteriorsError, match=r"no file of posteriors.*tools\.evaluate"):
+    with pytest.raises(ensemble.PosteriorsError, match=r"no file of posteriors.*cli\.evaluate"):
         ensemble.load_posteriors(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("no archive")
     np.savez(tmp_path / "other.npz", values=np.zeros(3))

@@ -123,7 +123,7 @@ def test_statistics_of_another_dataset_are_refused(tmp_path):
     settings = RECIPES["alexnet"] | {"augment__statistics": path}
     with pytest.raises(DataError, match=r"of 320 training images, the data has 256.*other classes"):
         run(config(**settings), tmp_path / "run")
-    with pytest.raises(DataError, match=r"no file of statistics.*jaxcnn\.tools\.statistics"):
+    with pytest.raises(DataError, match=r"no file of statistics.*jaxcnn\.cli\.statistics"):
         run(config(**settings | {"augment__statistics": tmp_path / "no.npz"}), tmp_path / "run")
 
 

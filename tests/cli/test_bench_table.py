@@ -3,7 +3,7 @@
 import json
 
 from jaxcnn.benchmarks.measurement import Measurement
-from jaxcnn.benchmarks.report_table import main
+from jaxcnn.cli.bench_table import main
 
 
 def test_table_and_plot(tmp_path, capsys):

@@ -1,6 +1,6 @@
 """Measured figures as a table for docs/performance.md, and as a picture.
 
-python -m jaxcnn.benchmarks.report_table FILES [--plot=PNG]: FILES hold what jaxcnn.cli.bench prints with
+python -m jaxcnn.cli.bench_table FILES [--plot=PNG]: FILES hold what jaxcnn.cli.bench prints with
 --json. Exit codes: 0 done, 1 error, 2 usage.
 """
 
@@ -18,7 +18,7 @@ from jaxcnn.cli.exit_codes import outcome
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.benchmarks.report_table", description=__doc__, allow_abbrev=False
+        prog="python -m jaxcnn.cli.bench_table", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("files", nargs="+", type=Path, help="JSON lines")
     parser.add_argument("--plot", type=Path, help="a PNG file to draw")
