@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float16, Int32
+from jaxtyping import Float32, Int32
 
 from jaxcnn.data.archive import write_arrays
 from jaxcnn.evaluation.metrics import Result, Tally
 
-# float16's smallest number is 2**-24; what is rounded to 0 counts as half of it in the loss.
-_SMALLEST = 2.0**-25
-_ROWS = 1024  # at once, so that a split's posteriors are never there in float64
+# Files of before were float16, whose smallest number is 2**-24: what was rounded to 0 counts as half of it.
+_SMALLEST_HALF = 2.0**-25
+_ROWS = 1024  # averaged at once, so that the posteriors of a split are never held in float64
 
 
 class PosteriorsError(ValueError):
@@ -33,14 +33,14 @@ class Posteriors:
     Attributes:
         ids: positions in the split, rising.
         labels: -1 where not known.
-        values: a row an image, rounded to float16.
+        values: one row per image.
         classes: SHA-256 of the class names, by label.
         facts: JSON values: protocol, split, and what is known of net and run.
     """
 
     ids: Int32[np.ndarray, " n"]
     labels: Int32[np.ndarray, " n"]
-    values: Float16[np.ndarray, "n K"]
+    values: Float32[np.ndarray, "n K"]
     classes: str
     facts: Mapping[str, Any]
 
@@ -92,10 +92,12 @@ def load_posteriors(path: str | Path) -> Posteriors:
         classes = facts.pop("classes")
         if not {"protocol", "split"} <= facts.keys():
             raise ValueError("protocol or split is not said")
-        if values.dtype != np.float16 or values.ndim != 2 or not len(values):
+        if values.dtype not in (np.float16, np.float32) or values.ndim != 2 or not len(values):
             raise ValueError(f"values are {values.dtype}{list(values.shape)}")
         if not ids.shape == labels.shape == values.shape[:1]:
             raise ValueError(f"{len(ids)} ids, {len(labels)} labels, {len(values)} posteriors")
+        if values.dtype == np.float16:
+            values = np.maximum(values.astype(np.float32), np.float32(_SMALLEST_HALF))
         return Posteriors(ids.astype(np.int32), labels.astype(np.int32), values, classes, facts)
     except FileNotFoundError:
         raise PosteriorsError(
@@ -120,35 +122,27 @@ def average_posteriors(several: Sequence[Posteriors]) -> Posteriors:
     first = several[0]
     for other in several[1:]:
         _check_alike(first, other)
-    total = np.zeros(first.values.shape, np.float32)
-    for one in several:
-        total += one.values
+    values = np.empty_like(first.values)
+    for start in range(0, len(values), _ROWS):
+        rows = slice(start, start + _ROWS)
+        values[rows] = np.mean([one.values[rows] for one in several], axis=0, dtype=np.float64)
     facts = {
         "protocol": first.name if len(several) == 1 else " + ".join(one.name for one in several),
         "split": first.facts["split"],
         "mean_of": [dict(one.facts) for one in several],
     }
-    values = (total / len(several)).astype(np.float16)
     return Posteriors(first.ids, first.labels, values, first.classes, facts)
 
 
 def error_rates(several: Sequence[Posteriors]) -> Result:
-    """Error rates of the mean of posteriors, which is not rounded again.
+    """Error rates of `average_posteriors`; of one file exactly those of the evaluation that saved it.
 
     Raises:
-        PosteriorsError: as for `fuse`.
+        PosteriorsError: as for `average_posteriors`.
     """
-    if not several:
-        raise PosteriorsError("no posteriors to average: name one file or more")
-    first, tally = several[0], Tally()
-    for other in several[1:]:
-        _check_alike(first, other)
-    for start in range(0, len(first.ids), _ROWS):
-        rows = slice(start, start + _ROWS)
-        mean = np.mean([one.values[rows].astype(np.float64) for one in several], axis=0)
-        tally.add(np.log(np.maximum(mean, _SMALLEST)), first.labels[rows])
-    name = " + ".join(one.name for one in several)
-    return tally.result(name, first.facts["split"], len(first.ids))
+    mean, tally = average_posteriors(several), Tally()
+    tally.add(mean.values, mean.labels)
+    return tally.result(mean.facts["protocol"], mean.facts["split"], len(mean.ids))
 
 
 def _check_alike(first: Posteriors, other: Posteriors) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Float32, Int
+
+# Half of float32's smallest number: what the loss takes for a posterior that was rounded to 0.
+_SMALLEST = 2.0**-150
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,20 +43,38 @@ def ranks(
 
 @dataclasses.dataclass
 class Tally:
-    """Counts of images judged so far; `loss` is a sum, in nats."""
+    """Counts of the images evaluated so far. The result does not depend on their order.
+
+    Attributes:
+        n: images.
+        top1: images whose label is the most probable class.
+        top5: images whose label is among the five most probable classes.
+        losses: cross-entropy in nats, of one image each or summed over several.
+    """
 
     n: int = 0
     top1: int = 0
     top5: int = 0
-    loss: float = 0.0
+    losses: list[float] = dataclasses.field(default_factory=list)
 
-    def add(self, log_posteriors: Float[np.ndarray, "B K"], labels: Int[np.ndarray, " B"]) -> None:
-        """Counts images. One whose label is not known (-1) counts, and is never right."""
-        rank = np.where(labels < 0, log_posteriors.shape[-1], ranks(log_posteriors, labels))
+    def add(self, posteriors: Float32[np.ndarray, "B K"], labels: Int[np.ndarray, " B"]) -> None:
+        """Counts images. An image whose label is unknown (-1) counts as wrong."""
+        rank = np.where(labels < 0, posteriors.shape[-1], ranks(posteriors, labels))
         self.n += len(labels)
         self.top1 += int((rank < 1).sum())
         self.top5 += int((rank < 5).sum())
-        self.loss -= float(log_posteriors[np.arange(len(labels)), labels].sum())
+        own = posteriors[np.arange(len(labels)), labels].tolist()
+        self.losses += [-math.log(max(value, _SMALLEST)) for value in own]
+
+    def totals(self) -> tuple[int, int, int, float]:
+        """(n, top1, top5, summed loss), which `from_totals` adds up over processes."""
+        return self.n, self.top1, self.top5, math.fsum(self.losses)
+
+    @classmethod
+    def from_totals(cls, totals: Sequence[tuple[int, int, int, float]]) -> Tally:
+        """The tally over several processes from the `totals` of each."""
+        n, top1, top5, losses = zip(*totals, strict=True)
+        return cls(sum(n), sum(top1), sum(top5), list(losses))
 
     def result(self, protocol: str, split: str, expected: int) -> Result:
         """The rates of a whole split.
@@ -64,5 +87,5 @@ class Tally:
                 f"evaluation {protocol} counted {self.n} images of split {split}, which has {expected}: "
                 "the error rate would be of another set; please report this with the config"
             )
-        n = self.n
-        return Result(protocol, split, n, self.top1 / n, self.top5 / n, self.loss / n)
+        n, top1, top5, loss = self.totals()
+        return Result(protocol, split, n, top1 / n, top5 / n, loss / n)

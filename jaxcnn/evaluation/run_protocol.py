@@ -77,17 +77,18 @@ def evaluate(
             for picture, log_posterior in posteriors(
                 forward, params, readable, protocol, check_stop
             ):
-                tally.add(log_posterior[None], np.array([picture.label]))
+                # Counted as it is saved, so that a file of posteriors has just the rates of its evaluation.
+                values = np.exp(log_posterior).astype(np.float32)
+                tally.add(values[None], np.array([picture.label]))
                 if keep:
-                    values = np.exp(log_posterior).astype(np.float16)
                     kept.append((int(ids[picture.position]), picture.label, values))
                 progress(min(tally.n * process_group.count, len(source)), len(source))
         return tally, unreadable.names
 
     # Each process leaves this with the others, whatever became of its share.
     tally, names = process_group.run_on_all(judge)
-    parts = process_group.gather([dataclasses.astuple(tally), names])
-    tally = Tally(*map(sum, zip(*(counts for counts, _ in parts), strict=True)))
+    parts = process_group.gather([tally.totals(), names])
+    tally = Tally.from_totals([totals for totals, _ in parts])
     result = tally.result(protocol.label(forward.net.image_size), split, len(source))
     unreadable = [name for _, names in parts for name in names]
     return ProtocolRun(result, unreadable, _gathered(kept, source, result) if keep else None)

@@ -40,24 +40,41 @@ def test_ranks_agree_with_argmax_and_sorting():
 
 def test_unreadable_labels_count_and_are_never_right():
     tally = Tally()
-    tally.add(np.log(np.full((6, 6), 0.1) + np.eye(6) * 0.4), np.array([0, 1, 0, 5, -1, -1]))
+    tally.add(
+        np.full((6, 6), 0.1, np.float32) + np.eye(6, dtype=np.float32) * 0.4,
+        np.array([0, 1, 0, 5, -1, -1]),
+    )
     # Row 2 has class 2 first, row 4 and 5 have no label; label 0 of row 2 ties with others: second.
     assert (tally.n, tally.top1, tally.top5) == (6, 2, 3)
 
 
 def test_rates_are_of_the_whole_split():
-    tally, log_posteriors = Tally(), jax.nn.log_softmax(jnp.array([2.0, 1.0]))
+    tally, posteriors = Tally(), jax.nn.softmax(jnp.array([2.0, 1.0]))
     for label in (0, 1, 0):
-        tally.add(np.asarray(log_posteriors, np.float64)[None], np.array([label]))
+        tally.add(np.asarray(posteriors)[None], np.array([label]))
     result = tally.result("centre", "val", 3)
     assert (result.n, result.top1, result.top5) == (3, 2 / 3, 1.0)
     expected = -np.log(np.exp([2.0, 1.0, 2.0]) / (np.exp(2) + np.exp(1))).mean()
     assert result.loss == pytest.approx(expected, rel=1e-6)
 
 
+def test_totals_do_not_depend_on_order_or_processes():
+    generator = np.random.default_rng(0)
+    values, labels = generator.random((50, 6), np.float32), generator.integers(0, 6, 50)
+    whole, backwards, halves = Tally(), Tally(), [Tally(), Tally()]
+    whole.add(values, labels)
+    for i in range(49, -1, -1):
+        backwards.add(values[i : i + 1], labels[i : i + 1])
+        halves[i % 2].add(values[i : i + 1], labels[i : i + 1])
+    assert backwards.totals() == whole.totals()
+    merged = Tally.from_totals([half.totals() for half in halves])
+    assert merged.totals()[:3] == whole.totals()[:3]
+    assert merged.totals()[3] == pytest.approx(whole.totals()[3], rel=1e-15)
+
+
 @pytest.mark.parametrize("expected", [2, 4, 50_000])
 def test_another_count_than_the_split_is_an_error(expected):
     tally = Tally()
-    tally.add(np.zeros((3, 2)), np.array([0, 1, 0]))
+    tally.add(np.zeros((3, 2), np.float32), np.array([0, 1, 0]))
     with pytest.raises(RuntimeError, match=rf"counted 3 images of split val, which has {expected}"):
         tally.result("centre", "val", expected)

@@ -62,10 +62,10 @@ def dense_posterior(net, params, image):
 def reference(net, params, source, index, protocol):
     """The mean posterior, look by look, by the definition."""
     total = np.zeros(CLASSES)
-    looks = protocol.looks(*source.pixels[index].shape[:2], net.image_size)
-    pixels, _ = read_crops(source.read(index)[0], lambda *_: [look.cut for look in looks])
+    looks = protocol.crops(*source.pixels[index].shape[:2], net.image_size)
+    pixels, _ = read_crops(source.read(index)[0], lambda *_: [look.crop for look in looks])
     for look in looks:
-        view = pixels[look.cut][:, ::-1] if look.mirror else pixels[look.cut]
+        view = pixels[look.crop][:, ::-1] if look.mirror else pixels[look.crop]
         of = dense_posterior if look.dense else plain_posterior
         total += look.weight * of(net, params, view)
     return total

@@ -40,7 +40,7 @@ def test_every_protocol_is_counted_here():
 @each
 @pytest.mark.parametrize("size", [LANDSCAPE, LANDSCAPE[::-1]], ids=["landscape", "portrait"])
 def test_counts(protocol, count, size):
-    looks = protocol.looks(*size, 224)
+    looks = protocol.crops(*size, 224)
     assert len(looks) == count
     assert len({look._replace(weight=0) for look in looks}) == count
     assert sum(look.weight for look in looks) == pytest.approx(1, abs=1e-12)
@@ -50,15 +50,15 @@ def test_counts(protocol, count, size):
 def test_each_cut_is_looked_at_in_the_mirror_too(protocol, count):
     if not getattr(protocol, "flip", count > 1):
         return
-    looks = protocol.looks(*LANDSCAPE, 224)
-    plain = collections.Counter((look.cut, look.dense) for look in looks if not look.mirror)
-    assert plain == collections.Counter((look.cut, look.dense) for look in looks if look.mirror)
+    looks = protocol.crops(*LANDSCAPE, 224)
+    plain = collections.Counter((look.crop, look.dense) for look in looks if not look.mirror)
+    assert plain == collections.Counter((look.crop, look.dense) for look in looks if look.mirror)
 
 
 def test_all_looks_lie_inside():
     for protocol, _ in COUNTS:
         for size in (LANDSCAPE, LANDSCAPE[::-1], (300, 300), (30, 299), (1, 1)):
-            for cut, *_ in protocol.looks(*size, 224):
+            for cut, *_ in protocol.crops(*size, 224):
                 top, left, height, width = cut.box
                 tall, wide = protocol_size(*size, cut.scale)
                 assert min(top, left) >= 0
