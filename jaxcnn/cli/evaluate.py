@@ -66,7 +66,7 @@ def _judged(run: Any, protocol: Any, options: argparse.Namespace) -> dict[str, A
 
         run.console.line(f"{run.folder.name}: {result_text(known)}  from report.json")
         return known
-    return run.judge(protocol, keep=options.save_posteriors)
+    return run.evaluate(protocol, keep=options.save_posteriors)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
