@@ -16,18 +16,13 @@ class Objective:
     Attributes:
         auxiliary_weight: weight of each auxiliary head's cross-entropy; 0.3 in Szegedy et al. 2014,
             section 5. Nets without auxiliary heads have none to weigh.
-        accumulate: how many slices a batch's gradient is summed over, to fit a big batch in memory. The
-            sum is the same; a slice draws dropout masks of its own.
     """
 
     auxiliary_weight: float = 0.3
-    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.auxiliary_weight <= 1:
             raise ValueError(f"auxiliary_weight must lie in [0, 1], got {self.auxiliary_weight}")
-        if self.accumulate < 1:
-            raise ValueError(f"accumulate must be at least 1, got {self.accumulate}")
 
     def __call__(
         self,

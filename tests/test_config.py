@@ -1,10 +1,12 @@
 """Configs: every file resolves, every error is named at once, and what differs is shown."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from jaxcnn import config as configs
+from jaxcnn.config import migration
 from jaxcnn.training import schema
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -106,7 +108,7 @@ def test_ranges_are_named_beside_wrong_keys_and_types():
         ("model.width=-1", "width=-1.0 must be above 0"),
         ("mesh.data=-1", "data, model and bucket_mb must be 0 or more, got -1, 0, 0"),
         ("mesh.plan=pipeline", "plan must be auto or one of data, towers, fully_connected"),
-        ("loss.accumulate=0", "accumulate must be at least 1"),
+        ("grad_accum_steps=0", "grad_accum_steps must be at least 1"),
         ("checkpoint.keep=0", "keep must be at least 1"),
         ("log.every_steps=0", "every_steps must be at least 1"),
     ],
@@ -171,12 +173,57 @@ def test_what_may_and_may_not_differ_on_resume():
     assert len(configs.difference(old, new)) == 4
 
 
+SAVED = sorted((FOLDER.parent / "results").rglob("config.json"))
+
+
+def test_configs_saved_by_earlier_versions_are_migrated():
+    """results/ holds configs of several earlier versions."""
+    assert len(SAVED) > 60
+    for path in SAVED:
+        saved = json.loads(path.read_text())
+        config = schema.resolve_config(configs.load_config(path))
+        assert config["grad_accum_steps"] == saved["loss"]["accumulate"]
+        assert config["schedule"] == configs.plain(saved["schedule"])
+        assert config["model"].items() >= configs.plain(saved["model"]).items()
+
+
+def test_migration_renames_keys_and_values_and_drops_harmless_keys(monkeypatch):
+    monkeypatch.setitem(migration.RENAMED_KEYS, "model.width", "optim.width")
+    monkeypatch.setitem(migration.RENAMED_VALUES, "augment.sampling", (("old", "new"),))
+    monkeypatch.setitem(migration.REMOVED_KEYS, "mesh.unused", 0)
+    monkeypatch.setitem(migration.REMOVED_KEYS, "mesh.speed", migration.ANY)
+    old = {
+        "model": {"width": 2},
+        "loss": {"accumulate": 4},
+        "augment": {"sampling": "old"},
+        "mesh": {"unused": 0, "speed": 7},
+    }
+    copy = json.loads(json.dumps(old))
+    assert migration.migrate(old) == {
+        "grad_accum_steps": 4,
+        "model": {},
+        "loss": {},
+        "optim": {"width": 2},
+        "augment": {"sampling": "new"},
+        "mesh": {},
+    }
+    assert old == copy
+    # A removed key with a value that mattered stays, so that reading it is an error.
+    assert migration.migrate({"mesh": {"unused": 1}}) == {"mesh": {"unused": 1}}
+
+
+def test_an_old_name_is_an_error_that_gives_the_new_one(monkeypatch):
+    assert errors("vgg_e", "loss.accumulate=2") == "loss.accumulate is now grad_accum_steps"
+    monkeypatch.setitem(migration.RENAMED_VALUES, "data.train_split", (("old", "train"),))
+    assert errors("vgg_e", "data.train_split=old") == "data.train_split='old' is now 'train'"
+
+
 def test_show_says_where_a_value_comes_from():
     given, config = schema.read_resolved("vgg_e", ["optim.momentum=0.8"], FOLDER)
     shown = configs.format_config(config, given, ["optim.momentum=0.8"])
     assert "optim.momentum = 0.8  # command line" in shown
     assert "model.column = 'E'  # file" in shown
-    assert "loss.accumulate = 1  # default" in shown
+    assert "grad_accum_steps = 1  # default" in shown
 
 
 def test_where_the_weights_came_from_may_move():

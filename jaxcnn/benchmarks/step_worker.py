@@ -56,7 +56,7 @@ def config_of(job: Mapping[str, Any]) -> Mapping[str, Any]:
 
     side, width, dtype = job["image_size"], job["width"], job["dtype"]
     overrides = [
-        *(f"batch_size={job['batch']}", "loss.accumulate=1", f"model.image_size={side}"),
+        *(f"batch_size={job['batch']}", "grad_accum_steps=1", f"model.image_size={side}"),
         *(f"model.width={width}", f"model.dtype={dtype}", "evals=()"),  # nothing is evaluated
     ]
     if side > 256:  # views are cut from images of this size

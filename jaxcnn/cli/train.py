@@ -226,6 +226,6 @@ def _memory_advice(error: RuntimeError, batch_size: int) -> str:
     half = max(1, batch_size // 2)
     return (
         f"{str(error).splitlines()[0][:200]}\nthe step does not fit; try --config.batch_size={half}, "
-        "--config.loss.accumulate=2 (same batch in two halves), --config.model.remat=True, or "
+        "--config.grad_accum_steps=2 (same batch in two halves), --config.model.remat=True, or "
         "--config.model.dtype=bfloat16"
     )

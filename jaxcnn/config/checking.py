@@ -11,10 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxcnn.config.files import ConfigError, plain
+from jaxcnn.config.migration import RENAMED_KEYS, new_value
 from jaxcnn.config.values import parse, spell, typed
 
-# The keys of a config that are no section: name -> type.
-PLAIN: dict[str, Any] = {"seed": int, "epochs": float, "batch_size": int}
+# The keys of a config outside sections: name -> (type, default or `inspect.Parameter.empty`).
+PLAIN: dict[str, tuple[Any, Any]] = {
+    "seed": (int, inspect.Parameter.empty),
+    "epochs": (float, inspect.Parameter.empty),
+    # Examples of an update over all devices; their gradient is summed over grad_accum_steps slices, one
+    # after the other, to fit a large batch in memory. Dropout masks follow the image, so the sum is the same.
+    "batch_size": (int, inspect.Parameter.empty),
+    "grad_accum_steps": (int, 1),
+}
 
 # What people call some keys elsewhere.
 SYNONYMS = {
@@ -53,11 +61,13 @@ def resolve(
     errors = [e for text in ordered if (e := _override(given, text, sections))]
     known = _known_keys(given, sections)
     resolved: dict[str, Any] = {}
-    for key, kind in PLAIN.items():
-        if key not in given:
+    for key, (kind, default) in PLAIN.items():
+        if key in given:
+            resolved[key] = typed(key, given[key], kind, errors)
+        elif default is inspect.Parameter.empty:
             errors.append(f"missing key {key}")
         else:
-            resolved[key] = typed(key, given[key], kind, errors)
+            resolved[key] = default
     for key in given:
         if key not in PLAIN and key not in sections and key != "evals":
             errors.append(_unknown(key, known))
@@ -119,9 +129,11 @@ def _range_errors(resolved: Mapping[str, Any]) -> list[str]:
         for name, value in seeds.items()
         if isinstance(value, int) and not (-1 if "." in name else 0) <= value < 2**31
     ]
-    batch_size, epochs = resolved.get("batch_size"), resolved.get("epochs")
-    if isinstance(batch_size, int) and batch_size < 1:
-        found.append(f"batch_size must be at least 1, got {batch_size}")
+    for name in ("batch_size", "grad_accum_steps"):
+        value = resolved.get(name)
+        if isinstance(value, int) and value < 1:
+            found.append(f"{name} must be at least 1, got {value}")
+    epochs = resolved.get("epochs")
     if isinstance(epochs, float) and not 0 <= epochs < math.inf:
         found.append(f"epochs must be 0 or more and finite, got {epochs:g}")
     return found
@@ -151,6 +163,8 @@ def _known_keys(given: Mapping[str, Any], sections: Sections) -> list[str]:
 
 
 def _unknown(key: str, known: Sequence[str]) -> str:
+    if key in RENAMED_KEYS:
+        return f"{key} is now {RENAMED_KEYS[key]}"
     tails = {k.rpartition(".")[2]: k for k in reversed(known)}
     section = [k for k in known if k.startswith(key.rpartition(".")[0] + ".")]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
@@ -186,7 +200,10 @@ def _section(
         if key not in accepted and key not in resolved:
             errors.append(_unknown(f"{name}.{key}", [*known, *(f"{name}.{k}" for k in accepted)]))
     for key, (kind, default) in accepted.items():
-        if key in given:
+        today = new_value(f"{name}.{key}", given.get(key))
+        if key in given and today != given[key]:
+            errors.append(f"{name}.{key}={given[key]!r} is now {today!r}")
+        elif key in given:
             resolved[key] = typed(f"{name}.{key}", given[key], kind, errors)
         elif default is inspect.Parameter.empty:
             errors.append(f"missing key {name}.{key} ({spell(kind)})")
@@ -251,7 +268,7 @@ def _override(config: dict[str, Any], text: str, sections: Sections) -> str:
     if len(parts) == 1:
         if key in sections:
             return f"{key} is a section; set its keys one by one: --config.{key}.KEY=VALUE"
-        config[key] = parse(value, PLAIN.get(key, Any))
+        config[key] = parse(value, PLAIN.get(key, (Any, None))[0])
         return ""
     section = config.setdefault(parts[0], {})
     if parts[1] == "name":

@@ -13,6 +13,8 @@ from typing import Any
 
 import ml_collections
 
+from jaxcnn.config.migration import migrate
+
 # What may differ when a run goes on in its workdir (design: the update rule and the data may not).
 MAY_DIFFER = ("epochs", "evals", "checkpoint", "log", "mesh")
 
@@ -117,8 +119,8 @@ def save_config(config: Mapping[str, Any], path: Path) -> None:
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """Reads a resolved config that `save` wrote."""
-    return plain(json.loads(path.read_text()))
+    """Reads a resolved config that `save_config` wrote, today or in an earlier version (see `migrate`)."""
+    return plain(migrate(json.loads(path.read_text())))
 
 
 def format_config(

@@ -115,17 +115,17 @@ def make_placement(
     return Placement(Mesh(rows, AXES, axis_types=(AxisType.Auto, AxisType.Auto)))
 
 
-def check_batch(batch_size: int, accumulate: int, devices: int) -> None:
+def check_batch(batch_size: int, grad_accum_steps: int, devices: int) -> None:
     """A global batch must split evenly over devices and accumulation slices.
 
     Raises:
         ValueError: naming the nearest batch size that does.
     """
-    unit = devices * accumulate
+    unit = devices * grad_accum_steps
     if batch_size % unit:
         nearest = max(1, round(batch_size / unit)) * unit
         raise ValueError(
-            f"batch_size {batch_size} does not split over {devices} devices x {accumulate} "
+            f"batch_size {batch_size} does not split over {devices} devices x {grad_accum_steps} "
             f"accumulation slices; the nearest that does: --config.batch_size={nearest}"
         )
 

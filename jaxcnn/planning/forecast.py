@@ -164,7 +164,7 @@ def _planned(config: Mapping[str, Any], devices: Any) -> tuple[Any, Plan, GradRe
     plan, reduction, _ = choose_plan(
         wanted, net, shapes.params, order_of_computation(net), size, devices
     )
-    check_batch(size, config["loss"]["accumulate"], plan.data * plan.model)
+    check_batch(size, config["grad_accum_steps"], plan.data * plan.model)
     if plan.data * plan.model != len(devices):
         raise ValueError(
             f"mesh.data={plan.data} x mesh.model={plan.model} leaves out some of the {len(devices)} chips; "
@@ -206,7 +206,7 @@ def compile_step(config: Mapping[str, Any], devices: Any) -> Compiled:
         said = str(error).partition("RESOURCE_EXHAUSTED: ")[2].partition("\n")[0]
         raise ValueError(
             f"a step of {rows} images a chip does not fit, says the compiler: {said} Try a smaller "
-            f"--config.batch_size ({config['batch_size']} here), --config.loss.accumulate, "
+            f"--config.batch_size ({config['batch_size']} here), --config.grad_accum_steps, "
             "--config.model.dtype=bfloat16 or --config.model.remat=True"
         ) from error
     return read_compiled(step)

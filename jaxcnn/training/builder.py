@@ -183,8 +183,17 @@ def assemble(
         parallelism, net, shapes.params, order_of_computation(net), config["batch_size"], devices
     )
     placement = plan.placement(devices)
-    check_batch(config["batch_size"], objective.accumulate, placement.devices)
-    step = make_train_step(net, tx, objective, device_preprocess, average, plan.part, reduction)
+    check_batch(config["batch_size"], config["grad_accum_steps"], placement.devices)
+    step = make_train_step(
+        net,
+        tx,
+        objective,
+        device_preprocess,
+        average,
+        plan.part,
+        reduction,
+        config["grad_accum_steps"],
+    )
     specs = state_specs(shapes, tx, reduction)
     options = placement.compiler_options
     if placement.platform == "tpu" and len(reduction.buckets) == 1:

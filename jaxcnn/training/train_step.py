@@ -42,6 +42,7 @@ def make_train_step(
     average: WeightAverage,
     part: ShardContext,
     reduction: GradReduce,
+    grad_accum_steps: int = 1,
 ) -> Callable[[TrainState, Batch, Controls], tuple[TrainState, Sums]]:
     """(state, batch, controls) -> (state, sums), on one device's rows and part of the state.
 
@@ -55,7 +56,8 @@ def make_train_step(
 
     Args:
         part: which layers the devices of a group share; its rows are those of the batch.
-        reduction: how gradients become one.
+        reduction: how gradients are summed over devices.
+        grad_accum_steps: slices of the batch whose gradients are computed one after the other and summed.
     """
 
     def sums(params: Any, batch: Batch, keys: Keys) -> tuple[Float[Array, ""], Sums]:
@@ -78,7 +80,7 @@ def make_train_step(
     def step(state: TrainState, batch: Batch, controls: Controls) -> tuple[TrainState, Sums]:
         dropout = jax.random.fold_in(jax.random.key(controls.seed), state.step)
         keys = Keys(jax.random.key(controls.data_seed), dropout)
-        grads, total = _accumulated(gradient, state.params, batch, keys, objective.accumulate)
+        grads, total = _accumulated(gradient, state.params, batch, keys, grad_accum_steps)
         leave, failed = jnp.sum(controls.calls, axis=0).astype(jnp.float32)
         total = {**total, "leave": leave, "failed": failed}
         grads, total = reduction.reduce(grads, total)

@@ -1,0 +1,62 @@
+"""Configs that an earlier jaxcnn saved: keys and values that have another name today.
+
+`migrate` is applied to every config.json that is read, so that old runs, checkpoints and results can be
+resumed, loaded and compared. A config file or the command line with an old name is an error that gives the
+new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Old key -> new key.
+RENAMED_KEYS: dict[str, str] = {"loss.accumulate": "grad_accum_steps"}
+
+# Key (its name of today) -> (old value, new value) pairs.
+RENAMED_VALUES: dict[str, tuple[tuple[Any, Any], ...]] = {
+    "augment.flip": ((True, 0.5), (False, 0.0)),
+}
+
+ANY = object()
+# Keys that no longer exist -> the one value at which they changed nothing, or ANY where the result of a run
+# does not depend on the value. With another value the key stays, and is reported as unknown.
+REMOVED_KEYS: dict[str, Any] = {}
+
+
+def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved config (nested dicts of plain values) in today's keys and values."""
+    migrated = {k: dict(v) if isinstance(v, Mapping) else v for k, v in config.items()}
+    for old, new in RENAMED_KEYS.items():
+        section, key = _find(migrated, old)
+        if key in section:
+            if "." in new:
+                migrated.setdefault(new.partition(".")[0], {})
+            target, name = _find(migrated, new)
+            target[name] = section.pop(key)
+    for path in RENAMED_VALUES:
+        section, key = _find(migrated, path)
+        if key in section:
+            section[key] = new_value(path, section[key])
+    for path, harmless in REMOVED_KEYS.items():
+        section, key = _find(migrated, path)
+        if key in section and (harmless is ANY or section[key] == harmless):
+            del section[key]
+    return migrated
+
+
+def new_value(key: str, value: Any) -> Any:
+    """`value` of `key` by its name of today; itself where it was not renamed."""
+    for old, new in RENAMED_VALUES.get(key, ()):
+        if type(value) is type(old) and value == old:  # True == 1.0 is no match
+            return new
+    return value
+
+
+def _find(config: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
+    """(the dict that holds the key `path`, a stand-in where there is none; the key's name in it)."""
+    section, _, key = path.rpartition(".")
+    if not section:
+        return config, key
+    found = config.get(section)
+    return (found if isinstance(found, dict) else {}), key
