@@ -98,7 +98,7 @@ def test_ranges_are_named_beside_wrong_keys_and_types():
         ("evals=(dict(name='centre'),)", "evals must be a tuple of rows"),
         (
             "evals=({'name': 'centre', 'scale': 100},)",
-            "evals[0]: centre at scale 100 does not hold",
+            "evals[0]: centre at scale 100 is smaller than",
         ),
         ("evals=({'name': 'center'},)", "unknown evals[0].name 'center'; did you mean 'centre'?"),
         ("evals=({'name': 'centre', 'skale': 300},)", "unknown key evals[0].skale"),

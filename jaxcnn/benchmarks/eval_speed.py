@@ -20,7 +20,7 @@ from jaxcnn.benchmarks.measurement import Measurement, machine, peak_memory, sec
 from jaxcnn.benchmarks.step_worker import config_of
 from jaxcnn.data import EvalLoader, Source, Subset
 from jaxcnn.evaluation import PROTOCOLS, Forward, Protocol, evaluate
-from jaxcnn.evaluation.buckets import Shape
+from jaxcnn.evaluation.buckets import InputShape
 from jaxcnn.evaluation.posteriors import choose_crops, crops_of
 from jaxcnn.models.costs import score_map_macs
 from jaxcnn.models.summary import summarise
@@ -82,7 +82,7 @@ def _row(
     options: argparse.Namespace,
 ) -> Measurement:
     macs, looks = views_macs(forward, protocol, source)
-    crop = Shape("crop", options.image_size, options.image_size)
+    crop = InputShape("crop", options.image_size, options.image_size)
     batch = {**forward.empty(crop), "image": _noise(forward.empty(crop)["image"].shape)}
     batch = forward.placement.put_batch(batch)
 

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
 
     def work() -> None:
         # Imported here, so that --help answers at once.
-        from jaxcnn.evaluation.naming import read_protocol
+        from jaxcnn.evaluation import read_protocol
         from jaxcnn.research.evaluate_run import FinishedRun
         from jaxcnn.training.metrics_writer import Console
         from jaxcnn.training.signals import StopSignal

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     # Imported here, so that --help answers at once.
     from jaxcnn.cli.exit_codes import EXIT_DONE, EXIT_ERROR, outcome
-    from jaxcnn.evaluation.naming import read_protocol
+    from jaxcnn.evaluation import read_protocol
     from jaxcnn.research import predict
     from jaxcnn.research.evaluate_run import FinishedRun
     from jaxcnn.training.metrics_writer import Console

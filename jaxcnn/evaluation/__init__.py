@@ -1,9 +1,9 @@
-"""Parameters to error rates: what a protocol looks at, how posteriors are averaged, exact counting."""
+"""Test protocols: crops of an image, the mean of their posteriors, exact error rates, ensembles."""
 
 from jaxcnn.evaluation.forward import Forward
 from jaxcnn.evaluation.metrics import Result, Tally, ranks
-from jaxcnn.evaluation.posteriors import check_fits, choose_crops, posteriors
-from jaxcnn.evaluation.protocols import PROTOCOLS, Protocol
+from jaxcnn.evaluation.posteriors import check_fits, choose_crops, image_posteriors
+from jaxcnn.evaluation.protocols import PROTOCOLS, Protocol, read_protocol
 from jaxcnn.evaluation.run_protocol import ProtocolRun, evaluate
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "check_fits",
     "choose_crops",
     "evaluate",
-    "posteriors",
+    "image_posteriors",
     "ranks",
+    "read_protocol",
 ]

@@ -1,4 +1,4 @@
-"""Posteriors of a whole split as a file, and their mean over protocols, scales and nets."""
+"""Posterior files of a whole split, and their mean over protocols, scales and nets."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from jaxtyping import Float32, Int32
 from jaxcnn.data.archive import write_arrays
 from jaxcnn.evaluation.metrics import Result, Tally
 
-# Files of before were float16, whose smallest number is 2**-24: what was rounded to 0 counts as half of it.
+# Earlier versions saved float16, whose smallest number is 2**-24; a zero counts as half of that.
 _SMALLEST_HALF = 2.0**-25
 _ROWS = 1024  # averaged at once, so that the posteriors of a split are never held in float64
 
 
 class PosteriorsError(ValueError):
-    """Posteriors that cannot be read or averaged; says what to do."""
+    """Posteriors cannot be read or averaged; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,11 +31,11 @@ class Posteriors:
     """The posteriors of every image of a split.
 
     Attributes:
-        ids: positions in the split, rising.
-        labels: -1 where not known.
+        ids: of the images in the split, ascending.
+        labels: -1 where unknown.
         values: one row per image.
-        classes: SHA-256 of the class names, by label.
-        facts: JSON values: protocol, split, and what is known of net and run.
+        classes: SHA-256 of the class names, ordered by label.
+        facts: JSON values: protocol, split and, where known, net and run.
     """
 
     ids: Int32[np.ndarray, " n"]
@@ -46,7 +46,7 @@ class Posteriors:
 
     @property
     def name(self) -> str:
-        """What it is, for a reader: run, step and protocol, as far as they are known."""
+        """Run, step and protocol, as far as they are known."""
         step = f"step {self.facts['step']}" if "step" in self.facts else ""
         words = (self.facts.get("run", ""), step, self.facts["protocol"])
         return " ".join(word for word in words if word)
@@ -58,12 +58,12 @@ def digest(class_names: Sequence[str]) -> str:
 
 
 def file_name(protocol: str, split: str, step: int) -> str:
-    """`dense_256_288.validation.step_900.npz` of protocol `dense(256,288)`."""
+    """File name of a protocol's posteriors: `dense_256_288.validation.step_900.npz`."""
     return f"{re.sub(r'[^A-Za-z0-9]+', '_', protocol).strip('_')}.{split}.step_{step}.npz"
 
 
 def save_posteriors(posteriors: Posteriors, path: Path) -> None:
-    """Writes a .npz, whole or not at all.
+    """Writes a .npz file atomically.
 
     Raises:
         OSError: it cannot be written.
@@ -78,20 +78,22 @@ def save_posteriors(posteriors: Posteriors, path: Path) -> None:
 
 
 def load_posteriors(path: str | Path) -> Posteriors:
-    """What `save` wrote.
+    """Reads what `save_posteriors` wrote.
 
     Raises:
         PosteriorsError: the file is missing, or holds no posteriors.
     """
     try:
         if Path(path).exists() and not zipfile.is_zipfile(path):
-            raise ValueError("it is a folder" if Path(path).is_dir() else "it is no .npz archive")
+            raise ValueError(
+                "it is a folder" if Path(path).is_dir() else "it is not a .npz archive"
+            )
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             ids, labels, values = (file[name] for name in ("ids", "labels", "values"))
             facts = dict(json.loads(file["facts"].item()))
         classes = facts.pop("classes")
         if not {"protocol", "split"} <= facts.keys():
-            raise ValueError("protocol or split is not said")
+            raise ValueError("protocol or split is missing")
         if values.dtype not in (np.float16, np.float32) or values.ndim != 2 or not len(values):
             raise ValueError(f"values are {values.dtype}{list(values.shape)}")
         if not ids.shape == labels.shape == values.shape[:1]:
@@ -101,46 +103,47 @@ def load_posteriors(path: str | Path) -> Posteriors:
         return Posteriors(ids.astype(np.int32), labels.astype(np.int32), values, classes, facts)
     except FileNotFoundError:
         raise PosteriorsError(
-            f"there is no file of posteriors {path}; make it: python -m jaxcnn.cli.evaluate "
-            "--workdir=RUN --protocol=NAME --save_posteriors"
+            f"there is no file of posteriors {path}; make it: jaxcnn evaluate --workdir=RUN "
+            "--protocol=NAME --save_posteriors"
         ) from None
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise PosteriorsError(
-            f"{path} is no readable file of posteriors ({error}); make it again: "
-            "python -m jaxcnn.cli.evaluate --workdir=RUN --protocol=NAME --save_posteriors"
+            f"{path} is not a readable file of posteriors ({error}); make it again: jaxcnn evaluate "
+            "--workdir=RUN --protocol=NAME --save_posteriors"
         ) from error
 
 
-def average_posteriors(several: Sequence[Posteriors]) -> Posteriors:
-    """The mean of posteriors with equal weights (Simonyan & Zisserman 2014, sections 4.2 to 4.4).
+def average_posteriors(posteriors: Sequence[Posteriors]) -> Posteriors:
+    """The mean of posteriors, in float64 and with equal weights (Simonyan & Zisserman 2014, sections 4.2 to
+    4.4).
 
     Raises:
-        PosteriorsError: they are not of the same images and classes; both are named.
+        PosteriorsError: they are of different images or classes; the message names both.
     """
-    if not several:
+    if not posteriors:
         raise PosteriorsError("no posteriors to average: name one file or more")
-    first = several[0]
-    for other in several[1:]:
+    first = posteriors[0]
+    for other in posteriors[1:]:
         _check_alike(first, other)
     values = np.empty_like(first.values)
     for start in range(0, len(values), _ROWS):
         rows = slice(start, start + _ROWS)
-        values[rows] = np.mean([one.values[rows] for one in several], axis=0, dtype=np.float64)
+        values[rows] = np.mean([one.values[rows] for one in posteriors], axis=0, dtype=np.float64)
     facts = {
-        "protocol": first.name if len(several) == 1 else " + ".join(one.name for one in several),
+        "protocol": " + ".join(one.name for one in posteriors),
         "split": first.facts["split"],
-        "mean_of": [dict(one.facts) for one in several],
+        "mean_of": [dict(one.facts) for one in posteriors],
     }
     return Posteriors(first.ids, first.labels, values, first.classes, facts)
 
 
-def error_rates(several: Sequence[Posteriors]) -> Result:
-    """Error rates of `average_posteriors`; of one file exactly those of the evaluation that saved it.
+def error_rates(posteriors: Sequence[Posteriors]) -> Result:
+    """Error rates of the mean; those of a single file equal the evaluation that saved it exactly.
 
     Raises:
         PosteriorsError: as for `average_posteriors`.
     """
-    mean, tally = average_posteriors(several), Tally()
+    mean, tally = average_posteriors(posteriors), Tally()
     tally.add(mean.values, mean.labels)
     return tally.result(mean.facts["protocol"], mean.facts["split"], len(mean.ids))
 
@@ -149,9 +152,9 @@ def _check_alike(first: Posteriors, other: Posteriors) -> None:
     pair = f"{first.name!r} and {other.name!r} cannot be averaged"
     classes = first.values.shape[1], other.values.shape[1]
     if classes[0] != classes[1]:
-        raise PosteriorsError(f"{pair}: they are of {classes[0]} and {classes[1]} classes")
+        raise PosteriorsError(f"{pair}: they have {classes[0]} and {classes[1]} classes")
     if first.classes != other.classes:
-        raise PosteriorsError(f"{pair}: both have {classes[0]} classes, but not the same ones")
+        raise PosteriorsError(f"{pair}: both have {classes[0]} classes, but different ones")
     splits = first.facts["split"], other.facts["split"]
     if splits[0] != splits[1] or len(first.ids) != len(other.ids):
         raise PosteriorsError(
@@ -160,5 +163,5 @@ def _check_alike(first: Posteriors, other: Posteriors) -> None:
         )
     if not (np.array_equal(first.ids, other.ids) and np.array_equal(first.labels, other.labels)):
         raise PosteriorsError(
-            f"{pair}: both are of {len(first.ids)} images of split {splits[0]}, but not of the same ones"
+            f"{pair}: both are of {len(first.ids)} images of split {splits[0]}, but of different ones"
         )

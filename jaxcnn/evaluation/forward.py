@@ -1,4 +1,4 @@
-"""A net's forward pass at each shape that looks come in, compiled once a shape."""
+"""A net's forward pass, compiled once for each input shape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxcnn.evaluation.buckets import Shape, turned
+from jaxcnn.evaluation.buckets import InputShape, transpose_kernels
 from jaxcnn.parallel import Placement
 from jaxcnn.preprocessing import subtract_mean
 
@@ -20,53 +20,48 @@ Batch = Mapping[str, Any]
 
 
 def crop_posteriors(net: Any, mean: np.ndarray, params: Any, batch: Batch) -> Float[Array, "B K"]:
-    """Log posteriors of crops. `batch`: image uint8[B,S,S,3], box int32[B,4] (of a crop in the central
-    square, where `mean` is a mean image), mirror bool[B]."""
+    """Log posteriors of crops. `batch`: image uint8[B,S,S,3], mirror bool[B], box int32[B,4] (top, left,
+    height, width in the central square; only read where `mean` is a mean image)."""
     views = subtract_mean(batch["image"], mean, batch["box"])
-    # The mean image lies under the crop before it is mirrored, as in training.
+    # As in training, the mean image is subtracted before the crop is mirrored.
     views = jnp.where(batch["mirror"][:, None, None, None], views[:, :, ::-1, :], views)
     logits, _ = net.apply({"params": params}, views, train=False)
     return jax.nn.log_softmax(logits, axis=-1)
 
 
 def dense_posteriors(net: Any, mean: np.ndarray, params: Any, batch: Batch) -> Float[Array, "B K"]:
-    """Log posteriors of whole images: scores averaged over their positions, then softmax (Simonyan &
-    Zisserman 2014, section 3.2). `batch`: image uint8[B,H,W,3], padded; size int32[B,2], (height, width)."""
+    """Log posteriors of whole images: scores averaged over positions, then softmax (Simonyan & Zisserman
+    2014, section 3.2). `batch`: image uint8[B,H,W,3], padded; size int32[B,2], the true (height, width)."""
     images = batch["image"].astype(jnp.float32) - jnp.asarray(mean)[None, None, None, :]
     scores, valid = net.apply({"params": params}, images, batch["size"], method="score_map")
     return jax.nn.log_softmax(mean_scores(scores, valid), axis=-1)
 
 
 def mean_scores(scores: Float[Array, "B h w K"], valid: Any) -> Float[Array, "B K"]:
-    """The mean of a score map over its valid cells; scores are zero where not valid."""
+    """The mean of a score map over its valid cells. Scores must be zero elsewhere."""
     cells: Int[Array, " B"] = jnp.sum(valid, axis=(1, 2), dtype=jnp.int32)
     return jnp.sum(scores, axis=(1, 2)) / jnp.maximum(cells, 1).astype(jnp.float32)[:, None]
 
 
-def _plain_compiler(what: str, lowered: Any) -> Any:
-    del what
-    return lowered.compile()
-
-
 @dataclasses.dataclass(eq=False)
 class Forward:
-    """The forward passes of one net.
+    """The compiled forward passes of one net.
 
     Attributes:
         net: the Linen module.
-        mean: float32[3], or a mean image float32[S,S,3], whose mean is subtracted where it does not lie
-            under a look.
+        mean: float32[3], or a mean image float32[S,S,3], which is subtracted from crops of the central
+            square; from other images its mean is.
         placement: where arrays live.
-        batch_size: crops at once; of larger images so many that their pixels are about as many.
-        compiler: (what, lowered) -> compiled; a run prints and times here.
+        batch_size: crops per batch. Batches of larger images have about as many pixels.
+        compiler: (description, lowered) -> compiled; a run prints and times compilations here.
     """
 
     net: Any
     mean: np.ndarray
     placement: Placement
     batch_size: int
-    compiler: Callable[[str, Any], Any] = _plain_compiler
-    compiled: dict[Shape, Any] = dataclasses.field(default_factory=dict)
+    compiler: Callable[[str, Any], Any] = lambda _, lowered: lowered.compile()
+    compiled: dict[InputShape, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -74,18 +69,18 @@ class Forward:
 
     @property
     def mean_image(self) -> bool:
-        """Whether crops of the central square have a mean image under them."""
+        """Whether `mean` is an image, subtracted from crops of the central square."""
         return self.mean.ndim == 3
 
-    def rows(self, shape: Shape) -> int:
-        """How many looks of `shape` are computed at once: a multiple of the devices."""
+    def rows(self, shape: InputShape) -> int:
+        """Batch size at `shape`: a multiple of the number of devices."""
         area = shape.height * shape.width / self.net.image_size**2
         devices = self.placement.devices
         wanted = self.batch_size if shape.kind != "dense" else self.batch_size / area
         return max(1, int(wanted) // devices) * devices
 
-    def empty(self, shape: Shape) -> dict[str, np.ndarray]:
-        """A batch of `shape` with nothing in it yet."""
+    def empty(self, shape: InputShape) -> dict[str, np.ndarray]:
+        """A batch of zeros at `shape`."""
         rows = self.rows(shape)
         batch: dict[str, np.ndarray] = {
             "image": np.zeros((rows, shape.height, shape.width, 3), np.uint8)
@@ -94,9 +89,9 @@ class Forward:
             return {**batch, "size": np.zeros((rows, 2), np.int32)}
         return {**batch, "box": np.zeros((rows, 4), np.int32), "mirror": np.zeros(rows, np.bool_)}
 
-    def lower(self, params: Any, shape: Shape) -> Any:
-        """The pass at `shape`, lowered. `params` may be abstract."""
-        mean, whole = self.mean, self.placement.replicated
+    def lower(self, params: Any, shape: InputShape) -> Any:
+        """The lowered forward pass at `shape`. `params` may be abstract."""
+        mean, replicated = self.mean, self.placement.replicated
         if self.mean_image and shape.kind != "square":
             mean = mean.mean(axis=(0, 1))
         function = dense_posteriors if shape.kind == "dense" else crop_posteriors
@@ -106,14 +101,14 @@ class Forward:
         }
         program = jax.jit(
             partial(function, self.net, mean),
-            in_shardings=(whole, self.placement.batch),
-            out_shardings=whole,
+            in_shardings=(replicated, self.placement.batch),
+            out_shardings=replicated,
             compiler_options=self.placement.compiler_options,
         )
         return program.lower(params, batch)
 
-    def __call__(self, params: Any, shape: Shape, batch: Batch) -> Float[Array, "B K"]:
-        """Log posteriors of a batch of `rows(shape)` looks, float32, on the devices."""
+    def __call__(self, params: Any, shape: InputShape, batch: Batch) -> Float[Array, "B K"]:
+        """Log posteriors, float32 on the devices, of a batch of `rows(shape)` crops."""
         if shape not in self.compiled:
             size = f"{shape.height} x {shape.width}"
             kind = "whole images" if shape.kind == "dense" else "crops"
@@ -121,9 +116,9 @@ class Forward:
                 f"evaluation of {kind} of {size}", self.lower(params, shape)
             )
         batch = self.placement.put_batch(batch)
-        with jax.transfer_guard("disallow"):  # nothing goes to the devices unseen
+        with jax.transfer_guard("disallow"):  # no implicit transfers
             return self.compiled[shape](params, batch)
 
-    def turned(self, params: Any) -> Any:
-        """`params` for images on their side (see shapes.py), in place on the devices."""
-        return jax.jit(turned, out_shardings=self.placement.replicated)(params)
+    def transposed(self, params: Any) -> Any:
+        """`params` for transposed images (`transpose_kernels`), on the devices."""
+        return jax.jit(transpose_kernels, out_shardings=self.placement.replicated)(params)

@@ -1,4 +1,4 @@
-"""Exact error rates: every image once, integer counts, and the count must equal the split."""
+"""Exact error rates: integer counts of every image of a split, once each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SMALLEST = 2.0**-150
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One protocol on one split. Rates are fractions of images whose label is in the first k classes."""
+    """Result of a protocol on a split: accuracies as fractions of `n` images, mean loss in nats."""
 
     protocol: str
     split: str
@@ -29,10 +29,10 @@ class Result:
 def ranks(
     scores: Float[Array | np.ndarray, "B K"], labels: Int[Array | np.ndarray, " B"]
 ) -> Int[Array | np.ndarray, " B"]:
-    """How many classes come before the label, 0 where it is the first. On the device and on the host.
+    """The rank of each label among the classes, 0 for the most probable. For NumPy and JAX arrays.
 
-    Ties go to the lower class index, as argmax has it. A score that is not a number puts every class
-    before the label: a broken net is never right.
+    Of equal scores the lower class index comes first, as in argmax. Classes with
+    NaN come before the label, and a label with NaN comes last: a broken net is never right.
     """
     own = scores[np.arange(scores.shape[0]), labels][:, None]
     index = np.arange(scores.shape[-1], dtype=np.int32)[None, :]
@@ -77,15 +77,15 @@ class Tally:
         return cls(sum(n), sum(top1), sum(top5), list(losses))
 
     def result(self, protocol: str, split: str, expected: int) -> Result:
-        """The rates of a whole split.
+        """The result of a whole split.
 
         Raises:
-            RuntimeError: the images counted are not `expected`.
+            RuntimeError: the number of images counted is not `expected`.
         """
         if self.n != expected or self.n == 0:
             raise RuntimeError(
                 f"evaluation {protocol} counted {self.n} images of split {split}, which has {expected}: "
-                "the error rate would be of another set; please report this with the config"
+                "the error rate would not be that of the split; please report this with the config"
             )
         n, top1, top5, loss = self.totals()
         return Result(protocol, split, n, top1 / n, top5 / n, loss / n)

@@ -1,4 +1,4 @@
-"""From pictures and a protocol's looks to each picture's posterior: the one rule that averages."""
+"""The mean posterior of each image over the crops of a protocol: batching, and the one rule that averages."""
 
 from __future__ import annotations
 
@@ -12,23 +12,42 @@ import numpy as np
 from jaxtyping import Float64
 
 from jaxcnn.data import EvalCrop, EvalImage
-from jaxcnn.evaluation.buckets import Shape, bucket, pad_to_bucket
+from jaxcnn.evaluation.buckets import InputShape, bucket, pad_to_bucket
 from jaxcnn.evaluation.forward import Forward
 from jaxcnn.evaluation.protocols import Protocol, ProtocolCrop
 
-# Batches on their way: one computes while the host forms the next.
-_IN_FLIGHT = 2
+_IN_FLIGHT = 2  # batches: one computes while the host fills the next
+
+
+def check_fits(forward: Forward, protocol: Protocol) -> None:
+    """Raises:
+    ValueError: the net cannot be evaluated by the protocol.
+    """
+    net, name = forward.net, protocol.label(forward.net.image_size)
+    protocol.check(net.image_size)
+    if protocol.dense and not net.supports_dense():
+        raise ValueError(
+            f"{name} needs images of any size, and this {type(net).__name__} only takes "
+            f"{net.image_size} x {net.image_size}"
+        )
+    if forward.mean_image and protocol.in_square():
+        side = forward.mean.shape[0]
+        if protocol.all_scales() != (side,):
+            raise ValueError(
+                f"{name} takes crops of the central square, and the net's mean image has a side of {side}: "
+                f"give scale={side}"
+            )
 
 
 def choose_crops(forward: Forward, protocol: Protocol) -> Callable[[int, int], Sequence[EvalCrop]]:
-    """(height, width) -> the cuts that a protocol looks at, for `Pictures`."""
+    """(height, width) -> the crops of a protocol, as `EvalLoader` takes them."""
 
     def choose(height: int, width: int) -> list[EvalCrop]:
-        looks = crops_of(forward, protocol, height, width)
-        for look in looks:
-            if look.dense:
-                bucket(*look.crop.shape)  # before anything is rescaled: whether it has one
-        return list(dict.fromkeys(look.crop for look in looks))
+        crops = crops_of(forward, protocol, height, width)
+        for crop in crops:
+            if crop.dense:
+                bucket(*crop.crop.shape)  # raises before anything is rescaled
+        return list(dict.fromkeys(crop.crop for crop in crops))
 
     return choose
 
@@ -36,139 +55,135 @@ def choose_crops(forward: Forward, protocol: Protocol) -> Callable[[int, int], S
 def crops_of(
     forward: Forward, protocol: Protocol, height: int, width: int
 ) -> tuple[ProtocolCrop, ...]:
-    """The looks at an image; those of the same pixels are one, with the sum of their weights."""
+    """The distinct crops of an image; crops of the same pixels are merged, with the sum of their weights."""
     weights: dict[ProtocolCrop, float] = {}
     square = forward.mean_image
-    for look in protocol.crops(height, width, forward.net.image_size, square=square):
-        plain = look._replace(weight=0.0)
-        weights[plain] = weights.get(plain, 0.0) + look.weight
-    return tuple(look._replace(weight=weight) for look, weight in weights.items())
+    for crop in protocol.crops(height, width, forward.net.image_size, square=square):
+        key = crop._replace(weight=0.0)
+        weights[key] = weights.get(key, 0.0) + crop.weight
+    return tuple(crop._replace(weight=weight) for crop, weight in weights.items())
 
 
-def shape_of(look: ProtocolCrop, in_square: bool) -> Shape:
-    """The shape that a look is computed at."""
-    if look.dense:
-        return bucket(*look.crop.shape)
-    return Shape("square" if in_square else "crop", *look.crop.shape)
-
-
-def shapes_of(forward: Forward, protocol: Protocol, height: int, width: int) -> list[Shape]:
-    """The shapes that the looks at an image of (height, width) are computed at, each once."""
+def shapes_of(forward: Forward, protocol: Protocol, height: int, width: int) -> list[InputShape]:
+    """The distinct input shapes of the crops of an image of (height, width)."""
     in_square = forward.mean_image and protocol.in_square()
-    looks = crops_of(forward, protocol, height, width)
-    return list(dict.fromkeys(shape_of(look, in_square) for look in looks))
+    crops = crops_of(forward, protocol, height, width)
+    return list(dict.fromkeys(_shape_of(crop, in_square) for crop in crops))
 
 
-def posteriors(
+def image_posteriors(
     forward: Forward,
     params: Any,
-    pictures: Iterable[EvalImage],
+    images: Iterable[EvalImage],
     protocol: Protocol,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[EvalImage, Float64[np.ndarray, " K"]]]:
-    """Each picture with the log of its mean posterior, as they are done: not in order.
+    """Yields each image, without its pixels, with the log of its mean posterior, in order of completion.
 
-    Looks of several pictures share batches. A picture comes back without its pixels.
+    Crops of several images share batches.
 
     Args:
         forward: the net's forward passes.
         params: on the devices.
-        pictures: with the cuts of `choose_cuts`.
-        protocol: names the looks.
-        check_stop: called before each picture and each batch; raises to leave early.
+        images: with the crops of `choose_crops`.
+        protocol: which crops are averaged.
+        check_stop: called before each image and each batch; raises to leave early.
     """
-    desk = _Desk(forward, params, check_stop)
+    batcher = _Batcher(forward, params, check_stop)
     in_square = forward.mean_image and protocol.in_square()
-    for picture in pictures:
+    for image in images:
         check_stop()
-        looks = crops_of(forward, protocol, *picture.size)
-        opened = _Opened(picture._replace(pixels={}), len(looks))
-        for look in looks:
-            desk.add(opened, look, picture, in_square)
-        yield from desk.done()
-    desk.finish()
-    yield from desk.done()
+        crops = crops_of(forward, protocol, *image.size)
+        pending = _PendingImage(image._replace(pixels={}), len(crops))
+        for crop in crops:
+            batcher.add(pending, crop, image, in_square)
+        yield from batcher.completed()
+    batcher.flush()
+    yield from batcher.completed()
 
 
 @dataclasses.dataclass(eq=False)
-class _Opened:
-    """A picture some of whose looks are still to come."""
+class _PendingImage:
+    """An image, the number of its crops that are not computed yet, and the log of the sum of the others."""
 
-    picture: EvalImage
-    left: int
+    image: EvalImage
+    remaining: int
     total: np.ndarray | None = None
 
-    def take(self, log_posteriors: np.ndarray) -> None:
-        """Adds weighted posteriors, float64[looks,K], in logarithms: nothing underflows."""
-        both = log_posteriors if self.total is None else [self.total, *log_posteriors]
-        self.total = np.logaddexp.reduce(np.asarray(both), axis=0)
-        self.left -= len(log_posteriors)
+    def add(self, log_posteriors: np.ndarray) -> None:
+        """Adds weighted posteriors, float64[crops,K], as logarithms: nothing underflows."""
+        terms = log_posteriors if self.total is None else [self.total, *log_posteriors]
+        self.total = np.logaddexp.reduce(np.asarray(terms), axis=0)
+        self.remaining -= len(log_posteriors)
 
 
 class _Row(NamedTuple):
-    opened: _Opened
-    look: ProtocolCrop
+    pending: _PendingImage
+    crop: ProtocolCrop
     pixels: np.ndarray
     box: tuple[int, int, int, int]
 
 
-class _Desk:
-    """Collects looks of one shape until they fill a batch, and hands out what comes back."""
+class _Batcher:
+    """Collects crops of one shape until they fill a batch, and adds the results to their images."""
 
     def __init__(self, forward: Forward, params: Any, check_stop: Callable[[], None]) -> None:
         self._forward, self._check_stop = forward, check_stop
-        self._params = {False: params}
-        self._waiting: dict[tuple[Shape, bool], list[_Row]] = {}
+        self._params = {False: params}  # by whether the images are transposed
+        self._waiting: dict[tuple[InputShape, bool], list[_Row]] = {}
         self._running: deque[tuple[Any, list[_Row]]] = deque()
-        self._done: list[_Opened] = []
+        self._completed: list[_PendingImage] = []
 
-    def add(self, opened: _Opened, look: ProtocolCrop, picture: EvalImage, in_square: bool) -> None:
-        pixels, box = picture.pixels[look.crop], look.crop.box
+    def add(
+        self, pending: _PendingImage, crop: ProtocolCrop, image: EvalImage, in_square: bool
+    ) -> None:
+        pixels, box = image.pixels[crop.crop], crop.crop.box
         if in_square:
-            box = look.crop.in_square(*picture.size)
-        shape, turn = shape_of(look, in_square), look.dense and pixels.shape[0] > pixels.shape[1]
-        rows = self._waiting.setdefault((shape, turn), [])
-        rows.append(_Row(opened, look, pixels, box))
+            box = crop.crop.in_square(*image.size)
+        shape = _shape_of(crop, in_square)
+        transposed = crop.dense and pixels.shape[0] > pixels.shape[1]
+        rows = self._waiting.setdefault((shape, transposed), [])
+        rows.append(_Row(pending, crop, pixels, box))
         if len(rows) == self._forward.rows(shape):
-            self._send(shape, turn)
+            self._start(shape, transposed)
 
-    def finish(self) -> None:
-        """Sends what does not fill a batch, and waits for all. A few whole images ride with longer ones of
-        their scale, which a batch computes as well: padded further, they come out the same."""
-        for shape, turn in sorted(self._waiting):
-            rows = self._waiting[shape, turn]
+    def flush(self) -> None:
+        """Starts the batches that are not full, and waits for all. A few whole images join a batch of longer
+        images of their scale that runs anyway: padded further, they give the same posteriors."""
+        for shape, transposed in sorted(self._waiting):
+            rows = self._waiting[shape, transposed]
             for longer, other in sorted(self._waiting):
-                same = (longer.kind, longer.height, other) == ("dense", shape.height, turn)
-                room = self._forward.rows(longer) - len(self._waiting[longer, other])
-                if same and longer.width > shape.width and len(rows) <= room:
-                    self._waiting[longer, other] += self._waiting.pop((shape, turn))
+                same = (longer.kind, longer.height, other) == ("dense", shape.height, transposed)
+                free = self._forward.rows(longer) - len(self._waiting[longer, other])
+                if same and longer.width > shape.width and len(rows) <= free:
+                    self._waiting[longer, other] += self._waiting.pop((shape, transposed))
                     break
-        for shape, turn in list(self._waiting):
-            self._send(shape, turn)
+        for shape, transposed in list(self._waiting):
+            self._start(shape, transposed)
         while self._running:
             self._collect()
 
-    def done(self) -> Iterator[tuple[EvalImage, np.ndarray]]:
-        """The pictures whose looks are all back."""
-        for opened in self._done:
-            assert opened.total is not None
-            yield opened.picture, opened.total
-        self._done.clear()
+    def completed(self) -> Iterator[tuple[EvalImage, np.ndarray]]:
+        """The images all of whose crops are computed."""
+        for pending in self._completed:
+            assert pending.total is not None
+            yield pending.image, pending.total
+        self._completed.clear()
 
-    def _send(self, shape: Shape, turn: bool) -> None:
+    def _start(self, shape: InputShape, transposed: bool) -> None:
         self._check_stop()
-        rows = self._waiting.pop((shape, turn))
+        rows = self._waiting.pop((shape, transposed))
         batch = self._forward.empty(shape)
         for i, row in enumerate(rows):
             if shape.kind == "dense":
-                pixels = row.pixels[:, ::-1] if row.look.mirror else row.pixels
+                pixels = row.pixels[:, ::-1] if row.crop.mirror else row.pixels
                 batch["image"][i], batch["size"][i] = pad_to_bucket(pixels, shape)
             else:
                 batch["image"][i] = row.pixels
-                batch["box"][i], batch["mirror"][i] = row.box, row.look.mirror
-        if turn not in self._params:
-            self._params[True] = self._forward.turned(self._params[False])
-        self._running.append((self._forward(self._params[turn], shape, batch), rows))
+                batch["box"][i], batch["mirror"][i] = row.box, row.crop.mirror
+        if transposed not in self._params:
+            self._params[True] = self._forward.transposed(self._params[False])
+        self._running.append((self._forward(self._params[transposed], shape, batch), rows))
         while len(self._running) >= _IN_FLIGHT:
             self._collect()
 
@@ -177,31 +192,17 @@ class _Desk:
         values = np.asarray(computed, np.float64)
         first = 0
         while first < len(rows):
-            opened, last = rows[first].opened, first
-            while last < len(rows) and rows[last].opened is opened:
+            pending, last = rows[first].pending, first
+            while last < len(rows) and rows[last].pending is pending:
                 last += 1
-            weights = [math.log(row.look.weight) for row in rows[first:last]]
-            opened.take(values[first:last] + np.asarray(weights)[:, None])
-            if opened.left == 0:
-                self._done.append(opened)
+            weights = [math.log(row.crop.weight) for row in rows[first:last]]
+            pending.add(values[first:last] + np.asarray(weights)[:, None])
+            if pending.remaining == 0:
+                self._completed.append(pending)
             first = last
 
 
-def check_fits(forward: Forward, protocol: Protocol) -> None:
-    """Raises:
-    ValueError: the net cannot be judged by the protocol.
-    """
-    net, name = forward.net, protocol.label(forward.net.image_size)
-    protocol.check(net.image_size)
-    if protocol.dense and not net.supports_dense():
-        raise ValueError(
-            f"{name} looks at images of any size, and this {type(net).__name__} takes "
-            f"{net.image_size} x {net.image_size} alone"
-        )
-    if forward.mean_image and protocol.in_square():
-        side = forward.mean.shape[0]
-        if protocol.all_scales() != (side,):
-            raise ValueError(
-                f"{name} looks at central squares, under which a mean image of side {side} lies: give "
-                f"scale={side}"
-            )
+def _shape_of(crop: ProtocolCrop, in_square: bool) -> InputShape:
+    if crop.dense:
+        return bucket(*crop.crop.shape)
+    return InputShape("square" if in_square else "crop", *crop.crop.shape)

@@ -1,4 +1,4 @@
-"""Test protocols: a protocol names its looks at an image. One shared rule (looking.py) averages.
+"""Test protocols: which crops of an image are evaluated, and with what weights (posteriors.py averages).
 
 A new protocol is one dataclass here and one row in `PROTOCOLS`.
 """
@@ -6,9 +6,12 @@ A new protocol is one dataclass here and one row in `PROTOCOLS`.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from jaxcnn import config as configs
 from jaxcnn.data.eval_crops import (
     EvalCrop,
     center_crop,
@@ -20,10 +23,10 @@ from jaxcnn.data.eval_crops import (
 
 
 class ProtocolCrop(NamedTuple):
-    """One posterior that goes into an image's: of a cut, or of the cut's mirror image, with a weight.
+    """A crop, or its mirror image, whose posterior enters an image's mean posterior with `weight`.
 
-    The weights of an image's looks sum to 1. A `dense` look is of the whole rescaled image: the class
-    scores at all positions are averaged before the softmax; the others are crops of the net's image_size.
+    The weights of an image's crops sum to 1. A `dense` crop is the whole rescaled image, of which the class
+    scores at all positions are averaged before the softmax; the others have the net's image_size.
     """
 
     crop: EvalCrop
@@ -34,10 +37,10 @@ class ProtocolCrop(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """An abstract test protocol; a concrete one names its looks.
+    """An abstract test protocol; subclasses define `crops`.
 
     Attributes:
-        every_epochs: how often training stops for it; 0 is only at the end.
+        every_epochs: how often training evaluates by it; 0 means only at the end.
     """
 
     every_epochs: float = 0.0
@@ -50,55 +53,57 @@ class Protocol:
             raise ValueError(f"scales must be different and positive, one or more, got {scales}")
 
     def all_scales(self) -> tuple[int, ...]:
-        """The shorter sides, in pixels, that images are rescaled to."""
+        """The lengths, in pixels, to which the shorter side of an image is rescaled."""
         raise NotImplementedError
 
     def in_square(self) -> bool:
-        """Whether all looks lie in the central square of the rescaled image, which a mean image is of."""
+        """Whether all crops lie in the central square of the rescaled image, which a mean image covers."""
         return False
 
     @property
     def dense(self) -> bool:
-        """Whether there are looks at whole images."""
+        """Whether whole images are among the crops."""
         return False
 
     def label(self, image_size: int) -> str:
-        """What a result row carries, enough to compare by: `centre(256->224)`."""
+        """The name of this protocol in results, with all that matters: `centre(256->224)`."""
         scales = ",".join(map(str, self.all_scales()))
         return f"{_name(self)}({scales}->{image_size})"
 
     def crops(
         self, height: int, width: int, image_size: int, *, square: bool = False
     ) -> list[ProtocolCrop]:
-        """The looks at an image of (height, width).
+        """The crops of an image of (height, width).
 
         Args:
             image_size: the net's.
-            square: whether a centre crop is that of the central square (see `centre_cut`).
+            square: whether a centre crop is that of the central square (see `data.eval_crops.center_crop`).
         """
         raise NotImplementedError
 
     def for_images_of(self, image_size: int) -> Protocol:
-        """The same of smaller or larger images: scales that are to `image_size` as these are to 224."""
+        """The same protocol with its scales, which are for images of 224, in proportion to `image_size`."""
         field = "scales" if hasattr(self, "scales") else "scale"
         scales = tuple((2 * scale * image_size + 224) // (2 * 224) for scale in self.all_scales())
         return dataclasses.replace(self, **{field: scales if field == "scales" else scales[0]})
 
     def check(self, image_size: int) -> None:
-        """ValueError where a scale does not hold the net's images."""
+        """Raises:
+        ValueError: a scale is smaller than the net's images.
+        """
         small = [scale for scale in self.all_scales() if scale < image_size]
         if small:
             raise ValueError(
-                f"{_name(self)} at scale {small[0]} does not hold the net's images of {image_size} x "
+                f"{_name(self)} at scale {small[0]} is smaller than the net's images of {image_size} x "
                 f"{image_size}: give scales of {image_size} or more"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class CenterCrop(Protocol):
-    """One look: the centre crop of the image rescaled to shorter side `scale`.
+    """The centre crop of the image rescaled to shorter side `scale`.
 
-    What most reports of these nets use; of the papers GoogLeNet's Table 3 alone (1 crop).
+    Most published results of these nets use it; among the papers, only GoogLeNet's Table 3 (1 crop) does.
     """
 
     scale: int = 256
@@ -122,10 +127,10 @@ class CenterCrop(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TenCrops(Protocol):
-    """Ten looks: corners and centre of the central square, and their mirrors (Krizhevsky et al. 2012,
+    """Ten crops: corners and centre of the central square, and their mirrors (Krizhevsky et al. 2012,
     section 4.1).
 
-    GoogLeNet's Table 3 has 10 crops without saying which: here these.
+    GoogLeNet's Table 3 does not define its 10 crops; these are used for it.
     """
 
     scale: int = 256
@@ -139,14 +144,14 @@ class TenCrops(Protocol):
     def crops(
         self, height: int, width: int, image_size: int, *, square: bool = False
     ) -> list[ProtocolCrop]:
-        del square  # always
+        del square  # always in the square
         return _evenly(five_crops(height, width, self.scale, image_size))
 
 
 @dataclasses.dataclass(frozen=True)
 class Dense(Protocol):
     """The class score map of the whole rescaled image, averaged, then softmax; of the image and, with
-    `flip`, its mirror, at each of `scales` (Simonyan & Zisserman 2014, section 3.2: Q)."""
+    `flip`, its mirror, at each of `scales` (Q in Simonyan & Zisserman 2014, section 3.2)."""
 
     scales: tuple[int, ...] = (256,)
     flip: bool = True
@@ -159,22 +164,22 @@ class Dense(Protocol):
         return True
 
     def label(self, image_size: int) -> str:
-        del image_size  # the looks are of any size
+        del image_size  # the images have any size
         return f"dense({','.join(map(str, self.scales))}{'' if self.flip else ', no flip'})"
 
     def crops(
         self, height: int, width: int, image_size: int, *, square: bool = False
     ) -> list[ProtocolCrop]:
         del image_size, square
-        cuts = [whole_image_crop(height, width, scale) for scale in self.scales]
-        return _evenly(cuts, flip=self.flip, dense=True)
+        crops = [whole_image_crop(height, width, scale) for scale in self.scales]
+        return _evenly(crops, flip=self.flip, dense=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class MultiCrop(Protocol):
     """A regular grid of crops over the rescaled image and their mirrors, at each of `scales` (Simonyan &
-    Zisserman 2014, section 3.2: 5 x 5 x 2 = 50 a scale). Without mirrors, `grid` 3 is cuda-convnet's test
-    of CIFAR-10 nets."""
+    Zisserman 2014, section 3.2: 5 x 5 x 2 = 50 per scale). `grid=3` without mirrors is cuda-convnet's
+    test of CIFAR-10 nets."""
 
     scales: tuple[int, ...] = (256,)
     grid: int = 5
@@ -196,12 +201,12 @@ class MultiCrop(Protocol):
         self, height: int, width: int, image_size: int, *, square: bool = False
     ) -> list[ProtocolCrop]:
         del square
-        cuts = [
-            cut
+        crops = [
+            crop
             for scale in self.scales
-            for cut in grid_crops(height, width, scale, image_size, self.grid)
+            for crop in grid_crops(height, width, scale, image_size, self.grid)
         ]
-        return _evenly(cuts, flip=self.flip)
+        return _evenly(crops, flip=self.flip)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,13 +228,13 @@ class MultiCropDense(Protocol):
         del square
         crops = MultiCrop(scales=self.scales).crops(height, width, image_size)
         dense = Dense(scales=self.scales).crops(height, width, image_size)
-        return [look._replace(weight=look.weight / 2) for look in (*crops, *dense)]
+        return [crop._replace(weight=crop.weight / 2) for crop in (*crops, *dense)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Crops144(Protocol):
-    """Three squares at each of four scales; of each the corners, the centre and the whole square resized;
-    and the mirrors: 4 x 3 x 6 x 2 = 144 (Szegedy et al. 2014, section 7)."""
+    """Three squares at each of four scales; the corners, the centre and the whole square, resized, of each;
+    and their mirrors: 4 x 3 x 6 x 2 = 144 (Szegedy et al. 2014, section 7)."""
 
     scales: tuple[int, ...] = (256, 288, 320, 352)
 
@@ -241,13 +246,13 @@ class Crops144(Protocol):
     ) -> list[ProtocolCrop]:
         del square
         return _evenly(
-            cut
+            crop
             for scale in self.scales
-            for cut in inception_crops(height, width, scale, image_size)
+            for crop in inception_crops(height, width, scale, image_size)
         )
 
 
-# What a config's `evals` and the tools may name.
+# The names that configs (`evals`) and commands use.
 PROTOCOLS: dict[str, type[Protocol]] = {
     "centre": CenterCrop,
     "ten_crops": TenCrops,
@@ -258,16 +263,57 @@ PROTOCOLS: dict[str, type[Protocol]] = {
 }
 
 
+def read_protocol(text: str, image_size: int) -> Protocol:
+    """The protocol that a user types as `NAME KEY=VALUE ...`, such as `dense scales=(256,288)`.
+
+    Scales default to the paper's for images of 224, and in proportion for another `image_size`.
+
+    Raises:
+        ConfigError: an unknown name or key, a wrong value, or a scale smaller than the images.
+    """
+    # Split at spaces outside parentheses.
+    name, *given = re.findall(r"(?:[^\s(]|\([^)]*\)?)+", text) or [""]
+    if name not in PROTOCOLS:
+        near = difflib.get_close_matches(name, PROTOCOLS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise configs.ConfigError(
+            f"unknown protocol {name!r}{hint} (valid: {', '.join(PROTOCOLS)})"
+        )
+    kind, problems = PROTOCOLS[name], []
+    keys = {k: v for k, v in configs.parameters(kind).items() if k != "every_epochs"}
+    values: dict[str, Any] = {}
+    for pair in given:
+        key, equals, value = pair.partition("=")
+        if key not in keys or not equals:
+            near = difflib.get_close_matches(key, keys, n=1)
+            hint = f"; did you mean {near[0]}=?" if near else ""
+            valid = ", ".join(f"{k}=" for k in keys)
+            problems.append(f"{name} has no {pair!r}{hint} (valid: {valid})")
+            continue
+        wanted = keys[key][0]
+        values[key] = configs.typed(f"{name} {key}", configs.parse(value, wanted), wanted, problems)
+    if problems:
+        raise configs.ConfigError("; ".join(problems))
+    try:
+        protocol = kind(**values)
+        if not {"scale", "scales"} & values.keys():
+            protocol = protocol.for_images_of(image_size)
+        protocol.check(image_size)
+    except ValueError as error:
+        raise configs.ConfigError(f"{text}: {error}") from error
+    return protocol
+
+
 def _evenly(
-    cuts: Iterable[EvalCrop], *, flip: bool = True, dense: bool = False
+    crops: Iterable[EvalCrop], *, flip: bool = True, dense: bool = False
 ) -> list[ProtocolCrop]:
-    """Each cut and, after all of them, each one's mirror, all with the same weight."""
-    cuts = tuple(cuts)
-    weight = 1.0 / (len(cuts) * (2 if flip else 1))
+    """All crops and then, with `flip`, all their mirrors, with equal weights."""
+    crops = tuple(crops)
+    weight = 1.0 / (len(crops) * (2 if flip else 1))
     return [
-        ProtocolCrop(cut, mirror, weight, dense)
+        ProtocolCrop(crop, mirror, weight, dense)
         for mirror in ((False, True) if flip else (False,))
-        for cut in cuts
+        for crop in crops
     ]
 
 

@@ -1,4 +1,4 @@
-"""A protocol on a split: its error rates, and its posteriors where they are wanted."""
+"""Evaluates a split by a protocol: error rates, and the posteriors where they are wanted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxcnn.data.eval_loader import ChooseCrops
 from jaxcnn.evaluation.ensemble import Posteriors, digest
 from jaxcnn.evaluation.forward import Forward
 from jaxcnn.evaluation.metrics import Result, Tally
-from jaxcnn.evaluation.posteriors import check_fits, choose_crops, posteriors
+from jaxcnn.evaluation.posteriors import check_fits, choose_crops, image_posteriors
 from jaxcnn.evaluation.protocols import Protocol
 from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
 
@@ -22,12 +22,12 @@ from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
 class ProtocolRun:
     """Attributes:
     result: the error rates.
-    unreadable: names of the images that cannot be read; they were judged as plain grey.
+    corrupt: names of the corrupt images, which were evaluated as plain grey.
     posteriors: of every image, where they were asked for.
     """
 
     result: Result
-    unreadable: Sequence[str]
+    corrupt: Sequence[str]
     posteriors: Posteriors | None
 
 
@@ -44,82 +44,77 @@ def evaluate(
     check_stop: Callable[[], None] = lambda: None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> ProtocolRun:
-    """Judges every image of `source` once, by the mean posterior of its looks.
+    """Evaluates every image of `source` once, by the mean posterior of its crops.
 
     Args:
         forward: the net's forward passes.
         params: on the devices.
         source: the split's images.
-        protocol: which looks.
-        split: carried by the result.
-        threads: decoding threads; 0 for one a core.
-        keep: whether posteriors are wanted: of a process alone.
-        process_group: the processes, each of which evaluates its share; all of them must call this.
+        protocol: which crops.
+        split: name of the split, for the result.
+        threads: decoding threads; 0 for one per core.
+        keep: whether to return posteriors; needs a single process.
+        process_group: each process evaluates its share of the images; all of them must call this.
         check_stop: called before each image and batch; raises to leave early.
-        progress: called with (images done, images in all) now and then.
+        progress: called with (images done, images in all) after each image.
 
     Raises:
-        DataError: the source is empty, or too many of its images cannot be read.
+        DataError: the source is empty, or too many of its images are corrupt.
         ValueError: the protocol does not fit the net.
-        RuntimeError: the images counted are not those of the split.
+        RuntimeError: the number of images counted is not that of the split.
     """
     if keep and process_group.count > 1:
-        raise ValueError("posteriors are kept by one process alone: python -m jaxcnn.cli.evaluate")
+        raise ValueError("only one process can save posteriors: use jaxcnn evaluate")
     check_fits(forward, protocol)
     choose = choose_crops(forward, protocol)
-    mine = source if process_group.count == 1 else _share(source, process_group)
+    count, index = process_group.count, process_group.index
+    shard = source if count == 1 else Subset(source, np.arange(index, len(source), count))
     kept: list[tuple[int, int, np.ndarray]] = []
 
-    def judge() -> tuple[Tally, list[str]]:
-        unreadable, tally, ids = CorruptCounter(mine, "judged as mid-grey"), Tally(), mine.ids
-        with EvalLoader(mine, choose, threads=threads) as pictures:
-            readable = _readable(pictures, unreadable, choose)
-            for picture, log_posterior in posteriors(
-                forward, params, readable, protocol, check_stop
+    def evaluate_shard() -> tuple[Tally, list[str]]:
+        corrupt, tally, ids = CorruptCounter(shard, "evaluated as mid-grey"), Tally(), shard.ids
+        with EvalLoader(shard, choose, threads=threads) as loader:
+            images = _with_placeholders(loader, corrupt, choose)
+            for image, log_posterior in image_posteriors(
+                forward, params, images, protocol, check_stop
             ):
-                # Counted as it is saved, so that a file of posteriors has just the rates of its evaluation.
+                # Counted as saved, so that a file of posteriors has exactly the rates of its evaluation.
                 values = np.exp(log_posterior).astype(np.float32)
-                tally.add(values[None], np.array([picture.label]))
+                tally.add(values[None], np.array([image.label]))
                 if keep:
-                    kept.append((int(ids[picture.position]), picture.label, values))
-                progress(min(tally.n * process_group.count, len(source)), len(source))
-        return tally, unreadable.names
+                    kept.append((int(ids[image.position]), image.label, values))
+                progress(min(tally.n * count, len(source)), len(source))
+        return tally, corrupt.names
 
-    # Each process leaves this with the others, whatever became of its share.
-    tally, names = process_group.run_on_all(judge)
-    parts = process_group.gather([tally.totals(), names])
-    tally = Tally.from_totals([totals for totals, _ in parts])
+    # All processes leave this together, even if one of them fails.
+    tally, names = process_group.run_on_all(evaluate_shard)
+    shards = process_group.gather([tally.totals(), names])
+    tally = Tally.from_totals([totals for totals, _ in shards])
     result = tally.result(protocol.label(forward.net.image_size), split, len(source))
-    unreadable = [name for _, names in parts for name in names]
-    return ProtocolRun(result, unreadable, _gathered(kept, source, result) if keep else None)
+    corrupt = [name for _, names in shards for name in names]
+    return ProtocolRun(result, corrupt, _sorted_by_id(kept, source, result) if keep else None)
 
 
-def _share(source: Source, process_group: ProcessGroup) -> Source:
-    """This process's images."""
-    return Subset(source, np.arange(process_group.index, len(source), process_group.count))
-
-
-def _readable(
-    pictures: Iterable[EvalImage], unreadable: CorruptCounter, choose: ChooseCrops
+def _with_placeholders(
+    images: Iterable[EvalImage], corrupt: CorruptCounter, choose: ChooseCrops
 ) -> Iterator[EvalImage]:
-    """The pictures, with mid-grey in place of those that cannot be read."""
-    for picture in pictures:
-        if picture.problem:
-            unreadable.note(picture.position, picture.problem, picture.position + 1)
-            picture = placeholder_pixels(picture, choose)
-        yield picture
+    """The images, with mid-grey pixels in place of corrupt ones."""
+    for image in images:
+        if image.problem:
+            corrupt.note(image.position, image.problem, image.position + 1)
+            image = placeholder_pixels(image, choose)
+        yield image
 
 
-def _gathered(
+def _sorted_by_id(
     kept: list[tuple[int, int, np.ndarray]], source: Source, result: Result
 ) -> Posteriors:
     kept.sort(key=lambda row: row[0])
     ids, labels, values = zip(*kept, strict=True)
-    facts = {"protocol": result.protocol, "split": result.split}
     return Posteriors(
         np.array(ids, np.int32),
         np.array(labels, np.int32),
         np.stack(values),
         digest(source.class_names),
-        facts,
+        {"protocol": result.protocol, "split": result.split},
     )

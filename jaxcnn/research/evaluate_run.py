@@ -201,7 +201,7 @@ class FinishedRun:
         if whole.get("step") != self.step or self._other_images():
             self.console.line(f"not written to {path}: it is of other weights or other images")
             return
-        unreadable = sorted({*whole.get("unreadable_images", ()), *judged.unreadable})
+        unreadable = sorted({*whole.get("unreadable_images", ()), *judged.corrupt})
         report.write_report(
             path,
             whole,

@@ -11,8 +11,7 @@ from jaxtyping import Float
 
 from jaxcnn.data import EvalImage, EvalLoader, ImageFiles, display_names
 from jaxcnn.data.sources.folder import SUFFIXES
-from jaxcnn.evaluation import Protocol, check_fits, choose_crops, posteriors
-from jaxcnn.evaluation.naming import read_protocol
+from jaxcnn.evaluation import Protocol, check_fits, choose_crops, image_posteriors, read_protocol
 from jaxcnn.evaluation.protocols import CenterCrop
 from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.training.evaluator import run_protocols
@@ -66,7 +65,9 @@ def predict(
     with EvalLoader(
         ImageFiles(images), choose_crops(run.forward, protocol), threads=threads
     ) as pictures:
-        judged = posteriors(run.forward, run.params, readable(pictures), protocol, run.check_stop)
+        judged = image_posteriors(
+            run.forward, run.params, readable(pictures), protocol, run.check_stop
+        )
         for picture, log_posterior in judged:
             classes = best(log_posterior, names, top)
             done[picture.position] = Prediction(images[picture.position], classes)

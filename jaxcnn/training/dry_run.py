@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxcnn.evaluation.buckets import Shape
+from jaxcnn.evaluation.buckets import InputShape
 from jaxcnn.models.summary import format_table, summarise
 from jaxcnn.parallel import describe_devices
 from jaxcnn.training.builder import Experiment, assemble, synthetic_batch, with_classes
@@ -31,7 +31,7 @@ def dry_run(config: Mapping[str, Any]) -> str:
     state = experiment.fresh_state()
     train, train_text = _compile("train", experiment.lower_train())
     forward = experiment.forward()
-    crop = Shape("crop", experiment.net.image_size, experiment.net.image_size)
+    crop = InputShape("crop", experiment.net.image_size, experiment.net.image_size)
     judge, judge_text = _compile("evaluation", forward.lower(experiment.abstract_evaluated(), crop))
     crops = forward.placement.put_batch(forward.empty(crop))
     state, step_seconds = _time(

@@ -126,7 +126,7 @@ class Evaluator:
                 f"{task.label} of {task.split}: {done:,}/{total:,}"
             ),
         )
-        self.corrupt.update(judged.unreadable)
+        self.corrupt.update(judged.corrupt)
         return judged.result
 
 

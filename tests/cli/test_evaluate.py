@@ -138,7 +138,7 @@ def test_the_names_of_tables_are_those_there_are():
     [
         (evaluate, ["--workdir=nowhere", "--protocol=dense"], 1, "nowhere holds no run"),
         (evaluate, ["--protocol=dens"], 2, "did you mean dense?"),
-        (evaluate, ["--protocol=dense scales=(30,)"], 2, "does not hold the net's images of 32"),
+        (evaluate, ["--protocol=dense scales=(30,)"], 2, "is smaller than the net's images of 32"),
         (evaluate, ["--protocol=dense", "--step=7"], 1, "has no checkpoint 7; there are [8]"),
         (evaluate, ["--protocol=dense", "model.width=2"], 2, "data alone can be overridden"),
         (evaluate, ["--protocol=dense", "data.source=synthetic:9"], 1, "learnt 4 classes"),
@@ -147,7 +147,7 @@ def test_the_names_of_tables_are_those_there_are():
         (table, ["vgg3", "nowhere"], 1, "nowhere holds no run"),
         (table, ["vgg3", f"--out={__file__}"], 1, "cannot make the folder"),
         (fuse, ["none.npz", f"--out={Path(__file__).parent}"], 1, "is a folder; give a file"),
-        (fuse, [__file__], 1, "it is no .npz archive"),
+        (fuse, [__file__], 1, "it is not a .npz archive"),
         (fuse, [str(Path(__file__).parent)], 1, "it is a folder"),
     ],
 )

@@ -76,7 +76,7 @@ def test_kernels_need_no_data(trained, tmp_path, capsys):
             1,
             "no images of evaluation have the ids 64, -1: give ids from 0 to 63",
         ),
-        (["--scale=31"], 1, "does not hold the net's images of 32 x 32"),
+        (["--scale=31"], 1, "is smaller than the net's images of 32 x 32"),
         (["model.width=1"], 2, "a trained run's data alone can be overridden"),
         (["data.nosuch=1"], 2, "nosuch"),
         (["data.source=synthetic:5"], 1, "learnt 4 classes"),

@@ -1,5 +1,9 @@
-"""Narrow nets, and images of given sizes as a source: what the tests of protocols share."""
+"""Narrow nets, and images of given sizes as a source: shared by the tests of evaluation.
 
+Nets and their compiled programs are cached: the tests of a session compile each shape once.
+"""
+
+import functools
 import io
 
 import jax
@@ -19,21 +23,21 @@ NETS = {
     "vgg": {"image_size": 32, "width": 0.07, "column": "A"},
     "googlenet": {"image_size": 32, "width": 0.1},
 }
-# One of each protocol's kind, in the scales of a net of 32 pixels.
+# One protocol of each kind for a net of 32 pixels. All share two scales, so that shapes compile once.
 SMALL = [
     "centre",
     "ten_crops",
-    "dense",
+    "dense scales=(32,)",
     "dense scales=(32,40) flip=False",
     "multi_crop",
-    "multi_crop_dense scales=(32,48)",
+    "multi_crop_dense scales=(32,40)",
     "crops_144",
 ]
 
 
-def net_and_params(name, **fields):
-    """Weights of which posteriors are far from uniform, and not so far that a grey level decides."""
-    net = build(name, num_classes=CLASSES, **NETS[name] | fields)
+@functools.cache
+def _net_and_params(name, fields):
+    net = build(name, num_classes=CLASSES, **NETS[name] | dict(fields))
     images = jnp.zeros((1, net.image_size, net.image_size, 3))
     shapes = jax.eval_shape(net.init, jax.random.key(0), images)["params"]
     rng = np.random.default_rng(7)
@@ -47,15 +51,37 @@ def net_and_params(name, **fields):
     return net, jax.tree_util.tree_map_with_path(draw, shapes)
 
 
+def net_and_params(name, **fields):
+    """Weights whose posteriors are far from uniform, but do not depend on a single grey level."""
+    return _net_and_params(name, tuple(sorted(fields.items())))
+
+
+def quick_compiler(_, lowered):
+    """Programs that run once or twice are not worth optimising."""
+    return lowered.compile({"xla_backend_optimization_level": 0})
+
+
 def forward_of(net, mean=MEAN, batch_size=8, devices=1):
-    return Forward(net, mean, make_placement(data=devices), batch_size)
+    return Forward(net, mean, make_placement(data=devices), batch_size, quick_compiler)
 
 
-def judge(name, source, protocol, *, mean=MEAN, batch_size=8, devices=1, **fields):
-    """The judgement of a narrow net, posteriors kept."""
-    net, params = net_and_params(name, **fields)
+@functools.cache
+def _shared_forward(name, fields, mean, shape, batch_size, devices):
+    net, params = _net_and_params(name, fields)
+    mean = np.frombuffer(mean, np.float32).reshape(shape)
     forward = forward_of(net, mean, batch_size, devices)
-    params = forward.placement.put_replicated(params)
+    return forward, forward.placement.put_replicated(params)
+
+
+def shared_forward(name, *, mean=MEAN, batch_size=8, devices=1, **fields):
+    """(forward, params on its devices) of a narrow net."""
+    fields = tuple(sorted(fields.items()))
+    return _shared_forward(name, fields, mean.tobytes(), mean.shape, batch_size, devices)
+
+
+def evaluate_small(name, source, protocol, **options):
+    """The evaluation of a narrow net, posteriors kept. `options` as for `shared_forward`."""
+    forward, params = shared_forward(name, **options)
     return evaluate(forward, params, source, protocol, split="val", keep=True, threads=2)
 
 
@@ -65,7 +91,7 @@ def pixels_of(height, width, seed=0):
 
 
 class Images:
-    """PNGs, which decode exactly, of the given (height, width); labels go round the classes."""
+    """PNGs, which decode exactly, of the given (height, width); labels repeat 0 to 4."""
 
     class_names = tuple("abcde")
 

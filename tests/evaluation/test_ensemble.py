@@ -1,4 +1,4 @@
-"""Posteriors as files and their mean: equal to judging the mean of the nets, and what is refused."""
+"""Posterior files and their mean: equal to evaluating the mean of the nets; mismatches are errors."""
 
 import dataclasses
 
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from jaxcnn.data import EvalLoader
-from jaxcnn.evaluation import Tally, choose_crops, ensemble, posteriors
+from jaxcnn.evaluation import Tally, choose_crops, ensemble, image_posteriors
 from jaxcnn.evaluation.protocols import CenterCrop, Dense, MultiCrop, MultiCropDense, TenCrops
-from tests.evaluation.small import Images, forward_of, judge, net_and_params
+from tests.evaluation.small import Images, evaluate_small, shared_forward
 
-SIZES = [(40, 40), (44, 61), (70, 43), (33, 64), (90, 40), (41, 42), (60, 31)] * 3
+SIZES = [(40, 40), (44, 61), (70, 43), (45, 62), (90, 55), (41, 41), (60, 31)] * 3
 
 
 def made(values, labels=None, split="val", classes="x", protocol="centre", ids=None):
@@ -25,43 +25,42 @@ def made(values, labels=None, split="val", classes="x", protocol="centre", ids=N
     )
 
 
-def test_the_mean_of_two_nets_is_that_of_judging_both():
+def test_ensemble_of_two_nets_equals_the_mean_of_their_posteriors():
     """Files of float32 against float64 posteriors straight from the nets."""
-    source, kinds = Images(SIZES), {"vgg": Dense(scales=(37,)), "googlenet": TenCrops(scale=37)}
-    saved = [judge(name, source, protocol).posteriors for name, protocol in kinds.items()]
+    source, protocols = Images(SIZES), {"A": Dense(scales=(32,)), "B": TenCrops(scale=40)}
+    saved = [evaluate_small("vgg", source, p, column=c).posteriors for c, p in protocols.items()]
     means = np.zeros((len(source), 5))
-    for name, protocol in kinds.items():
-        net, params = net_and_params(name)
-        forward = forward_of(net)
-        with EvalLoader(source, choose_crops(forward, protocol)) as pictures:
-            for picture, values in posteriors(forward, params, pictures, protocol):
-                means[picture.position] += np.exp(values) / 2
+    for column, protocol in protocols.items():
+        forward, params = shared_forward("vgg", column=column)
+        with EvalLoader(source, choose_crops(forward, protocol)) as images:
+            for image, values in image_posteriors(forward, params, images, protocol):
+                means[image.position] += np.exp(values) / 2
     tally = Tally()
     tally.add(means.astype(np.float32), np.arange(len(source)) % 5)
-    direct, fused = tally.result("mean", "val", len(source)), ensemble.error_rates(saved)
-    assert (fused.n, fused.top1, fused.top5) == (21, direct.top1, direct.top5)
-    assert fused.loss == pytest.approx(direct.loss, rel=1e-6)
+    direct, found = tally.result("mean", "val", len(source)), ensemble.error_rates(saved)
+    assert (found.n, found.top1, found.top5) == (21, direct.top1, direct.top5)
+    assert found.loss == pytest.approx(direct.loss, rel=1e-6)
     np.testing.assert_allclose(ensemble.average_posteriors(saved).values, means, rtol=1e-5)
 
 
-def test_multi_crop_and_dense_fused_are_the_protocol_of_both():
-    source, scales = Images(SIZES[:7]), (37, 48)
-    crops = judge("vgg", source, MultiCrop(scales=scales)).posteriors
-    dense = judge("vgg", source, Dense(scales=scales)).posteriors
-    both = judge("vgg", source, MultiCropDense(scales=scales)).posteriors
+def test_mean_of_multi_crop_and_dense_equals_multi_crop_dense():
+    source, scales = Images(SIZES[:3]), (32, 40)
+    crops = evaluate_small("vgg", source, MultiCrop(scales=scales)).posteriors
+    dense = evaluate_small("vgg", source, Dense(scales=scales)).posteriors
+    both = evaluate_small("vgg", source, MultiCropDense(scales=scales)).posteriors
     np.testing.assert_allclose(
         ensemble.average_posteriors([crops, dense]).values, both.values, rtol=1e-5
     )
 
 
-def test_one_file_gives_the_rates_that_were_reported():
-    found = judge("vgg", Images(SIZES), CenterCrop(scale=37))
+def test_one_file_has_exactly_the_rates_of_its_evaluation():
+    found = evaluate_small("vgg", Images(SIZES), CenterCrop(scale=40))
     again = ensemble.error_rates([found.posteriors])
     assert dataclasses.astuple(again) == dataclasses.astuple(found.result)  # the loss too, exactly
 
 
-def test_a_file_holds_what_was_saved(tmp_path):
-    whole = judge("vgg", Images(SIZES), CenterCrop(scale=37)).posteriors
+def test_saved_posteriors_load_unchanged(tmp_path):
+    whole = evaluate_small("vgg", Images(SIZES), CenterCrop(scale=40)).posteriors
     whole = dataclasses.replace(whole, facts={**whole.facts, "run": "a", "step": 3})
     path = tmp_path / "deep" / ensemble.file_name("dense(256, no flip)", "val", 3)
     assert path.name == "dense_256_no_flip.val.step_3.npz"
@@ -73,16 +72,16 @@ def test_a_file_holds_what_was_saved(tmp_path):
     assert (found.classes, found.facts, found.name) == (
         whole.classes,
         whole.facts,
-        "a step 3 centre(37->32)",
+        "a step 3 centre(40->32)",
     )
 
 
-def test_the_mean_weighs_each_the_same_by_hand():
+def test_mean_has_equal_weights():
     a, b, c = made([[0.5, 0.5]]), made([[1.0, 0.0]]), made([[0.0, 1.0]], protocol="dense")
     assert ensemble.average_posteriors([a, b, c]).values.tolist() == [[0.5, 0.5]]
     assert ensemble.average_posteriors([a, b]).values.tolist() == [[0.75, 0.25]]
     assert ensemble.average_posteriors([a, b, c]).name == "centre + centre + dense"
-    # A mean of means is fused on: its weight is one file's.
+    # A saved mean counts as one file when it is averaged again.
     assert ensemble.average_posteriors(
         [ensemble.average_posteriors([a, b]), c]
     ).values.tolist() == [[0.375, 0.625]]
@@ -91,7 +90,7 @@ def test_the_mean_weighs_each_the_same_by_hand():
     assert ensemble.error_rates([c]).loss == pytest.approx(150 * np.log(2))
 
 
-def test_a_file_of_float16_still_loads(tmp_path):
+def test_float16_files_of_earlier_versions_load(tmp_path):
     """Its zeros count as half of float16's smallest number."""
     np.savez(
         tmp_path / "old.npz",
@@ -109,27 +108,27 @@ def test_a_file_of_float16_still_loads(tmp_path):
 @pytest.mark.parametrize(
     ("other", "problem"),
     [
-        (made([[1, 0, 0]] * 2), "they are of 2 and 3 classes"),
-        (made([[1, 0]] * 2, classes="y"), "both have 2 classes, but not the same ones"),
+        (made([[1, 0, 0]] * 2), "they have 2 and 3 classes"),
+        (made([[1, 0]] * 2, classes="y"), "both have 2 classes, but different ones"),
         (made([[1, 0]] * 3), "split val with 2 images and of split val with 3"),
         (made([[1, 0]] * 2, split="test"), "split val with 2 images and of split test with 2"),
         (
             made([[1, 0]] * 2, ids=[0, 2]),
-            "both are of 2 images of split val, but not of the same ones",
+            "both are of 2 images of split val, but of different ones",
         ),
-        (made([[1, 0]] * 2, labels=[0, 1]), "not of the same ones"),
+        (made([[1, 0]] * 2, labels=[0, 1]), "but of different ones"),
     ],
 )
-def test_what_is_not_alike_is_refused(other, problem):
-    for together in (ensemble.average_posteriors, ensemble.error_rates):
+def test_posteriors_of_different_images_or_classes_are_an_error(other, problem):
+    for function in (ensemble.average_posteriors, ensemble.error_rates):
         with pytest.raises(ensemble.PosteriorsError, match=problem):
-            together([made([[0.5, 0.5]] * 2), other])
+            function([made([[0.5, 0.5]] * 2), other])
         with pytest.raises(ensemble.PosteriorsError, match="name one file or more"):
-            together([])
+            function([])
 
 
-def test_files_that_hold_no_posteriors_say_how_to_make_them(tmp_path):
-    with pytest.raises(ensemble.PosteriorsError, match=r"no file of posteriors.*cli\.evaluate"):
+def test_errors_of_missing_and_wrong_files_say_how_to_make_them(tmp_path):
+    with pytest.raises(ensemble.PosteriorsError, match=r"no file of posteriors.*jaxcnn evaluate"):
         ensemble.load_posteriors(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("no archive")
     np.savez(tmp_path / "other.npz", values=np.zeros(3))
@@ -141,5 +140,5 @@ def test_files_that_hold_no_posteriors_say_how_to_make_them(tmp_path):
     np.savez(tmp_path / "right.npz", facts=facts, **right)
     assert len(ensemble.load_posteriors(tmp_path / "right.npz").ids) == 2
     for name in ("text", "other", "wide", "short", "nameless"):
-        with pytest.raises(ensemble.PosteriorsError, match="no readable file of posteriors"):
+        with pytest.raises(ensemble.PosteriorsError, match="not a readable file of posteriors"):
             ensemble.load_posteriors(tmp_path / f"{name}.npz")

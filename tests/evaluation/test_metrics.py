@@ -1,4 +1,4 @@
-"""Counting: ranks and ties by hand (papers.md section 6, T1), unknown labels, the count against the split."""
+"""Ranks and ties worked out by hand (papers.md section 6, T1), unknown labels, counts against the split."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxcnn.evaluation import Tally, ranks
 NAN = float("nan")
 
 
-@pytest.mark.parametrize("room", [np.array, jnp.array], ids=["host", "device"])
+@pytest.mark.parametrize("array", [np.array, jnp.array], ids=["host", "device"])
 @pytest.mark.parametrize(
     ("scores", "label", "rank"),
     [
@@ -18,14 +18,14 @@ NAN = float("nan")
         ([0.1, 0.9, 0.3, 0.2, 0.0, -1.0], 2, 1),
         ([0.1, 0.9, 0.3, 0.2, 0.0, -1.0], 4, 4),  # fifth: still in the top 5
         ([0.1, 0.9, 0.3, 0.2, 0.0, -1.0], 5, 5),  # sixth
-        ([0.5, 0.5, 0.5], 0, 0),  # ties go to the lower index, as argmax has it
+        ([0.5, 0.5, 0.5], 0, 0),  # ties go to the lower index, as in argmax
         ([0.5, 0.5, 0.5], 2, 2),
         ([NAN, NAN, NAN], 0, 3),  # a broken net is never right
         ([NAN, 1.0, 0.0], 1, 1),
     ],
 )
-def test_ranks_by_hand(scores, label, rank, room):
-    assert ranks(room([scores]), room([label])).tolist() == [rank]
+def test_ranks_by_hand(scores, label, rank, array):
+    assert ranks(array([scores]), array([label])).tolist() == [rank]
 
 
 def test_ranks_agree_with_argmax_and_sorting():
@@ -38,7 +38,7 @@ def test_ranks_agree_with_argmax_and_sorting():
     assert ((ranks(scores, labels) == 0) == (scores.argmax(1) == labels)).all()
 
 
-def test_unreadable_labels_count_and_are_never_right():
+def test_unknown_labels_count_as_wrong():
     tally = Tally()
     tally.add(
         np.full((6, 6), 0.1, np.float32) + np.eye(6, dtype=np.float32) * 0.4,
@@ -48,7 +48,7 @@ def test_unreadable_labels_count_and_are_never_right():
     assert (tally.n, tally.top1, tally.top5) == (6, 2, 3)
 
 
-def test_rates_are_of_the_whole_split():
+def test_result_of_a_split():
     tally, posteriors = Tally(), jax.nn.softmax(jnp.array([2.0, 1.0]))
     for label in (0, 1, 0):
         tally.add(np.asarray(posteriors)[None], np.array([label]))
@@ -73,7 +73,7 @@ def test_totals_do_not_depend_on_order_or_processes():
 
 
 @pytest.mark.parametrize("expected", [2, 4, 50_000])
-def test_another_count_than_the_split_is_an_error(expected):
+def test_wrong_number_of_images_is_an_error(expected):
     tally = Tally()
     tally.add(np.zeros((3, 2), np.float32), np.array([0, 1, 0]))
     with pytest.raises(RuntimeError, match=rf"counted 3 images of split val, which has {expected}"):

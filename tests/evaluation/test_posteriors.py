@@ -1,7 +1,7 @@
-"""Posteriors of protocols against the plain net, one look at a time; exact counts; extreme images.
+"""Posteriors of protocols against the plain net, one crop at a time; exact counts; extreme images.
 
-papers.md section 6: E1, E5, E6 and the order of averages (E4). A padded, turned batch of whole images gives
-what each image gives alone.
+papers.md section 6: E1, E5, E6 and the order of averages (E4). A padded, transposed batch of whole images
+equals each image alone.
 """
 
 import functools
@@ -13,9 +13,8 @@ import pytest
 
 from jaxcnn.data.crops import rescaled_size
 from jaxcnn.data.eval_loader import read_crops
-from jaxcnn.evaluation import evaluate
-from jaxcnn.evaluation.buckets import RATIOS, bucket, pad_to_bucket, turned
-from jaxcnn.evaluation.naming import read_protocol
+from jaxcnn.evaluation import evaluate, read_protocol
+from jaxcnn.evaluation.buckets import RATIOS, bucket, pad_to_bucket, transpose_kernels
 from jaxcnn.evaluation.posteriors import choose_crops, shapes_of
 from jaxcnn.evaluation.protocols import (
     CenterCrop,
@@ -28,16 +27,16 @@ from jaxcnn.models import build
 from tests.evaluation.small import (
     CLASSES,
     MEAN,
-    NETS,
     SMALL,
     Images,
+    evaluate_small,
     forward_of,
-    judge,
     net_and_params,
 )
 from tests.models.narrow import quick_jit
 
-SIZES = [(40, 40), (44, 61), (70, 43), (33, 128), (90, 40), (41, 42), (300, 31)]
+# Squares, landscapes and portraits of the same buckets, and one of ten to one.
+SIZES = [(40, 40), (44, 61), (70, 43), (45, 62), (72, 44), (41, 41), (300, 31)]
 
 
 @functools.cache
@@ -51,7 +50,7 @@ def plain_posterior(net, params, view, mean=MEAN):
 
 
 def dense_posterior(net, params, image):
-    """Of one unpadded, unturned image: scores averaged over positions, then softmax."""
+    """Of one image, not padded or transposed: scores averaged over positions, then softmax."""
     images = jnp.asarray(image[None].astype(np.float32) - MEAN)
     sizes = jnp.asarray([image.shape[:2]], jnp.int32)
     scores, valid = compiled(net, "score_map")(params, images, sizes)
@@ -60,43 +59,53 @@ def dense_posterior(net, params, image):
 
 
 def reference(net, params, source, index, protocol):
-    """The mean posterior, look by look, by the definition."""
+    """The mean posterior by its definition, crop by crop."""
     total = np.zeros(CLASSES)
-    looks = protocol.crops(*source.pixels[index].shape[:2], net.image_size)
-    pixels, _ = read_crops(source.read(index)[0], lambda *_: [look.crop for look in looks])
-    for look in looks:
-        view = pixels[look.crop][:, ::-1] if look.mirror else pixels[look.crop]
-        of = dense_posterior if look.dense else plain_posterior
-        total += look.weight * of(net, params, view)
+    crops = protocol.crops(*source.pixels[index].shape[:2], net.image_size)
+    pixels, _ = read_crops(source.read(index)[0], lambda *_: [crop.crop for crop in crops])
+    for crop in crops:
+        view = pixels[crop.crop][:, ::-1] if crop.mirror else pixels[crop.crop]
+        posterior = dense_posterior if crop.dense else plain_posterior
+        total += crop.weight * posterior(net, params, view)
     return total
 
 
 @pytest.mark.parametrize("text", SMALL)
-def test_a_protocol_is_the_mean_of_its_looks(text):
+def test_posterior_is_the_mean_over_the_crops(text):
     net, params = net_and_params("vgg")
-    source, protocol = Images(SIZES[:4]), read_protocol(text, net.image_size)
-    found = judge("vgg", source, protocol)
-    assert found.posteriors.ids.tolist() == [10, 11, 12, 13]
+    source, protocol = Images(SIZES[:3]), read_protocol(text, net.image_size)
+    found = evaluate_small("vgg", source, protocol)
+    assert found.posteriors.ids.tolist() == [10, 11, 12]
     for index, values in enumerate(found.posteriors.values):
         expected = reference(net, params, source, index, protocol)
-        np.testing.assert_allclose(values, expected, rtol=2e-3, atol=2e-4)  # float16
+        np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6)
     assert np.ptp(found.posteriors.values, axis=0).max() > 0.02  # images do differ
 
 
-@pytest.mark.parametrize("name", NETS)
-def test_dense_in_padded_turned_batches_is_that_of_each_image(name):
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("vgg", [(32, 69), (97, 32), (41, 52)]),
+        # A portrait is both padded and transposed.
+        ("alexnet", [(217, 72)]),
+        ("googlenet", [(97, 32)]),
+        pytest.param("alexnet", [(72, 149), (81, 92)], marks=pytest.mark.slow),
+        pytest.param("googlenet", [(32, 69), (41, 52)], marks=pytest.mark.slow),
+    ],
+)
+def test_padded_transposed_batch_equals_each_image_alone(name, sizes):
     net, params = net_and_params(name)
-    forward, side = forward_of(net, batch_size=40), net.image_size
+    forward = forward_of(net, batch_size=40)
     worst = 0.0
-    for height, width in [(side, 2 * side + 5), (3 * side + 1, side), (side + 9, side + 20)]:
+    for height, width in sizes:
         image = Images([(height, width)]).pixels[0]
         shape = bucket(height, width)
         batch = forward.empty(shape)
         batch["image"][1], batch["size"][1] = pad_to_bucket(image, shape)
-        own = turned(params) if height > width else params
+        oriented = transpose_kernels(params) if height > width else params
         images = jnp.asarray(batch["image"].astype(np.float32) - MEAN)
         score_map = compiled(net, "score_map")
-        scores, valid = score_map(own, images, jnp.asarray(batch["size"]))
+        scores, valid = score_map(oriented, images, jnp.asarray(batch["size"]))
         alone, _ = score_map(
             params,
             jnp.asarray(image[None].astype(np.float32) - MEAN),
@@ -112,33 +121,34 @@ def test_dense_in_padded_turned_batches_is_that_of_each_image(name):
     assert worst < 1e-5
 
 
-def test_dense_of_the_nets_own_size_is_the_plain_call():
+def test_dense_at_the_nets_size_equals_the_centre_crop():
     source = Images([(32, 32)] * 3)
-    dense = judge("vgg", source, Dense(scales=(32,), flip=False))
-    centre = judge("vgg", source, CenterCrop(scale=32))
-    np.testing.assert_array_equal(dense.posteriors.values, centre.posteriors.values)
+    dense = evaluate_small("vgg", source, Dense(scales=(32,), flip=False))
+    centre = evaluate_small("vgg", source, CenterCrop(scale=32))
+    # Two programs: the sums of the fully connected layers may round differently.
+    np.testing.assert_allclose(dense.posteriors.values, centre.posteriors.values, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "ten_crops scale=40",
-        "dense scales=(40,48)",
+        "dense scales=(40,)",
         "multi_crop scales=(40,)",
         "multi_crop_dense scales=(40,)",
-        "crops_144 scales=(40,48)",
+        "crops_144 scales=(40,)",
     ],
 )
-def test_a_mirrored_image_is_the_same(text):
-    """Where crops lie symmetrically: an odd margin leaves its extra pixel on one side."""
+def test_mirrored_image_has_the_same_posterior(text):
+    """Where crops lie symmetrically: an odd margin has its extra pixel on one side."""
     protocol = read_protocol(text, 32)
     source, mirrored = Images([(40, 60), (70, 40)]), Images([(40, 60), (70, 40)])
     mirrored.pixels = [np.ascontiguousarray(p[:, ::-1]) for p in source.pixels]
-    values = [judge("vgg", s, protocol).posteriors.values for s in (source, mirrored)]
-    np.testing.assert_allclose(values[0], values[1], rtol=4e-3, atol=2e-4)
+    values = [evaluate_small("vgg", s, protocol).posteriors.values for s in (source, mirrored)]
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-4, atol=1e-6)
 
 
-def test_equal_looks_are_computed_once():
+def test_equal_crops_are_computed_once():
     net, params = net_and_params("vgg")
     forward = forward_of(net, batch_size=8)
     source, protocol = Images([(32, 32)]), MultiCrop(scales=(32,))
@@ -152,11 +162,11 @@ def test_equal_looks_are_computed_once():
 
     forward.__class__ = Counting
     evaluate(forward, params, source, protocol, split="val")
-    assert rows == [2]  # 50 looks are 25 copies of 2
+    assert rows == [2]  # 50 crops are 25 copies of 2
 
 
-def test_the_last_whole_images_share_batches():
-    """A square image and one of 4:3 are one batch of the longer shape; each as alone."""
+def test_partial_batches_of_whole_images_are_merged():
+    """A square image and one of 4:3 are one batch of the longer shape; each equals the image alone."""
     net, params = net_and_params("vgg")
     forward = forward_of(net, batch_size=24)
     source, protocol = Images([(40, 40), (40, 53), (53, 40)]), Dense(scales=(40,))
@@ -164,14 +174,14 @@ def test_the_last_whole_images_share_batches():
     assert [(shape.height, shape.width) for shape in forward.compiled] == [(40, 55)]
     for index, values in enumerate(found.posteriors.values):
         expected = reference(net, params, source, index, protocol)
-        np.testing.assert_allclose(values, expected, rtol=2e-3, atol=2e-4)  # float16
+        np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("text", SMALL)
-def test_seven_images_on_eight_devices_count_as_seven(text):
-    found = judge("vgg", Images(SIZES), read_protocol(text, 32), batch_size=8, devices=8)
+def test_eight_devices_count_seven_images_as_one_device_does(text):
+    found = evaluate_small("vgg", Images(SIZES), read_protocol(text, 32), batch_size=8, devices=8)
     assert found.result.n == 7
-    alone = judge("vgg", Images(SIZES), read_protocol(text, 32), batch_size=3, devices=1)
+    alone = evaluate_small("vgg", Images(SIZES), read_protocol(text, 32), batch_size=8, devices=1)
     assert (found.result.n, found.result.top1, found.result.top5) == (
         alone.result.n,
         alone.result.top1,
@@ -180,47 +190,51 @@ def test_seven_images_on_eight_devices_count_as_seven(text):
     assert found.result.loss == pytest.approx(alone.result.loss, rel=1e-5)
 
 
-def test_an_image_that_cannot_be_read_is_judged_as_grey_and_counted():
-    found = judge("vgg", Images(SIZES, broken=(2,)), Dense(scales=(32,)))
+def test_corrupt_image_is_evaluated_as_grey_and_counted():
+    found = evaluate_small("vgg", Images(SIZES, broken=(2,)), Dense(scales=(32,)))
     assert found.result.n == 7
-    assert found.unreadable == ["image 2"]
+    assert found.corrupt == ["image 2"]
     grey = np.full((32, 32, 3), 128, np.uint8)
     expected = dense_posterior(*net_and_params("vgg"), grey)
-    np.testing.assert_allclose(found.posteriors.values[2], expected, rtol=2e-3)
+    np.testing.assert_allclose(found.posteriors.values[2], expected, rtol=1e-4)
 
 
-def test_the_mean_image_lies_under_crops_of_the_square_alone():
-    """AlexNet's: cut at each crop's own place, before the mirror; elsewhere its mean is subtracted."""
+def test_mean_image_is_subtracted_from_crops_of_the_square_only():
+    """AlexNet's: at each crop's place, before mirroring; from other images its mean is subtracted."""
     rng = np.random.default_rng(3)
     mean = rng.uniform(0, 255, (40, 40, 3)).astype(np.float32)
     net, params = net_and_params("vgg")
     source = Images([(40, 50)])
-    found = judge("vgg", source, TenCrops(scale=40), mean=mean)
+    found = evaluate_small("vgg", source, TenCrops(scale=40), mean=mean)
     square = source.pixels[0][:, 5:45].astype(np.float32) - mean
     total = np.zeros(CLASSES)
     for top, left in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4)):
         view = square[top : top + 32, left : left + 32]
         for one in (view, view[:, ::-1]):
             total += plain_posterior(net, params, one, 0.0) / 10
-    np.testing.assert_allclose(found.posteriors.values[0], total, rtol=2e-3, atol=1e-4)
-    flat = judge("vgg", source, Dense(scales=(40,)), mean=mean)
-    rgb = judge("vgg", source, Dense(scales=(40,)), mean=mean.mean((0, 1)))
+    np.testing.assert_allclose(found.posteriors.values[0], total, rtol=1e-4, atol=1e-6)
+    flat = evaluate_small("vgg", source, Dense(scales=(40,)), mean=mean)
+    rgb = evaluate_small("vgg", source, Dense(scales=(40,)), mean=mean.mean((0, 1)))
     np.testing.assert_array_equal(flat.posteriors.values, rgb.posteriors.values)
 
 
-def test_a_mean_image_of_another_side_is_refused():
-    with pytest.raises(ValueError, match=r"ten_crops\(48->32\).*mean image of side 40.*scale=40"):
-        judge("vgg", Images(SIZES), TenCrops(scale=48), mean=np.zeros((40, 40, 3), np.float32))
+def test_mean_image_of_another_side_is_an_error():
+    with pytest.raises(
+        ValueError, match=r"ten_crops\(48->32\).*mean image has a side of 40.*scale=40"
+    ):
+        evaluate_small(
+            "vgg", Images(SIZES), TenCrops(scale=48), mean=np.zeros((40, 40, 3), np.float32)
+        )
 
 
-def test_a_net_of_one_size_has_no_score_map_to_average():
+def test_dense_needs_a_net_of_any_size():
     net = build("cuda_convnet")
-    with pytest.raises(ValueError, match=r"dense\(24\).*CudaConvNet takes 24 x 24 alone"):
+    with pytest.raises(ValueError, match=r"dense\(24\).*CudaConvNet only takes 24 x 24"):
         evaluate(forward_of(net), {}, Images(SIZES), Dense(scales=(24,)), split="val")
 
 
 def test_all_sizes_of_a_scale_share_eight_shapes():
-    """Whatever the images: 5,000 sizes up to 32 to 1, lying and standing."""
+    """5,000 random sizes up to 32 to 1, landscapes and portraits."""
     forward = forward_of(net_and_params("vgg")[0])
     rng = np.random.default_rng(0)
     shapes = set()
@@ -240,27 +254,29 @@ def test_buckets_hold_their_images(size):
         shape = bucket(tall, wide)
         assert shape.height == scale
         assert shape.width >= max(tall, wide)
-        # The usual shapes waste next to nothing.
+        # Usual aspect ratios have almost no padding.
         if size in ((333, 500), (500, 375)):
             assert shape.width <= max(tall, wide) + 2
 
 
-def test_images_of_ten_to_one_and_beyond():
-    """Ten to one is judged like any other; forty to one is named, judged as grey and counted."""
-    found = judge("vgg", Images([(32, 320), (320, 32), (20, 800)]), Dense(scales=(32,)))
+def test_images_of_extreme_aspect_ratios():
+    """Ten to one is evaluated like any other; forty to one is reported, evaluated as grey and counted."""
+    found = evaluate_small("vgg", Images([(32, 320), (320, 32), (20, 800)]), Dense(scales=(32,)))
     assert found.result.n == 3
-    assert found.unreadable == ["image 2"]
+    assert found.corrupt == ["image 2"]
     net, _ = net_and_params("vgg")
-    with pytest.raises(ValueError, match=r"its sides are as 40 to 1.*at most 32 to 1"):
+    with pytest.raises(ValueError, match=r"its aspect ratio is 40 to 1.*at most 32 to 1"):
         choose_crops(forward_of(net), Dense(scales=(32,)))(20, 800)
-    crops = judge("vgg", Images([(20, 800)]), Crops144(scales=(32, 40)))
-    assert not crops.unreadable
+    crops = evaluate_small("vgg", Images([(20, 800)]), Crops144(scales=(32, 40)))
+    assert not crops.corrupt
 
 
 def test_scores_are_averaged_before_the_softmax():
     net, params = net_and_params("vgg")
     image = Images([(64, 64)]).pixels[0]
-    found = judge("vgg", Images([(64, 64)]), Dense(scales=(64,), flip=False)).posteriors.values[0]
+    found = evaluate_small(
+        "vgg", Images([(64, 64)]), Dense(scales=(64,), flip=False)
+    ).posteriors.values[0]
     images = jnp.asarray(image[None].astype(np.float32) - MEAN)
     sizes = jnp.asarray([[64, 64]], jnp.int32)
     scores, _ = compiled(net, "score_map")(params, images, sizes)
@@ -268,4 +284,4 @@ def test_scores_are_averaged_before_the_softmax():
     before = np.asarray(jax.nn.softmax(scores, axis=-1).mean((1, 2)))[0]
     assert np.abs(found - before).max() > 1e-3
     after = np.asarray(jax.nn.softmax(scores.mean((1, 2))))[0]
-    np.testing.assert_allclose(found, after, rtol=2e-3)
+    np.testing.assert_allclose(found, after, rtol=1e-4)

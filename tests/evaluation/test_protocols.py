@@ -1,12 +1,11 @@
-"""What each protocol looks at: counts, mirrors, weights (papers.md section 6, C1, E6); what is refused."""
+"""Crops of each protocol: counts, mirrors, weights (papers.md section 6, C1, E6); wrong settings."""
 
 import collections
 
 import pytest
 
 from jaxcnn.config import ConfigError
-from jaxcnn.evaluation import PROTOCOLS
-from jaxcnn.evaluation.naming import read_protocol
+from jaxcnn.evaluation import PROTOCOLS, read_protocol
 from jaxcnn.evaluation.protocols import (
     CenterCrop,
     Crops144,
@@ -17,7 +16,7 @@ from jaxcnn.evaluation.protocols import (
 )
 
 LANDSCAPE = (375, 500)
-# Protocol, looks at an image that is no square, and how many of them have different pixels.
+# Protocol, and its number of crops of an image that is not square; all of them differ.
 COUNTS = [
     (CenterCrop(), 1),
     (TenCrops(), 10),
@@ -33,34 +32,34 @@ COUNTS = [
 each = pytest.mark.parametrize(("protocol", "count"), COUNTS, ids=str)
 
 
-def test_every_protocol_is_counted_here():
+def test_every_protocol_has_a_count():
     assert {type(protocol) for protocol, _ in COUNTS} == {*PROTOCOLS.values()}
 
 
 @each
 @pytest.mark.parametrize("size", [LANDSCAPE, LANDSCAPE[::-1]], ids=["landscape", "portrait"])
 def test_counts(protocol, count, size):
-    looks = protocol.crops(*size, 224)
-    assert len(looks) == count
-    assert len({look._replace(weight=0) for look in looks}) == count
-    assert sum(look.weight for look in looks) == pytest.approx(1, abs=1e-12)
+    crops = protocol.crops(*size, 224)
+    assert len(crops) == count
+    assert len({crop._replace(weight=0) for crop in crops}) == count
+    assert sum(crop.weight for crop in crops) == pytest.approx(1, abs=1e-12)
 
 
 @each
-def test_each_cut_is_looked_at_in_the_mirror_too(protocol, count):
+def test_every_crop_has_its_mirror(protocol, count):
     if not getattr(protocol, "flip", count > 1):
         return
-    looks = protocol.crops(*LANDSCAPE, 224)
-    plain = collections.Counter((look.crop, look.dense) for look in looks if not look.mirror)
-    assert plain == collections.Counter((look.crop, look.dense) for look in looks if look.mirror)
+    crops = protocol.crops(*LANDSCAPE, 224)
+    plain = collections.Counter((crop.crop, crop.dense) for crop in crops if not crop.mirror)
+    assert plain == collections.Counter((crop.crop, crop.dense) for crop in crops if crop.mirror)
 
 
-def test_all_looks_lie_inside():
+def test_crops_lie_inside_the_image():
     for protocol, _ in COUNTS:
         for size in (LANDSCAPE, LANDSCAPE[::-1], (300, 300), (30, 299), (1, 1)):
-            for cut, *_ in protocol.crops(*size, 224):
-                top, left, height, width = cut.box
-                tall, wide = protocol_size(*size, cut.scale)
+            for crop, *_ in protocol.crops(*size, 224):
+                top, left, height, width = crop.box
+                tall, wide = protocol_size(*size, crop.scale)
                 assert min(top, left) >= 0
                 assert top + height <= tall
                 assert left + width <= wide
@@ -74,21 +73,21 @@ def protocol_size(height, width, scale):
 
 def test_fifty_crops_of_an_image_of_224_are_25_copies_of_two():
     counts = collections.Counter(
-        look._replace(weight=0) for look in MultiCrop(scales=(224,)).crops(224, 224, 224)
+        crop._replace(weight=0) for crop in MultiCrop(scales=(224,)).crops(224, 224, 224)
     )
     assert sorted(counts.values()) == [25, 25]
 
 
 def test_crops_of_a_square_image_are_48_different_ones():
-    looks = Crops144().crops(300, 300, 224)
-    counts = collections.Counter(look._replace(weight=0) for look in looks)
+    crops = Crops144().crops(300, 300, 224)
+    counts = collections.Counter(crop._replace(weight=0) for crop in crops)
     assert [*counts.values()] == [3] * 48
 
 
-def test_both_together_weigh_the_same():
-    looks = MultiCropDense(scales=(256, 384)).crops(*LANDSCAPE, 224)
-    assert sum(look.weight for look in looks if look.dense) == pytest.approx(0.5)
-    assert {look.weight for look in looks if look.dense} == {1 / 8}
+def test_multi_crop_and_dense_have_equal_weight():
+    crops = MultiCropDense(scales=(256, 384)).crops(*LANDSCAPE, 224)
+    assert sum(crop.weight for crop in crops if crop.dense) == pytest.approx(0.5)
+    assert {crop.weight for crop in crops if crop.dense} == {1 / 8}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +103,7 @@ def test_both_together_weigh_the_same():
         (Crops144(), "crops_144(256,288,320,352->224)"),
     ],
 )
-def test_labels_tell_protocols_apart(protocol, label):
+def test_labels(protocol, label):
     assert protocol.label(224) == label
 
 
@@ -122,7 +121,7 @@ def test_labels_tell_protocols_apart(protocol, label):
     ],
 )
 def test_protocols_from_the_command_line(text, side, label):
-    """Scales that are not given are the papers', in proportion to the net's images."""
+    """Scales default to the papers', in proportion to the net's images."""
     assert read_protocol(text, side).label(side) == label
 
 
@@ -137,12 +136,12 @@ def test_protocols_from_the_command_line(text, side, label):
         ),
         ("dense scales", "dense has no 'scales'"),
         ("dense scales=256", r"dense scales must be tuple.*got 256; such as \(256,\)"),
-        ("dense scales=(200,)", "dense at scale 200 does not hold the net's images of 224 x 224"),
+        ("dense scales=(200,)", "dense at scale 200 is smaller than the net's images of 224 x 224"),
         ("crops_144 scales=(256,256)", r"scales must be different.*\(256, 256\)"),
         ("multi_crop grid=0", "grid must be 1 or more, got 0"),
         ("dense scales=()", "scales must be different and positive, one or more"),
     ],
 )
-def test_what_cannot_be_used_is_said(text, problem):
+def test_errors_of_wrong_settings(text, problem):
     with pytest.raises(ConfigError, match=problem):
         read_protocol(text, 224)

@@ -15,7 +15,7 @@ import pytest
 
 from jaxcnn.data import EvalLoader
 from jaxcnn.data.jpeg import read_header
-from jaxcnn.evaluation import Forward, choose_crops, evaluate, posteriors
+from jaxcnn.evaluation import Forward, choose_crops, evaluate, image_posteriors
 from jaxcnn.evaluation.forward import mean_scores
 from jaxcnn.evaluation.protocols import Dense, MultiCrop
 from jaxcnn.models import build
@@ -94,7 +94,7 @@ def test_buckets_equal_one_image_at_a_time(name, fields, count):
                 (pixels[picture.position],) = picture.pixels.values()
                 yield picture
 
-        for picture, values in posteriors(forward, params, kept(), protocol):
+        for picture, values in image_posteriors(forward, params, kept(), protocol):
             found[picture.position] = values
     alone = quick_jit(
         lambda p, i, s: mean_scores(*net.apply({"params": p}, i, s, method="score_map"))

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import jaxcnn
-from jaxcnn.evaluation.naming import read_protocol
+from jaxcnn.evaluation import read_protocol
 from jaxcnn.research import predict
 from jaxcnn.research.evaluate_run import FinishedRun
 from tests.evaluation.small import CLASSES, pixels_of

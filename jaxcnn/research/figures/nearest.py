@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32
 
 from jaxcnn.data import EvalImage
-from jaxcnn.evaluation.buckets import Shape
+from jaxcnn.evaluation.buckets import InputShape
 from jaxcnn.evaluation.forward import Batch
 from jaxcnn.preprocessing import subtract_mean
 from jaxcnn.research.evaluate_run import FinishedRun
@@ -64,7 +64,7 @@ class Hidden:
         self.layer = hidden_layer(forward.net, params)
         side = forward.net.image_size
         self._run = run
-        self._shape = Shape("square" if forward.mean_image else "crop", side, side)
+        self._shape = InputShape("square" if forward.mean_image else "crop", side, side)
         whole, split = forward.placement.replicated, forward.placement.batch
         program = jax.jit(
             partial(hidden, forward.net, forward.mean, self.layer),

@@ -17,7 +17,7 @@ from jaxtyping import Int, UInt8
 
 from jaxcnn.data import DataError, EvalImage, EvalLoader, Source, Subset, display_names
 from jaxcnn.data.eval_loader import ChooseCrops
-from jaxcnn.evaluation import check_fits, choose_crops, posteriors
+from jaxcnn.evaluation import check_fits, choose_crops, image_posteriors
 from jaxcnn.evaluation.protocols import Dense
 from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.figures import drawing
@@ -135,7 +135,7 @@ def guesses(show: Show) -> Any:
     pictures = _some(readable(run, show.chosen, choose_crops(run.forward, protocol)))
     shown: dict[int, drawing.Guess] = {}
     by_position = {picture.position: picture for picture in pictures}
-    judged = posteriors(run.forward, run.params, pictures, protocol, run.check_stop)
+    judged = image_posteriors(run.forward, run.params, pictures, protocol, run.check_stop)
     for picture, log_posterior in judged:
         classes = best(log_posterior, show.names, GUESSES)
         labels = [one.label for one in classes]

@@ -239,7 +239,7 @@ def test_images_by_id_and_spread_over_the_split(made):
 
 
 def test_a_scale_that_the_net_does_not_take_is_said_before_anything_is_drawn(made, tmp_path):
-    with pytest.raises(ValueError, match=r"dense at scale 31 does not hold .* 32 or more"):
+    with pytest.raises(ValueError, match=r"dense at scale 31 is smaller than .* 32 or more"):
         list(
             draw_figures(Show(made("vgg"), scale=31), ["kernels", "score_maps"], tmp_path / "none")
         )
