@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 
 from jaxcnn.data.pixel_statistics import Statistics, eigen
-from jaxcnn.data.sampling import Sampling
+from jaxcnn.data.train_crops import Sampling
 
 # Rec. 601 luma, which Pillow's grey is.
 LUMA = (0.299, 0.587, 0.114)

@@ -24,7 +24,7 @@ from jaxcnn.data import Source, open_data, train_batches
 from jaxcnn.data.cores import available_cores
 from jaxcnn.data.jpeg import read_header
 from jaxcnn.data.sampler import train_indices
-from jaxcnn.data.sampling import Sampling
+from jaxcnn.data.train_crops import Sampling
 from jaxcnn.data.sources.folder import scan_classes
 
 SAMPLINGS = {

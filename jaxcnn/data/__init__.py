@@ -6,7 +6,7 @@ from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.eval_crops import EvalCrop
 from jaxcnn.data.eval_loader import EvalImage, EvalLoader, ImageFiles, placeholder_pixels
 from jaxcnn.data.pipeline import preprocess, train_batches
-from jaxcnn.data.sampling import Sampling
+from jaxcnn.data.train_crops import Sampling
 from jaxcnn.data.sources.source import DataSplits, Source, Subset, default_data_dir, open_data
 from jaxcnn.data.train_loader import Batch, TrainLoader
 

@@ -9,7 +9,7 @@ import math
 from typing import NamedTuple
 
 from jaxcnn.data.sampler import RandomStream, random_bits
-from jaxcnn.data.sampling import Sampling
+from jaxcnn.data.train_crops import Sampling
 
 
 class ResizedCrop(NamedTuple):

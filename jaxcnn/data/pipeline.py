@@ -11,7 +11,7 @@ from jaxcnn.data.crops import ResizedCrop, center_crop_view, random_resized_crop
 from jaxcnn.data.decode import decode_view
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.sampler import train_indices
-from jaxcnn.data.sampling import Sampling
+from jaxcnn.data.train_crops import Sampling
 from jaxcnn.data.sources.source import Source
 from jaxcnn.data.train_loader import TrainLoader
 

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from jaxcnn.data.archive import write_arrays
+from jaxcnn.data.atomic_file import write_arrays
 from jaxcnn.data.corrupt import CorruptCounter
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.eval_crops import EvalCrop, center_crop
 from jaxcnn.data.eval_loader import EvalLoader
-from jaxcnn.data.sampling import Sampling
+from jaxcnn.data.train_crops import Sampling
 from jaxcnn.data.sources.source import DataSplits, Source
 
 # Images decoded ahead, and from one report of progress to the next.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from jaxcnn.data.archive import write_arrays
+from jaxcnn.data.atomic_file import write_arrays
 from jaxcnn.evaluation.metrics import Result, Tally
 
 # Earlier versions saved float16, whose smallest number is 2**-24; a zero counts as half of that.

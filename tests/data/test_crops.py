@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.data.crops import center_crop_view, random_resized_crop, rescaled_crop, rescaled_size
-from jaxcnn.data.sampling import ASPECT_LAWS, INTERPOLATIONS, Sampling
+from jaxcnn.data.train_crops import ASPECT_LAWS, INTERPOLATIONS, Sampling
 
 
 @pytest.mark.parametrize(

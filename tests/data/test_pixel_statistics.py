@@ -16,7 +16,7 @@ from jaxcnn.data.pixel_statistics import (
     save_statistics,
     side_of,
 )
-from jaxcnn.data.sampling import Sampling
+from jaxcnn.data.train_crops import Sampling
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxcnn.data.archive import write_arrays
+from jaxcnn.data.atomic_file import write_arrays
 from jaxcnn.data.errors import DataError
 
 _HEADER, _FOOTER = 12, 4

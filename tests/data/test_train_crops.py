@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from jaxcnn.data.sampling import Sampling
+from jaxcnn.data.train_crops import Sampling
 
 
 def test_defaults_are_the_settings_of_vgg_and_googlenet():
