@@ -20,12 +20,12 @@ import numpy as np
 
 from jaxcnn.benchmarks.measurement import Measurement, machine, peak_memory, seconds_of
 from jaxcnn.benchmarks.torch_net import import_torch
-from jaxcnn.data import Source, open_data, train_batches
-from jaxcnn.data.cores import available_cores
+from jaxcnn.data import Source, TrainLoader, open_data
 from jaxcnn.data.jpeg import read_header
+from jaxcnn.data.loader import available_cores
 from jaxcnn.data.sampler import train_indices
-from jaxcnn.data.train_crops import Sampling
 from jaxcnn.data.sources.folder import scan_classes
+from jaxcnn.data.train_crops import Sampling
 
 SAMPLINGS = {
     "area": Sampling("area"),
@@ -114,7 +114,7 @@ def _row(
     seconds: dict[str, list[float]] = {"ours": [], "bare": [], "loader": []}
 
     def ours() -> float:
-        with train_batches(
+        with TrainLoader(
             source,
             seed=0,
             batch_size=options.batch,

@@ -164,7 +164,7 @@ def _data_wait(experiment: Experiment, data: Any, options: argparse.Namespace) -
         def fed(seconds: float) -> tuple[float, float]:
             """(seconds a batch, of them waited) with a step of `seconds`."""
             with (
-                room.train_batches(data.train, **settings, sampling=experiment.augment) as batches,
+                room.TrainLoader(data.train, **settings, sampling=experiment.augment) as batches,
                 Prefetcher(experiment, batches, stop_signal, SINGLE_PROCESS) as feed,
             ):
                 feed.next(0.0, 0.0)

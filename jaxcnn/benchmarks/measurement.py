@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.data.cores import available_cores
+from jaxcnn.data.loader import available_cores
 
 
 @dataclasses.dataclass(frozen=True)

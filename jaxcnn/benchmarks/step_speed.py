@@ -22,7 +22,7 @@ from jaxcnn.benchmarks.layer_list import layer_list
 from jaxcnn.benchmarks.measurement import Measurement, machine
 from jaxcnn.benchmarks.peak_flops import matmul_flops
 from jaxcnn.benchmarks.step_worker import config_of
-from jaxcnn.data.cores import available_cores
+from jaxcnn.data.loader import available_cores
 from jaxcnn.malloc_tuning import large_pages
 from jaxcnn.models.net import Net
 from jaxcnn.models.summary import summarise

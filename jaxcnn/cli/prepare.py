@@ -28,7 +28,8 @@ from jaxcnn.data.preparation.imagenet import NAME as IMAGENET
 from jaxcnn.data.preparation.imagenet import VERSION, prepare_imagenet
 from jaxcnn.data.preparation.packing import pack
 from jaxcnn.data.sources.digits import prepare_digits
-from jaxcnn.data.sources.tfds import find_prepared, load_tfds
+from jaxcnn.data.sources.tfds import find_prepared
+from jaxcnn.data.tensorflow import load_tfds
 
 # Seconds from one line of progress to the next.
 _EVERY = 5.0

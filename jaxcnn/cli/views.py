@@ -23,9 +23,10 @@ import numpy as np
 from jaxcnn import config as configs
 from jaxcnn import data as room
 from jaxcnn.data import pixel_statistics as figures
-from jaxcnn.data.crops import ResizedCrop, random_resized_crop
-from jaxcnn.data.decode import decode_view
-from jaxcnn.preprocessing import Augment, example_keys, flip_mask, make_preprocess
+from jaxcnn.data.crops import ResizedCrop
+from jaxcnn.data.decode import decode, peek
+from jaxcnn.data.train_crops import draw_train_crop
+from jaxcnn.preprocessing import Augment, augment_batch, example_keys, flip_mask, make_preprocess
 from jaxcnn.training import schema
 from jaxcnn.training.evaluator import open_splits
 
@@ -105,23 +106,10 @@ def _row(config: dict[str, Any], data: room.DataSplits, position: int, count: in
     side, seed = config["model"]["image_size"], config["data"]["seed"]
     encoded, _ = data.train.read(position)
     identity = int(data.train.ids[position])
-    pixels, views = [], []
-    for epoch in range(count):
-
-        def choose(height: int, width: int, epoch: int = epoch) -> ResizedCrop:
-            return random_resized_crop(
-                height,
-                width,
-                sampling=augment,
-                image_size=side,
-                seed=seed,
-                epoch=epoch,
-                identity=identity,
-            )
-
-        image, view = decode_view(encoded, choose)
-        pixels.append(image)
-        views.append(view)
+    height, width = peek(encoded)
+    draw = {"sampling": augment, "image_size": side, "seed": seed, "example_id": identity}
+    views = [draw_train_crop(height, width, epoch=epoch, **draw) for epoch in range(count)]
+    pixels = [decode(encoded, view) for view in views]
     batch = {
         "image": jnp.asarray(np.stack(pixels)),
         "epoch": jnp.arange(count, dtype=jnp.int32),
@@ -131,12 +119,10 @@ def _row(config: dict[str, Any], data: room.DataSplits, position: int, count: in
     key = jax.random.key(seed)
     seen = np.asarray(augment_batch(key, batch, _without_mean(augment, data)))
     mirrored = np.asarray(flip_mask(example_keys(key, batch["epoch"], batch["id"]), augment.flip))
-    whole = (0.0, 0.0, float(views[0].image_width), float(views[0].image_height))
-    squeezed = ResizedCrop(
-        views[0].image_height, views[0].image_width, whole, (2 * side, 2 * side), (0, 0, 0, 0)
-    )
+    whole = (0.0, 0.0, float(width), float(height))
+    squeezed = ResizedCrop(height, width, whole, (2 * side, 2 * side), (0, 0, 0, 0))
     return Row(
-        decode_view(encoded, lambda height, width: squeezed)[0],  # noqa: ARG005
+        decode(encoded, squeezed),
         list(np.clip(np.rint(seen), 0, 255).astype(np.uint8)),
         views,
         [bool(flip) for flip in mirrored],

@@ -1,13 +1,18 @@
-"""Records to uint8 batches. The only room that imports TensorFlow, and only when data is used."""
+"""Records to uint8 batches. The only room that imports TensorFlow, and only when data are read."""
 
 from jaxcnn.data.classes import class_table, display_names
-from jaxcnn.data.corrupt import CorruptCounter
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.eval_crops import EvalCrop
-from jaxcnn.data.eval_loader import EvalImage, EvalLoader, ImageFiles, placeholder_pixels
-from jaxcnn.data.pipeline import preprocess, train_batches
-from jaxcnn.data.train_crops import Sampling
+from jaxcnn.data.eval_loader import (
+    EvalImage,
+    EvalLoader,
+    ImageFiles,
+    placeholder_pixels,
+    preprocess,
+)
+from jaxcnn.data.loader import CorruptCounter, available_cores
 from jaxcnn.data.sources.source import DataSplits, Source, Subset, default_data_dir, open_data
+from jaxcnn.data.train_crops import Sampling
 from jaxcnn.data.train_loader import Batch, TrainLoader
 
 __all__ = [
@@ -24,11 +29,11 @@ __all__ = [
     "Source",
     "Subset",
     "TrainLoader",
+    "available_cores",
     "class_table",
     "default_data_dir",
     "display_names",
     "open_data",
     "placeholder_pixels",
     "preprocess",
-    "train_batches",
 ]

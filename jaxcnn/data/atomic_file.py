@@ -1,25 +1,40 @@
-"""Arrays on disk, written whole or not at all."""
+"""Files that appear complete or not at all."""
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 
-def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Writes a .npz in one move, so that no other process sees half of it. Makes the folder.
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file to write that replaces `path` at the end, so that no other process sees half of it.
 
     Raises:
         OSError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         try:
-            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+            yield file
             file.flush()
+            os.fsync(file.fileno())
             os.chmod(file.name, 0o644)
             os.replace(file.name, path)
         except BaseException:
             os.unlink(file.name)
             raise
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Writes a .npz with `atomic_file`. Makes the folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]

@@ -1,65 +1,57 @@
-"""Encoded bytes to the pixels of one view.
+"""Encoded bytes to the pixels of crops: `peek` reads an image's size, `decode` the pixels of a crop.
 
-One policy for training, evaluation and prediction:
+Training, evaluation and prediction share these rules:
 
-* the format is told from the bytes, never from the file's name (one "JPEG" of ImageNet is a PNG);
-* colour comes out as 8-bit RGB: grey is repeated, CMYK converted, alpha dropped, 16 bits shifted
-  to 8, and of an animation the first frame is taken;
+* the bytes give the format, not the file's name (one "JPEG" of ImageNet is a PNG);
+* the output is 8-bit RGB: grey is repeated, CMYK converted, alpha dropped, 16 bits shifted to 8; of an
+  animation the first frame is decoded;
 * the EXIF rotation is ignored, as it was when the papers' images were decoded;
-* the rescale is bilinear with antialiasing (Pillow's BILINEAR) unless the view names another of
-  Pillow's filters; at the view's border it looks at the image beyond it;
-* sizes are read from the header, and more than `MAX_PIXELS` are refused before decoding.
+* resizing is bilinear with antialiasing (Pillow's BILINEAR) unless the crop names another of Pillow's
+  filters; at the crop's border the filter reads the image's pixels beyond it;
+* images of more than `MAX_PIXELS` by their header are refused before decoding.
 
-A JPEG is decoded only in the view's window plus the filter's margin. The result equals a full
-decode, rescale and crop to within one grey level (two at one value in a million). 'cubic' is further
-off at about one value in ten thousand, where Pillow cuts its overshoots between the two passes. Where
-the centre of an image's pixel lies exactly on the border of two of the view's, 'area' may count it to
-either, and where a view's pixel has its centre exactly between two of the image's, 'nearest' may take
-either.
+Only the crop's window of a JPEG, plus the filter's margin, is decoded. The result equals a full decode,
+resize and crop to one grey level (two for one value in a million). 'cubic' differs more for about one value
+in ten thousand, because Pillow clips overshoots between its two passes. A tie may be broken differently: for
+'area' where the centre of an image pixel lies on the border of two output pixels, for 'nearest' where the
+centre of an output pixel lies between two image pixels.
 """
 
+import contextlib
+import functools
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jaxcnn.data import jpeg, resize
+from jaxcnn.data import jpeg
 from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.errors import CorruptImage
 from jaxcnn.data.sources import packed
+from jaxcnn.data.tensorflow import JpegWindow, load_tensorflow
 
 MAX_PIXELS = 100_000_000
 
 _PILLOW_FORMATS = ("PNG", "GIF", "BMP", "WEBP")
-# Beyond the filter's reach: chroma upsampling at the window's edge looks at neighbours.
+# Added to the filter's reach, because chroma upsampling reads neighbours at the window's edge.
 _CHROMA_MARGIN = 4
+_JPEG_MAGIC = b"\xff\xd8"
+
+Pixels = UInt8[np.ndarray, "_ _ 3"]
+_T = TypeVar("_T")
 
 
-# (image height, image width) -> the views wanted.
-ChooseCrop = Callable[[int, int], Sequence[ResizedCrop]]
-# The pixels of the views, and the views.
-Decoded = tuple[Sequence[UInt8[np.ndarray, "_ _ 3"]], Sequence[ResizedCrop]]
-_Result = TypeVar("_Result")
-
-
-class Request(NamedTuple):
-    """An encoded image, its views, and the arrays to write their pixels to; new ones if none are given."""
+class DecodeTask(NamedTuple):
+    """An encoded image, the crops wanted, and arrays for their pixels; empty `out` makes new arrays."""
 
     data: bytes | memoryview
-    choose: ChooseCrop
-    places: Sequence[UInt8[np.ndarray, "_ _ 3"]] = ()
-
-
-class _Waiting(NamedTuple):
-    """A JPEG whose views are known and whose pixels are not."""
-
-    views: Sequence[ResizedCrop]
-    places: Sequence[np.ndarray]
-    window: jpeg.Window
+    crops: Sequence[ResizedCrop]
+    out: Sequence[Pixels] = ()
 
 
 class _Filter(NamedTuple):
@@ -75,77 +67,104 @@ _FILTERS = {
 }
 
 
-def decode_view(
-    data: bytes | memoryview, choose: Callable[[int, int], ResizedCrop]
-) -> tuple[UInt8[np.ndarray, "height width 3"], ResizedCrop]:
-    """The pixels of the view that `choose(height, width)` asks for, and that view.
+def load_decoders() -> None:
+    """Imports TensorFlow and compiles the resize. Call it before threads decode, so that they do not race."""
+    load_tensorflow()
+    _resize()
+
+
+@functools.cache
+def _resize() -> ModuleType:
+    from jaxcnn.data import resize  # imports numba
+
+    resize.compile_kernels()
+    return resize
+
+
+def peek(data: bytes | memoryview) -> tuple[int, int]:
+    """Returns (height, width) of an encoded image, read from its header.
+
+    Raises:
+      CorruptImage: not an image of a known format, truncated, or too large.
+    """
+    if not data:
+        raise CorruptImage("the file is empty")
+    if packed.is_record(data):
+        return packed.read_record(data)[0].size
+    data = bytes(data)
+    if data.startswith(_JPEG_MAGIC):
+        size = jpeg.read_header(data)[:2]
+        _check_size(*size)
+        return size
+    with _open_with_pillow(data, _PILLOW_FORMATS) as image:
+        return image.height, image.width
+
+
+def decode(data: bytes | memoryview, crop: ResizedCrop) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns the pixels of a crop, which was chosen for the image's size (see `peek`).
 
     Raises:
       CorruptImage: not an image of a known format, truncated, broken, or too large.
     """
-    (pixels,), (view,) = decode_views(data, lambda height, width: [choose(height, width)])
-    return pixels, view
-
-
-def decode_views(data: bytes | memoryview, choose: ChooseCrop) -> Decoded:
-    """As `decode_view`, for several views of one image, which is decoded once."""
-    (decoded,) = decode_many([Request(data, choose)])
+    (decoded,) = decode_many([DecodeTask(data, [crop])])
     if isinstance(decoded, CorruptImage):
         raise decoded
-    return decoded
+    return decoded[0]
 
 
-def decode_many(requests: Iterable[Request]) -> list[Decoded | CorruptImage]:
-    """What `decode_views` gives or raises, of several images, whose JPEGs are decoded together."""
-    opened = [_try(_open, request) for request in requests]
-    windows = [one.window for one in opened if isinstance(one, _Waiting)]
-    pixels = jpeg.decode_windows(windows)
+def decode_many(tasks: Iterable[DecodeTask]) -> list[Sequence[Pixels] | CorruptImage]:
+    """Decodes several images, JPEGs in groups: the pixels of each task's crops, or what `decode` raises.
+
+    Each image is decoded once.
+    """
+    tasks = list(tasks)
+    opened = [_try(_open, task) for task in tasks]
+    decoded = jpeg.decode_windows(one for one in opened if isinstance(one, JpegWindow))
     return [
-        _try(_finish, one, next(pixels)) if isinstance(one, _Waiting) else one for one in opened
+        _try(_resize_window, task, one, next(decoded)) if isinstance(one, JpegWindow) else one
+        for task, one in zip(tasks, opened, strict=True)
     ]
 
 
-def _try(function: Callable[..., _Result], *arguments: Any) -> _Result | CorruptImage:
+def _try(function: Callable[..., _T], *arguments: Any) -> _T | CorruptImage:
     try:
         return function(*arguments)
     except CorruptImage as error:
         return error
 
 
-def _open(request: Request) -> Decoded | _Waiting:
-    data, choose, places = request
-    if not data:
-        raise CorruptImage("the file is empty")
-    if data[: len(packed.MAGIC)] == packed.MAGIC:
-        stored, views, placed = packed.look(data, choose)
-        _check_views(views)
-        top, left, height, width = _window(placed)
-        # A copy, so that what is mapped is read once, in its order.
-        part = stored[top : top + height, left : left + width].copy()
-        return _rescale_all(part, placed, (top, left), places), views
+def _open(task: DecodeTask) -> Sequence[Pixels] | JpegWindow:
+    """Decodes an image, or gives the window to decode if it is a JPEG for TensorFlow."""
+    data, crops, out = task
+    _check_crops(crops)
+    if packed.is_record(data):
+        stored, pixels = packed.read_record(data)
+        crops = [stored.place(crop) for crop in crops]
+        top, left, height, width = _window(crops)
+        # Copy the window, so that the mapped file is read once, sequentially.
+        window = pixels[top : top + height, left : left + width].copy()
+        return _resize_all(window, crops, (top, left), out)
     data = bytes(data)
-    if data[:2] == b"\xff\xd8":
+    if data.startswith(_JPEG_MAGIC):
         header = jpeg.read_header(data)
-        _check_size(header.height, header.width)
-        views = choose(header.height, header.width)
-        _check_views(views)
-        # TensorFlow rounds in its own way from CMYK; both know Adobe's inverted inks.
+        # TensorFlow rounds differently when it converts CMYK. Both handle Adobe's inverted inks.
         if header.components != 4:
-            window = jpeg.Window(data, jpeg.align(_window(views), header.width))
-            return _Waiting(views, places, window)
-        image = _decode_with_pillow(data, ("JPEG",))
+            return JpegWindow(data, jpeg.align_to_blocks(_window(crops), header.width))
+        formats = ("JPEG",)
     else:
-        image = _decode_with_pillow(data, _PILLOW_FORMATS)
-        views = choose(image.height, image.width)
-        _check_views(views)
-    return _rescale_all(image, views, (0, 0), places), views
+        formats = _PILLOW_FORMATS
+    with _open_with_pillow(data, formats) as image:
+        image.load()
+        rgb = _as_rgb(image)
+    return _resize_all(rgb, crops, (0, 0), out)
 
 
-def _finish(waiting: _Waiting, pixels: np.ndarray | CorruptImage) -> Decoded:
+def _resize_window(
+    task: DecodeTask, window: JpegWindow, pixels: Pixels | CorruptImage
+) -> Sequence[Pixels]:
     if isinstance(pixels, CorruptImage):
         raise pixels
-    views, origin = waiting.views, waiting.window.box[:2]
-    return _rescale_all(pixels, views, origin, waiting.places), views
+    return _resize_all(pixels, task.crops, window.box[:2], task.out)
 
 
 def _check_size(height: int, width: int) -> None:
@@ -157,22 +176,23 @@ def _check_size(height: int, width: int) -> None:
         )
 
 
-def _check_views(views: Sequence[ResizedCrop]) -> None:
-    for view in views:
-        if view.size[0] * view.size[1] > MAX_PIXELS:
+def _check_crops(crops: Sequence[ResizedCrop]) -> None:
+    for crop in crops:
+        if crop.size[0] * crop.size[1] > MAX_PIXELS:
             raise CorruptImage(
-                f"{view.image_width} x {view.image_height} pixels would be rescaled to {view.size[1]} x "
-                f"{view.size[0]}, over the limit of {MAX_PIXELS:,} pixels"
+                f"{crop.image_width} x {crop.image_height} pixels would be rescaled to {crop.size[1]} x "
+                f"{crop.size[0]}, over the limit of {MAX_PIXELS:,} pixels"
             )
 
 
-def _decode_with_pillow(data: bytes, formats: tuple[str, ...]) -> Image.Image:
+@contextlib.contextmanager
+def _open_with_pillow(data: bytes, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+    """Opens an image, and turns what fails inside into CorruptImage."""
     # Pillow's plugins raise a dozen unrelated types on malformed files.
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
         _check_size(image.height, image.width)
-        image.load()
-        return _as_rgb(image)
+        yield image
     except CorruptImage:
         raise
     except Image.UnidentifiedImageError:
@@ -195,57 +215,57 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _window(views: Sequence[ResizedCrop]) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of the image's pixels that views read."""
-    tops, lefts, bottoms, rights = zip(*map(_reads, views), strict=True)
+def _window(crops: Sequence[ResizedCrop]) -> tuple[int, int, int, int]:
+    """Returns (top, left, height, width) of the image's pixels that the crops read."""
+    tops, lefts, bottoms, rights = zip(*map(_reads, crops), strict=True)
     top, left = min(tops), min(lefts)
     return top, left, max(bottoms) - top, max(rights) - left
 
 
-def _reads(view: ResizedCrop) -> tuple[int, int, int, int]:
-    """(first row, first column, last row, last column) of the image's pixels that a view reads."""
-    left, top, right, bottom = view.region
-    height, width = view.size
-    # A filter's reach is in pixels of the view, and at least as many of the image.
-    reach = _FILTERS[view.interpolation].reach
+def _reads(crop: ResizedCrop) -> tuple[int, int, int, int]:
+    """Returns (top, left, bottom, right) of the image's pixels that a crop reads."""
+    left, top, right, bottom = crop.region
+    height, width = crop.size
+    # A filter's reach is in output pixels, and in image pixels where the image is enlarged.
+    reach = _FILTERS[crop.interpolation].reach
     across = math.ceil(reach * max(1.0, (right - left) / width)) + _CHROMA_MARGIN
     down = math.ceil(reach * max(1.0, (bottom - top) / height)) + _CHROMA_MARGIN
     return (
         max(0, math.floor(top) - down),
         max(0, math.floor(left) - across),
-        min(view.image_height, math.ceil(bottom) + down),
-        min(view.image_width, math.ceil(right) + across),
+        min(crop.image_height, math.ceil(bottom) + down),
+        min(crop.image_width, math.ceil(right) + across),
     )
 
 
-def _rescale_all(
+def _resize_all(
     image: np.ndarray | Image.Image,
-    views: Sequence[ResizedCrop],
+    crops: Sequence[ResizedCrop],
     origin: tuple[int, int],
-    places: Sequence[np.ndarray],
+    out: Sequence[np.ndarray],
 ) -> Sequence[np.ndarray]:
-    places = places or [np.empty((*view.size, 3), np.uint8) for view in views]
-    for view, place in zip(views, places, strict=True):
-        _rescale(image, view, origin, place)
-    return places
+    out = out or [np.empty((*crop.size, 3), np.uint8) for crop in crops]
+    for crop, array in zip(crops, out, strict=True):
+        _resize_crop(image, crop, origin, array)
+    return out
 
 
-def _rescale(
+def _resize_crop(
     image: np.ndarray | Image.Image,
-    view: ResizedCrop,
+    crop: ResizedCrop,
     origin: tuple[int, int],
     out: UInt8[np.ndarray, "height width 3"],
 ) -> None:
-    """Writes the view's pixels, of an image whose first pixel is pixel `origin` of the whole one."""
-    left, top, right, bottom = view.region
+    """Writes a crop's pixels to `out`; `image` is the window of the whole image that begins at `origin`."""
+    left, top, right, bottom = crop.region
     row, column = origin
     box = (left - column, top - row, right - column, bottom - row)
-    height, width = view.size
+    height, width = crop.size
     if (right - left, bottom - top) == (width, height) and left == int(left) and top == int(top):
         x, y = int(box[0]), int(box[1])
         out[...] = np.asarray(image)[y : y + height, x : x + width]
-    elif view.interpolation == "bilinear":
-        resize.bilinear(np.asarray(image), box, out)
+    elif crop.interpolation == "bilinear":
+        _resize().bilinear(np.asarray(image), box, out)
     else:
         image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-        out[...] = image.resize((width, height), _FILTERS[view.interpolation].pillow, box=box)
+        out[...] = image.resize((width, height), _FILTERS[crop.interpolation].pillow, box=box)

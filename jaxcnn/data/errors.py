@@ -1,18 +1,18 @@
-"""The two ways in which data can be wrong."""
+"""The two errors of data."""
 
 
 class DataError(ValueError):
-    """Data that cannot be used: missing, badly laid out, or asked for in an impossible way.
+    """Data that cannot be used: missing, in a wrong layout, or with arguments that do not fit it.
 
-    The message says what happened, what was expected, what was seen and what to type next.
+    The message says what happened, what was expected, what was found, and what to do.
     """
 
 
 class CorruptImage(ValueError):
-    """One image that cannot be read or decoded; the rest of the data is fine.
+    """One image that cannot be read or decoded; the rest of the data is usable.
 
-    The pipeline replaces such an image, names it and counts it. `label` is set where the example's
-    label is known although its bytes are not.
+    The loaders replace, log and count such an image. `label` is set if the example's label is known
+    although its bytes are not.
     """
 
     def __init__(self, reason: str, label: int | None = None):

@@ -1,8 +1,8 @@
-"""Every image of a source once, in order, as the pixels of its cuts: what evaluation and statistics read."""
+"""Evaluation's images: every image of a source once, in order, as the pixels of its crops."""
 
-from collections import deque
+import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,49 +10,48 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jaxcnn.data import resize
-from jaxcnn.data.cores import available_cores
-from jaxcnn.data.corrupt import MID_GREY
-from jaxcnn.data.crops import ResizedCrop
-from jaxcnn.data.decode import decode_views
+from jaxcnn.data.crops import ResizedCrop, resized_center_crop
+from jaxcnn.data.decode import DecodeTask, decode, decode_many, load_decoders, peek
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.eval_crops import EvalCrop, bounding_crops
-from jaxcnn.data.jpeg import load_tensorflow
+from jaxcnn.data.loader import MID_GREY, Loader, available_cores
 from jaxcnn.data.sources.source import Source
+from jaxcnn.data.train_crops import check_holds_crop
 
-# (image height, image width) -> the cuts wanted.
+# (image height, image width) -> the crops of a protocol.
 ChooseCrops = Callable[[int, int], Sequence[EvalCrop]]
-Pixels = dict[EvalCrop, UInt8[np.ndarray, "_ _ 3"]]
+CropPixels = dict[EvalCrop, UInt8[np.ndarray, "_ _ 3"]]
+
+_PLACEHOLDER_SIDE = 256
 
 
 class EvalImage(NamedTuple):
     """An image of a source.
 
     Attributes:
-        position: its place in the source.
-        label: -1 where it is not known.
+        position: its index in the source.
+        label: -1 if unknown.
         size: (height, width) of the image itself.
-        pixels: of each of its cuts; none where the image cannot be read.
-        problem: why it cannot be read, or ''.
+        pixels: of each of its crops; empty if the image is corrupt.
+        problem: why the image is corrupt, or ''.
     """
 
     position: int
     label: int
     size: tuple[int, int]
-    pixels: Pixels
+    pixels: CropPixels
     problem: str = ""
 
 
-class EvalLoader:
-    """An iterator over `Picture`s, with the threads behind it. Use it in a `with`, or `close()` it.
+class EvalLoader(Loader[EvalImage]):
+    """An iterator over `EvalImage`s. Use it in a `with` block, or `close()` it.
 
-    Each image is decoded once and rescaled once a scale, whatever the number of its cuts. What the
-    pictures hold does not depend on the threads. Memory is bounded: at most `ahead` + 1 pictures are held
-    ready at a time.
+    Each image is decoded once and resized once a scale, whatever the number of its crops. The result does
+    not depend on the threads. Memory is bounded: at most `ahead` + 1 images are held ready.
 
     Args:
-      source: where the images come from.
-      choose: which cuts are wanted of an image.
+      source: the images.
+      choose: the crops wanted of an image, by its size.
       threads: decoding threads; 0 for one a core.
       ahead: images decoded ahead.
 
@@ -67,48 +66,67 @@ class EvalLoader:
             raise DataError(f"threads={threads}, ahead={ahead}: expected 0 or more")
         self._source = source
         self._choose = choose
-        self._ahead = ahead
-        self._next = 0
-        self._pending: deque[Future[EvalImage]] = deque()
-        # Imported here, once: threads must not race for it, and its failure belongs to the caller.
-        load_tensorflow()
-        resize.compile_resize()
-        self._pool = ThreadPoolExecutor(threads or available_cores(), "jaxcnn-data")
-        self._fill()  # the first images are decoded while the caller compiles
+        self._positions = iter(range(len(source)))
+        load_decoders()
+        super().__init__(threads or available_cores(), ahead)
 
-    def __iter__(self) -> "EvalLoader":
-        return self
+    def _begin(self) -> tuple[None, list[Future[EvalImage]]] | None:
+        position = next(self._positions, None)
+        if position is None:
+            return None
+        return None, [self._pool.submit(_load, self._source, position, self._choose)]
 
-    def __next__(self) -> EvalImage:
-        try:
-            self._fill()
-            if not self._pending:
-                raise StopIteration
-            return self._pending.popleft().result()
-        except BaseException:
-            self.close()
-            raise
+    def _finish(self, begun: None, results: Sequence[EvalImage]) -> EvalImage:  # noqa: ARG002
+        return results[0]
 
-    def __enter__(self) -> "EvalLoader":
-        return self
 
-    def __exit__(self, *unused: object) -> None:
-        self.close()
+def _load(source: Source, position: int, choose: ChooseCrops) -> EvalImage:
+    """Loads one image, in a worker thread."""
+    label = -1
+    try:
+        data, label = source.read(position)
+        size = peek(data)
+        return EvalImage(position, label, size, decode_eval_crops(data, size, choose(*size)))
+    except CorruptImage as error:
+        known = label if error.label is None else error.label
+        return EvalImage(position, known, (0, 0), {}, str(error) or "no reason given")
 
-    def close(self) -> None:
-        """Stops the threads and drops what they prepared. May be called more than once."""
-        self._next = len(self._source)
-        self._pending.clear()
-        self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _fill(self) -> None:
-        while self._next < len(self._source) and len(self._pending) <= self._ahead:
-            self._pending.append(self._pool.submit(_load, self._source, self._next, self._choose))
-            self._next += 1
+def decode_eval_crops(
+    data: bytes | memoryview, size: tuple[int, int], crops: Sequence[EvalCrop]
+) -> CropPixels:
+    """Returns the pixels of crops of an encoded image of `size` = (height, width).
+
+    Raises:
+      CorruptImage: not an image of a known format, truncated, broken, or too large.
+    """
+    bounds = bounding_crops(*size, crops)
+    (decoded,) = decode_many([DecodeTask(data, list(bounds.values()))])
+    if isinstance(decoded, CorruptImage):
+        raise decoded
+    images = dict(zip(bounds, decoded, strict=True))
+    return {crop: _cut(images[crop.scale], bounds[crop.scale], crop) for crop in crops}
+
+
+def _cut(image: UInt8[np.ndarray, "h w 3"], bound: ResizedCrop, crop: EvalCrop) -> np.ndarray:
+    top, left, height, width = crop.box
+    row, column = top - bound.box[0], left - bound.box[1]
+    pixels = image[row : row + height, column : column + width]
+    if crop.resized:
+        size = (crop.resized, crop.resized)
+        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    return pixels
+
+
+def placeholder_pixels(image: EvalImage, choose: ChooseCrops) -> EvalImage:
+    """Replaces a corrupt image by a mid-grey square, whatever the image's shape was."""
+    size = (_PLACEHOLDER_SIDE, _PLACEHOLDER_SIDE)
+    grey = {crop: np.full((*crop.shape, 3), MID_GREY, np.uint8) for crop in choose(*size)}
+    return image._replace(size=size, pixels=grey)
 
 
 class ImageFiles:
-    """Image files as a source whose labels are not known. A missing file is one that cannot be read."""
+    """Image files as a source without labels. A missing file counts as a corrupt image."""
 
     class_names: tuple[str, ...] = ()
 
@@ -132,54 +150,27 @@ class ImageFiles:
         return str(self._paths[index])
 
 
-def read_crops(data: bytes | memoryview, choose: ChooseCrops) -> tuple[Pixels, tuple[int, int]]:
-    """The pixels of the cuts of an encoded image, and the image's (height, width).
+def preprocess(
+    path: str | os.PathLike, *, scale: int, image_size: int, square: bool = False
+) -> UInt8[np.ndarray, "1 side side 3"]:
+    """Reads one image file as evaluation does: uint8[1,image_size,image_size,3].
+
+    The crop is the centre crop of side `image_size` after the rescale of the shorter side to `scale`; with
+    `square`, of the rescaled image's central square.
 
     Raises:
-      CorruptImage: not an image of a known format, truncated, broken, or too large.
+      DataError: the file is missing or is not a readable image.
     """
-    cuts: Sequence[EvalCrop] = ()
-    size = (0, 0)
-
-    def views(height: int, width: int) -> Sequence[ResizedCrop]:
-        nonlocal cuts, size
-        cuts, size = choose(height, width), (height, width)
-        return list(bounding_crops(height, width, cuts).values())
-
-    images, bounds = decode_views(data, views)
-    scales = dict.fromkeys(cut.scale for cut in cuts)
-    whole = dict(zip(scales, zip(images, bounds, strict=True), strict=True))
-    return {cut: _cut(*whole[cut.scale], cut) for cut in cuts}, size
-
-
-def placeholder_pixels(picture: EvalImage, choose: ChooseCrops) -> EvalImage:
-    """Mid-grey in place of an image that cannot be read: a square, whatever the image's shape was."""
-    cuts = choose(_STAND_IN, _STAND_IN)
-    grey = {cut: np.full((*cut.shape, 3), MID_GREY, np.uint8) for cut in cuts}
-    return picture._replace(size=(_STAND_IN, _STAND_IN), pixels=grey)
-
-
-_STAND_IN = 256
-
-
-def _cut(image: UInt8[np.ndarray, "h w 3"], bound: ResizedCrop, cut: EvalCrop) -> np.ndarray:
-    top, left, height, width = cut.box
-    first_row, first_column = bound.box[:2]
-    rows = slice(top - first_row, top - first_row + height)
-    part = image[rows, left - first_column : left - first_column + width]
-    if cut.resized:
-        size = (cut.resized, cut.resized)
-        return np.asarray(Image.fromarray(part).resize(size, Image.Resampling.BILINEAR))
-    return part
-
-
-def _load(source: Source, position: int, choose: ChooseCrops) -> EvalImage:
-    """One picture, in a worker thread."""
-    label = -1
+    check_holds_crop((scale,), image_size)
     try:
-        data, label = source.read(position)
-        pixels, size = read_crops(data, choose)
+        data = Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"cannot read the image {path}: {error.strerror}; give the path of a JPEG, PNG, GIF, "
+            "BMP or WebP file"
+        ) from error
+    try:
+        crop = resized_center_crop(*peek(data), scale=scale, image_size=image_size, square=square)
+        return decode(data, crop)[None]
     except CorruptImage as error:
-        known = label if error.label is None else error.label
-        return EvalImage(position, known, (0, 0), {}, str(error) or "no reason given")
-    return EvalImage(position, label, size, pixels)
+        raise DataError(f"cannot decode the image {path}: {error}") from error

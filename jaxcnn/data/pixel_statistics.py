@@ -18,12 +18,12 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from jaxcnn.data.atomic_file import write_arrays
-from jaxcnn.data.corrupt import CorruptCounter
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.eval_crops import EvalCrop, center_crop
 from jaxcnn.data.eval_loader import EvalLoader
-from jaxcnn.data.train_crops import Sampling
+from jaxcnn.data.loader import CorruptCounter
 from jaxcnn.data.sources.source import DataSplits, Source
+from jaxcnn.data.train_crops import Sampling
 
 # Images decoded ahead, and from one report of progress to the next.
 _GROUP = 32

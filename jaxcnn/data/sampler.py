@@ -1,8 +1,8 @@
-"""Who comes when: keyed random words, the order of an epoch, and the rows of a step.
+"""Deterministic shuffling: counter-based random bits, epoch permutations, per-step indices.
 
-Everything here is a pure function of (seed, epoch, id), so the order of images and the views drawn
-from them do not depend on hosts, threads or restarts. Only raw words of numpy's Philox counter are
-used: numpy promises their stability, whereas it may change the stream of `Generator`'s methods.
+Everything here is a pure function of (seed, epoch, id), so the order of images and the crops drawn from them
+do not depend on hosts, threads or restarts. Only raw bits of numpy's Philox counter are used: numpy
+guarantees that they never change, but may change the stream of `Generator`'s methods.
 """
 
 import enum
@@ -12,22 +12,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_WORD = (1 << 64) - 1
-# Words that a generator has drawn and not given out.
+_MASK = (1 << 64) - 1
+# Philox makes four integers at a time; none of them is left over.
 _EMPTY = (0, 0, 0, 0)
 
 
 class RandomStream(enum.IntEnum):
-    """What a random word is for; two purposes never share words, whatever the seed."""
+    """What random bits are for; two streams never share bits, whatever the seed."""
 
     ORDER = 1
-    VIEW = 2
+    CROP = 2
     HELD_OUT = 3
     SYNTHETIC = 4
 
 
 class _Local(threading.local):
-    """A thread's own generator: to place it and to draw from it are two calls."""
+    """One generator per thread: setting its state and drawing are two calls."""
 
     def __init__(self) -> None:
         self.generator = np.random.Philox(0)
@@ -44,13 +44,13 @@ class SampleIndex(NamedTuple):
 
 
 def random_bits(
-    stream: RandomStream, seed: int, epoch: int, identity: int, count: int
+    stream: RandomStream, seed: int, epoch: int, example_id: int, count: int
 ) -> np.ndarray:
-    """uint64[count], a function of the arguments alone."""
-    # A new generator would first ask the system for a seed, which takes five times as long as the words.
+    """Returns uint64[count], a function of the arguments alone."""
+    # A new generator would ask the system for a seed, which takes five times as long as the draw.
     state: Any = {
         "bit_generator": "Philox",
-        "state": {"key": (seed & _WORD, stream), "counter": (0, 0, epoch, identity)},
+        "state": {"key": (seed & _MASK, stream), "counter": (0, 0, epoch, example_id)},
         "buffer": _EMPTY,
         "buffer_pos": len(_EMPTY),
         "has_uint32": 0,
@@ -61,7 +61,7 @@ def random_bits(
 
 
 def permutation(stream: RandomStream, seed: int, epoch: int, size: int) -> np.ndarray:
-    """int64[size]: a permutation of 0..size-1, a function of the arguments alone."""
+    """Returns int64[size]: a permutation of 0..size-1, a function of the arguments alone."""
     return np.argsort(random_bits(stream, seed, epoch, 0, size), kind="stable")
 
 
@@ -74,9 +74,9 @@ def train_indices(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[list[SampleIndex]]:
-    """This process's rows of each global batch from `start_step` on, for ever.
+    """Yields this process's indices of each global batch from `start_step` on, without end.
 
-    Stream position p = step * batch_size + i holds epoch p // size and, in it, example
+    Stream position p = step * batch_size + i holds epoch p // size and example
     permutation(seed, epoch)[p % size]; process h of P has the rows i of
     [h * batch_size / P, (h + 1) * batch_size / P). A batch may span two or more epochs.
     """

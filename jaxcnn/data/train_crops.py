@@ -1,9 +1,14 @@
-"""How a training view is cut from an image: the settings, and their checks. The draws are in crops.py."""
+"""Random crops for training: the settings with their checks, and the draw."""
 
 import dataclasses
 import difflib
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
+
+from jaxcnn.data.crops import ResizedCrop, rescaled_crop, rescaled_size, resized_center_crop
+from jaxcnn.data.errors import DataError
+from jaxcnn.data.sampler import RandomStream, random_bits
 
 SAMPLINGS = ("scale", "square", "centre", "area")
 ASPECT_LAWS = ("log_uniform", "uniform")
@@ -13,26 +18,26 @@ INTERPOLATIONS = ("bilinear", "area", "nearest", "cubic")
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How the square training view of an image is cut and resized.
+    """How the square training crop of an image is drawn and resized.
 
     Attributes:
-        sampling: 'scale': the shorter side is rescaled to S and the crop lies anywhere in the rescaled
-            image (Simonyan & Zisserman 2014, section 3.1). 'square': the shorter side to S, of that the
-            central S x S square, and the crop anywhere in it (Krizhevsky et al. 2012, sections 2 and 4.1).
-            'centre': the centre crop of that square at scale[0], always the same. 'area': a patch of random
-            area and aspect ratio, resized to the view (Szegedy et al. 2014, section 6); `scale` is not used.
+        sampling: 'scale': the shorter side is rescaled to S and the crop lies anywhere in the
+            rescaled image (Simonyan & Zisserman 2014, section 3.1). 'square': the same, but
+            the crop lies in the central S x S square (Krizhevsky et al. 2012, sections 2 and 4.1).
+            'centre': the centre of that square at scale[0], nothing is random.
+            'area': a region of random area and aspect ratio, resized to the crop (Szegedy
+            et al. 2014, section 6); `scale` is not used.
         scale: (lowest, highest) shorter side S in pixels of the rescaled image, drawn uniformly from the
             integers between, both included. Equal values fix S.
-        area: (smallest, largest) share of the image's area that a patch of 'area' has.
-        aspect: (narrowest, widest) width / height of a patch of 'area'.
+        area: (smallest, largest) share of the image's area that a 'area' covers.
+        aspect: (narrowest, widest) width / height of a 'area'.
         aspect_law: 'log_uniform' or 'uniform': how the aspect is drawn, which the paper does not say.
         interpolation: the filters of the resize: 'bilinear', 'area', 'nearest', 'cubic' (Pillow's BILINEAR,
             BOX, NEAREST, BICUBIC, all but NEAREST with antialiasing). One is drawn, with equal probability,
-            for each image and epoch. Where an image is enlarged 'area' does what 'nearest' does, since its
-            box is then no wider than a pixel of the image.
+            for each image and epoch. 'area' equals 'nearest' where it enlarges an image.
 
     Raises:
-        ValueError: what is wrong with the fields, all of it.
+        ValueError: every problem with the fields.
     """
 
     sampling: str = "scale"
@@ -47,8 +52,13 @@ class Sampling:
         if found:
             raise ValueError("; ".join(found))
 
+    @property
+    def from_square(self) -> bool:
+        """Whether every crop lies in the central square of the rescaled image."""
+        return self.sampling in ("square", "centre")
+
     def problems(self) -> list[str]:
-        """What is wrong with the fields, a sentence each."""
+        """Returns what is wrong with the fields, a sentence each."""
         problems = [
             _unknown("sampling", self.sampling, SAMPLINGS),
             _unknown("aspect_law", self.aspect_law, ASPECT_LAWS),
@@ -75,14 +85,18 @@ class Sampling:
         if len(set(self.interpolation)) < len(self.interpolation):
             problems.append(f"interpolation names a filter twice: {self.interpolation}")
         if self.sampling == "centre" and self.scale[0] != self.scale[1]:
-            problems.append(f"sampling='centre' draws nothing: give one scale, got {self.scale}")
+            problems.append(f"sampling='centre' needs one scale, got {self.scale}")
         return [problem for problem in problems if problem]
 
 
-def _unknown(field: str, value: str, valid: Iterable[str]) -> str:
-    """What is wrong with a name that is none of `valid`; '' where it is one."""
+def _unknown(
+    field: str, value: str, valid: Iterable[str], renamed: dict[str, str] | None = None
+) -> str:
+    """Returns what is wrong with a name; '' if it is one of `valid`."""
     if value in valid:
         return ""
+    if renamed and value in renamed:
+        return f"{field} {value!r} is now called {renamed[value]!r}"
     near = difflib.get_close_matches(str(value), list(valid), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"unknown {field} {value!r}{hint} (valid: {_listed(valid)})"
@@ -90,3 +104,115 @@ def _unknown(field: str, value: str, valid: Iterable[str]) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names)
+
+
+def check_holds_crop(scale: tuple[int, ...], image_size: int) -> None:
+    """Raises DataError if the lowest scale, `scale[0]`, is too small for a crop of side `image_size`."""
+    if not 1 <= image_size <= scale[0]:
+        given, low = ", ".join(map(str, scale)), max(image_size, 1)
+        fitting = ", ".join(str(max(low, value)) for value in scale)
+        raise DataError(
+            f"scale=({given}) with image_size={image_size}: the shorter side is rescaled to the scale and "
+            f"must hold the crop; expected 1 <= image_size <= scale, for example scale=({fitting})"
+        )
+
+
+class _Bits(NamedTuple):
+    """What a crop's 64-bit random integers are for. Their order must not change: it decides the draws."""
+
+    scale: int
+    top: int
+    left: int
+    interpolation: int
+    area: int
+    aspect: int
+
+
+def draw_train_crop(
+    height: int,
+    width: int,
+    *,
+    sampling: Sampling,
+    image_size: int,
+    seed: int,
+    epoch: int,
+    example_id: int,
+) -> ResizedCrop:
+    """Draws the training crop of an image by the rule that `sampling` names: a function of (seed, epoch,
+    example_id).
+
+    S is uniform over the integers scale[0]..scale[1], both included (VGG 3.1, "multi-scale training":
+    [256, 512]). Offsets are uniform over all positions: (H - side + 1) x (W - side + 1) in the rescaled
+    image for 'scale', (S - side + 1)^2 in the square for 'square'. AlexNet 4.1 counts
+    32 x 32 positions in a 256 x 256 image; 33 x 33 are possible and used.
+    """
+    # The bias of a remainder of 64-bit integers is below 1e-15 for any image.
+    count = len(_Bits._fields)
+    bits = _Bits(*random_bits(RandomStream.CROP, seed, epoch, example_id, count).tolist())
+    interpolation = sampling.interpolation[bits.interpolation % len(sampling.interpolation)]
+    low, high = sampling.scale
+    if sampling.sampling == "area":
+        return _random_resized_crop(height, width, sampling, image_size, bits, interpolation)
+    if sampling.sampling == "centre":
+        return resized_center_crop(
+            height,
+            width,
+            scale=low,
+            image_size=image_size,
+            square=True,
+            interpolation=interpolation,
+        )
+    scale, square = low + bits.scale % (high - low + 1), sampling.from_square
+    tall, wide = (scale, scale) if square else rescaled_size(height, width, scale)
+    return rescaled_crop(
+        height,
+        width,
+        scale=scale,
+        top=bits.top % (tall - image_size + 1),
+        left=bits.left % (wide - image_size + 1),
+        side=image_size,
+        square=square,
+        interpolation=interpolation,
+    )
+
+
+def _random_resized_crop(
+    height: int,
+    width: int,
+    sampling: Sampling,
+    image_size: int,
+    bits: _Bits,
+    interpolation: str,
+) -> ResizedCrop:
+    """Draws a region of random area and aspect (GoogLeNet 6), resized to the crop.
+
+    The area is uniform over those shares of [area[0], area[1]] that some aspect allows. The aspect has its
+    law over those values with which a region of that area fits. The position is uniform over all positions
+    inside the image. All three are real numbers, and there is no rejection sampling. An image so elongated
+    that even the smallest area does not fit gives the largest region that does.
+    """
+    narrowest, widest = sampling.aspect
+    # The largest region has the allowed aspect nearest to the image's.
+    nearest = min(max(width / height, narrowest), widest)
+    largest = min(height * height * nearest, width * width / nearest)
+    smallest, most = (min(share * height * width, largest) for share in sampling.area)
+    area = smallest + _unit(bits.area) * (most - smallest)
+    low = min(max(narrowest, area / height**2), nearest)
+    high = max(min(widest, width**2 / area), nearest)
+    if sampling.aspect_law == "uniform":
+        aspect = low + _unit(bits.aspect) * (high - low)
+    else:
+        aspect = low * (high / low) ** _unit(bits.aspect)
+    # min() removes rounding errors.
+    wide = min(math.sqrt(area * aspect), float(width))
+    tall = min(math.sqrt(area / aspect), float(height))
+    left, top = _unit(bits.left) * (width - wide), _unit(bits.top) * (height - tall)
+    region = (left, top, min(left + wide, float(width)), min(top + tall, float(height)))
+    first_column, first_row, last_column, last_row = (round(value) for value in region)
+    box = (first_row, first_column, last_row - first_row, last_column - first_column)
+    return ResizedCrop(height, width, region, (image_size, image_size), box, interpolation)
+
+
+def _unit(bits: int) -> float:
+    """Returns a real number in [0, 1) from a 64-bit integer."""
+    return (bits >> 11) / 2**53

@@ -1,40 +1,38 @@
-"""The iterator over batches, and the threads behind it.
+"""The training stream: batches of random crops, decoded by threads ahead of the training step.
 
-A pool of threads reads and decodes ahead, a few rows of a batch at a time, into their places in it, so what a
-batch holds does not depend on the threads. Memory is bounded: at most `prefetch` + 2 batches exist at a
-time, one of them the consumer's, and of the rows in work, `_GROUP` a thread, the encoded bytes and the
-pixels that their views look at, of which jpeg.py bounds how many are decoded at once.
+A pool of threads reads and decodes a few rows of a batch at a time and writes them into the batch, so its
+content does not depend on the threads. Memory is bounded: at most `prefetch` + 2 batches exist, the
+consumer's included. Each thread also holds the encoded bytes of `_GROUP` rows and the decoded windows of
+their crops, whose number jpeg.py limits.
 """
 
-import functools
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import NamedTuple, TypedDict
 
 import numpy as np
 
-from jaxcnn.data import resize
-from jaxcnn.data.cores import available_cores
-from jaxcnn.data.corrupt import MID_GREY, CorruptCounter
-from jaxcnn.data.crops import ResizedCrop
-from jaxcnn.data.decode import Request, decode_many
-from jaxcnn.data.errors import CorruptImage
-from jaxcnn.data.jpeg import load_tensorflow
-from jaxcnn.data.sampler import SampleIndex
+from jaxcnn.data.decode import DecodeTask, decode_many, load_decoders, peek
+from jaxcnn.data.errors import CorruptImage, DataError
+from jaxcnn.data.loader import MID_GREY, CorruptCounter, Loader, available_cores
+from jaxcnn.data.sampler import SampleIndex, train_indices
 from jaxcnn.data.sources.source import Source
+from jaxcnn.data.train_crops import Sampling, check_holds_crop, draw_train_crop
+
+# Rows that a thread takes at a time. Fewer rows cost more calls into TensorFlow.
+_GROUP = 16
 
 
 class Batch(TypedDict):
-    """One batch, or one process's rows of it: numpy arrays, B rows.
+    """One batch, or one process's rows of it: numpy arrays of B rows.
 
     image: uint8[B,H,W,3], RGB. label: int32[B]. id: int32[B], position in the source's split. epoch:
-    int32[B]. mask: bool[B], False for rows that count for nothing: images that could not be read.
+    int32[B]. mask: bool[B], False for rows that do not count: corrupt images.
 
-    box: int32[B,4], (top, left, height, width) of the view in the rescaled image; relative to its
-    central square, of side S, where views are cut from that ('square' and 'centre'), so that a mean image
-    of side S lies under it. Where a patch is cut before any rescale ('area') it is the patch in the
-    image's own pixels, rounded.
+    box: int32[B,4], (top, left, height, width) of the crop in the rescaled image, or in that image's
+    central square of side S for the samplings that crop from it ('square' and
+    'centre'), where a mean image of side S applies. For 'area' it is the region in
+    the image's own pixels, rounded.
     """
 
     image: np.ndarray
@@ -45,141 +43,154 @@ class Batch(TypedDict):
     mask: np.ndarray
 
 
-# Rows that a thread takes at a time: fewer cost more calls from Python.
-_GROUP = 16
-
-
-class _Pending(NamedTuple):
-    """A batch that threads fill.
-
-    `unreadable` has of each group of its rows those that could not be read, {place in the batch: why}.
-    """
-
+class _Begun(NamedTuple):
     batch: Batch
-    rows: list[SampleIndex]
-    unreadable: list[Future[dict[int, str]]]
+    indices: list[SampleIndex]
 
 
-# (image height, image width, epoch, id) -> the view wanted.
-Choose = Callable[[int, int, int, int], ResizedCrop]
+class TrainLoader(Loader[Batch]):
+    """The training stream from step `start_step` on, without end. Use it in a `with` block, or `close()` it.
 
+    Stream position p = step * batch_size + i holds epoch p // N and example permutation(seed, epoch)[p % N]:
+    nothing is dropped or repeated at an epoch's end, and the batch of a step depends on neither threads,
+    processes nor restarts. Crops are a function of (seed, epoch, id).
 
-class TrainLoader:
-    """An iterator over batches, with the threads behind it. Use it in a `with`, or `close()` it.
+    `corrupt` lists the names of the corrupt images so far, each once, in the order of the stream.
 
-    `rows` has no end, and the batches have none before `close()`. `corrupt` lists the names of the images
-    that could not be read so far, each once, in the order of the stream.
+    Args:
+      source: the training images.
+      seed: of the order and the crops.
+      batch_size: rows of the *global* batch; this process gets batch_size / process_count.
+      image_size: side of the square crops in pixels.
+      sampling: how crops are drawn and resized.
+      start_step: first step to produce; a resumed run continues as if it had never stopped.
+      process_index: this process's number among `process_count`.
+      process_count: number of processes that share each batch.
+      threads: decoding threads; 0 for one more than cores, because one may wait for the disk.
+      prefetch: batches decoded ahead.
+
+    Raises:
+      DataError: the arguments do not fit each other or the source.
     """
 
     def __init__(
         self,
         source: Source,
-        rows: Iterator[list[SampleIndex]],
-        choose: Choose,
+        *,
+        seed: int,
+        batch_size: int,
         image_size: int,
-        threads: int,
-        prefetch: int,
+        sampling: Sampling = Sampling(),  # noqa: B008 (it is frozen)
+        start_step: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+        threads: int = 0,
+        prefetch: int = 2,
     ):
-        self._unreadable = CorruptCounter(source, "left out")
-        self.corrupt = self._unreadable.names
+        _check(source, batch_size, start_step, process_index, process_count, threads, prefetch)
+        # 'area' resizes any region to the crop; the others need room for it.
+        resized = sampling.sampling == "area"
+        check_holds_crop((image_size,) if resized else sampling.scale, image_size)
+        self._corrupt = CorruptCounter(source, "left out")
+        self.corrupt = self._corrupt.names
         self._source = source
         self._ids = source.ids
-        self._rows = rows
-        self._choose = choose
+        self._seed = seed
+        self._sampling = sampling
         self._image_size = image_size
-        self._prefetch = prefetch
         self._drawn = 0
-        self._closed = False
-        self._pending: deque[_Pending] = deque()
-        # Imported here, once: threads must not race for it, and its failure belongs to the caller.
-        load_tensorflow()
-        resize.compile_resize()
-        # One more than cores: the disk may keep one waiting.
-        self._pool = ThreadPoolExecutor(threads or available_cores() + 1, "jaxcnn-data")
-        self._fill()  # the first batches are decoded while the caller compiles its step
+        self._indices = train_indices(
+            len(source),
+            seed=seed,
+            batch_size=batch_size,
+            start_step=start_step,
+            process_index=process_index,
+            process_count=process_count,
+        )
+        load_decoders()
+        super().__init__(threads or available_cores() + 1, prefetch)
 
-    def __iter__(self) -> "TrainLoader":
-        return self
+    def _begin(self) -> tuple[_Begun, list[Future[dict[int, str]]]]:
+        indices = next(self._indices)
+        begun = _Begun(self._empty_batch(indices), indices)
+        # A small batch is spread over all cores too.
+        size = min(_GROUP, -(-len(indices) // available_cores()))
+        groups = [range(len(indices))[i : i + size] for i in range(0, len(indices), size)]
+        return begun, [self._pool.submit(self._load, begun, rows) for rows in groups]
 
-    def __next__(self) -> Batch:
-        if self._closed:
-            raise StopIteration
-        try:
-            self._fill()
-            batch = self._take(self._pending.popleft())
-        except BaseException:
-            self.close()
-            raise
-        return batch
+    def _finish(self, begun: _Begun, results: Sequence[dict[int, str]]) -> Batch:
+        corrupt = [item for group in results for item in group.items()]
+        for row, problem in sorted(corrupt):
+            self._corrupt.note(begun.indices[row].position, problem, self._drawn + row + 1)
+        self._drawn += len(begun.indices)
+        return begun.batch
 
-    def __enter__(self) -> "TrainLoader":
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stops the threads and drops what they prepared. May be called more than once."""
-        self._closed = True
-        self._pending.clear()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _fill(self) -> None:
-        while len(self._pending) <= self._prefetch:
-            rows = next(self._rows)
-            batch = self._empty(rows)
-            # A small batch is for all cores too.
-            count = min(_GROUP, -(-len(rows) // available_cores()))
-            groups = [range(len(rows))[i : i + count] for i in range(0, len(rows), count)]
-            unreadable = [self._pool.submit(self._load, batch, rows, group) for group in groups]
-            self._pending.append(_Pending(batch, rows, unreadable))
-
-    def _empty(self, rows: list[SampleIndex]) -> Batch:
-        """A batch of which no image is readable yet. Its pixels are not set."""
-        count, side = len(rows), self._image_size
+    def _empty_batch(self, indices: list[SampleIndex]) -> Batch:
+        """Returns a batch whose rows are all masked. Its pixels are not set."""
+        count, side = len(indices), self._image_size
         return Batch(
             image=np.empty((count, side, side, 3), np.uint8),
             label=np.full(count, -1, np.int32),
-            id=np.array([self._ids[row.position] for row in rows], np.int32),
-            epoch=np.array([row.epoch for row in rows], np.int32),
+            id=np.array([self._ids[index.position] for index in indices], np.int32),
+            epoch=np.array([index.epoch for index in indices], np.int32),
             box=np.tile(np.array([0, 0, side, side], np.int32), (count, 1)),
             mask=np.zeros(count, np.bool_),
         )
 
-    def _load(self, batch: Batch, rows: Sequence[SampleIndex], group: range) -> dict[int, str]:
-        """Fills the places `group` of a batch, in a worker thread; which of them cannot be read, and why."""
-        unreadable: dict[int, str] = {}
-        requests: dict[int, Request] = {}
-
-        def leave_out(i: int, error: CorruptImage) -> None:
-            unreadable[i] = str(error)
-            batch["image"][i] = MID_GREY
-            if error.label is not None:
-                batch["label"][i] = error.label
-
-        for i in group:
+    def _load(self, begun: _Begun, rows: range) -> dict[int, str]:
+        """Fills some rows of a batch, in a worker thread; returns {row: problem} of the corrupt images."""
+        batch, tasks, corrupt = begun.batch, dict[int, DecodeTask](), dict[int, CorruptImage]()
+        for row in rows:
             try:
-                data, batch["label"][i] = self._source.read(rows[i].position)
+                data, batch["label"][row] = self._source.read(begun.indices[row].position)
+                crop = draw_train_crop(
+                    *peek(data),
+                    sampling=self._sampling,
+                    image_size=self._image_size,
+                    seed=self._seed,
+                    epoch=begun.indices[row].epoch,
+                    example_id=int(batch["id"][row]),
+                )
+                tasks[row] = DecodeTask(data, [crop], [batch["image"][row]])
             except CorruptImage as error:
-                leave_out(i, error)
-            else:
-                choose = functools.partial(self._views, rows[i].epoch, int(batch["id"][i]))
-                requests[i] = Request(data, choose, [batch["image"][i]])
-        for i, decoded in zip(requests, decode_many(requests.values()), strict=True):
+                corrupt[row] = error
+        for row, decoded in zip(tasks, decode_many(tasks.values()), strict=True):
             if isinstance(decoded, CorruptImage):
-                leave_out(i, decoded)
+                corrupt[row] = decoded
             else:
-                _, (view,) = decoded
-                batch["box"][i] = view.box
-                batch["mask"][i] = True
-        return unreadable
+                batch["box"][row] = tasks[row].crops[0].box
+                batch["mask"][row] = True
+        for row, error in corrupt.items():
+            batch["image"][row] = MID_GREY
+            if error.label is not None:
+                batch["label"][row] = error.label
+        return {row: str(error) for row, error in corrupt.items()}
 
-    def _views(self, epoch: int, identity: int, height: int, width: int) -> list[ResizedCrop]:
-        return [self._choose(height, width, epoch, identity)]
 
-    def _take(self, pending: _Pending) -> Batch:
-        unreadable = [item for group in pending.unreadable for item in group.result().items()]
-        for i, problem in sorted(unreadable):
-            self._unreadable.note(pending.rows[i].position, problem, self._drawn + i + 1)
-        self._drawn += len(pending.rows)
-        return pending.batch
+def _check(
+    source: Source,
+    batch_size: int,
+    start_step: int,
+    process_index: int,
+    process_count: int,
+    threads: int,
+    prefetch: int,
+) -> None:
+    if len(source) == 0:
+        raise DataError("the source holds no images")
+    if batch_size < 1 or batch_size % process_count:
+        raise DataError(
+            f"batch_size={batch_size} does not split over {process_count} processes: give a "
+            f"positive multiple of {process_count}"
+        )
+    if batch_size > len(source):
+        raise DataError(
+            f"batch_size={batch_size} but there are only {len(source)} training images: the "
+            f"largest batch is {len(source)}; set --config.batch_size={len(source)} or less"
+        )
+    if not 0 <= process_index < process_count:
+        raise DataError(f"process_index={process_index}: expected 0 to {process_count - 1}")
+    if min(start_step, threads, prefetch) < 0:
+        raise DataError(
+            f"start_step={start_step}, threads={threads}, prefetch={prefetch}: expected 0 or more"
+        )

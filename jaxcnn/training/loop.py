@@ -269,7 +269,7 @@ class _Run:
 
     def _batches(self, start: int) -> Any:
         settings = self.config["data"]
-        return room.train_batches(
+        return room.TrainLoader(
             self.data.train,
             seed=settings["seed"],
             batch_size=self.config["batch_size"],

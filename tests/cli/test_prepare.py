@@ -176,7 +176,7 @@ def test_pack_a_source(image_folder, tmp_path, capsys, monkeypatch):
         assert last in printed
         assert f"packed:{out}" in printed.splitlines()[-1]
     # Where it came from is kept whole.
-    assert open_data(f"packed:{out}").train.facts["source"] == f"folder:{image_folder}"
+    assert open_data(f"packed:{out}").train.metadata["source"] == f"folder:{image_folder}"
     assert prepare.main([*arguments, "--square"]) == 1
     assert "train was packed otherwise (square: false, now true)" in capsys.readouterr().err
     assert prepare.main(["folder:none", *arguments[1:]]) == 1

@@ -58,7 +58,7 @@ def test_import_does_not_import_tensorflow():
 
 def test_tensorflow_comes_without_keras_which_is_there_when_asked_for():
     code = (
-        "import os, sys; from jaxcnn.data.jpeg import load_tensorflow; tf = load_tensorflow();"
+        "import os, sys; from jaxcnn.data.tensorflow import load_tensorflow; tf = load_tensorflow();"
         "heavy = {'keras', 'sklearn', 'matplotlib'} & set(sys.modules); assert not heavy, heavy;"
         "assert 'TF_USE_LEGACY_KERAS' not in os.environ; assert tf.keras.losses.mse"
     )

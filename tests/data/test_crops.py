@@ -4,8 +4,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from jaxcnn.data.crops import center_crop_view, random_resized_crop, rescaled_crop, rescaled_size
-from jaxcnn.data.train_crops import ASPECT_LAWS, INTERPOLATIONS, Sampling
+from jaxcnn.data.crops import rescaled_crop, rescaled_size, resized_center_crop
+from jaxcnn.data.train_crops import ASPECT_LAWS, INTERPOLATIONS, Sampling, draw_train_crop
 
 
 @pytest.mark.parametrize(
@@ -36,14 +36,14 @@ def test_shorter_side_is_exact_and_aspect_is_kept_to_a_pixel():
 
 
 def test_centre_view_is_symmetric():
-    assert center_crop_view(375, 500, scale=256, image_size=224).box == (
+    assert resized_center_crop(375, 500, scale=256, image_size=224).box == (
         16,
         58,
         224,
         224,
     )  # of 256 x 341
-    assert center_crop_view(500, 375, scale=256, image_size=224).box == (58, 16, 224, 224)
-    assert center_crop_view(9, 9, scale=224, image_size=224).box == (0, 0, 224, 224)
+    assert resized_center_crop(500, 375, scale=256, image_size=224).box == (58, 16, 224, 224)
+    assert resized_center_crop(9, 9, scale=224, image_size=224).box == (0, 0, 224, 224)
 
 
 def test_region_is_the_crop_in_the_image_s_own_pixels():
@@ -62,14 +62,14 @@ def test_region_is_the_crop_in_the_image_s_own_pixels():
 
 def test_the_centre_of_the_square_is_the_image_s_centre_within_a_pixel():
     """32 x 41: the crop of 23 is at (41 - 23) / 2 = 9; the square at 4, and the crop in it at 4."""
-    whole = center_crop_view(32, 41, scale=32, image_size=23)
-    inside = center_crop_view(32, 41, scale=32, image_size=23, square=True)
+    whole = resized_center_crop(32, 41, scale=32, image_size=23)
+    inside = resized_center_crop(32, 41, scale=32, image_size=23, square=True)
     assert (whole.box, inside.box) == ((4, 9, 23, 23), (4, 4, 23, 23))
     assert (whole.region[0], inside.region[0]) == (9.0, 8.0)
     for width in range(32, 60):
         for side in (20, 23, 32):
             one, other = (
-                center_crop_view(32, width, scale=32, image_size=side, square=s)
+                resized_center_crop(32, width, scale=32, image_size=side, square=s)
                 for s in (False, True)
             )
             assert one.region[0] - other.region[0] in (0, 1)
@@ -77,14 +77,14 @@ def test_the_centre_of_the_square_is_the_image_s_centre_within_a_pixel():
 
 
 def draw(identity, *, image_size, height=30, width=40, seed=0, epoch=0, **sampling):
-    return random_resized_crop(
+    return draw_train_crop(
         height,
         width,
         sampling=Sampling(**sampling),
         image_size=image_size,
         seed=seed,
         epoch=epoch,
-        identity=identity,
+        example_id=identity,
     )
 
 
@@ -152,7 +152,7 @@ def test_a_224_crop_of_256_has_33_by_33_offsets(sampling, shape):
 def test_centre_sampling_draws_nothing():
     settings = {"sampling": "centre", "scale": (32, 32), "image_size": 24}
     views = {draw(i, epoch=i, **settings) for i in range(50)}
-    assert views == {center_crop_view(30, 40, scale=32, image_size=24, square=True)}
+    assert views == {resized_center_crop(30, 40, scale=32, image_size=24, square=True)}
     assert views.pop().box == (4, 4, 24, 24)
 
 

@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.data.crops import ResizedCrop, center_crop_view, rescaled_crop, rescaled_size
-from jaxcnn.data.decode import decode_view
+from jaxcnn.data.crops import ResizedCrop, rescaled_crop, rescaled_size, resized_center_crop
+from jaxcnn.data.decode import decode, peek
 from jaxcnn.data.errors import CorruptImage
 from jaxcnn.data.jpeg import read_header
 
 
-def centre(height, width):
-    return center_crop_view(height, width, scale=32, image_size=32)
+def centre(data):
+    """The centre crop of an encoded image that `decode` takes."""
+    return resized_center_crop(*peek(data), scale=32, image_size=32)
+
+
+def decode_centre(data):
+    return decode(data, centre(data))
 
 
 FILTERS = {
@@ -75,8 +80,7 @@ def test_window_equals_full_decode(
                 side=side,
                 interpolation=interpolation,
             )
-            got, used = decode_view(data, lambda *_, v=view: v)
-            assert used == view
+            got = decode(data, view)
             assert got.shape == (side, side, 3)
             assert got.dtype == np.uint8
             assert_alike(got, reference(data, view, scale), interpolation)
@@ -100,7 +104,7 @@ def test_patch_equals_full_decode(encoded, picture, region, side, interpolation)
     image = Image.open(io.BytesIO(data))
     view = ResizedCrop(190, 241, region, (side, side), (0, 0, side, side), interpolation)
     wanted = np.asarray(image.resize((side, side), FILTERS[interpolation], box=region))
-    assert_alike(decode_view(data, lambda *_: view)[0], wanted, interpolation)
+    assert_alike(decode(data, view), wanted, interpolation)
 
 
 def test_the_window_covers_the_reach_of_cubic(encoded):
@@ -110,7 +114,7 @@ def test_the_window_covers_the_reach_of_cubic(encoded):
     data = encoded(pixels, quality=100, subsampling=0)
     region = (275.0, 275.0, 325.0, 325.0)
     view = ResizedCrop(600, 600, region, (1, 1), (0, 0, 1, 1), "cubic")
-    got = decode_view(data, lambda *_: view)[0].astype(int)
+    got = decode(data, view).astype(int)
     whole = Image.open(io.BytesIO(data)).resize((1, 1), Image.Resampling.BICUBIC, box=region)
     assert np.abs(got - np.asarray(whole)).max() <= 1
     assert got.max() < 126  # without the white, whose weight is negative, it would be 128
@@ -125,20 +129,20 @@ def test_filters_by_hand(encoded):
     expected = {"bilinear": [7, 23], "cubic": [6, 24], "area": [5, 25], "nearest": [10, 30]}
     for interpolation, values in expected.items():
         view = rescaled_crop(4, 4, scale=2, top=0, left=0, side=2, interpolation=interpolation)
-        pixels, _ = decode_view(data, lambda *_, v=view: v)
+        pixels = decode(data, view)
         assert pixels[:, :, 0].tolist() == [values, values], interpolation
 
 
 def test_enlarging_by_area_repeats_pixels(encoded, picture):
     data = encoded(picture(8, 8), "PNG")
     view = rescaled_crop(8, 8, scale=24, top=0, left=0, side=24, interpolation="area")
-    pixels, _ = decode_view(data, lambda *_: view)
+    pixels = decode(data, view)
     assert np.array_equal(pixels, picture(8, 8).repeat(3, axis=0).repeat(3, axis=1))
 
 
 def test_no_rescale_is_the_identity(encoded, picture):
     data = encoded(picture(32, 32), "PNG")
-    assert np.array_equal(decode_view(data, centre)[0], picture(32, 32))
+    assert np.array_equal(decode_centre(data), picture(32, 32))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "WEBP"])
@@ -147,15 +151,15 @@ def test_other_formats_are_told_from_their_bytes(encoded, kind):
     pixels = np.zeros((40, 48, 3), np.uint8)
     pixels[:, 24:] = (200, 100, 50)
     data = encoded(pixels, kind, **options)
-    got, view = decode_view(data, centre)
-    assert (view.image_height, view.image_width) == (40, 48)
-    assert difference(got, reference(data, view, 32)) == 0
+    assert peek(data) == (40, 48)
+    got = decode_centre(data)
+    assert difference(got, reference(data, centre(data), 32)) == 0
     assert got[5, 30].tolist() == [200, 100, 50]
 
 
 def test_grey_jpeg_is_repeated(encoded, picture):
     data = encoded(picture(40, 40)[..., 0])
-    got = decode_view(data, centre)[0]
+    got = decode_centre(data)
     assert read_header(data).components == 1
     assert np.array_equal(got[..., 0], got[..., 1])
     assert np.array_equal(got[..., 0], got[..., 2])
@@ -165,32 +169,32 @@ def test_cmyk_jpeg_becomes_rgb(encoded, picture):
     image = Image.fromarray(picture(40, 40)).convert("CMYK")
     data = encoded(image, quality=95)
     assert read_header(data).components == 4
-    got = decode_view(data, centre)[0]
-    rgb = decode_view(encoded(picture(40, 40), quality=95), centre)[0]
+    got = decode_centre(data)
+    rgb = decode_centre(encoded(picture(40, 40), quality=95))
     assert np.abs(got.astype(int) - rgb).mean() < 3
 
 
 def test_sixteen_bit_grey_is_shifted(encoded):
     wide = np.full((40, 40), 0x80FF, np.uint16)
-    assert set(np.unique(decode_view(encoded(wide, "PNG"), centre)[0])) == {0x80}
+    assert set(np.unique(decode_centre(encoded(wide, "PNG")))) == {0x80}
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1"])
 def test_odd_modes_come_out_as_rgb(encoded, picture, mode):
     data = encoded(Image.fromarray(picture(40, 40)).convert(mode), "PNG")
-    assert decode_view(data, centre)[0].shape == (32, 32, 3)
+    assert decode_centre(data).shape == (32, 32, 3)
 
 
 def test_palette_with_transparency_raises_no_warning(encoded, picture):
     image = Image.fromarray(picture(40, 40)).convert("P")
     data = encoded(image, "PNG", transparency=bytes(range(256)))
-    assert decode_view(data, centre)[0].shape == (32, 32, 3)
+    assert decode_centre(data).shape == (32, 32, 3)
 
 
 def test_first_frame_of_an_animation(encoded):
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert decode_view(data, centre)[0][0, 0].tolist() == [255, 0, 0]
+    assert decode_centre(data)[0, 0].tolist() == [255, 0, 0]
 
 
 def test_exif_rotation_is_ignored(encoded, picture):
@@ -200,7 +204,7 @@ def test_exif_rotation_is_ignored(encoded, picture):
         encoded(picture(40, 60), quality=95, **options) for options in ({}, {"exif": exif})
     )
     assert len(tagged) > len(plain)
-    assert np.array_equal(decode_view(plain, centre)[0], decode_view(tagged, centre)[0])
+    assert np.array_equal(decode_centre(plain), decode_centre(tagged))
     assert read_header(tagged)[:2] == (40, 60)
 
 
@@ -232,9 +236,10 @@ def test_truncated_jpeg_is_corrupt_whatever_the_window(encoded, picture, kept):
     cut = data[: int(kept * len(data)) if 0 < kept < 1 else kept]
     # The top rows are all there, but the file is not.
     with pytest.raises(CorruptImage, match="truncated JPEG"):
-        decode_view(
-            cut, lambda h, w: ResizedCrop(h, w, (0.0, 0.0, 16.0, 16.0), (16, 16), (0, 0, 16, 16))
-        )
+        peek(cut)
+    crop = ResizedCrop(90, 90, (0.0, 0.0, 16.0, 16.0), (16, 16), (0, 0, 16, 16))
+    with pytest.raises(CorruptImage, match="truncated JPEG"):
+        decode(cut, crop)
 
 
 def test_corrupt_files_say_why(encoded, picture):
@@ -250,7 +255,7 @@ def test_corrupt_files_say_why(encoded, picture):
         (jpeg[:200] + b"\xff\xd9", "truncated JPEG"),
     ):
         with pytest.raises(CorruptImage, match=reason):
-            decode_view(data, centre)
+            decode_centre(data)
 
 
 def test_random_damage_never_escapes(encoded, picture):
@@ -262,7 +267,7 @@ def test_random_damage_never_escapes(encoded, picture):
         for position in generator.integers(0, min(len(damaged), 700), 6):
             damaged[position] = generator.integers(0, 256)
         try:
-            pixels, _ = decode_view(bytes(damaged), centre)
+            pixels = decode_centre(bytes(damaged))
         except CorruptImage:
             continue
         assert pixels.shape == (32, 32, 3)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.data.crops import rescaled_size
+from jaxcnn.data.decode import peek
 from jaxcnn.data.eval_crops import (
     bounding_crops,
     center_crop,
@@ -15,7 +16,7 @@ from jaxcnn.data.eval_crops import (
     inception_crops,
     whole_image_crop,
 )
-from jaxcnn.data.eval_loader import read_crops
+from jaxcnn.data.eval_loader import decode_eval_crops
 
 # (height, width) of 500 x 375 JPEGs and of a square one.
 LANDSCAPE, PORTRAIT, SQUARE = (375, 500), (500, 375), (300, 300)
@@ -118,8 +119,8 @@ def test_pixels_of_cuts_are_those_of_the_rescaled_image(encoded, picture):
     """To a grey level of a JPEG's own decoding."""
     data = encoded(picture(150, 200))
     wanted = [whole_image_crop(150, 200, 96), *inception_crops(150, 200, 96, 80)]
-    pixels, size = read_crops(data, lambda height, width: wanted)  # noqa: ARG005
-    assert size == (150, 200)
+    assert peek(data) == (150, 200)
+    pixels = decode_eval_crops(data, (150, 200), wanted)
     image = pixels[wanted[0]].astype(int)
     assert image.shape == (96, 128, 3)
     for cut in wanted[1:]:

@@ -308,7 +308,7 @@ def test_few_corrupt_images_are_named(listed, good, caplog):
         assert note_all(few) == [f"listed#{i}" for i in range(9)]
     messages = [record.getMessage() for record in caplog.records if "jaxcnn" in record.name]
     assert messages == [
-        f"cannot read image listed#{i}: gone; it is judged as mid-grey" for i in range(9)
+        f"corrupt image listed#{i}: gone; it is judged as mid-grey" for i in range(9)
     ]
 
 

@@ -97,9 +97,7 @@ def test_too_many_unreadable_images_are_an_error(listed, source, caplog):
     with pytest.raises(DataError, match=r"10 of the first 28 images.*more than 1%.*listed#0, "):
         compute_statistics(listed(results), side=24)
     messages = [record.getMessage() for record in caplog.records if "jaxcnn" in record.name]
-    assert messages == [
-        f"cannot read image listed#{i}: gone; it is left out" for i in range(0, 28, 3)
-    ]
+    assert messages == [f"corrupt image listed#{i}: gone; it is left out" for i in range(0, 28, 3)]
 
 
 def test_impossible_arguments(listed, source):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.data import class_table, open_data, train_batches
-from jaxcnn.data.crops import center_crop_view, rescaled_size
-from jaxcnn.data.decode import decode_view
+from jaxcnn.data import TrainLoader, class_table, open_data
+from jaxcnn.data.crops import rescaled_size, resized_center_crop
+from jaxcnn.data.decode import decode, peek
 
 ARCHIVE = Path(__file__).parents[2].parent / "shared" / "data" / "imagenet_200.tar"
 
@@ -45,12 +45,10 @@ def test_window_equals_full_decode(images, scale, side, interpolation):
     far = 0
     filters = {"bilinear": Image.Resampling.BILINEAR, "cubic": Image.Resampling.BICUBIC}
     for content in images.values():
-        got, view = decode_view(
-            content,
-            lambda h, w: center_crop_view(
-                h, w, scale=scale, image_size=side, interpolation=interpolation
-            ),
+        view = resized_center_crop(
+            *peek(content), scale=scale, image_size=side, interpolation=interpolation
         )
+        got = decode(content, view)
         whole = Image.open(io.BytesIO(content)).convert("RGB")
         tall, wide = rescaled_size(whole.height, whole.width, scale)
         whole = np.asarray(whole.resize((wide, tall), filters[interpolation]))
@@ -70,7 +68,7 @@ def test_an_epoch_of_real_images(images, tmp_path):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / file).write_bytes(content)
     data = open_data(f"folder:{tmp_path}")
-    with train_batches(data.train, seed=0, batch_size=40, image_size=224) as batches:
+    with TrainLoader(data.train, seed=0, batch_size=40, image_size=224) as batches:
         ids = np.concatenate([next(batches)["id"] for _ in range(5)])
         assert batches.corrupt == []
     assert sorted(ids) == list(range(200))

@@ -20,31 +20,31 @@ def test_words_are_fixed_for_ever():
 
 
 def test_words_differ_by_every_argument():
-    base = {"stream": RandomStream.VIEW, "seed": 1, "epoch": 2, "identity": 3}
+    base = {"stream": RandomStream.CROP, "seed": 1, "epoch": 2, "example_id": 3}
     seen = {tuple(random_bits(**base, count=2))}
     for change in (
         {"stream": RandomStream.ORDER},
         {"seed": 2},
         {"seed": -1},
         {"epoch": 3},
-        {"identity": 2},
+        {"example_id": 2},
     ):
         seen.add(tuple(random_bits(**(base | change), count=2)))
     assert len(seen) == 6
 
 
 def test_words_do_not_depend_on_what_was_drawn_before_or_beside():
-    def words(identity):
-        return random_bits(RandomStream.VIEW, 1, 2, identity, 1 + identity % 6).tolist()
+    def words(example_id):
+        return random_bits(RandomStream.CROP, 1, 2, example_id, 1 + example_id % 6).tolist()
 
-    expected = [words(identity) for identity in range(2000)]
+    expected = [words(example_id) for example_id in range(2000)]
     order = np.random.default_rng(0).permutation(2000).tolist()
     with ThreadPoolExecutor(8) as pool:
         got = dict(zip(order, pool.map(words, order), strict=True))
-    assert [got[identity] for identity in range(2000)] == expected
+    assert [got[example_id] for example_id in range(2000)] == expected
     # As a generator of their own gives them.
-    alone = np.random.Philox(key=[1, int(RandomStream.VIEW)], counter=[0, 0, 2, 77]).random_raw(6)
-    assert random_bits(RandomStream.VIEW, 1, 2, 77, 6).tolist() == alone.tolist()
+    alone = np.random.Philox(key=[1, int(RandomStream.CROP)], counter=[0, 0, 2, 77]).random_raw(6)
+    assert random_bits(RandomStream.CROP, 1, 2, 77, 6).tolist() == alone.tolist()
 
 
 def test_each_epoch_holds_each_example_once_across_batches():

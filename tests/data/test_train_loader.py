@@ -1,4 +1,4 @@
-"""The batch contract: what train_batches promises; and one image file alone."""
+"""The batch contract: what TrainLoader promises; and one image file alone."""
 
 import gc
 import itertools
@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from jaxcnn.data import CorruptImage, DataError, Sampling, open_data, preprocess, train_batches
+from jaxcnn.data import CorruptImage, DataError, Sampling, TrainLoader, open_data, preprocess
 from jaxcnn.data.sampler import RandomStream, permutation
 
 TRAIN = {"seed": 3, "batch_size": 4, "image_size": 24, "sampling": Sampling(scale=(24, 40))}
@@ -20,7 +20,7 @@ def folder(image_folder):
 
 
 def take(source, count, **changes):
-    with train_batches(source, **(TRAIN | changes)) as batches:
+    with TrainLoader(source, **(TRAIN | changes)) as batches:
         return list(itertools.islice(batches, count))
 
 
@@ -161,7 +161,7 @@ def test_corrupt_image_is_grey_masked_named_and_counted_once(image_folder, caplo
     data = open_data(f"folder:{image_folder}")
     with (
         caplog.at_level(logging.WARNING),
-        train_batches(data.train, **(TRAIN | {"batch_size": 15})) as batches,
+        TrainLoader(data.train, **(TRAIN | {"batch_size": 15})) as batches,
     ):
         for epoch in range(3):
             batch = next(batches)
@@ -206,7 +206,7 @@ def test_worker_error_comes_in_order_and_stops_the_threads(listed, encoded, pict
     good = (encoded(picture(30, 30)), 0)
     order = permutation(RandomStream.ORDER, TRAIN["seed"], 0, 20).tolist()
     results = [RuntimeError("the disk is on fire") if i == order[10] else good for i in range(20)]
-    batches = train_batches(listed(results), **TRAIN, threads=2)
+    batches = TrainLoader(listed(results), **TRAIN, threads=2)
     assert [next(batches)["id"].tolist() for _ in range(2)] == [order[:4], order[4:8]]
     with pytest.raises(RuntimeError, match="the disk is on fire"):
         next(batches)
@@ -220,7 +220,7 @@ def loader_threads():
 
 
 def test_close_stops_the_threads(folder):
-    batches = train_batches(folder.train, **TRAIN)
+    batches = TrainLoader(folder.train, **TRAIN)
     next(batches)
     assert loader_threads()
     batches.close()
@@ -230,7 +230,7 @@ def test_close_stops_the_threads(folder):
 
 
 def test_a_forgotten_iterator_leaves_no_threads(folder):
-    batches = train_batches(folder.train, **TRAIN)
+    batches = TrainLoader(folder.train, **TRAIN)
     next(batches)
     threads = loader_threads()
     del batches
@@ -249,7 +249,7 @@ def test_no_more_is_read_ahead_than_asked(listed, encoded, picture):
             reads.append(index)
             return super().read(index)
 
-    with train_batches(Counted([good] * 20), **(TRAIN | {"prefetch": 1, "threads": 2})) as batches:
+    with TrainLoader(Counted([good] * 20), **(TRAIN | {"prefetch": 1, "threads": 2})) as batches:
         next(batches)
         next(batches)
     assert len(reads) <= 4 * 3
@@ -274,7 +274,7 @@ def test_no_more_is_read_ahead_than_asked(listed, encoded, picture):
 )
 def test_impossible_arguments(folder, changes, message):
     with pytest.raises(DataError, match=message):
-        train_batches(folder.train, **(TRAIN | changes))
+        TrainLoader(folder.train, **(TRAIN | changes))
 
 
 def test_preprocess_errors(tmp_path):

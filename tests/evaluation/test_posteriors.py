@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from jaxcnn.data.crops import rescaled_size
-from jaxcnn.data.eval_loader import read_crops
+from jaxcnn.data.decode import peek
+from jaxcnn.data.eval_loader import decode_eval_crops
 from jaxcnn.evaluation import evaluate, read_protocol
 from jaxcnn.evaluation.buckets import RATIOS, bucket, pad_to_bucket, transpose_kernels
 from jaxcnn.evaluation.posteriors import choose_crops, shapes_of
@@ -62,7 +63,8 @@ def reference(net, params, source, index, protocol):
     """The mean posterior by its definition, crop by crop."""
     total = np.zeros(CLASSES)
     crops = protocol.crops(*source.pixels[index].shape[:2], net.image_size)
-    pixels, _ = read_crops(source.read(index)[0], lambda *_: [crop.crop for crop in crops])
+    encoded = source.read(index)[0]
+    pixels = decode_eval_crops(encoded, peek(encoded), [crop.crop for crop in crops])
     for crop in crops:
         view = pixels[crop.crop][:, ::-1] if crop.mirror else pixels[crop.crop]
         posterior = dense_posterior if crop.dense else plain_posterior

@@ -195,6 +195,6 @@ def test_images_that_only_one_of_them_cannot_read(tmp_path):
     ) as process_group:
         assert process_group.wait() == [1, 1], process_group.told()
     for i in range(2):
-        assert "error: 10 of the first 10 images cannot be read" in process_group.err(i)
+        assert "error: 10 of the first 10 images are corrupt" in process_group.err(i)
     assert int(state_of(workdir).step) == 1  # of the second update it had two rows too few
     assert [e["step"] for e in events(workdir)] == [1]

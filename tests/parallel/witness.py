@@ -66,11 +66,11 @@ def attend(witness):
     from jaxcnn.training.prefetch import Prefetcher
 
     made, drawn, saved, restored = (
-        room.train_batches, room.TrainLoader.__next__, Checkpoints.save, Checkpoints.restore,
+        room.TrainLoader, room.TrainLoader.__next__, Checkpoints.save, Checkpoints.restore,
     )  # fmt: skip
     done, ahead, given = [0], collections.deque(), Prefetcher.next
 
-    def train_batches(*arguments, start_step, **keys):
+    def make(*arguments, start_step, **keys):
         done[0] = start_step
         ahead.clear()
         return made(*arguments, start_step=start_step, **keys)
@@ -107,7 +107,8 @@ def attend(witness):
             witness.note(restored=int(whole.step), state=digest(whole))
         return found
 
-    room.train_batches, room.TrainLoader.__next__ = train_batches, next_batch
+    made.__next__ = next_batch
+    room.TrainLoader = make
     Prefetcher.next = next_update
     run_protocol.EvalLoader, Checkpoints.save, Checkpoints.restore = Pictures, save, restore
 

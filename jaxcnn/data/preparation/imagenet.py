@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxcnn.data.errors import DataError
-from jaxcnn.data.sources.tfds import find_prepared, load_tfds
+from jaxcnn.data.sources.tfds import find_prepared
+from jaxcnn.data.tensorflow import load_tfds
 
 NAME, VERSION = "imagenet2012", "5.1.0"
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.corrupt import CorruptCounter
 from jaxcnn.data.crops import square_corner
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.eval_crops import EvalCrop, whole_image_crop
 from jaxcnn.data.eval_loader import EvalImage, EvalLoader
+from jaxcnn.data.loader import CorruptCounter
 from jaxcnn.data.preparation.shards import chunk_name, complete, finish, record, write, write_shard
-from jaxcnn.data.sources.packed import FACTS, FORMAT, partial_folder
+from jaxcnn.data.sources.packed import FORMAT, METADATA, partial_folder
 from jaxcnn.data.sources.source import Source, Subset
 
 # Images a shard: at most so many are done again after a stop. ImageNet's 157 shards are all mapped at once.
@@ -117,7 +117,7 @@ def _is_done(out: Path, name: str, recipe: dict[str, Any]) -> bool:
     Raises:
       DataError: it is there or begun, but of another recipe.
     """
-    for place in (out / name / FACTS, partial_folder(out, name) / _RECIPE):
+    for place in (out / name / METADATA, partial_folder(out, name) / _RECIPE):
         if not place.is_file():
             continue
         try:
@@ -133,7 +133,7 @@ def _is_done(out: Path, name: str, recipe: dict[str, Any]) -> bool:
                 f"{place.parent} was packed otherwise ({differ}); name another folder with --out=DIR, or "
                 "delete this one"
             )
-        return place.name == FACTS
+        return place.name == METADATA
     return False
 
 

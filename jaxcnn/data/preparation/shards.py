@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxcnn.data.crops import rescaled_size
 from jaxcnn.data.eval_loader import EvalImage
-from jaxcnn.data.sources.packed import FACTS, INDEX, INDEX_FIELDS, Stored, shard_name
+from jaxcnn.data.sources.packed import INDEX, INDEX_FIELDS, METADATA, PackedImage, shard_name
 from jaxcnn.data.sources.source import Source
 
 
@@ -63,7 +63,7 @@ def record(picture: EvalImage) -> list[bytes]:
     if picture.problem:
         return [picture.problem.encode()]
     ((cut, pixels),) = picture.pixels.items()
-    stored = Stored(picture.size, rescaled_size(*picture.size, cut.scale), cut.box)
+    stored = PackedImage(picture.size, rescaled_size(*picture.size, cut.scale), cut.box)
     return [stored.header(), pixels.tobytes()]
 
 
@@ -78,7 +78,7 @@ def finish(folder: Path, recipe: dict[str, Any], chunks: list[np.ndarray]) -> No
         "unreadable": sum(int((~chunk["readable"]).sum()) for chunk in chunks),
         "index_sha256": hashlib.sha256(buffer.getbuffer()).hexdigest(),
     }
-    write(folder / FACTS, json.dumps(recipe | facts, indent=1).encode())
+    write(folder / METADATA, json.dumps(recipe | facts, indent=1).encode())
 
 
 def write(path: Path, data: bytes) -> None:

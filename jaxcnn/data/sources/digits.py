@@ -18,7 +18,8 @@ from PIL import Image
 
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sampler import RandomStream, permutation
-from jaxcnn.data.sources.tfds import find_prepared, load_tfds
+from jaxcnn.data.sources.tfds import find_prepared
+from jaxcnn.data.tensorflow import load_tfds
 
 NAME, VERSION = "digits", "1.0.0"
 SIDE, QUALITY = 64, 95

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data.errors import CorruptImage, DataError
-from jaxcnn.data.jpeg import load_tensorflow
 from jaxcnn.data.sources.tfrecord_index import RecordIndex, index_records, read_record
+from jaxcnn.data.tensorflow import load_tensorflow, load_tfds
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _NAME = re.compile(r"[a-z][a-z0-9_]*(?:/[A-Za-z0-9_.+-]+)?(?::\d+\.\d+\.\d+)?")
@@ -154,15 +154,6 @@ def _how_to_prepare(name: str, data_dir: Path) -> str:
     return f"prepare it with: python -m jaxcnn.cli.prepare {name} --data_dir={data_dir}" + (
         "" if name == "digits" else " (this downloads it)"
     )
-
-
-def load_tfds() -> Any:
-    """The tensorflow_datasets module, imported after TensorFlow has been told to keep quiet."""
-    load_tensorflow()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import tensorflow_datasets as tfds
-    return tfds
 
 
 def _metadata(folder: Path) -> Any:

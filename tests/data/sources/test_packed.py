@@ -17,18 +17,18 @@ from jaxcnn.data import (
     EvalCrop,
     EvalLoader,
     Sampling,
+    TrainLoader,
     open_data,
     resize,
-    train_batches,
 )
 from jaxcnn.data.crops import rescaled_crop, rescaled_size, square_corner
-from jaxcnn.data.decode import decode_view
+from jaxcnn.data.decode import peek
 from jaxcnn.data.eval_crops import five_crops, whole_image_crop
-from jaxcnn.data.eval_loader import read_crops
+from jaxcnn.data.eval_loader import decode_eval_crops
 from jaxcnn.data.preparation import packing as packing_module
 from jaxcnn.data.preparation.packing import pack
 from jaxcnn.data.sources import packed as packed_module
-from jaxcnn.data.sources.packed import Stored, look
+from jaxcnn.data.sources.packed import PackedImage, read_record
 
 # The fixture's images are of 40..44 x 40..52 pixels: 32 shrinks all, 42 some, 64 would enlarge all.
 SQUARE, WHOLE = Sampling("square", (32, 32)), Sampling("scale", (32, 32))
@@ -54,7 +54,7 @@ def packer(image_folder, tmp_path):
 
 def take(source, sampling, count=8):
     stream = {"seed": 3, "batch_size": 5, "image_size": 24, "sampling": sampling}
-    with train_batches(source, **stream) as batches:
+    with TrainLoader(source, **stream) as batches:
         found = list(itertools.islice(batches, count))
     return {key: np.concatenate([batch[key] for batch in found]) for key in found[0]}
 
@@ -97,9 +97,9 @@ def test_smaller_images_are_kept_as_they_are(image_folder, packer):
         assert differences(image_folder, packed, sampling).max() <= 1
     size = {i: (40 + i % 5, 52 - 3 * (i % 5)) for i in range(15)}
     for i in range(15):
-        assert look(packed.train.read(i)[0], lambda *_: [])[0].shape[:2] == size[i]
+        assert read_record(packed.train.read(i)[0])[1].shape[:2] == size[i]
     some = packer(42, "some").train
-    shorter = [min(look(some.read(i)[0], lambda *_: [])[0].shape[:2]) for i in range(15)]
+    shorter = [min(read_record(some.read(i)[0])[1].shape[:2]) for i in range(15)]
     assert shorter == [min(42, *size[i]) for i in range(15)]
 
 
@@ -107,7 +107,7 @@ def test_squares_are_exactly_of_the_side(image_folder, packer):
     """Krizhevsky et al. 2012, section 2: small images are enlarged."""
     packed = packer(64, square=True)
     for i in range(15):
-        assert look(packed.train.read(i)[0], lambda *_: [])[0].shape == (64, 64, 3)
+        assert read_record(packed.train.read(i)[0])[1].shape == (64, 64, 3)
     assert differences(image_folder, packed, Sampling("square", (64, 64))).max() <= 1
 
 
@@ -124,9 +124,13 @@ def test_ids_names_labels_and_held_out_are_the_source_s(image_folder, tmp_path, 
         assert np.array_equal(one.ids, other.ids)
         for i in range(len(one)):
             assert (one.name(i), one.read(i)[1]) == (other.name(i), other.read(i)[1])
-    facts = packed.train.facts
-    assert (facts["shorter_side"], facts["square"], facts["filter"]) == (32, False, "bilinear")
-    assert facts["source"] == f"folder:{image_folder}"
+    metadata = packed.train.metadata
+    assert (metadata["shorter_side"], metadata["square"], metadata["filter"]) == (
+        32,
+        False,
+        "bilinear",
+    )
+    assert metadata["source"] == f"folder:{image_folder}"
     assert f"from folder:{image_folder}, shorter side at most 32" in packed.description
 
 
@@ -135,12 +139,12 @@ def test_unreadable_images_stay_unreadable(image_folder, packer, caplog):
     with caplog.at_level(logging.WARNING):
         packed = packer()
     assert "bee/2.jpg: truncated JPEG" in caplog.text
-    assert packed.train.facts["unreadable"] == 1
+    assert packed.train.metadata["unreadable"] == 1
     plain = open_data(f"folder:{image_folder}").train
     with pytest.raises(CorruptImage, match="truncated JPEG") as caught:
         packed.train.read(7)
     assert caught.value.label == 1
-    with train_batches(packed.train, seed=0, batch_size=15, image_size=24, sampling=WHOLE) as seen:
+    with TrainLoader(packed.train, seed=0, batch_size=15, image_size=24, sampling=WHOLE) as seen:
         batch = next(seen)
         assert seen.corrupt == [plain.name(7)]
     assert batch["mask"].tolist() == (batch["id"] != 7).tolist()
@@ -149,7 +153,7 @@ def test_unreadable_images_stay_unreadable(image_folder, packer, caplog):
 
 def test_too_many_unreadable_images_end_the_packing(listed, tmp_path):
     source = listed([CorruptImage("gone", 1)] * 40)
-    with pytest.raises(DataError, match=r"10 of the first 10 images cannot be read"):
+    with pytest.raises(DataError, match=r"10 of the first 10 images are corrupt"):
         pack({"train": source}, tmp_path / "out", origin="listed", shorter_side=32)
     assert not (tmp_path / "out" / "train").exists()
 
@@ -179,10 +183,11 @@ def test_protocols_see_the_same(image_folder, packer):
                     assert (a.label, a.size, a.pixels.keys()) == (b.label, b.size, b.pixels.keys())
                     for cut in a.pixels:
                         assert np.abs(a.pixels[cut].astype(int) - b.pixels[cut]).max() <= 1
+    record = squares.evaluation.read(0)[0]
     with pytest.raises(
         DataError, match=r"only the central square is packed; use .*sampling=square"
     ):
-        read_crops(squares.evaluation.read(0)[0], dense)
+        decode_eval_crops(record, peek(record), dense(*peek(record)))
 
 
 @pytest.mark.parametrize("sampling", [WHOLE, Sampling("area")])
@@ -202,7 +207,7 @@ def test_views_of_the_square_at_any_scale_lie_in_the_packed_one():
         rescaled = rescaled_size(height, width, packed)
         box = (*square_corner(height, width, packed), packed, packed)
         view = rescaled_crop(height, width, scale=scale, top=top, left=left, side=side, square=True)
-        placed = Stored((height, width), rescaled, box).place(view)
+        placed = PackedImage((height, width), rescaled, box).place(view)
         x0, y0, x1, y1 = placed.region
         assert 0 <= x0 < x1 <= packed
         assert 0 <= y0 < y1 <= packed
@@ -219,7 +224,7 @@ def test_enlarging_what_was_shrunk_is_told_once(packer, caplog):
         take(packed.train, Sampling("scale", (32, 64)))
         take(packed.train, Sampling("scale", (64, 64)))
     assert [record.getMessage()[:60] for record in caplog.records] == [
-        "views enlarge images that were packed with shorter side 32, "
+        "crops enlarge images that were packed with shorter side 32, "
     ]
 
 
@@ -239,7 +244,7 @@ def test_the_same_command_goes_on_after_a_stop(image_folder, tmp_path, packer):
     with pytest.raises(Stop):
         packer(out="stopped", per_shard=4, progress=stop)
     assert seen == [("train", i, 15) for i in range(1, 11)]
-    with pytest.raises(DataError, match=r"packing of .*stopped is not done: .*same command"):
+    with pytest.raises(DataError, match=r"packing of .*stopped is not complete: .*same command"):
         open_data(f"packed:{tmp_path / 'stopped'}")
     with pytest.raises(
         DataError, match=r"partial was packed otherwise \(shorter_side: 32, now 30\)"
@@ -257,7 +262,7 @@ def test_the_same_command_goes_on_after_a_stop(image_folder, tmp_path, packer):
         assert [len(shard) for shard in one.shards] == [len(shard) for shard in other.shards]
         assert all(one.read(i) == other.read(i) for i in range(len(one)))
         assert np.array_equal(one.index, other.index)
-        assert one.facts == other.facts
+        assert one.metadata == other.metadata
     names = sorted(path.name for path in (tmp_path / "stopped" / "train").iterdir())
     assert names == [*(f"0000{k}.rgb" for k in range(4)), "index.npy", "split.json"]
 
@@ -304,7 +309,7 @@ def test_impossible_side(packer):
         packer(0)
 
 
-def spoil_facts(folder, **changes):
+def spoil_metadata(folder, **changes):
     path = folder / "split.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -324,11 +329,14 @@ def cut_short(path):
             r"00000.rgb has 33,479 bytes, expected 33,480",
         ),
         (lambda d: (d / "val" / "00000.rgb").unlink(), r"cannot read .*00000.rgb: No such file"),
-        (lambda d: cut_short(d / "train" / "index.npy"), r"index.npy is not the index that was"),
-        (lambda d: spoil_facts(d / "train", format=2), r"in format 2; .* reads format 1"),
+        (
+            lambda d: cut_short(d / "train" / "index.npy"),
+            r"index.npy does not have the recorded SHA-256",
+        ),
+        (lambda d: spoil_metadata(d / "train", format=2), r"in format 2; .* reads format 1"),
         (lambda d: cut_short(d / "train" / "split.json"), r"split.json cannot be read"),
         (
-            lambda d: spoil_facts(d / "val", class_names=["ant", "bee"]),
+            lambda d: spoil_metadata(d / "val", class_names=["ant", "bee"]),
             r"the classes of .*train \(3\) and .*val \(2\) differ",
         ),
     ],
@@ -355,18 +363,15 @@ def test_damaged_records(packer):
     record = bytes(packer().train.read(0)[0])
     for damaged in (record[:20], record[:-1], record[:8] + bytes(len(record) - 8)):
         with pytest.raises(CorruptImage, match="damaged record"):
-            decode_view(damaged, lambda *_: pytest.fail("nothing to look at"))
+            peek(damaged)
 
 
 def test_a_record_says_all_that_is_stored():
-    stored = Stored((300, 400), (32, 43), (0, 5, 32, 32))
+    stored = PackedImage((300, 400), (32, 43), (0, 5, 32, 32))
     data = stored.header() + bytes(32 * 32 * 3)
-    _, views, placed = look(
-        data, lambda h, w: [rescaled_crop(h, w, scale=32, top=0, left=6, side=24)]
-    )
-    assert views[0].region == pytest.approx((6 * 400 / 43, 0, 30 * 400 / 43, 24 * 300 / 32))
-    assert placed == [in_stored(views[0], (1.0, 0.0, 25.0, 24.0))]
-
-
-def in_stored(view, region):
-    return view._replace(image_height=32, image_width=32, region=region)
+    assert peek(data) == (300, 400)
+    crop = rescaled_crop(300, 400, scale=32, top=0, left=6, side=24)
+    assert crop.region == pytest.approx((6 * 400 / 43, 0, 30 * 400 / 43, 24 * 300 / 32))
+    found, _ = read_record(data)
+    placed = crop._replace(image_height=32, image_width=32, region=(1.0, 0.0, 25.0, 24.0))
+    assert found.place(crop) == placed

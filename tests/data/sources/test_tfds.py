@@ -10,12 +10,13 @@ import time
 import numpy as np
 import pytest
 
-from jaxcnn.data import DataError, Sampling, open_data, train_batches
-from jaxcnn.data.crops import center_crop_view
-from jaxcnn.data.decode import decode_view
+from jaxcnn.data import DataError, Sampling, TrainLoader, open_data
+from jaxcnn.data.crops import resized_center_crop
+from jaxcnn.data.decode import decode, peek
 from jaxcnn.data.sources import tfrecord_index as records_module
-from jaxcnn.data.sources.tfds import find_prepared, load_tfds
+from jaxcnn.data.sources.tfds import find_prepared
 from jaxcnn.data.sources.tfrecord_index import index_records
+from jaxcnn.data.tensorflow import load_tfds
 
 
 def write_records(path, contents):
@@ -178,10 +179,9 @@ def test_prepared_data_set(prepared):
     seen = []
     for i in range(23):
         content, label = data.train.read(i)
-        pixels, view = decode_view(
-            content, lambda h, w: center_crop_view(h, w, scale=20, image_size=20)
-        )
-        number = view.image_width - 20
+        height, width = peek(content)
+        pixels = decode(content, resized_center_crop(height, width, scale=20, image_size=20))
+        number = width - 20
         assert label == number % 3
         assert pixels[0, 0, 0] == 8 * number
         seen.append(number)
@@ -207,7 +207,7 @@ def test_prepared_data_set_equals_what_tfds_reads(prepared):
 
 def test_batches_of_a_prepared_data_set(prepared):
     data = open_data("tfds:few", str(prepared), held_out=3)
-    with train_batches(
+    with TrainLoader(
         data.train,
         seed=0,
         batch_size=10,

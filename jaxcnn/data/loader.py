@@ -1,0 +1,116 @@
+"""What both loaders share: threads that work ahead in order, and the policy for corrupt images."""
+
+import abc
+import logging
+import os
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+from jaxcnn.data.errors import DataError
+from jaxcnn.data.sources.source import Source
+
+_LOGGER = logging.getLogger(__name__)
+_T = TypeVar("_T")
+# beartype, which checks types in tests, does not read typing.Self here.
+_Self = TypeVar("_Self", bound="Loader")
+
+# The value of every pixel of a corrupt image.
+MID_GREY = 128
+# A data set is damaged if more than this share of its images is corrupt, and at least this many.
+_MAX_CORRUPT, _MIN_COUNT = 0.01, 10
+
+
+def available_cores() -> int:
+    """Returns the number of cores that this process may use; a container or a scheduler may limit it."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Loader(abc.ABC, Generic[_T]):
+    """An iterator over items that threads prepare ahead of the consumer, in order.
+
+    Use it in a `with` block, or call `close()`. At most `ahead` + 1 items are in preparation or ready. An
+    exception in a thread is raised by the `next()` of its item, and closes the loader.
+    """
+
+    def __init__(self, threads: int, ahead: int):
+        self._ahead = ahead
+        self._closed = False
+        self._pending: deque[tuple[Any, list[Future]]] = deque()
+        self._pool = ThreadPoolExecutor(threads, "jaxcnn-data")
+        self._fill()  # the first items are prepared while the caller compiles
+
+    @abc.abstractmethod
+    def _begin(self) -> tuple[Any, list[Future]] | None:
+        """Submits the work for the next item; returns what `_finish` needs. None at the end."""
+
+    @abc.abstractmethod
+    def _finish(self, begun: Any, results: Sequence[Any]) -> _T:
+        """Returns the item, from what `_begin` returned and the results of its work."""
+
+    def __iter__(self: _Self) -> _Self:
+        return self
+
+    def __next__(self) -> _T:
+        try:
+            self._fill()
+            if not self._pending:
+                raise StopIteration
+            begun, futures = self._pending.popleft()
+            return self._finish(begun, [future.result() for future in futures])
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the threads and drops what they prepared. May be called more than once."""
+        self._closed = True
+        self._pending.clear()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _fill(self) -> None:
+        while not self._closed and len(self._pending) <= self._ahead:
+            begun = self._begin()
+            if begun is None:
+                return
+            self._pending.append(begun)
+
+
+class CorruptCounter:
+    """Logs each corrupt image of `source` once; raises if there are too many.
+
+    `names` lists them in the order in which they were found. `consequence` ends the log message: what
+    happens to the image.
+    """
+
+    def __init__(self, source: Source, consequence: str):
+        self.names: list[str] = []
+        self._source = source
+        self._consequence = consequence
+
+    def note(self, position: int, problem: str, seen: int) -> None:
+        """Records that the image at `position`, the last of `seen` images, is corrupt.
+
+        Raises:
+          DataError: so many images are corrupt that the data set must be damaged.
+        """
+        name = self._source.name(position)
+        if name not in self.names:
+            self.names.append(name)
+            _LOGGER.warning("corrupt image %s: %s; it is %s", name, problem, self._consequence)
+        seen = min(seen, len(self._source))
+        if len(self.names) >= _MIN_COUNT and len(self.names) > _MAX_CORRUPT * seen:
+            raise DataError(
+                f"{len(self.names)} of the first {seen} images are corrupt, more than {_MAX_CORRUPT:.0%}: "
+                "the data set is damaged or is not what its name says; the first ones are "
+                f"{', '.join(self.names[:5])}; prepare or copy it again"
+            )
