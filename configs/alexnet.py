@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
             "model": {"name": "alexnet"},
             "data": {"source": "tfds:imagenet2012"},
             "augment": {
-                "sampling": "square",  # section 2: the central square; 4.1: 224 crops of it
+                "sampling": "random_crop_in_square",  # section 2: the central square; 4.1: 224 crops of it
                 "scale": (256, 256),  # section 2
                 "flip": 0.5,  # section 4.1
                 # section 4.1. The unit of its formula is unstated: here pixels of 0..1; 'deviation' is what

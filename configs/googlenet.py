@@ -17,13 +17,13 @@ def get_config() -> ConfigDict:
             "model": {"name": "googlenet"},
             "data": {"source": "tfds:imagenet2012"},
             "augment": {
-                "sampling": "area",  # section 6
+                "sampling": "random_resized_crop",  # section 6
                 "area": (0.08, 1.0),  # section 6
                 "aspect": (3 / 4, 4 / 3),  # section 6
                 "aspect_law": "log_uniform",  # unstated; as likely wide as tall. Or 'uniform'
                 "interpolation": ("bilinear", "area", "nearest", "cubic"),  # section 6
                 "flip": 0.5,  # unstated; BVLC bvlc_googlenet
-                "distort": (
+                "color_jitter": (
                     0.5,
                     1.5,
                 ),  # section 6 names Howard's distortions: 1312.5402, factors 0.5 to 1.5

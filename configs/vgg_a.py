@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
             },
             "data": {"source": "tfds:imagenet2012"},
             "augment": {
-                "sampling": "scale",  # section 3.1: one crop of the rescaled image
+                "sampling": "random_crop",  # section 3.1: one crop of the rescaled image
                 "scale": (256, 256),  # section 3.1: S, smallest side of the rescaled image
                 "flip": 0.5,  # section 3.1
                 # section 3.1: the colour shift of Krizhevsky et al. 2012, section 4.1. The unit of its

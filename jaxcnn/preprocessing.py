@@ -41,7 +41,7 @@ class Augment(Sampling):
 
     Attributes:
         flip: probability that a training view is mirrored.
-        distort: bounds of the factors of brightness, colour and contrast, drawn uniformly and applied in
+        color_jitter: bounds of the factors of brightness, colour and contrast, drawn uniformly and applied in
             a random order (Howard 2013, named in Szegedy et al. 2014, section 6: 0.5 to 1.5). (1, 1) is
             off.
         pca: the colour shift of Krizhevsky et al. 2012, section 4.1: 'off'; 'unit', its formula on
@@ -55,7 +55,7 @@ class Augment(Sampling):
     """
 
     flip: float = 0.5
-    distort: tuple[float, float] = (1.0, 1.0)
+    color_jitter: tuple[float, float] = (1.0, 1.0)
     pca: str = "off"
     pca_std: float = 0.1
     mean: tuple[float, float, float] | str = (123.68, 116.779, 103.939)
@@ -65,9 +65,9 @@ class Augment(Sampling):
         found = super().problems()
         if not 0 <= self.flip <= 1:
             found.append(f"flip is a probability and must lie in [0, 1], got {self.flip}")
-        if not 0 <= self.distort[0] <= self.distort[1] < math.inf:
+        if not 0 <= self.color_jitter[0] <= self.color_jitter[1] < math.inf:
             found.append(
-                f"distort must be (lowest, highest) with 0 <= lowest <= highest, got {self.distort}"
+                f"color_jitter must be (lowest, highest) with 0 <= lowest <= highest, got {self.color_jitter}"
             )
         if self.pca == "byte":
             found.append(_REFUSED)
@@ -93,12 +93,12 @@ class Augment(Sampling):
                 "computed from them; give statistics='auto', or a file of "
                 "python -m jaxcnn.cli.statistics"
             )
-        squares = self.sampling in ("square", "centre") and self.scale[0] == self.scale[1]
+        squares = self.from_square and self.scale[0] == self.scale[1]
         if self.mean == "per_pixel" and not squares:
             found.append(
                 "mean='per_pixel' is a mean of central squares of one size: it needs "
-                f"sampling='square' or 'centre' and one scale, got sampling={self.sampling!r} and "
-                f"scale={self.scale}; or give mean='rgb'"
+                "sampling='random_crop_in_square' or 'center_crop' and one scale, got "
+                f"sampling={self.sampling!r} and scale={self.scale}; or give mean='rgb'"
             )
         return found
 
@@ -131,19 +131,19 @@ class DevicePreprocess:
 
     Attributes:
         mean: float32[3], or float32[S,S,3] of the central squares.
-        flip, distort, pca_std: as in `Augment`.
+        flip, color_jitter, pca_std: as in `Augment`.
         shifts: float32[3,3]; row i is what a draw of 1 along component i adds to R, G and B; None is off.
     """
 
     mean: np.ndarray
     flip: float
-    distort: tuple[float, float]
+    color_jitter: tuple[float, float]
     pca_std: float
     shifts: np.ndarray | None
 
     @property
-    def distorts(self) -> bool:
-        return self.distort != (1.0, 1.0)
+    def jitters_color(self) -> bool:
+        return self.color_jitter != (1.0, 1.0)
 
 
 def make_preprocess(augment: Augment, statistics: Statistics | None) -> DevicePreprocess:
@@ -173,7 +173,7 @@ def make_preprocess(augment: Augment, statistics: Statistics | None) -> DevicePr
     if statistics is not None and augment.pca != "off":
         shifts = pca_lighting(*eigen(statistics), augment.pca).astype(np.float32)
     return DevicePreprocess(
-        np.asarray(mean, np.float32), augment.flip, augment.distort, augment.pca_std, shifts
+        np.asarray(mean, np.float32), augment.flip, augment.color_jitter, augment.pca_std, shifts
     )
 
 
@@ -278,9 +278,10 @@ def augment_batch(
     keys, images = example_keys(key, batch["epoch"], batch["id"]), batch["image"]
     # Flips have the example's own key; what came later draws from keys folded out of it.
     purpose = lambda number: jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)  # noqa: E731
-    if device_preprocess.distorts:
+    if device_preprocess.jitters_color:
         images = color_jitter(
-            images.astype(jnp.float32), *draw_color_jitter(purpose(1), device_preprocess.distort)
+            images.astype(jnp.float32),
+            *draw_color_jitter(purpose(1), device_preprocess.color_jitter),
         )
     if device_preprocess.shifts is not None:
         draws = device_preprocess.pca_std * normals(purpose(2))

@@ -214,6 +214,9 @@ def test_migration_renames_keys_and_values_and_drops_harmless_keys(monkeypatch):
 
 def test_an_old_name_is_an_error_that_gives_the_new_one(monkeypatch):
     assert errors("vgg_e", "loss.accumulate=2") == "loss.accumulate is now grad_accum_steps"
+    assert errors("vgg_e", "augment.sampling=area") == (
+        "augment.sampling='area' is now 'random_resized_crop'"
+    )
     monkeypatch.setitem(migration.RENAMED_VALUES, "data.train_split", (("old", "train"),))
     assert errors("vgg_e", "data.train_split=old") == "data.train_split='old' is now 'train'"
 

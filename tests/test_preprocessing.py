@@ -88,7 +88,12 @@ def test_the_mean_image_lies_under_the_crop():
 
 
 def test_the_mean_image_is_subtracted_before_the_mirror():
-    settings = {"mean": "per_pixel", "statistics": "auto", "sampling": "square", "scale": (8, 8)}
+    settings = {
+        "mean": "per_pixel",
+        "statistics": "auto",
+        "sampling": "random_crop_in_square",
+        "scale": (8, 8),
+    }
     batch = batch_of(images(2), box=[[1, 2, 6, 6], [0, 0, 6, 6]])
     plain = treat(batch, squares(), flip=0.0, **settings)
     np.testing.assert_array_equal(
@@ -103,7 +108,9 @@ def test_mean_rgb_is_that_of_the_statistics():
 
 
 def test_a_mean_image_of_another_side_is_refused():
-    augment = Augment(mean="per_pixel", statistics="auto", sampling="square", scale=(9, 9))
+    augment = Augment(
+        mean="per_pixel", statistics="auto", sampling="random_crop_in_square", scale=(9, 9)
+    )
     with pytest.raises(ValueError, match=r"at scale 9 needs a mean image of side 9.*side 8"):
         make_preprocess(augment, squares(8))
     with pytest.raises(ValueError, match="no mean image"):
@@ -172,8 +179,8 @@ def test_k1_one_draw_an_image_and_a_new_one_at_the_next_use():
 BRIGHTNESS, COLOUR, CONTRAST = ORDERS.index((0, 1, 2)), 1, 2
 
 
-def distort(image, factors, order=0):
-    """One image through `distorted`."""
+def jitter(image, factors, order=0):
+    """Applies `color_jitter` to one image."""
     out = color_jitter(
         jnp.float32(image)[None], jnp.float32(factors)[None], jnp.array([order], jnp.int32)
     )
@@ -182,20 +189,20 @@ def distort(image, factors, order=0):
 
 def test_k2_factor_one_is_the_identity():
     for order in range(6):
-        np.testing.assert_allclose(distort(images(1)[0], (1, 1, 1), order), images(1)[0], atol=1e-4)
+        np.testing.assert_allclose(jitter(images(1)[0], (1, 1, 1), order), images(1)[0], atol=1e-4)
 
 
 def test_k2_brightness_scales_and_then_clips():
     image = images(1)[0]
-    np.testing.assert_allclose(distort(image, (0.7, 1, 1)), 0.7 * image, atol=1e-4)
-    np.testing.assert_allclose(distort(image, (1.4, 1, 1)), np.minimum(1.4 * image, 255), atol=1e-4)
+    np.testing.assert_allclose(jitter(image, (0.7, 1, 1)), 0.7 * image, atol=1e-4)
+    np.testing.assert_allclose(jitter(image, (1.4, 1, 1)), np.minimum(1.4 * image, 255), atol=1e-4)
 
 
 def test_k2_colour_leaves_grey_and_contrast_leaves_a_constant():
     grey = np.repeat(images(1)[0][:, :, :1], 3, axis=2)
-    np.testing.assert_allclose(distort(grey, (1, 0.5, 1)), grey, atol=1e-4)
+    np.testing.assert_allclose(jitter(grey, (1, 0.5, 1)), grey, atol=1e-4)
     plain = np.full((6, 6, 3), 77, np.uint8)
-    np.testing.assert_allclose(distort(plain, (1, 1, 1.5)), plain, atol=1e-4)
+    np.testing.assert_allclose(jitter(plain, (1, 1, 1.5)), plain, atol=1e-4)
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.8, 1.3, 1.5])
@@ -208,7 +215,7 @@ def test_k2_agrees_with_the_python_imaging_library(position, enhance, factor):
     image = images(1, side=16)[0]
     expected = np.asarray(enhance(Image.fromarray(image)).enhance(factor), np.float32)
     factors = [factor if i == position else 1.0 for i in range(3)]
-    assert np.abs(distort(image, factors) - expected).max() < 1.51
+    assert np.abs(jitter(image, factors) - expected).max() < 1.51
 
 
 def test_k2_all_six_orders_occur_and_differ():
@@ -220,14 +227,14 @@ def test_k2_all_six_orders_occur_and_differ():
     np.testing.assert_allclose(factors.mean(axis=0), 1, atol=0.02)
     np.testing.assert_allclose(factors.std(axis=0), 1 / np.sqrt(12), atol=0.01)
     assert sorted(ORDERS) == sorted(set(ORDERS))
-    outcomes = [distort(images(1)[0], (1.5, 0.5, 1.4), order) for order in range(6)]
+    outcomes = [jitter(images(1)[0], (1.5, 0.5, 1.4), order) for order in range(6)]
     for i in range(6):
         assert all(np.abs(outcomes[i] - outcomes[j]).max() > 1 for j in range(i))
 
 
 # Of (seed, epoch, id) alone.
 
-EVERYTHING = {"distort": (0.5, 1.5), "pca": "deviation", "mean": MEAN}
+EVERYTHING = {"color_jitter": (0.5, 1.5), "pca": "deviation", "mean": MEAN}
 
 
 def test_draws_depend_on_seed_epoch_and_id_alone():
@@ -264,7 +271,12 @@ def test_draws_are_equal_on_any_number_of_devices(count):
         np.testing.assert_array_equal(many, one)
 
 
-PER_PIXEL = {"mean": "per_pixel", "statistics": "auto", "sampling": "square", "scale": (8, 8)}
+PER_PIXEL = {
+    "mean": "per_pixel",
+    "statistics": "auto",
+    "sampling": "random_crop_in_square",
+    "scale": (8, 8),
+}
 
 
 @pytest.mark.parametrize("settings", [EVERYTHING, EVERYTHING | PER_PIXEL], ids=["rgb", "per_pixel"])
@@ -294,7 +306,7 @@ def test_views_are_equal_on_any_number_of_devices(settings):
         ({"mean": (300.0, 0.0, 0.0)}, "mean"),
         ({"mean": "pixel"}, "'rgb' or 'per_pixel', got 'pixel'"),
         ({"flip": 1.5}, r"probability and must lie in \[0, 1\], got 1.5"),
-        ({"distort": (1.5, 0.5)}, "lowest <= highest"),
+        ({"color_jitter": (1.5, 0.5)}, "lowest <= highest"),
         ({"pca": "byte"}, "1480 grey levels"),
         ({"pca": "pca"}, "one of off, unit, deviation"),
         ({"pca_std": -0.1}, "pca_std"),
@@ -302,18 +314,26 @@ def test_views_are_equal_on_any_number_of_devices(settings):
         ({"aspect": (1.4, 0.7)}, "aspect"),
         ({"area": (0.0, 1.0)}, "area"),
         ({"sampling": "crop"}, "sampling"),
-        ({"mean": "per_pixel", "statistics": "auto"}, "sampling='square'"),
+        ({"mean": "per_pixel", "statistics": "auto"}, "sampling='random_crop_in_square'"),
         (
-            {"mean": "per_pixel", "statistics": "auto", "sampling": "square", "scale": (9, 12)},
+            {
+                "mean": "per_pixel",
+                "statistics": "auto",
+                "sampling": "random_crop_in_square",
+                "scale": (9, 12),
+            },
             "one scale",
         ),
-        ({"mean": "per_pixel", "sampling": "square"}, "statistics='imagenet' is not computed"),
+        (
+            {"mean": "per_pixel", "sampling": "random_crop_in_square"},
+            "statistics='imagenet' is not computed",
+        ),
         ({"mean": "rgb"}, "statistics='imagenet' is not computed"),
-        ({"distort": (0.5, float("inf"))}, "distort"),
+        ({"color_jitter": (0.5, float("inf"))}, "color_jitter"),
         ({"pca_std": float("nan")}, "pca_std"),
         ({"statistics": ""}, "statistics"),
         ({"interpolation": ("area", "area")}, "a filter twice"),
-        ({"sampling": "centre", "scale": (9, 12)}, "give one scale"),
+        ({"sampling": "center_crop", "scale": (9, 12)}, "needs one scale"),
     ],
 )
 def test_values_out_of_range_are_named(wrong, said):
@@ -323,8 +343,8 @@ def test_values_out_of_range_are_named(wrong, said):
 
 def test_all_that_is_wrong_is_said_at_once():
     with pytest.raises(ValueError) as caught:
-        Augment(area=(0.5, 2.0), flip=1.5, distort=(1.5, 0.5), pca="byte")
-    for said in ("area must", "flip is a probability", "distort must", "1480 grey levels"):
+        Augment(area=(0.5, 2.0), flip=1.5, color_jitter=(1.5, 0.5), pca="byte")
+    for said in ("area must", "flip is a probability", "color_jitter must", "1480 grey levels"):
         assert said in str(caught.value)
 
 

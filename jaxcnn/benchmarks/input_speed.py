@@ -28,9 +28,9 @@ from jaxcnn.data.sources.folder import scan_classes
 from jaxcnn.data.train_crops import Sampling
 
 SAMPLINGS = {
-    "area": Sampling("area"),
-    "scale": Sampling("scale", (256, 512)),
-    "square": Sampling("square", (256, 256)),
+    "random_resized_crop": Sampling("random_resized_crop"),
+    "random_crop": Sampling("random_crop", (256, 512)),
+    "random_crop_in_square": Sampling("random_crop_in_square", (256, 256)),
 }
 SIDE = 224
 WORKERS = 2  # of the DataLoader
@@ -74,7 +74,7 @@ def measure(options: argparse.Namespace) -> Iterator[Measurement]:
         loader = _optional(lambda: _loader(options.data, options.batch, count), missing)
     for name in options.sampling or SAMPLINGS:
         for threads in (1, 2, 3, 4) if options.growth else (options.threads,):
-            peer = loader if name == "area" else None
+            peer = loader if name == "random_resized_crop" else None
             yield _row(name, threads, source, bare, peer, count, options)
     if options.growth:
         yield from map(_index_row, RECORDS)

@@ -3,8 +3,8 @@
 python -m jaxcnn.cli.statistics configs/alexnet.py [SECTION.KEY=VALUE ...] [--out=FILE]
 
 They are the mean of R, G and B, their covariance, and the mean image of the central squares. The squares have
-the side augment.scale[0] where training views are cut from such squares (augment.sampling 'square' or
-'centre'), else model.image_size. Exit codes: 0 done, 1 error, 2 usage.
+the side augment.scale[0] where training views are cut from such squares (augment.sampling
+'random_crop_in_square' or 'center_crop'), else model.image_size. Exit codes: 0 done, 1 error, 2 usage.
 """
 
 from __future__ import annotations

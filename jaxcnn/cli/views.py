@@ -153,13 +153,15 @@ def _caption(view: ResizedCrop, mirrored: bool) -> str:
 def _title(config: dict[str, Any]) -> str:
     augment = config["augment"]
     parts = [f"sampling {augment['sampling']}"]
-    if augment["sampling"] == "area":
+    if augment["sampling"] == "random_resized_crop":
         parts.append(f"area {augment['area'][0]:g} to {augment['area'][1]:g}")
     else:
         parts.append(f"S {augment['scale'][0]} to {augment['scale'][1]}")
     parts.append(f"flip {augment['flip']:g}")
-    if tuple(augment["distort"]) != (1.0, 1.0):
-        parts.append(f"distort {augment['distort'][0]:g} to {augment['distort'][1]:g}")
+    if tuple(augment["color_jitter"]) != (1.0, 1.0):
+        parts.append(
+            f"color jitter {augment['color_jitter'][0]:g} to {augment['color_jitter'][1]:g}"
+        )
     colours = augment["statistics"].replace("auto", "imagenet")  # as in _without_mean
     parts.append(f"pca {augment['pca']}" + (f" ({colours})" if augment["pca"] != "off" else ""))
     return f"{config['model']['name']}: " + ", ".join(parts)

@@ -11,11 +11,20 @@ from collections.abc import Mapping
 from typing import Any
 
 # Old key -> new key.
-RENAMED_KEYS: dict[str, str] = {"loss.accumulate": "grad_accum_steps"}
+RENAMED_KEYS: dict[str, str] = {
+    "loss.accumulate": "grad_accum_steps",
+    "augment.distort": "augment.color_jitter",
+}
 
 # Key (its name of today) -> (old value, new value) pairs.
 RENAMED_VALUES: dict[str, tuple[tuple[Any, Any], ...]] = {
     "augment.flip": ((True, 0.5), (False, 0.0)),
+    "augment.sampling": (
+        ("scale", "random_crop"),
+        ("square", "random_crop_in_square"),
+        ("centre", "center_crop"),
+        ("area", "random_resized_crop"),
+    ),
 }
 
 ANY = object()

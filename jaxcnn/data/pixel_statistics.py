@@ -86,7 +86,7 @@ def side_of(sampling: Sampling, image_size: int) -> int:
 
     It is scale[0] where views lie in the central square of that side, else the views' own side.
     """
-    return sampling.scale[0] if sampling.sampling in ("square", "centre") else image_size
+    return sampling.scale[0] if sampling.from_square else image_size
 
 
 def compute_statistics(

@@ -10,7 +10,7 @@ from jaxcnn.data.crops import ResizedCrop, rescaled_crop, rescaled_size, resized
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sampler import RandomStream, random_bits
 
-SAMPLINGS = ("scale", "square", "centre", "area")
+SAMPLINGS = ("random_crop", "random_crop_in_square", "center_crop", "random_resized_crop")
 ASPECT_LAWS = ("log_uniform", "uniform")
 # Pillow's BILINEAR, BOX, NEAREST and BICUBIC.
 INTERPOLATIONS = ("bilinear", "area", "nearest", "cubic")
@@ -21,16 +21,16 @@ class Sampling:
     """How the square training crop of an image is drawn and resized.
 
     Attributes:
-        sampling: 'scale': the shorter side is rescaled to S and the crop lies anywhere in the
-            rescaled image (Simonyan & Zisserman 2014, section 3.1). 'square': the same, but
+        sampling: 'random_crop': the shorter side is rescaled to S and the crop lies anywhere in the
+            rescaled image (Simonyan & Zisserman 2014, section 3.1). 'random_crop_in_square': the same, but
             the crop lies in the central S x S square (Krizhevsky et al. 2012, sections 2 and 4.1).
-            'centre': the centre of that square at scale[0], nothing is random.
-            'area': a region of random area and aspect ratio, resized to the crop (Szegedy
+            'center_crop': the centre of that square at scale[0], nothing is random.
+            'random_resized_crop': a region of random area and aspect ratio, resized to the crop (Szegedy
             et al. 2014, section 6); `scale` is not used.
         scale: (lowest, highest) shorter side S in pixels of the rescaled image, drawn uniformly from the
             integers between, both included. Equal values fix S.
-        area: (smallest, largest) share of the image's area that a 'area' covers.
-        aspect: (narrowest, widest) width / height of a 'area'.
+        area: (smallest, largest) share of the image's area that a 'random_resized_crop' covers.
+        aspect: (narrowest, widest) width / height of a 'random_resized_crop'.
         aspect_law: 'log_uniform' or 'uniform': how the aspect is drawn, which the paper does not say.
         interpolation: the filters of the resize: 'bilinear', 'area', 'nearest', 'cubic' (Pillow's BILINEAR,
             BOX, NEAREST, BICUBIC, all but NEAREST with antialiasing). One is drawn, with equal probability,
@@ -40,7 +40,7 @@ class Sampling:
         ValueError: every problem with the fields.
     """
 
-    sampling: str = "scale"
+    sampling: str = "random_crop"
     scale: tuple[int, int] = (256, 256)
     area: tuple[float, float] = (0.08, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
@@ -55,7 +55,7 @@ class Sampling:
     @property
     def from_square(self) -> bool:
         """Whether every crop lies in the central square of the rescaled image."""
-        return self.sampling in ("square", "centre")
+        return self.sampling in ("random_crop_in_square", "center_crop")
 
     def problems(self) -> list[str]:
         """Returns what is wrong with the fields, a sentence each."""
@@ -84,19 +84,15 @@ class Sampling:
             )
         if len(set(self.interpolation)) < len(self.interpolation):
             problems.append(f"interpolation names a filter twice: {self.interpolation}")
-        if self.sampling == "centre" and self.scale[0] != self.scale[1]:
-            problems.append(f"sampling='centre' needs one scale, got {self.scale}")
+        if self.sampling == "center_crop" and self.scale[0] != self.scale[1]:
+            problems.append(f"sampling='center_crop' needs one scale, got {self.scale}")
         return [problem for problem in problems if problem]
 
 
-def _unknown(
-    field: str, value: str, valid: Iterable[str], renamed: dict[str, str] | None = None
-) -> str:
+def _unknown(field: str, value: str, valid: Iterable[str]) -> str:
     """Returns what is wrong with a name; '' if it is one of `valid`."""
     if value in valid:
         return ""
-    if renamed and value in renamed:
-        return f"{field} {value!r} is now called {renamed[value]!r}"
     near = difflib.get_close_matches(str(value), list(valid), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"unknown {field} {value!r}{hint} (valid: {_listed(valid)})"
@@ -143,7 +139,7 @@ def draw_train_crop(
 
     S is uniform over the integers scale[0]..scale[1], both included (VGG 3.1, "multi-scale training":
     [256, 512]). Offsets are uniform over all positions: (H - side + 1) x (W - side + 1) in the rescaled
-    image for 'scale', (S - side + 1)^2 in the square for 'square'. AlexNet 4.1 counts
+    image for 'random_crop', (S - side + 1)^2 in the square for 'random_crop_in_square'. AlexNet 4.1 counts
     32 x 32 positions in a 256 x 256 image; 33 x 33 are possible and used.
     """
     # The bias of a remainder of 64-bit integers is below 1e-15 for any image.
@@ -151,9 +147,9 @@ def draw_train_crop(
     bits = _Bits(*random_bits(RandomStream.CROP, seed, epoch, example_id, count).tolist())
     interpolation = sampling.interpolation[bits.interpolation % len(sampling.interpolation)]
     low, high = sampling.scale
-    if sampling.sampling == "area":
+    if sampling.sampling == "random_resized_crop":
         return _random_resized_crop(height, width, sampling, image_size, bits, interpolation)
-    if sampling.sampling == "centre":
+    if sampling.sampling == "center_crop":
         return resized_center_crop(
             height,
             width,

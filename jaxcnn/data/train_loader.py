@@ -30,9 +30,9 @@ class Batch(TypedDict):
     int32[B]. mask: bool[B], False for rows that do not count: corrupt images.
 
     box: int32[B,4], (top, left, height, width) of the crop in the rescaled image, or in that image's
-    central square of side S for the samplings that crop from it ('square' and
-    'centre'), where a mean image of side S applies. For 'area' it is the region in
-    the image's own pixels, rounded.
+    central square of side S for the samplings that crop from it
+    ('random_crop_in_square' and 'center_crop'), where a mean image of side S applies. For
+    'random_resized_crop' it is the region in the image's own pixels, rounded.
     """
 
     image: np.ndarray
@@ -88,9 +88,10 @@ class TrainLoader(Loader[Batch]):
         prefetch: int = 2,
     ):
         _check(source, batch_size, start_step, process_index, process_count, threads, prefetch)
-        # 'area' resizes any region to the crop; the others need room for it.
-        resized = sampling.sampling == "area"
-        check_holds_crop((image_size,) if resized else sampling.scale, image_size)
+        if sampling.sampling == "random_resized_crop":  # resizes any region to the crop
+            check_holds_crop((image_size,), image_size)
+        else:
+            check_holds_crop(sampling.scale, image_size)
         self._corrupt = CorruptCounter(source, "left out")
         self.corrupt = self._corrupt.names
         self._source = source

@@ -98,7 +98,7 @@ def _scale_errors(config: Mapping[str, Any]) -> list[str]:
     """Scales that do not hold the net's images, or do not fit a mean image."""
     side, augment = config["model"]["image_size"], config["augment"]
     errors = []
-    if augment["sampling"] != "area" and augment["scale"][0] < side:
+    if augment["sampling"] != "random_resized_crop" and augment["scale"][0] < side:
         errors.append(
             f"augment.scale {augment['scale']} must not start below model.image_size {side}: the crop "
             "would not fit"

@@ -35,7 +35,7 @@ def test_input_beside_bare_decoding(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "simplejpeg", decoder)
     code, rows, _ = measured(folder, capsys)
     assert code == 0
-    assert [row["what"].split()[1] for row in rows] == ["area,", "scale,", "square,"]
+    assert [row["what"].split()[1] for row in rows] == [f"{name}," for name in input_speed.SAMPLINGS]
     for row in rows:
         assert row["images_per_second"] > 0
         assert row["share_of_bare_decoding"] > 0
@@ -49,7 +49,7 @@ def test_input_beside_bare_decoding(folder, capsys, monkeypatch):
 def test_what_is_not_installed_is_told_and_the_rest_is_measured(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     monkeypatch.setitem(sys.modules, "torch", None)
-    code, rows, err = measured(folder, capsys, "--sampling=square", "--peer")
+    code, rows, err = measured(folder, capsys, "--sampling=random_crop_in_square", "--peer")
     assert code == 1
     (row,) = rows
     assert row["images_per_second"] > 0

@@ -39,7 +39,11 @@ def test_the_command(tmp_path):
 
 def test_the_default_file_and_the_side_of_the_square(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    arguments = ["data.source=synthetic:2", "augment.sampling=square", "augment.scale=(60,60)"]
+    arguments = [
+        "data.source=synthetic:2",
+        "augment.sampling=random_crop_in_square",
+        "augment.scale=(60,60)",
+    ]
     assert main(["quickstart", *arguments]) == 0
     found = load_statistics(tmp_path / "statistics" / "quickstart.npz")
     assert found.mean_image.shape == (60, 60, 3)

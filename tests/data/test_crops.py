@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from jaxcnn.data.crops import rescaled_crop, rescaled_size, resized_center_crop
-from jaxcnn.data.train_crops import ASPECT_LAWS, INTERPOLATIONS, Sampling, draw_train_crop
+from jaxcnn.data.train_crops import (
+    ASPECT_LAWS,
+    INTERPOLATIONS,
+    SAMPLINGS,
+    Sampling,
+    draw_train_crop,
+)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +137,12 @@ def test_offsets_are_uniform_and_all_are_reached():
 
 
 @pytest.mark.parametrize(
-    ("sampling", "shape"), [("square", (375, 500)), ("square", (500, 375)), ("scale", (256, 256))]
+    ("sampling", "shape"),
+    [
+        ("random_crop_in_square", (375, 500)),
+        ("random_crop_in_square", (500, 375)),
+        ("random_crop", (256, 256)),
+    ],
 )
 def test_a_224_crop_of_256_has_33_by_33_offsets(sampling, shape):
     height, width = shape
@@ -150,14 +161,17 @@ def test_a_224_crop_of_256_has_33_by_33_offsets(sampling, shape):
 
 
 def test_centre_sampling_draws_nothing():
-    settings = {"sampling": "centre", "scale": (32, 32), "image_size": 24}
+    settings = {"sampling": "center_crop", "scale": (32, 32), "image_size": 24}
     views = {draw(i, epoch=i, **settings) for i in range(50)}
     assert views == {resized_center_crop(30, 40, scale=32, image_size=24, square=True)}
     assert views.pop().box == (4, 4, 24, 24)
 
 
 def test_view_is_a_function_of_seed_epoch_and_identity():
-    for settings in ({"scale": (256, 512)}, {"sampling": "area", "interpolation": INTERPOLATIONS}):
+    for settings in (
+        {"scale": (256, 512)},
+        {"sampling": "random_resized_crop", "interpolation": INTERPOLATIONS},
+    ):
         settings["image_size"] = 224
         base = draw(4, **settings)
         assert base == draw(4, **settings)
@@ -168,8 +182,8 @@ def test_view_is_a_function_of_seed_epoch_and_identity():
 def test_views_lie_inside():
     for i in range(500):
         height, width = 1 + i % 7, 1 + i % 11
-        for sampling in ("scale", "square", "centre", "area"):
-            scale = (80, 80) if sampling == "centre" else (64, 128)
+        for sampling in SAMPLINGS:
+            scale = (80, 80) if sampling == "center_crop" else (64, 128)
             view = draw(
                 i, sampling=sampling, scale=scale, image_size=64, height=height, width=width
             )
@@ -220,7 +234,14 @@ def log_uniform(low, high):
 def patches(height, width, count=DRAWS, **sampling):
     """(shares of the image's area, aspects, views) of patches."""
     views = [
-        draw(i, sampling="area", image_size=224, height=height, width=width, **sampling)
+        draw(
+            i,
+            sampling="random_resized_crop",
+            image_size=224,
+            height=height,
+            width=width,
+            **sampling,
+        )
         for i in range(count)
     ]
     regions = np.array([view.region for view in views])

@@ -151,10 +151,10 @@ def test_eigen_fixes_order_and_sign():
 
 
 def test_side_is_that_of_the_square_where_views_lie_in_one():
-    assert side_of(Sampling("square", (256, 256)), 224) == 256
-    assert side_of(Sampling("centre", (256, 256)), 224) == 256
-    assert side_of(Sampling("scale", (256, 512)), 224) == 224
-    assert side_of(Sampling("area"), 224) == 224
+    assert side_of(Sampling("random_crop_in_square", (256, 256)), 224) == 256
+    assert side_of(Sampling("center_crop", (256, 256)), 224) == 256
+    assert side_of(Sampling("random_crop", (256, 512)), 224) == 224
+    assert side_of(Sampling("random_resized_crop"), 224) == 224
 
 
 def test_a_file_gives_back_what_was_saved(tmp_path, source):

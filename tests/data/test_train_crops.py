@@ -7,7 +7,7 @@ from jaxcnn.data.train_crops import Sampling
 
 def test_defaults_are_the_settings_of_vgg_and_googlenet():
     sampling = Sampling()
-    assert (sampling.sampling, sampling.scale) == ("scale", (256, 256))
+    assert (sampling.sampling, sampling.scale) == ("random_crop", (256, 256))
     assert sampling.area == (0.08, 1.0)
     assert sampling.aspect == (3 / 4, 4 / 3)
     assert sampling.interpolation == ("bilinear",)
@@ -17,8 +17,8 @@ def test_defaults_are_the_settings_of_vgg_and_googlenet():
     ("changes", "message"),
     [
         (
-            {"sampling": "squares"},
-            r"unknown sampling 'squares'; did you mean 'square'\? \(valid: 'scale'",
+            {"sampling": "random_crops"},
+            r"unknown sampling 'random_crops'; did you mean 'random_crop'\? \(valid: 'random_crop'",
         ),
         ({"aspect_law": "loguniform"}, r"unknown aspect_law.*did you mean 'log_uniform'\?"),
         ({"interpolation": ("bilinear", "bicubic")}, r"unknown interpolation 'bicubic'.*'cubic'\?"),

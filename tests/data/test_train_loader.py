@@ -114,7 +114,7 @@ def test_held_out_slice_keeps_ids_and_is_the_same_for_every_seed(image_folder):
 
 def test_square_views_lie_in_the_central_square(folder):
     """Their boxes are places in it."""
-    rows = join(take(folder.train, 8, sampling=Sampling("square", (32, 32))))
+    rows = join(take(folder.train, 8, sampling=Sampling("random_crop_in_square", (32, 32))))
     seen = set(map(tuple, rows["box"].tolist()))
     assert {side for box in seen for side in box[2:]} == {24}
     assert {place for box in seen for place in box[:2]} == set(range(9))
@@ -125,7 +125,7 @@ def test_square_views_lie_in_the_central_square(folder):
 
 
 def test_without_crops_an_image_looks_the_same_in_each_epoch(folder):
-    rows = join(take(folder.train, 8, sampling=Sampling("centre", (32, 32))))
+    rows = join(take(folder.train, 8, sampling=Sampling("center_crop", (32, 32))))
     assert set(map(tuple, rows["box"].tolist())) == {(4, 4, 24, 24)}
     for image, identity in zip(rows["image"], rows["id"], strict=True):
         name = folder.train.name(int(identity))
@@ -133,7 +133,9 @@ def test_without_crops_an_image_looks_the_same_in_each_epoch(folder):
 
 
 def test_patches_are_in_the_image_s_own_pixels(folder):
-    sampling = Sampling("area", interpolation=("bilinear", "area", "nearest", "cubic"))
+    sampling = Sampling(
+        "random_resized_crop", interpolation=("bilinear", "area", "nearest", "cubic")
+    )
     rows = join(take(folder.train, 15, sampling=sampling))
     sizes = {i: (40 + i % 5, 52 - 3 * (i % 5)) for i in range(15)}
     for identity, (top, left, tall, wide) in zip(rows["id"], rows["box"], strict=True):
@@ -266,8 +268,11 @@ def test_no_more_is_read_ahead_than_asked(listed, encoded, picture):
             {"sampling": Sampling(scale=(20, 40))},
             r"scale=\(20, 40\) with image_size=24.*scale=\(24, 40\)",
         ),
-        ({"sampling": Sampling("square", (20, 20))}, r"for example scale=\(24, 24\)"),
-        ({"sampling": Sampling("area"), "image_size": 0}, "with image_size=0"),
+        (
+            {"sampling": Sampling("random_crop_in_square", (20, 20))},
+            r"for example scale=\(24, 24\)",
+        ),
+        ({"sampling": Sampling("random_resized_crop"), "image_size": 0}, "with image_size=0"),
         ({"start_step": -1}, "start_step=-1"),
         ({"threads": -1}, "threads=-1"),
     ],

@@ -47,7 +47,7 @@ def by_label(prediction):
 def test_the_centre_crop_is_that_of_the_loaded_run(mean, vgg, images, tmp_path):
     folder = vgg
     if mean == "an image":
-        augment = {"mean": "per_pixel", "sampling": "square", "statistics": "auto"}
+        augment = {"mean": "per_pixel", "sampling": "random_crop_in_square", "statistics": "auto"}
         folder = untrained(tmp_path / "run", augment=augment)
     loaded = jaxcnn.load(folder)
     assert (loaded.step, loaded.mean.ndim) == (STEP, 3 if mean == "an image" else 1)

@@ -27,7 +27,7 @@ from tests.training.runs import (
 # AlexNet's and GoogLeNet's, on the smallest VGG: what is drawn does not depend on the net.
 RECIPES = {
     "alexnet": {
-        "augment__sampling": "square",
+        "augment__sampling": "random_crop_in_square",
         "augment__scale": "(40,40)",
         "augment__mean": "per_pixel",
         "augment__pca": "deviation",
@@ -36,9 +36,9 @@ RECIPES = {
         "epochs": 2,
     },
     "googlenet": {
-        "augment__sampling": "area",
+        "augment__sampling": "random_resized_crop",
         "augment__interpolation": "('bilinear','area','nearest','cubic')",
-        "augment__distort": "(0.5,1.5)",
+        "augment__color_jitter": "(0.5,1.5)",
         "augment__pca": "unit",
         "average__kind": "exponential",
         "epochs": 2,

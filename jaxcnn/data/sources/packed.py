@@ -73,7 +73,7 @@ class PackedImage(NamedTuple):
             raise DataError(
                 f"a crop reads columns {x[0]:.0f} to {x[1]:.0f} and rows {y[0]:.0f} to {y[1]:.0f} of an "
                 f"image of {width} x {height} pixels, of which only the central square is packed; use "
-                "--config.augment.sampling=square (or centre) and protocols whose crops "
+                "--config.augment.sampling=random_crop_in_square (or center_crop) and protocols whose crops "
                 "lie in the central square, or pack without --square"
             )
         if tall < height and (

@@ -99,7 +99,7 @@ def _name(run: FinishedRun) -> str:
     model, augment = run.own_config["model"], run.own_config["augment"]
     low, high = augment["scale"]
     s = f", S {low}" + ("" if low == high else f" to {high}")
-    s = "" if augment["sampling"] == "area" else s
+    s = "" if augment["sampling"] == "random_resized_crop" else s
     name = f"{model['name']} {model.get('column', '')}".strip()
     return f"{name}, width {model['width']:g}, {model['image_size']} pixels{s}"
 

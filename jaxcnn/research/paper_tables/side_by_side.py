@@ -204,7 +204,7 @@ def describe(run: FinishedRun) -> str:
     low, high = augment["scale"]
     s = (
         ""
-        if augment["sampling"] == "area"
+        if augment["sampling"] == "random_resized_crop"
         else f", S {low}" + ("" if low == high else f" to {high}")
     )
     net = f"{model['name']} {model.get('column', '')}".strip()

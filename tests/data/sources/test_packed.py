@@ -31,7 +31,7 @@ from jaxcnn.data.sources import packed as packed_module
 from jaxcnn.data.sources.packed import PackedImage, read_record
 
 # The fixture's images are of 40..44 x 40..52 pixels: 32 shrinks all, 42 some, 64 would enlarge all.
-SQUARE, WHOLE = Sampling("square", (32, 32)), Sampling("scale", (32, 32))
+SQUARE, WHOLE = Sampling("random_crop_in_square", (32, 32)), Sampling("random_crop", (32, 32))
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_batches_at_the_packed_scale(image_folder, packer, monkeypatch, square, 
     ("interpolation", "most"), [("bilinear", 1.0), ("area", 4.0), ("nearest", 6.0), ("cubic", 1.0)]
 )
 def test_views_below_the_packed_scale_are_rescaled_twice(image_folder, packer, interpolation, most):
-    sampling = Sampling("scale", (24, 36), interpolation=(interpolation,))
+    sampling = Sampling("random_crop", (24, 36), interpolation=(interpolation,))
     far = differences(image_folder, packer(36), sampling)
     # Of pictures as smooth as these; docs/data.md has the figures of photographs.
     assert 0 < far.mean() < most
@@ -93,7 +93,11 @@ def test_views_below_the_packed_scale_are_rescaled_twice(image_folder, packer, i
 def test_smaller_images_are_kept_as_they_are(image_folder, packer):
     """With a cap that all are under, every view equals that of the image itself."""
     packed = packer(64)
-    for sampling in (Sampling("scale", (24, 90)), Sampling("area"), Sampling("square", (50, 50))):
+    for sampling in (
+        Sampling("random_crop", (24, 90)),
+        Sampling("random_resized_crop"),
+        Sampling("random_crop_in_square", (50, 50)),
+    ):
         assert differences(image_folder, packed, sampling).max() <= 1
     size = {i: (40 + i % 5, 52 - 3 * (i % 5)) for i in range(15)}
     for i in range(15):
@@ -108,7 +112,7 @@ def test_squares_are_exactly_of_the_side(image_folder, packer):
     packed = packer(64, square=True)
     for i in range(15):
         assert read_record(packed.train.read(i)[0])[1].shape == (64, 64, 3)
-    assert differences(image_folder, packed, Sampling("square", (64, 64))).max() <= 1
+    assert differences(image_folder, packed, Sampling("random_crop_in_square", (64, 64))).max() <= 1
 
 
 def test_ids_names_labels_and_held_out_are_the_source_s(image_folder, tmp_path, packer):
@@ -185,12 +189,12 @@ def test_protocols_see_the_same(image_folder, packer):
                         assert np.abs(a.pixels[cut].astype(int) - b.pixels[cut]).max() <= 1
     record = squares.evaluation.read(0)[0]
     with pytest.raises(
-        DataError, match=r"only the central square is packed; use .*sampling=square"
+        DataError, match=r"only the central square is packed; use .*sampling=random_crop_in_square"
     ):
         decode_eval_crops(record, peek(record), dense(*peek(record)))
 
 
-@pytest.mark.parametrize("sampling", [WHOLE, Sampling("area")])
+@pytest.mark.parametrize("sampling", [WHOLE, Sampling("random_resized_crop")])
 def test_views_outside_the_square_are_an_error(packer, sampling):
     with pytest.raises(DataError, match=r"columns .* rows .* of an image of .*without --square"):
         take(packer(square=True).train, sampling)
@@ -219,10 +223,10 @@ def test_enlarging_what_was_shrunk_is_told_once(packer, caplog):
     packed_module._warn_of_enlarging.cache_clear()
     packed = packer()
     with caplog.at_level(logging.WARNING):
-        take(packed.train, Sampling("scale", (24, 32)))
+        take(packed.train, Sampling("random_crop", (24, 32)))
         assert not caplog.records
-        take(packed.train, Sampling("scale", (32, 64)))
-        take(packed.train, Sampling("scale", (64, 64)))
+        take(packed.train, Sampling("random_crop", (32, 64)))
+        take(packed.train, Sampling("random_crop", (64, 64)))
     assert [record.getMessage()[:60] for record in caplog.records] == [
         "crops enlarge images that were packed with shorter side 32, "
     ]

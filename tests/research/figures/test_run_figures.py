@@ -21,7 +21,7 @@ from tests.models.narrow import quick_jit
 from tests.research.untrained import untrained
 
 SHAPES = [(40, 40), (44, 61), (70, 43), (40, 48), (64, 64), (33, 90), (50, 50), (41, 40), (90, 95)]
-PER_PIXEL = {"mean": "per_pixel", "sampling": "square", "statistics": "auto"}
+PER_PIXEL = {"mean": "per_pixel", "sampling": "random_crop_in_square", "statistics": "auto"}
 # The run's name: its net, the net's fields, the layer and its values, what it is trained with.
 RUNS = {
     "alexnet": ("alexnet", {}, "fc7", 410, {}),
