@@ -12,7 +12,7 @@ test: $(READY)           ## everything that CI runs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(READY)      ## minutes to an hour; tests that need real images skip where there are none
 	$(BIN)/python -m pytest -m slow
