@@ -8,13 +8,13 @@ READY := .venv/.ready
 run: $(READY)            ## prepare the embedded digits, train on them, evaluate
 	$(BIN)/python main.py
 
-test: $(READY)           ## everything that CI runs
+test: $(READY)           ## style, types and every fast test: what CI runs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-slow: $(READY)      ## minutes to an hour; tests that need real images skip where there are none
+test-slow: $(READY)      ## the tests marked slow, up to an hour; those that need real images skip without them
 	$(BIN)/python -m pytest -m slow
 
 lint: $(READY)           ## format in place, then check style and types

@@ -35,7 +35,9 @@ def test_input_beside_bare_decoding(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "simplejpeg", decoder)
     code, rows, _ = measured(folder, capsys)
     assert code == 0
-    assert [row["what"].split()[1] for row in rows] == [f"{name}," for name in input_speed.SAMPLINGS]
+    assert [row["what"].split()[1] for row in rows] == [
+        f"{name}," for name in input_speed.SAMPLINGS
+    ]
     for row in rows:
         assert row["images_per_second"] > 0
         assert row["share_of_bare_decoding"] > 0
