@@ -17,8 +17,8 @@ from jaxcnn.research.paper_tables.side_by_side import (
     wanted_evaluations,
 )
 from jaxcnn.research.paper_tables.tables import TABLES, Contribution
-from jaxcnn.training import run
-from tests.training.runs import config
+from tests.evaluation.small import Images
+from tests.research.untrained import few_images, untrained
 
 D = Contribution("vgg", TABLES["vgg3"].rows[0].parts[0].protocol, "D", (256, 512))
 
@@ -131,19 +131,24 @@ def test_parameters_need_no_run():
 def folders(tmp_path_factory):
     """Two seeds of a narrow net A at the paper's S = 256 in proportion, one of net D jittered."""
     base = tmp_path_factory.mktemp("runs")
-    for name, changes in {
-        "a0": {"seed": 0},
-        "a1": {"seed": 1},
-        "d": {"model__column": "D", "augment__scale": "(37,73)"},
-        "e": {"model__column": "E", "augment__scale": "(37,73)"},
-    }.items():
-        own = {"epochs": 1, "augment__scale": "(37,37)", **changes}
-        run(config(**own, evals="({'name':'centre','scale':37},)"), base / name)
+    for name, seed, column, scale in (
+        ("a0", 0, "A", (37, 37)),
+        ("a1", 1, "A", (37, 37)),
+        ("d", 2, "D", (37, 73)),
+        ("e", 3, "E", (37, 73)),
+    ):
+        untrained(base / name, seed=seed, augment={"scale": scale}, column=column)
     return [base / name for name in ("a0", "a1", "d", "e")]
 
 
-def judged(name, folders):
-    runs = [FinishedRun(folder, batch_size=16) for folder in folders]
+def finished_run(folder):
+    run = FinishedRun(folder, batch_size=64)
+    run.data = few_images(Images([(40, 40)]), Images([(40, 44 + i // 4) for i in range(10)]))
+    return run
+
+
+def evaluated(name, folders):
+    runs = [finished_run(folder) for folder in folders]
     check_alike(runs)
     for run_, protocol, keep in wanted_evaluations(TABLES[name], runs):
         if is_missing(run_, protocol, keep):
@@ -158,7 +163,7 @@ def reported(folder, protocol):
 
 
 def test_means_over_seeds_are_those_of_the_reports(folders):
-    found, runs = judged("vgg3", folders)
+    found, runs = evaluated("vgg3", folders)
     errors = [100 * (1 - reported(f, "dense(37)")["top1"]) for f in folders[:2]]
     line = found.body()[0]
     expected = f"{statistics.fmean(errors):.2f} ± {statistics.stdev(errors):.2f}"
@@ -168,7 +173,7 @@ def test_means_over_seeds_are_those_of_the_reports(folders):
     row = next(csv.DictReader(io.StringIO(found.csv())))
     assert float(row["ours top-1"]) == pytest.approx(statistics.fmean(errors))
     assert row["paper top-1 val"] == "29.6"
-    assert "a0: vgg A, width 0.0625, images of 32, S 37, seed 0" in found.text()
+    assert "a0: vgg A, width 0.07, images of 32, S 37, seed 0" in found.text()
     assert not wanted_missing("vgg3", runs)
 
 
@@ -177,10 +182,10 @@ def wanted_missing(name, runs):
 
 
 def test_fusions_are_means_of_saved_posteriors(folders):
-    found, runs = judged("vgg6", folders)
+    found, runs = evaluated("vgg6", folders)
     line = found.body()[3]
     assert line[:2] == ["D, E", "multi-crop & dense"]
-    end = f"{runs[0].data.eval_split}.step_8.npz"
+    end = f"{runs[0].data.eval_split}.step_7.npz"
     names = (f"multi_crop_37_55_73_32.{end}", f"dense_37_55_73.{end}")
     files = [
         ensemble.load_posteriors(folder / "posteriors" / name)
@@ -194,22 +199,22 @@ def test_fusions_are_means_of_saved_posteriors(folders):
 
 
 def test_results_of_older_weights_do_not_count(tmp_path):
-    folder = tmp_path / "a0"
-    run(config(epochs=1, augment__scale="(37,37)", evals="({'name':'centre','scale':37},)"), folder)
-    one = FinishedRun(folder, batch_size=16)
+    folder = untrained(tmp_path / "a0", augment={"scale": (37, 37)})
+    one = finished_run(folder)
     (protocol,) = {p for _, p, _ in wanted_evaluations(TABLES["vgg3"], [one])}
     one.evaluate(protocol, keep=True)
     assert not is_missing(one, protocol, True)
-    run(config(epochs=2, augment__scale="(37,37)", evals="({'name':'centre','scale':37},)"), folder)
-    later = FinishedRun(folder, batch_size=16)
+    assert one.known(protocol)
+    untrained(folder, augment={"scale": (37, 37)}, step=9)
+    later = finished_run(folder)
+    assert later.step == 9
     assert later.known(protocol) is None
     assert later.kept(protocol) is None
 
 
 def test_runs_of_other_data_are_refused(folders, tmp_path):
-    other = tmp_path / "other"
-    run(config(epochs=0, data__source="synthetic:6", evals="()"), other)
+    other = untrained(tmp_path / "other", classes=6)
     with pytest.raises(
-        ensemble.PosteriorsError, match=r"a0, judged on 4 classes.*other, judged on 6"
+        ensemble.PosteriorsError, match=r"a0, judged on 5 classes.*other, judged on 6"
     ):
         check_alike([FinishedRun(folders[0]), FinishedRun(other)])
