@@ -228,6 +228,7 @@ def test_files_and_what_is_left_out(made, separable, tmp_path, capsys):
     line = "score_maps left out: this CudaConvNet takes images of 24 x 24 alone"
     assert line in capsys.readouterr().out
     assert sorted(out.iterdir()) == sorted(paths)
+    separable.console = Console()
     assert list(draw_figures(Show(separable), ["kernels"], out)) == []
     assert "kernels left out: the first layer of this GoogLeNet is depth" in capsys.readouterr().out
     # Nothing but broken images.
