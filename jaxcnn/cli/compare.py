@@ -32,7 +32,12 @@ def main(arguments: Sequence[str]) -> int:
     # Imported here, so that --help answers at once.
     from jaxcnn.config import ConfigError
     from jaxcnn.data import DataError
-    from jaxcnn.research.comparison.execute import compare, overview, publish, share_programs
+    from jaxcnn.research.comparison.execute import (
+        compare,
+        overview,
+        publish,
+        share_compilation_cache,
+    )
     from jaxcnn.research.comparison.grid import make_grid
     from jaxcnn.training import Stopped
     from jaxcnn.training.metrics_writer import Console
@@ -46,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.list:
             print(overview(plans))
             return EXIT_DONE
-        share_programs(out / "compiled")
+        share_compilation_cache(out / "compiled")
         with StopSignal() as stop_signal:
             errors = compare(
                 plans,
@@ -81,20 +86,20 @@ def _comparisons(options: argparse.Namespace, overrides: Sequence[str]) -> list[
         ConfigError: the file, or what was typed, cannot be used.
     """
     from jaxcnn import config as configs
-    from jaxcnn.research.comparison.spec import from_dict, read
+    from jaxcnn.research.comparison.spec import comparison_from_dict, read_comparisons
 
     path = configs.find_config(options.config, CONFIGS)
     typed: dict[str, Any] = {"seeds": _seeds(options.seeds)} if options.seeds else {}
     typed |= {k: v for k in ("budget", "measure") if (v := getattr(options, k))}
     common = dict(_pair(text, "--config.") for text in overrides)
-    several = read(path)
+    several = read_comparisons(path)
     if several is None:
         if options.only:
             raise configs.ConfigError(f"--only needs a file of comparisons; {path} is a config")
         variants = _variants(options.variant) or {"base": {}}
         grid = dict(map(_grid, options.grid))
         fields = {"base": str(path), "overrides": common, "variants": variants, "grid": grid}
-        return [from_dict(path.stem, {**fields, **typed})]
+        return [comparison_from_dict(path.stem, {**fields, **typed})]
     if options.variant or options.grid:
         raise configs.ConfigError(
             f"{path} lists its own variants; --variant and --grid need a config"
@@ -103,7 +108,7 @@ def _comparisons(options: argparse.Namespace, overrides: Sequence[str]) -> list[
     for comparison in _only(several, options.only):
         fields = {f.name: getattr(comparison, f.name) for f in dataclasses.fields(comparison)}
         name, merged = fields.pop("name"), {**comparison.overrides, **common}
-        found.append(from_dict(name, {**fields, "overrides": merged, **typed}))
+        found.append(comparison_from_dict(name, {**fields, "overrides": merged, **typed}))
     return found
 
 

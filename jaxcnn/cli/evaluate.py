@@ -60,8 +60,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _judged(run: Any, protocol: Any, options: argparse.Namespace) -> dict[str, Any]:
-    known = None if options.again else run.known(protocol)
-    if known and not (options.save_posteriors and run.kept(protocol) is None):
+    known = None if options.again else run.known_result(protocol)
+    if known and not (options.save_posteriors and run.saved_posteriors(protocol) is None):
         from jaxcnn.training.report import result_text
 
         run.console.line(f"{run.folder.name}: {result_text(known)}  from report.json")

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     # Imported here, so that --help answers at once.
     from jaxcnn.cli.exit_codes import outcome
     from jaxcnn.research.evaluate_run import FinishedRun
-    from jaxcnn.research.figures.run_figures import FIGURES, Show, draw_figures
+    from jaxcnn.research.figures.run_figures import FIGURES, FigureRequest, draw_figures
     from jaxcnn.training.metrics_writer import Console
     from jaxcnn.training.signals import StopSignal
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
                 console=console,
                 check_stop=stop_signal.check,
             )
-            show = Show(
+            show = FigureRequest(
                 run, options.images, options.ids, options.training_images, options.scale or 0
             )
             for path in draw_figures(show, names, options.out or Path(options.workdir) / "figures"):

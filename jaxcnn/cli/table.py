@@ -30,9 +30,9 @@ def main(arguments: Sequence[str]) -> int:
     def work() -> None:
         # Imported here, so that --help answers at once.
         from jaxcnn.research.evaluate_run import FinishedRun
-        from jaxcnn.research.paper_tables.protocol_table import as_tables
+        from jaxcnn.research.paper_tables.protocol_table import protocol_tables
         from jaxcnn.research.paper_tables.side_by_side import (
-            check_alike,
+            check_same_data,
             is_missing,
             side_by_side,
             wanted_evaluations,
@@ -56,10 +56,10 @@ def main(arguments: Sequence[str]) -> int:
                 for folder in options.runs
             ]
             if options.name == PROTOCOLS:
-                _show(as_tables(runs), options, console)
+                _show(protocol_tables(runs), options, console)
                 return
             table = TABLES[options.name]
-            check_alike(runs)
+            check_same_data(runs)
             wanted = wanted_evaluations(table, runs)
             missing = [w for w in wanted if is_missing(*w)]
             if options.list:

@@ -53,13 +53,13 @@ class FinishedRun:
 
     def __post_init__(self) -> None:
         self.folder = self.folder.absolute()
-        self.own_config = read_config(self.folder)
+        self.trained_config = read_config(self.folder)
         wrong = [text for text in self.overrides if not text.startswith("data.")]
         if wrong:
             raise configs.ConfigError(
                 f"{', '.join(wrong)}: a trained run's data alone can be overridden: data.KEY=VALUE"
             )
-        self.config = schema.resolve_config(self.own_config, self.overrides)
+        self.config = schema.resolve_config(self.trained_config, self.overrides)
         steps = saved_steps(self.folder)
         if not steps:
             raise CheckpointError(
@@ -124,7 +124,7 @@ class FinishedRun:
         name = ensemble.file_name(self.label(protocol), self.data.eval_split, self.step)
         return self.folder / FOLDER / name
 
-    def known(self, protocol: Protocol) -> dict[str, Any] | None:
+    def known_result(self, protocol: Protocol) -> dict[str, Any] | None:
         """The result that its report holds of these weights and images, or None."""
         if self._other_images():
             return None
@@ -135,7 +135,7 @@ class FinishedRun:
                 return row
         return None
 
-    def kept(self, protocol: Protocol) -> ensemble.Posteriors | None:
+    def saved_posteriors(self, protocol: Protocol) -> ensemble.Posteriors | None:
         """The posteriors that its folder holds of these weights and images, or None."""
         path = self.posteriors_path(protocol)
         if not path.exists():
@@ -223,7 +223,7 @@ class FinishedRun:
             ) from error
 
     def _other_images(self) -> bool:
-        return self.config["data"]["source"] != self.own_config["data"]["source"]
+        return self.config["data"]["source"] != self.trained_config["data"]["source"]
 
     def _facts(self, row: Mapping[str, Any]) -> dict[str, Any]:
         return {

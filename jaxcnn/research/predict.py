@@ -18,7 +18,7 @@ from jaxcnn.training.evaluator import run_protocols
 
 
 @dataclasses.dataclass(frozen=True)
-class Class:
+class ClassProbability:
     """A class with its probability, in 0..1."""
 
     label: int
@@ -31,7 +31,7 @@ class Prediction:
     """The most probable classes of an image file, the best first; none where it has a `problem`."""
 
     image: str
-    classes: tuple[Class, ...] = ()
+    classes: tuple[ClassProbability, ...] = ()
     problem: str = ""
 
 
@@ -69,7 +69,7 @@ def predict(
             run.forward, run.params, readable(pictures), protocol, run.check_stop
         )
         for picture, log_posterior in judged:
-            classes = best(log_posterior, names, top)
+            classes = top_classes(log_posterior, names, top)
             done[picture.position] = Prediction(images[picture.position], classes)
             while first in done:
                 yield done.pop(first)
@@ -77,12 +77,14 @@ def predict(
     yield from (done[position] for position in sorted(done))
 
 
-def best(
+def top_classes(
     log_posterior: Float[np.ndarray, " K"], names: Sequence[str], top: int
-) -> tuple[Class, ...]:
+) -> tuple[ClassProbability, ...]:
     """The `top` most probable classes, the best first; of equal ones the lower label."""
     order = np.argsort(-log_posterior, kind="stable")[:top]
-    return tuple(Class(k, names[k], float(np.exp(log_posterior[k]))) for k in map(int, order))
+    return tuple(
+        ClassProbability(k, names[k], float(np.exp(log_posterior[k]))) for k in map(int, order)
+    )
 
 
 def own_protocol(run: FinishedRun) -> Protocol:

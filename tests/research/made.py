@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxcnn import config as configs
 from jaxcnn.research.comparison.grid import make_grid
-from jaxcnn.research.comparison.spec import from_dict
+from jaxcnn.research.comparison.spec import comparison_from_dict
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
@@ -29,7 +29,9 @@ PROTOCOL = "centre(32->32)"
 def comparison(name="tiny", **fields):
     variants = {"base": {}, "column B": {"model.column": "B"}}
     fields = {"base": "vgg_a", "variants": variants, "seeds": (0, 1), **fields}
-    return from_dict(name, {**fields, "overrides": {**TINY, **fields.get("overrides", {})}})
+    return comparison_from_dict(
+        name, {**fields, "overrides": {**TINY, **fields.get("overrides", {})}}
+    )
 
 
 def plan(out, **fields):

@@ -111,10 +111,10 @@ def test_all_are_broken_and_images_too_long_for_a_protocol(vgg, tmp_path):
 
 def test_best_of_equal_ones_is_the_lower_label():
     values = np.log([0.2, 0.3, 0.2, 0.3])
-    found = predict.best(values, "abcd", 3)
+    found = predict.top_classes(values, "abcd", 3)
     assert [(one.label, one.name) for one in found] == [(1, "b"), (3, "d"), (0, "a")]
     assert [one.probability for one in found] == pytest.approx([0.3, 0.3, 0.2])
-    assert len(predict.best(values, "abcd", 9)) == 4
+    assert len(predict.top_classes(values, "abcd", 9)) == 4
 
 
 def test_a_folder_means_its_images_by_name(images, tmp_path):

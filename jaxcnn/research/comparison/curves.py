@@ -1,4 +1,4 @@
-"""A comparison as a picture: each variant's course with a band over the seeds, and where it ended."""
+"""A comparison as a figure: curves of each variant with a band over the seeds, and the final measures."""
 
 from __future__ import annotations
 
@@ -12,58 +12,58 @@ import numpy as np
 from jaxcnn.research.comparison.grid import Grid, GridRun
 from jaxcnn.research.comparison.measures import SeedSummary, is_reported, running_train_error
 from jaxcnn.research.comparison.outcomes import Outcome, value_text
-from jaxcnn.research.comparison.work_queue import State, evaluations_of, run_state
+from jaxcnn.research.comparison.work_queue import RunState, protocol_labels, run_state
 from jaxcnn.training.metrics_writer import read_events
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; line styles tell its second round.
+# Okabe and Ito's palette, safe for colour blindness; line styles distinguish variants beyond seven.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":")
-COURSES = {
+CURVE_LABELS = {
     "top1": "top-1 (%)",
     "loss": "training loss (nats)",
     "error": "training error of the latest epoch (%)",
 }
 
 
-def draw_curves(plan: Grid, found: Sequence[Outcome], path: Path) -> None:
-    """Writes the picture: left the course of each variant at its best point of the grid, as mean and one
-    standard deviation over the seeds; right the measure of every run with mean and deviation."""
+def draw_comparison(grid: Grid, found: Sequence[Outcome], path: Path) -> None:
+    """Writes a PNG. Left: each variant at its best point of the grid, as mean and standard deviation
+    over the seeds. Right: the measure of every run, with mean and standard deviation."""
     from matplotlib.figure import Figure  # imported late: a second of start-up
 
     chosen = [o for o in found if o.best]
     height = max(3.8, 1.6 + 0.42 * len(chosen))
     figure = Figure(figsize=(11, height), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    figure.suptitle(f"{plan.comparison.name}: {plan.cells[0].config['data']['source']}")
-    kind = course(plan, chosen)
+    figure.suptitle(f"{grid.comparison.name}: {grid.cells[0].config['data']['source']}")
+    kind = curve_kind(grid, chosen)
     for position, outcome in enumerate(chosen):
         colour, style = COLOURS[position % len(COLOURS)], STYLES[position // len(COLOURS) % 3]
         series = [points for run in outcome.cell.runs if len(points := _series(kind, run))]
         if series:
-            epochs, mean, deviation = over_seeds(series)
-            x = epochs * _unit(plan, outcome)
+            epochs, mean, deviation = mean_over_seeds(series)
+            x = epochs * _unit(grid, outcome)
             left.plot(x, mean, lw=1.6, color=colour, ls=style, label=_label(outcome))
             left.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.18, lw=0)
         _points(right, position, outcome.summary, colour)
-    _label_axes(plan, kind, left, right, [_label(o) for o in chosen])
-    whole = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(whole, dpi=120, format="png")
-    whole.replace(path)
+    _label_axes(grid, kind, left, right, [_label(o) for o in chosen])
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # other processes may draw it too
+    figure.savefig(temporary, dpi=120, format="png")
+    temporary.replace(path)
 
 
-def course(plan: Grid, chosen: Sequence[Outcome]) -> str:
-    """What the left panel shows, a key of COURSES: top-1 where it was judged three times or more."""
-    if plan.measure.name != "top1":
+def curve_kind(grid: Grid, chosen: Sequence[Outcome]) -> str:
+    """What the left panel shows, a key of CURVE_LABELS: top-1 if it was evaluated three times or more."""
+    if grid.measure.name != "top1":
         return "error"
     counts = [len(_series("top1", run)) for o in chosen for run in o.cell.runs]
     return "top1" if max(counts) > 2 else "loss"
 
 
-def over_seeds(series: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(epochs, mean, deviation with n - 1) at the epochs that all runs have; of one run deviation 0.
+def mean_over_seeds(series: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(epochs, mean, standard deviation) at the epochs that all runs have. The deviation of one run is 0.
 
     Args:
-        series: a run each, float64[points, 2] of (epoch, value).
+        series: of each run, float64[points, 2] of (epoch, value).
     """
     shared = sorted(set.intersection(*({*points[:, 0].tolist()} for points in series)))
     values = np.asarray([[dict(points.tolist())[epoch] for epoch in shared] for points in series])
@@ -72,29 +72,29 @@ def over_seeds(series: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _series(kind: str, run: GridRun) -> np.ndarray:
-    """float64[points, 2] of (epoch, value) of a finished run; empty where there is nothing to draw."""
+    """float64[points, 2] of (epoch, value) of a finished run; empty if there is nothing to draw."""
     points: list[tuple[float, float]] = []
-    if run_state(run) is State.DONE:
+    if run_state(run) is RunState.DONE:
         events = read_events(run.folder / "metrics.jsonl")
         if kind == "error":
             points = [(epoch, 100.0 * error) for epoch, error in running_train_error(events)]
         elif kind == "loss":
             points = [(e["epoch"], e["loss"]) for e in events if e["kind"] == "train"]
         else:
-            label = evaluations_of(run)[0]
+            label = protocol_labels(run)[0]
             rows = [e for e in events if e["kind"] == "eval" and is_reported(e, label)]
             points = [(e["epoch"], 100.0 * e["top1"]) for e in rows]
     return np.asarray(points, np.float64).reshape(-1, 2)
 
 
 def _label(outcome: Outcome) -> str:
-    """The variant, with its point of the grid."""
+    """The variant and its point of the grid."""
     point = (f", {key.rpartition('.')[2]} {value}" for key, value in outcome.cell.point.items())
     return outcome.cell.variant + "".join(point)
 
 
 def _points(axes: Any, position: int, summary: SeedSummary, colour: str) -> None:
-    """A row of the right panel: each run as a small point, mean and deviation as a bar below."""
+    """A row of the right panel: each run as a small point, mean and standard deviation as a bar below."""
     rows = [position - 0.18] * len(summary.values)
     axes.plot(summary.values, rows, "o", ms=4, color=colour, alpha=0.5)
     if not np.isnan(summary.mean):
@@ -106,21 +106,21 @@ def _points(axes: Any, position: int, summary: SeedSummary, colour: str) -> None
     axes.text(0.5, position, value_text(summary) or "no finished run", color=colour, **place)
 
 
-def _unit(plan: Grid, outcome: Outcome) -> float:
-    """What an epoch counts on the horizontal axis: 1, or its multiply-adds where those are the budget."""
-    if plan.comparison.budget == "epochs":
+def _unit(grid: Grid, outcome: Outcome) -> float:
+    """Length of an epoch on the horizontal axis: 1, or its multiply-adds where those are the budget."""
+    if grid.comparison.budget == "epochs":
         return 1.0
-    return plan.examples * outcome.cell.macs / 1e12
+    return grid.examples * outcome.cell.macs / 1e12
 
 
-def _label_axes(plan: Grid, kind: str, left: Any, right: Any, names: Sequence[str]) -> None:
-    xlabel = "epoch" if plan.comparison.budget == "epochs" else "multiply-adds forward ($10^{12}$)"
-    left.set(xlabel=xlabel, ylabel=COURSES[kind], xlim=(0, None))
+def _label_axes(grid: Grid, kind: str, left: Any, right: Any, names: Sequence[str]) -> None:
+    xlabel = "epoch" if grid.comparison.budget == "epochs" else "multiply-adds forward ($10^{12}$)"
+    left.set(xlabel=xlabel, ylabel=CURVE_LABELS[kind], xlim=(0, None))
     if kind == "error":
-        left.axhline(100 * plan.measure.threshold, color="0.5", lw=1, ls="--", zorder=0)
+        left.axhline(100 * grid.measure.threshold, color="0.5", lw=1, ls="--", zorder=0)
     if left.get_legend_handles_labels()[0]:
         left.legend(fontsize=9, frameon=False)
-    right.set(xlabel=plan.measure.title, yticks=range(len(names)), yticklabels=names)
+    right.set(xlabel=grid.measure.title, yticks=range(len(names)), yticklabels=names)
     right.set_ylim(len(names) - 0.5, -0.5)  # the first variant on top
     right.margins(x=0.15)
     for axes in (left, right):

@@ -1,4 +1,4 @@
-"""A comparison from end to end: has the missing runs made, then writes tables and pictures, publishes."""
+"""A comparison from end to end: trains the missing runs, writes tables and curves, publishes results."""
 
 from __future__ import annotations
 
@@ -8,102 +8,110 @@ from pathlib import Path
 
 import jax
 
-from jaxcnn.research.comparison.curves import draw_curves
+from jaxcnn.research.comparison.curves import draw_comparison
 from jaxcnn.research.comparison.grid import Grid
-from jaxcnn.research.comparison.outcomes import as_text, outcomes, write_tables
-from jaxcnn.research.comparison.work_queue import State, holder, run_state, strangers, work_through
+from jaxcnn.research.comparison.outcomes import outcomes, text_table, write_tables
+from jaxcnn.research.comparison.work_queue import (
+    RunState,
+    conflicting_workdirs,
+    lock_owner,
+    run_queue,
+    run_state,
+)
 from jaxcnn.training.metrics_writer import Console
 from jaxcnn.training.signals import StopSignal
 from jaxcnn.training.workdir import WorkdirError
 
 TABLES = ("table.md", "table.csv", "table.txt", "curves.png")
-# Of each run. metrics.jsonl holds what measures of the course of training are read from.
+# Files of each run. Measures over the course of training are computed from metrics.jsonl.
 PUBLISHED = ("report.json", "config.json", "metrics.jsonl")
 
 
 def compare(
-    plans: Sequence[Grid], *, command: Sequence[str], console: Console, stop_signal: StopSignal
+    grids: Sequence[Grid], *, command: Sequence[str], console: Console, stop_signal: StopSignal
 ) -> dict[str, str]:
-    """Does the runs of `plans` that are missing, with whatever other processes share them; then writes
-    and prints each comparison's table, and draws its curves.
+    """Trains the missing runs of `grids`, together with other processes that share them; then prints and
+    writes the table of each comparison, and draws its curves.
 
     Args:
         command: what the user typed, for each run.json.
-        stopper: entered.
+        stop_signal: entered.
 
     Returns:
-        Name -> error of the runs that failed here.
+        Name -> error of the runs that failed in this process.
 
     Raises:
         WorkdirError: a workdir holds a run of another config; nothing was changed.
-        Stopped: a signal came; the state of the run at hand is saved.
+        Stopped: a signal came; the state of the current run is saved.
     """
-    runs = [run for plan in plans for run in plan.runs()]
-    found = strangers(runs)
-    if found:
-        raise WorkdirError("\n".join(found) + "\nuse another --out, or that comparison's settings")
-    errors = work_through(runs, command=command, console=console, stop_signal=stop_signal)
-    for plan in plans:
-        report = outcomes(plan)
-        console.line("\n" + write_tables(plan, report))
-        draw_curves(plan, report, plan.folder / "curves.png")
-        console.line(f"table.md, table.csv, table.txt and curves.png in {plan.folder}")
+    runs = [run for grid in grids for run in grid.runs()]
+    conflicts = conflicting_workdirs(runs)
+    if conflicts:
+        raise WorkdirError(
+            "\n".join(conflicts) + "\nuse another --out, or that comparison's settings"
+        )
+    errors = run_queue(runs, command=command, console=console, stop_signal=stop_signal)
+    for grid in grids:
+        found = outcomes(grid)
+        console.line("\n" + write_tables(grid, found))
+        draw_comparison(grid, found, grid.folder / "curves.png")
+        console.line(f"table.md, table.csv, table.txt and curves.png in {grid.folder}")
     return errors
 
 
-def overview(plans: Sequence[Grid]) -> str:
-    """Every run with its state and workdir, and a count by state. Computes nothing."""
+def overview(grids: Sequence[Grid]) -> str:
+    """A table of every run with its state and workdir, and the number of runs in each state."""
     lines, states = [], []
-    for plan in plans:
-        for run in plan.runs():
-            at = run_state(run)
-            pid = f"pid {holder(run.folder).get('pid', '?')}" if at is State.RUNNING else ""
-            states.append(at)
-            lines.append([run.name, at.value, f"{run.steps:,}", pid, str(run.folder)])
-    counts = ", ".join(f"{states.count(s)} {s.value}" for s in State if s in states)
-    return (
-        as_text(["run", "state", "steps", "", "workdir"], lines)
-        + f"\n\n{len(lines)} runs: {counts}"
-    )
+    for grid in grids:
+        for run in grid.runs():
+            state = run_state(run)
+            pid = (
+                f"pid {lock_owner(run.folder).get('pid', '?')}" if state is RunState.RUNNING else ""
+            )
+            states.append(state)
+            lines.append([run.name, state.value, f"{run.steps:,}", pid, str(run.folder)])
+    counts = ", ".join(f"{states.count(s)} {s.value}" for s in RunState if s in states)
+    table = text_table(["run", "state", "steps", "", "workdir"], lines)
+    return f"{table}\n\n{len(lines)} runs: {counts}"
 
 
-def publish(plans: Sequence[Grid], to: Path) -> list[Path]:
-    """Copies tables, pictures and each run's report, config and events below `to`; no checkpoints.
+def publish(grids: Sequence[Grid], to: Path) -> list[Path]:
+    """Copies tables, curves and the report, config and events of each run below `to`; no checkpoints.
 
     Returns:
-        The folders written, one a comparison.
+        The folders written, one per comparison.
 
     Raises:
         WorkdirError: a run has not ended; nothing was written.
     """
     missing = [
         f"{run.name}: {run_state(run).value}"
-        for plan in plans
-        for run in plan.runs()
-        if run_state(run) not in (State.DONE, State.DIVERGED)
+        for grid in grids
+        for run in grid.runs()
+        if run_state(run) not in (RunState.DONE, RunState.DIVERGED)
     ]
     if missing:
         raise WorkdirError(
-            "\n".join(missing) + "\nonly what is complete is published; run it first"
+            "\n".join(missing) + "\nonly complete comparisons are published; run it first"
         )
     folders = []
-    for plan in plans:
-        place = to / plan.comparison.name
-        folders.append(place)
-        for run in plan.runs():
-            there = place / run.folder.relative_to(plan.folder)
-            there.mkdir(parents=True, exist_ok=True)
+    for grid in grids:
+        target = to / grid.comparison.name
+        folders.append(target)
+        for run in grid.runs():
+            run_target = target / run.folder.relative_to(grid.folder)
+            run_target.mkdir(parents=True, exist_ok=True)
             for name in PUBLISHED:
                 if (run.folder / name).exists():
-                    shutil.copyfile(run.folder / name, there / name)
+                    shutil.copyfile(run.folder / name, run_target / name)
         for name in TABLES:
-            shutil.copyfile(plan.folder / name, place / name)
+            shutil.copyfile(grid.folder / name, target / name)
     return folders
 
 
-def share_programs(folder: Path) -> None:
-    """Keeps compiled programs in `folder`, unless the user keeps them somewhere already, so that runs
-    which differ by their seed alone compile once. Call it before anything is compiled."""
+def share_compilation_cache(folder: Path) -> None:
+    """Keeps compiled programs in `folder`, unless the user has set a cache, so that runs which only differ
+    in their seed compile once. Call it before anything is compiled."""
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -1,6 +1,6 @@
-"""The runs that a comparison comes to, every config resolved and every workdir named. Trains nothing.
+"""All runs of a comparison, with resolved configs and workdirs. Trains nothing.
 
-A variant at a point of the grid is a cell; a seed of a cell is a run, in OUT/COMPARISON/CELL/seed_N.
+A variant at a point of the grid is a cell. Each seed of a cell is a run, in OUT/COMPARISON/CELL/seed_N.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from jaxcnn.training.builder import with_classes
 from jaxcnn.training.evaluator import open_splits
 from jaxcnn.training.progress import Progress
 
-# Keys that count in epochs. Where a budget changes the epochs of a variant these change with them, so
-# that one which trains half as long drops its rate half as early.
-STRETCHED = ("schedule.drops", "schedule.every", "schedule.every_epochs", "average.from_epoch")
+# Keys in epochs. Where a budget changes the epochs of a variant, these are scaled with them: a variant that
+# trains half as long drops its learning rate twice as early.
+EPOCH_KEYS = ("schedule.drops", "schedule.every", "schedule.every_epochs", "average.from_epoch")
 
 
 @dataclasses.dataclass(frozen=True)
 class GridRun:
-    """One training run: `steps` updates of the resolved `config` in `folder`; `name` is for people."""
+    """A training run: `steps` updates of the resolved `config` in `folder`; `name` is for messages."""
 
     name: str
     folder: Path
@@ -43,8 +43,8 @@ class GridCell:
 
     Attributes:
         parameters: of the net that is evaluated.
-        macs: multiply-adds of one image forward in training, auxiliary heads included.
-        runs: one a seed.
+        macs: multiply-adds of the forward pass of one image in training, with auxiliary heads.
+        runs: one per seed.
     """
 
     variant: str
@@ -61,11 +61,11 @@ class GridCell:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A comparison, resolved.
+    """A resolved comparison.
 
     Attributes:
-        folder: where its table and its runs are kept.
-        examples: training images an epoch.
+        folder: of its tables and its runs.
+        examples: training images per epoch.
     """
 
     comparison: Comparison
@@ -75,38 +75,39 @@ class Grid:
     examples: int
 
     def runs(self) -> list[GridRun]:
-        """All runs, seed by seed, so that whatever is stopped has seen every variant alike."""
+        """All runs, seed by seed, so that a stopped comparison has every variant equally often."""
         return [run for runs in zip(*(c.runs for c in self.cells), strict=True) for run in runs]
 
 
 def make_grid(
     comparisons: Sequence[Comparison], out: Path, configs_folder: Path
 ) -> tuple[Grid, ...]:
-    """The plans of `comparisons`, to be kept under `out`.
+    """The grids of `comparisons`, with folders under `out`.
 
     Args:
         configs_folder: where bare config names are looked up.
 
     Raises:
-        ConfigError: with the errors of all configs of all comparisons, a line each.
+        ConfigError: lists the errors of all configs of all comparisons, one per line.
         DataError: data that a config names is missing or cannot be used.
     """
-    plans, errors = [], []
-    data = _Data()
+    grids, errors = [], []
+    data = _DataFacts()
     for comparison in comparisons:
         try:
-            plans.append(_Planner(comparison, out / comparison.name, configs_folder, data).plan())
+            builder = _GridBuilder(comparison, out / comparison.name, configs_folder, data)
+            grids.append(builder.build())
         except configs.ConfigError as error:
             errors.append(str(error))
     if errors:
         raise configs.ConfigError("\n".join(errors))
-    return tuple(plans)
+    return tuple(grids)
 
 
-def stretched(config: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    """Overrides that multiply the epochs of `config`, and the keys that count in epochs, by `factor`."""
+def scale_durations(config: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """Overrides that multiply the epochs of `config`, and all keys in epochs, by `factor`."""
     found: dict[str, Any] = {"epochs": round(config["epochs"] * factor, 4)}
-    for name in STRETCHED:
+    for name in EPOCH_KEYS:
         section, key = name.split(".")
         value = config.get(section, {}).get(key)
         if isinstance(value, tuple):
@@ -116,8 +117,8 @@ def stretched(config: Mapping[str, Any], factor: float) -> dict[str, Any]:
     return found
 
 
-class _Data:
-    """What plans need to know of data, which is opened once for all runs that share it."""
+class _DataFacts:
+    """Numbers of classes and examples; data shared by several runs is opened once."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, int]] = {}
@@ -130,18 +131,18 @@ class _Data:
         return self._known[key]
 
 
-class _Planner:
+class _GridBuilder:
     def __init__(
-        self, comparison: Comparison, folder: Path, configs_folder: Path, data: _Data
+        self, comparison: Comparison, folder: Path, configs_folder: Path, data: _DataFacts
     ) -> None:
         self.comparison, self.folder, self.data = comparison, folder, data
         self.given = configs.read_config(configs.find_config(comparison.base, configs_folder))
 
-    def plan(self) -> Grid:
+    def build(self) -> Grid:
         comparison, measure = self.comparison, parse_measure(self.comparison.measure)
         try:
             base = self._resolve()
-        except configs.ConfigError as error:  # every variant would say the same again
+        except configs.ConfigError as error:  # every variant would repeat it
             raise configs.ConfigError(_at(comparison.name, error)) from error
         if measure.needs_evaluation and not base["evals"]:
             raise configs.ConfigError(
@@ -157,7 +158,7 @@ class _Planner:
                 cells.append(self._cell(variant, changes, point, budget))
             except configs.ConfigError as error:
                 errors.append(_at(f"{comparison.name}, {_label(variant, point)}", error))
-        errors += _alike(comparison, cells)
+        errors += _identical_cells(comparison, cells)
         if errors:
             raise configs.ConfigError("\n".join(errors))
         examples = self.data.classes_and_examples(base)[1]
@@ -176,7 +177,7 @@ class _Planner:
         net = summarise(models.build(**config["model"]))
         macs = sum(row.macs for row in net.rows if row.kind not in CONTAINERS)
         if comparison.budget == "macs" and first is not None:
-            changes = {**changes, **stretched(config, first.macs / macs)}
+            changes = {**changes, **scale_durations(config, first.macs / macs)}
         runs = []
         for seed in comparison.seeds:
             config = self._resolve(changes, point, {"seed": seed})
@@ -192,8 +193,8 @@ class _Planner:
         return with_classes(config, self.data.classes_and_examples(config)[0])
 
 
-def _alike(comparison: Comparison, cells: Sequence[GridCell]) -> list[str]:
-    """Names the cells that would train the very same thing: an override says what the config says."""
+def _identical_cells(comparison: Comparison, cells: Sequence[GridCell]) -> list[str]:
+    """Errors for cells with equal configs: an override that repeats the config."""
     return [
         f"{comparison.name}: {_label(a.variant, a.point)} and {_label(b.variant, b.point)} are the "
         "same config; change an override, or leave one out"
@@ -207,7 +208,7 @@ def _at(where: str, error: configs.ConfigError) -> str:
 
 
 def _texts(overrides: Mapping[str, Any]) -> list[str]:
-    """Overrides as they are typed, KEY=VALUE."""
+    """Overrides as KEY=VALUE."""
     return [f"{k}={v if isinstance(v, str) else repr(v)}" for k, v in overrides.items()]
 
 

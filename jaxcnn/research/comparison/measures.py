@@ -1,4 +1,4 @@
-"""What runs are compared by, and the arithmetic of a comparison: means, deviations, verdicts."""
+"""Measures of finished runs, their means and standard deviations over seeds, and verdicts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ MEASURES = ("top1", "epochs_to_train_error")
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """What a finished run is judged by.
+    """A number by which finished runs are compared.
 
     Attributes:
-        name: 'top1', the accuracy of the reported protocol at the end in percent, or
-            'epochs_to_train_error', the first epoch at which the error on the training images of the
-            latest whole epoch is at most `threshold`.
-        threshold: error rate, a fraction; of the second only.
+        name: 'top1', the final accuracy of the reported protocol in percent, or 'epochs_to_train_error',
+            the first epoch at which the training error over the latest epoch is at most `threshold`.
+        threshold: error rate, a fraction; only for the second.
     """
 
     name: str
@@ -44,18 +43,18 @@ class Measure:
 
     @property
     def unit(self) -> str:
-        """Of a difference."""
+        """Unit of a difference."""
         return "points of top-1" if self.name == "top1" else "epochs"
 
     def value(
         self, report: Mapping[str, Any], events: Sequence[Mapping[str, Any]], protocol: str
     ) -> float | None:
-        """The measure of a finished run; None where it never reached the threshold.
+        """The measure of a finished run; None if it never reached the threshold.
 
         Args:
-            report: report.json's content.
-            events: metrics.jsonl's.
-            protocol: label of the protocol that is reported.
+            report: content of report.json.
+            events: content of metrics.jsonl.
+            protocol: label of the reported protocol.
         """
         if self.name == "top1":
             rows = report["results"]
@@ -67,10 +66,10 @@ class Measure:
 
 
 def parse_measure(text: str) -> Measure:
-    """The measure that `text` names: `top1` or `epochs_to_train_error=0.25`.
+    """Parses `top1` or `epochs_to_train_error=0.25`.
 
     Raises:
-        ValueError: an unknown one, or a threshold that is no error rate.
+        ValueError: an unknown measure, or a threshold that is not an error rate.
     """
     name, equals, value = text.partition("=")
     if name not in MEASURES:
@@ -93,15 +92,15 @@ def parse_measure(text: str) -> Measure:
 
 
 def is_reported(row: Mapping[str, Any], protocol: str) -> bool:
-    """Whether a result or an evaluation event is of the reported split by `protocol`."""
+    """Whether a result or evaluation event is of `protocol` on the reported split."""
     return row["protocol"] == protocol and row["split"] != "held_out"
 
 
 def running_train_error(events: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
     """(epoch, error) at each train event from epoch 1 on.
 
-    The error is a fraction: the mean over the images of the latest whole epoch, each as the weights
-    were when it was trained on. An event is the mean since the one before it.
+    The error is a fraction: the mean over the images of the latest epoch, each with the weights at its
+    update. Each event holds the mean since the previous one.
     """
     train = [e for e in events if e["kind"] == "train"]
     epochs = np.asarray([0.0, *(e["epoch"] for e in train)])
@@ -113,54 +112,53 @@ def running_train_error(events: Sequence[Mapping[str, Any]]) -> list[tuple[float
 
 @dataclasses.dataclass(frozen=True)
 class SeedSummary:
-    """The runs of a cell in numbers.
+    """Statistics of the runs of a cell.
 
     Attributes:
         values: the measure of each finished run that has one.
         not_reached: runs that finished without reaching the threshold.
         diverged: runs whose loss stopped being finite.
         missing: runs that are not finished.
-        ends: training error of the last epoch, a fraction, of the runs that did not reach the threshold.
+        final_errors: training error of the last epoch, a fraction, of runs that did not reach the threshold.
     """
 
     values: tuple[float, ...]
     not_reached: int = 0
     diverged: int = 0
     missing: int = 0
-    ends: tuple[float, ...] = ()
+    final_errors: tuple[float, ...] = ()
 
     @property
     def runs(self) -> int:
-        """Runs that came to an end, whichever."""
+        """Number of runs that ended, in any way."""
         return len(self.values) + self.not_reached + self.diverged
 
     @property
     def mean(self) -> float:
-        """NaN where a run did not reach the threshold: there is no such mean."""
+        """NaN if a run did not reach the threshold."""
         if not self.values or self.not_reached:
             return math.nan
         return statistics.fmean(self.values)
 
     @property
     def deviation(self) -> float:
-        """The standard deviation with n - 1; NaN below two values."""
+        """The standard deviation (n - 1); NaN below two values."""
         if math.isnan(self.mean) or len(self.values) < 2:
             return math.nan
         return statistics.stdev(self.values)
 
 
-def best(summaries: Sequence[SeedSummary], higher_is_better: bool) -> int:
-    """The position of the best of `summaries`, those of one variant at several points of a grid.
+def best_summary(summaries: Sequence[SeedSummary], higher_is_better: bool) -> int:
+    """The index of the best of `summaries` of one variant at several points of a grid.
 
-    The mean decides among those without failures. One with runs that diverged or did not reach the
-    threshold loses to one with fewer; of those that never did the one that came nearest is the best, and
-    of equals the first.
+    The fewest runs that diverged or did not reach the threshold win, then the best mean. If no run reached
+    the threshold, the lowest final error wins. The first of equals wins.
     """
 
     def rank(summary: SeedSummary) -> tuple[int, float]:
         failures = summary.diverged + summary.not_reached + (0 if summary.values else 1)
         if not summary.values:
-            return failures, statistics.fmean(summary.ends) if summary.ends else 0.0
+            return failures, statistics.fmean(summary.final_errors) if summary.final_errors else 0.0
         mean = statistics.fmean(summary.values)
         return failures, -mean if higher_is_better else mean
 
@@ -170,8 +168,8 @@ def best(summaries: Sequence[SeedSummary], higher_is_better: bool) -> int:
 def verdict(
     variant: str, summary: SeedSummary, baseline: str, base: SeedSummary, measure: Measure
 ) -> str:
-    """A sentence on a variant against the baseline: the difference of the means, and whether it exceeds
-    the combined deviation, the root of the sum of both squares."""
+    """A sentence that compares a variant with the baseline: the difference of the means, and whether it
+    exceeds the combined standard deviation, the root of the sum of both squares."""
     for name, one in ((variant, summary), (baseline, base)):
         if math.isnan(one.mean):
             return (
@@ -196,7 +194,7 @@ def verdict(
 
 
 def why_no_mean(summary: SeedSummary) -> str:
-    """Why a cell has no mean, in words."""
+    """Explains why a cell has no mean."""
     if summary.not_reached:
         return f"did not reach the threshold in {summary.not_reached} of {summary.runs} runs"
     if summary.diverged:

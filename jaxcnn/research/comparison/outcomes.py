@@ -1,4 +1,4 @@
-"""A comparison's outcome as a table and sentences: for a screen, as Markdown and as CSV."""
+"""Results of a comparison as a table and sentences: plain text, Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.research.comparison.grid import Grid, GridCell, GridRun
-from jaxcnn.research.comparison.measures import SeedSummary, best, running_train_error, verdict
-from jaxcnn.research.comparison.work_queue import State, evaluations_of, holder, run_state
+from jaxcnn.research.comparison.measures import (
+    SeedSummary,
+    best_summary,
+    running_train_error,
+    verdict,
+)
+from jaxcnn.research.comparison.work_queue import RunState, lock_owner, protocol_labels, run_state
 from jaxcnn.training import report
 from jaxcnn.training.metrics_writer import duration, read_events
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What the runs of a cell came to.
+    """Results of the runs of a cell.
 
     Attributes:
-        images_per_second: mean over the finished runs of each one's median; NaN without any.
-        best: whether the variant counts by this cell.
+        images_per_second: mean over the finished runs of their medians; NaN without any.
+        best: whether the variant is compared by this cell.
     """
 
     cell: GridCell
@@ -34,79 +39,81 @@ class Outcome:
     best: bool = True
 
 
-def outcomes(plan: Grid) -> list[Outcome]:
-    """The outcome of each cell, in the plan's order; of each variant one is the best."""
-    found = [_outcome(plan, cell) for cell in plan.cells]
+def outcomes(grid: Grid) -> list[Outcome]:
+    """The outcome of each cell, in the grid's order; one cell of each variant is the best."""
+    found = [_outcome(grid, cell) for cell in grid.cells]
     result = []
-    for variant in plan.comparison.variants:
-        mine = [o for o in found if o.cell.variant == variant]
-        chosen = best([o.summary for o in mine], plan.measure.higher_is_better)
-        result += [dataclasses.replace(o, best=i == chosen) for i, o in enumerate(mine)]
+    for variant in grid.comparison.variants:
+        of_variant = [o for o in found if o.cell.variant == variant]
+        chosen = best_summary([o.summary for o in of_variant], grid.measure.higher_is_better)
+        result += [dataclasses.replace(o, best=i == chosen) for i, o in enumerate(of_variant)]
     return result
 
 
-def _outcome(plan: Grid, cell: GridCell) -> Outcome:
+def _outcome(grid: Grid, cell: GridCell) -> Outcome:
     values: list[float] = []
-    ends: list[float] = []
-    rates, counts = [], {"not_reached": 0, "diverged": 0, "missing": 0}
+    final_errors: list[float] = []
+    speeds, counts = [], {"not_reached": 0, "diverged": 0, "missing": 0}
     for run in cell.runs:
-        at = run_state(run)
-        if at is not State.DONE:
-            counts["diverged" if at is State.DIVERGED else "missing"] += 1
+        state = run_state(run)
+        if state is not RunState.DONE:
+            counts["diverged" if state is RunState.DIVERGED else "missing"] += 1
             continue
-        whole = report.read_report(run.folder / "report.json")
+        results = report.read_report(run.folder / "report.json")
         events = read_events(run.folder / "metrics.jsonl")
-        value = plan.measure.value(whole, events, next(iter(evaluations_of(run)), ""))
+        value = grid.measure.value(results, events, next(iter(protocol_labels(run)), ""))
         if value is None:
             counts["not_reached"] += 1
-            ends += [error for _, error in running_train_error(events)[-1:]]
+            final_errors += [error for _, error in running_train_error(events)[-1:]]
         else:
             values.append(value)
-        if whole["images_per_second"]:
-            rates.append(whole["images_per_second"])
-    speed = statistics.fmean(rates) if rates else math.nan
-    return Outcome(cell, SeedSummary(tuple(values), **counts, ends=tuple(ends)), speed)
+        if results["images_per_second"]:
+            speeds.append(results["images_per_second"])
+    speed = statistics.fmean(speeds) if speeds else math.nan
+    return Outcome(
+        cell, SeedSummary(tuple(values), **counts, final_errors=tuple(final_errors)), speed
+    )
 
 
-def sentences(plan: Grid, found: Sequence[Outcome]) -> list[str]:
-    """Each variant against the first one, by the best of each."""
+def sentences(grid: Grid, found: Sequence[Outcome]) -> list[str]:
+    """Each variant against the first one, by the best cell of each."""
     chosen = {o.cell.variant: o for o in found if o.best}
-    baseline = plan.comparison.baseline
+    baseline = grid.comparison.baseline
     lines = [
-        verdict(name, o.summary, baseline, chosen[baseline].summary, plan.measure)
+        verdict(name, o.summary, baseline, chosen[baseline].summary, grid.measure)
         for name, o in chosen.items()
         if name != baseline
     ]
-    return lines + [line for o in chosen.values() for line in _edges(plan, o)]
+    return lines + [line for o in chosen.values() for line in _edges(grid, o)]
 
 
-def _edges(plan: Grid, chosen: Outcome) -> list[str]:
-    """Says where the best value of a grid of three or more is its first or last: it may lie further."""
+def _edges(grid: Grid, chosen: Outcome) -> list[str]:
+    """Notes a best value at the edge of a grid of three or more: a better one may lie beyond."""
     return [
         f"{chosen.cell.variant}: its best {key}, {chosen.cell.point[key]}, is at the edge of the grid."
-        for key, values in plan.comparison.grid.items()
+        for key, values in grid.comparison.grid.items()
         if len(values) > 2
         and chosen.cell.point[key] in (values[0], values[-1])
         and not math.isnan(chosen.summary.mean)
     ]
 
 
-def header(plan: Grid) -> list[str]:
+def table_header(grid: Grid) -> list[str]:
     """The columns of the table."""
-    grid = list(plan.comparison.grid)
-    measure = [plan.measure.title, "n", *(["best"] if grid else [])]
-    return ["variant", *grid, *measure, "epochs", "parameters", "MACs", "images/s"]
+    keys = list(grid.comparison.grid)
+    measure = [grid.measure.title, "n", *(["best"] if keys else [])]
+    return ["variant", *keys, *measure, "epochs", "parameters", "MACs", "images/s"]
 
 
-def rows(plan: Grid, found: Sequence[Outcome]) -> list[list[str]]:
-    """The table's cells as text: a row an outcome."""
+def table_rows(grid: Grid, found: Sequence[Outcome]) -> list[list[str]]:
+    """The cells of the table as text, one row per outcome."""
     return [
         [
             o.cell.variant,
-            *(f"{o.cell.point[key]}" for key in plan.comparison.grid),
+            *(f"{o.cell.point[key]}" for key in grid.comparison.grid),
             value_text(o.summary),
             count_text(o.summary),
-            *(["*" if o.best else ""] if plan.comparison.grid else []),
+            *(["*" if o.best else ""] if grid.comparison.grid else []),
             f"{o.cell.config['epochs']:g}",
             f"{o.cell.parameters:,}",
             f"{o.cell.macs:,}",
@@ -117,9 +124,10 @@ def rows(plan: Grid, found: Sequence[Outcome]) -> list[list[str]]:
 
 
 def value_text(summary: SeedSummary) -> str:
-    """`59.90 ± 0.42`: mean and standard deviation over the seeds, or why there is none."""
+    """`59.90 ± 0.42`: mean and standard deviation over the seeds, or why there are none."""
     if summary.not_reached:
-        end = f" (ends at {100 * statistics.fmean(summary.ends):.1f} %)" if summary.ends else ""
+        errors = summary.final_errors
+        end = f" (ends at {100 * statistics.fmean(errors):.1f} %)" if errors else ""
         return f"not reached{end}"
     if not summary.values:
         return "diverged" if summary.diverged else ""
@@ -128,7 +136,7 @@ def value_text(summary: SeedSummary) -> str:
 
 
 def count_text(summary: SeedSummary) -> str:
-    """`3`, `3 (1 not reached)`: runs that ended, and what became of those without a value."""
+    """`3`, `3 (1 not reached)`: the number of runs that ended, and of those without a value."""
     kinds = {
         "not reached": summary.not_reached,
         "diverged": summary.diverged,
@@ -138,8 +146,8 @@ def count_text(summary: SeedSummary) -> str:
     return f"{summary.runs}" + (f" ({notes})" if notes else "")
 
 
-def as_text(head: Sequence[str], body: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Columns in line, for a screen: the first `left` ones to the left, the others to the right."""
+def text_table(head: Sequence[str], body: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A plain text table: the first `left` columns are left-aligned, the others right-aligned."""
     lines = [head, *body]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
 
@@ -154,20 +162,20 @@ def as_text(head: Sequence[str], body: Sequence[Sequence[str]], left: int = 1) -
     return "\n".join([text[0], "-" * max(map(len, text)), *text[1:]])
 
 
-def as_markdown(
+def markdown_table(
     head: Sequence[str], body: Sequence[Sequence[str]], left: int = 1, words: int = 0
 ) -> str:
-    """A Markdown table: the first `left` columns and the last `words` ones to the left."""
+    """A Markdown table: the first `left` and the last `words` columns are left-aligned."""
     numbers = len(head) - left - words
     rule = [*["---"] * left, *["---:"] * numbers, *["---"] * words]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *body))
 
 
-def as_csv(plan: Grid, found: Sequence[Outcome]) -> str:
-    """The table with numbers bare: an empty field is one that is not known."""
-    keys = list(plan.comparison.grid)
+def csv_table(grid: Grid, found: Sequence[Outcome]) -> str:
+    """The table as CSV with plain numbers; unknown fields are empty."""
+    keys = list(grid.comparison.grid)
     counts = ["n", "not_reached", "diverged", "missing"]
-    head = ["variant", *keys, plan.measure.name, "deviation", *counts]
+    head = ["variant", *keys, grid.measure.name, "deviation", *counts]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([*head, "best", "epochs", "parameters", "macs", "images_per_second", "values"])
@@ -181,16 +189,16 @@ def as_csv(plan: Grid, found: Sequence[Outcome]) -> str:
     return stream.getvalue()
 
 
-def facts(plan: Grid) -> list[str]:
-    """What the figures of a table are of: data, net, seeds, budget, machine, versions."""
-    comparison, config = plan.comparison, plan.cells[0].config
-    finished = [run for run in plan.runs() if run_state(run) is State.DONE]
+def provenance(grid: Grid) -> list[str]:
+    """Where the figures of a table come from: data, net, seeds, budget, machine, versions."""
+    comparison, config = grid.comparison, grid.cells[0].config
+    finished = [run for run in grid.runs() if run_state(run) is RunState.DONE]
     reports = [report.read_report(run.folder / "report.json") for run in finished]
     tested = sorted({row["n"] for r in reports for row in r["results"]})
     budget = {
         "epochs": f"all variants train {config['epochs']:g} epochs",
         "macs": "all variants spend the same multiply-adds, forward in training, as "
-        f"{comparison.baseline} in {config['epochs']:g} epochs; drops of the rate move along",
+        f"{comparison.baseline} in {config['epochs']:g} epochs; learning rate drops are scaled along",
     }[comparison.budget]
     model = config["model"]
     test = f", {' or '.join(f'{n:,}' for n in tested)} test images" if tested else ""
@@ -200,8 +208,8 @@ def facts(plan: Grid) -> list[str]:
         f"Budget: {budget}.",
         f"Net: {model['name']}, width {model['width']:g}, images of {model['image_size']} pixels. "
         "MACs are multiply-adds of one image forward in training; parameters are those of inference.",
-        f"Data: {config['data']['source']}, {plan.examples:,} training images{test}"
-        + (f", {', '.join(evaluations_of(plan.cells[0].runs[0]))}." if config["evals"] else "."),
+        f"Data: {config['data']['source']}, {grid.examples:,} training images{test}"
+        + (f", {', '.join(protocol_labels(grid.cells[0].runs[0]))}." if config["evals"] else "."),
     ]
     if finished:
         seconds = sum(r["seconds"] for r in reports)
@@ -210,9 +218,9 @@ def facts(plan: Grid) -> list[str]:
 
 
 def _machines(runs: Sequence[GridRun]) -> list[str]:
-    """Where and with what the runs were made; what they agree in is said once."""
+    """Machines, devices and versions of the runs, without repetition."""
     starts = [start for run in runs for start in report.read_starts(run.folder / "run.json")]
-    machines = {holder(run.folder).get("machine", "unknown machine") for run in runs}
+    machines = {lock_owner(run.folder).get("machine", "unknown machine") for run in runs}
     devices = {", ".join(s["devices"]) for s in starts}
     versions = {_versions(s) for s in starts}
     return [
@@ -227,22 +235,24 @@ def _versions(start: Mapping[str, Any]) -> str:
     return versions + (f", commit {commit}" if commit else "")
 
 
-def write_tables(plan: Grid, found: Sequence[Outcome]) -> str:
-    """Writes table.md, table.csv and table.txt into the plan's folder; gives table.txt's text."""
-    head, body = header(plan), rows(plan, found)
-    about = [plan.comparison.about] if plan.comparison.about else []
-    said = sentences(plan, found)
-    text = "\n".join([plan.comparison.name, *about, "", as_text(head, body), "", *said])
-    points = "\n".join(f"* {line}" for line in [*said, *facts(plan)])
-    parts = [f"# {plan.comparison.name}", *about, as_markdown(head, body), points]
-    write(plan.folder / "table.md", "\n\n".join([*parts, "![curves](curves.png)"]) + "\n")
-    write(plan.folder / "table.csv", as_csv(plan, found))
-    write(plan.folder / "table.txt", "\n".join([text, *facts(plan)]) + "\n")
+def write_tables(grid: Grid, found: Sequence[Outcome]) -> str:
+    """Writes table.md, table.csv and table.txt into the grid's folder; returns the plain text."""
+    head, body = table_header(grid), table_rows(grid, found)
+    about = [grid.comparison.about] if grid.comparison.about else []
+    verdicts = sentences(grid, found)
+    text = "\n".join([grid.comparison.name, *about, "", text_table(head, body), "", *verdicts])
+    points = "\n".join(f"* {line}" for line in [*verdicts, *provenance(grid)])
+    parts = [f"# {grid.comparison.name}", *about, markdown_table(head, body), points]
+    write_atomically(
+        grid.folder / "table.md", "\n\n".join([*parts, "![curves](curves.png)"]) + "\n"
+    )
+    write_atomically(grid.folder / "table.csv", csv_table(grid, found))
+    write_atomically(grid.folder / "table.txt", "\n".join([text, *provenance(grid)]) + "\n")
     return text
 
 
-def write(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: other processes may write the same one."""
-    whole = path.with_name(f".{path.name}.{os.getpid()}")
-    whole.write_text(text)
-    whole.replace(path)
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file atomically: other processes may write the same one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)

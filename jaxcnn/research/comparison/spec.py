@@ -1,4 +1,4 @@
-"""What a comparison is: variants of one config, seeds, a budget and a measure. Pure data, and its check."""
+"""A comparison as data: variants of one config, seeds, a budget and a measure; and its validation."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ KEYS: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Variants of a config, each trained once with each seed.
+    """Variants of a config, each trained once per seed.
 
     Attributes:
-        name: names the folder of the results.
-        base: a config: its file, or its bare name in configs/.
-        variants: overrides by the variant's name; the others are compared with the first one.
-        overrides: config keys and values of all variants.
+        name: also of the folder of the results.
+        base: a config: its file, or its name in configs/.
+        variants: overrides by name of variant; the first one is the baseline.
+        overrides: config keys and values for all variants.
         seeds: values of the config's `seed`.
-        budget: 'epochs': all variants train the config's epochs; 'macs': all spend the multiply-adds that
-            the first one spends in its epochs, counted over the forward pass in training.
-        measure: what is compared (`jaxcnn.research.comparison.measures`).
-        grid: config keys, each with the values at which every variant is trained; a variant counts by
-            its best.
-        about: a sentence for the reader of the table, such as the paper's own figure.
+        budget: 'epochs': all variants train the config's epochs; 'macs': all spend the multiply-adds of
+            the baseline, counted over the forward pass in training.
+        measure: what is compared (see measures.py).
+        grid: config keys, each with the values at which every variant is trained; variants are compared
+            at their best point.
+        about: a sentence for readers of the table, such as the paper's result.
     """
 
     name: str
@@ -56,15 +56,15 @@ class Comparison:
 
     @property
     def baseline(self) -> str:
-        """The variant that the others are compared with."""
+        """The variant with which the others are compared."""
         return next(iter(self.variants))
 
 
-def read(path: Path) -> dict[str, Comparison] | None:
-    """The comparisons that the file at `path` gives; None where it has no get_comparisons().
+def read_comparisons(path: Path) -> dict[str, Comparison] | None:
+    """The comparisons of the file at `path`; None if it has no get_comparisons().
 
     Raises:
-        ConfigError: the file cannot be run, or with all that is wrong with all its comparisons.
+        ConfigError: the file cannot be executed; or lists all errors of all its comparisons.
     """
     module = configs.execute(path)
     if not hasattr(module, "get_comparisons"):
@@ -77,7 +77,7 @@ def read(path: Path) -> dict[str, Comparison] | None:
     found, errors = {}, []
     for name, fields in content.items():
         try:
-            found[name] = from_dict(name, fields)
+            found[name] = comparison_from_dict(name, fields)
         except configs.ConfigError as error:
             errors.append(str(error))
     if errors:
@@ -85,11 +85,11 @@ def read(path: Path) -> dict[str, Comparison] | None:
     return found
 
 
-def from_dict(name: str, fields: Any) -> Comparison:
-    """The comparison `name` from plain data.
+def comparison_from_dict(name: str, fields: Any) -> Comparison:
+    """Builds and validates the comparison `name` from plain data.
 
     Raises:
-        ConfigError: with all that is wrong with it, a line each.
+        ConfigError: lists all errors, one per line.
     """
     if not isinstance(fields, Mapping):
         raise configs.ConfigError(f"{name} must be a dict of {', '.join(KEYS)}; got {fields!r}")
@@ -110,12 +110,12 @@ def from_dict(name: str, fields: Any) -> Comparison:
 
 
 def slug(text: str) -> str:
-    """`text` as the name of a folder."""
+    """A folder name for `text`."""
     return re.sub(r"[^a-z0-9.-]+", "_", text.lower()).strip("_.-")
 
 
 def _problems(comparison: Comparison) -> list[str]:
-    """What is wrong with a comparison whose fields have the right types."""
+    """Errors of a comparison whose fields have the right types."""
     found, seeds = [], comparison.seeds
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", comparison.name):
         found.append("its name must be letters, digits, '_', '-' and '.', since it names a folder")

@@ -1,8 +1,8 @@
-"""Does the runs of a plan that are missing, however many processes share them.
+"""Trains the missing runs of comparisons, shared by any number of processes.
 
-A process holds a run by a lock on a file in its workdir, which the system frees when the process ends,
-however it ends; so whoever comes by next takes the run and resumes it. The folder must lie on a file
-system with `flock`, which any local one is.
+A process locks a file in the workdir of its run. The operating system frees the lock when the process ends
+in any way, and the next process resumes the run. The folder must be on a file system with `flock`, as every
+local one is.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from jaxcnn.training.metrics_writer import Console
 from jaxcnn.training.signals import Stopped, StopSignal
 from jaxcnn.training.workdir import WorkdirError, has_begun
 
-HOLDER, DIVERGED = "holder.json", "diverged.json"
+LOCK_FILE, DIVERGED = "holder.json", "diverged.json"
 
 
-class State(enum.StrEnum):
-    """Of a run. Waiting: begun, and nobody is at it."""
+class RunState(enum.StrEnum):
+    """State of a run. WAITING: started, but no process is running it."""
 
     DONE = "done"
     DIVERGED = "diverged"
@@ -47,56 +47,56 @@ class State(enum.StrEnum):
     TO_DO = "to do"
 
 
-def run_state(run: GridRun) -> State:
-    """What the files of a run say."""
-    if is_done(run):
-        return State.DONE
+def run_state(run: GridRun) -> RunState:
+    """The state of a run, from the files in its workdir."""
+    if is_complete(run):
+        return RunState.DONE
     if (run.folder / DIVERGED).exists():
-        return State.DIVERGED
-    if _is_held(run.folder):
-        return State.RUNNING
-    return State.WAITING if (run.folder / "run.json").exists() else State.TO_DO
+        return RunState.DIVERGED
+    if _is_locked(run.folder):
+        return RunState.RUNNING
+    return RunState.WAITING if (run.folder / "run.json").exists() else RunState.TO_DO
 
 
-def is_done(run: GridRun) -> bool:
-    """Whether the report has every protocol of the run at its last step."""
+def is_complete(run: GridRun) -> bool:
+    """Whether the report has a result of every protocol of the run at its last step."""
     found = report.read_report(run.folder / "report.json")
     if found.get("step") != run.steps:
         return False
     return all(
-        any(is_reported(row, label) for row in found["results"]) for label in evaluations_of(run)
+        any(is_reported(row, label) for row in found["results"]) for label in protocol_labels(run)
     )
 
 
-def evaluations_of(run: GridRun) -> list[str]:
-    """Labels of the protocols of a run, in the config's order."""
-    side = run.config["model"]["image_size"]
-    return [protocol.label(side) for protocol in evaluator.run_protocols(run.config)]
+def protocol_labels(run: GridRun) -> list[str]:
+    """Labels of the protocols of a run, in the order of its config."""
+    image_size = run.config["model"]["image_size"]
+    return [protocol.label(image_size) for protocol in evaluator.run_protocols(run.config)]
 
 
-def strangers(runs: Sequence[GridRun]) -> list[str]:
-    """Workdirs that hold a run of another plan, each with what differs. Nothing is changed."""
+def conflicting_workdirs(runs: Sequence[GridRun]) -> list[str]:
+    """Workdirs that hold a run of another config, each with the differences. Changes nothing."""
     found = []
     for run in runs:
         path = run.folder / "config.json"
-        worth = has_begun(run.folder) or (run.folder / "report.json").exists()
-        if not (worth and path.exists()):
-            continue  # nothing is lost by another config
+        has_results = has_begun(run.folder) or (run.folder / "report.json").exists()
+        if not (has_results and path.exists()):
+            continue  # nothing would be lost
         try:
             changed = configs.forbidden_difference(configs.load_config(path), run.config)
         except ValueError as error:
             found.append(f"{path} is not readable as JSON ({error})")
             continue
-        there = report.read_report(run.folder / "report.json").get("step", 0)
-        if there > run.steps:
-            changed.append(f"the run there has {there} steps, this one ends at {run.steps}")
+        steps = report.read_report(run.folder / "report.json").get("step", 0)
+        if steps > run.steps:
+            changed.append(f"its run has {steps} steps, this one ends at {run.steps}")
         if changed:
             found.append(f"{run.folder} holds another run:\n  " + "\n  ".join(changed))
     return found
 
 
 def machine() -> str:
-    """The processor of this machine and how many cores it has."""
+    """The processor of this machine and its number of cores."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -105,19 +105,19 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
-def holder(folder: Path) -> dict[str, Any]:
-    """Who holds a run, or held it last: `pid`, `host` and `machine`; {} where nobody did."""
+def lock_owner(folder: Path) -> dict[str, Any]:
+    """`pid`, `host` and `machine` of the process that holds or last held the lock; {} if none did."""
     try:
-        return json.loads((folder / HOLDER).read_text())
-    except (OSError, ValueError):  # it may be written just now
+        return json.loads((folder / LOCK_FILE).read_text())
+    except (OSError, ValueError):  # it may be written at this moment
         return {}
 
 
 @contextlib.contextmanager
-def claim(folder: Path) -> Iterator[bool]:
-    """Holds the run in `folder` while entered; False where another process does. Never waits."""
+def acquire(folder: Path) -> Iterator[bool]:
+    """Locks the run in `folder`; yields False if another process has it. Never waits."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / HOLDER).open("a") as file:
+    with (folder / LOCK_FILE).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -126,10 +126,10 @@ def claim(folder: Path) -> Iterator[bool]:
         file.truncate(0)
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "machine": machine()}, file)
         file.flush()
-        yield True  # closing the file frees the lock, and so does the end of the process
+        yield True  # closing the file frees the lock
 
 
-def work_through(
+def run_queue(
     runs: Sequence[GridRun],
     *,
     command: Sequence[str],
@@ -137,43 +137,48 @@ def work_through(
     stop_signal: StopSignal,
     poll_seconds: float = 2.0,
 ) -> dict[str, str]:
-    """Does those of `runs` that nobody has done, and waits for those that others are doing.
+    """Trains the missing ones of `runs`, and waits for those that other processes train.
 
-    A run that diverges is noted in its workdir. One that fails otherwise is left, the others go on.
+    A run that diverges is marked in its workdir. One that fails otherwise is skipped.
 
     Args:
         command: what the user typed, for each run.json.
-        stopper: entered; asked between runs and while waiting.
+        stop_signal: entered; checked between runs and while waiting.
 
     Returns:
-        Name -> error of the runs that failed here.
+        Name -> error of the runs that failed in this process.
 
     Raises:
-        Stopped: a signal came; the state of the run at hand is saved.
+        Stopped: a signal came; the state of the current run is saved.
     """
     errors: dict[str, str] = {}
     while True:
-        held: list[GridRun] = []
+        locked: list[GridRun] = []
         for number, run in enumerate(runs, 1):
             stop_signal.check()
-            if run.name in errors or _is_over(run):
+            if run.name in errors or _has_ended(run):
                 continue
-            with claim(run.folder) as mine:
-                if not mine:
-                    held.append(run)
-                elif not _is_over(run):  # another process may just have left it
+            with acquire(run.folder) as acquired:
+                if not acquired:
+                    locked.append(run)
+                elif not _has_ended(run):  # another process may just have finished it
                     console.line(f"\nrun {number} of {len(runs)}: {run.name}")
-                    error = _execute(run, command, console)
+                    error = _train(run, command, console)
                     errors |= {run.name: error} if error else {}
-        if not held:
+        if not locked:
             return errors
-        who = sorted({str(holder(run.folder).get("pid", "?")) for run in held})
-        console.progress(f"waiting for {len(held)} runs that others do (pid {', '.join(who)}) ...")
-        _wait(poll_seconds, stop_signal)
+        owners = sorted({str(lock_owner(run.folder).get("pid", "?")) for run in locked})
+        console.progress(
+            f"waiting for {len(locked)} runs in other processes (pid {', '.join(owners)}) ..."
+        )
+        end = time.monotonic() + poll_seconds
+        while time.monotonic() < end:
+            stop_signal.check()
+            time.sleep(0.1)
 
 
-def _execute(run: GridRun, command: Sequence[str], console: Console) -> str:
-    """Trains `run`; what went wrong, or ''."""
+def _train(run: GridRun, command: Sequence[str], console: Console) -> str:
+    """Trains `run`; returns the error, or ''."""
     try:
         train(run.config, run.folder, command=command)
     except Diverged as error:
@@ -193,24 +198,17 @@ def _execute(run: GridRun, command: Sequence[str], console: Console) -> str:
     return ""
 
 
-def _is_over(run: GridRun) -> bool:
-    return is_done(run) or (run.folder / DIVERGED).exists()
+def _has_ended(run: GridRun) -> bool:
+    return is_complete(run) or (run.folder / DIVERGED).exists()
 
 
-def _is_held(folder: Path) -> bool:
-    """Whether a process holds the run in `folder`; looks without taking it."""
+def _is_locked(folder: Path) -> bool:
+    """Whether a process has locked the run in `folder`."""
     try:
-        with (folder / HOLDER).open() as file:
+        with (folder / LOCK_FILE).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:
         return True
     return False
-
-
-def _wait(seconds: float, stop_signal: StopSignal) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        stop_signal.check()
-        time.sleep(0.1)

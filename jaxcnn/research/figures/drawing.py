@@ -82,7 +82,7 @@ class ScoreMap:
         _expect(self.side > 0, "a side above 0 pixels", self.side)
 
 
-def kernel_tiles(kernels: Kernels, *, towers: int, title: str) -> "matplotlib.figure.Figure":
+def draw_kernels(kernels: Kernels, *, towers: int, title: str) -> "matplotlib.figure.Figure":
     """The first layer's kernels as RGB tiles, 16 in a row, the towers one above the other (Krizhevsky et
     al. 2012, Figure 3, at n = 96 and two towers).
 
@@ -127,7 +127,7 @@ def tile_sheet(kernels: Kernels, *, columns: int, gap: int) -> UInt8[np.ndarray,
     return sheet[: len(sheet) - gap, : sheet.shape[1] - gap]
 
 
-def guesses(shown: Sequence[Guess], *, title: str) -> "matplotlib.figure.Figure":
+def draw_guesses(shown: Sequence[Guess], *, title: str) -> "matplotlib.figure.Figure":
     """Images, and under each its most probable labels as bars of the probability from 0 to 1, the correct
     one in another colour and bold (Krizhevsky et al. 2012, Figure 4, left)."""
     _expect(shown, "one guess or more to draw", "none")
@@ -158,7 +158,7 @@ def _bars(axes: Any, guess: Guess, most: int, room: float) -> None:
     axes.spines.left.set_bounds(-0.5, len(guess.names) - 0.5)
 
 
-def neighbours(shown: Sequence[Neighbours], *, title: str) -> "matplotlib.figure.Figure":
+def draw_neighbours(shown: Sequence[Neighbours], *, title: str) -> "matplotlib.figure.Figure":
     """A row for each test image, and right of a line the training images nearest to it in the last hidden
     layer (Krizhevsky et al. 2012, Figure 4, right), all with their labels and those with distances."""
     counts = [len(row.nearest) for row in shown]
@@ -180,7 +180,7 @@ def neighbours(shown: Sequence[Neighbours], *, title: str) -> "matplotlib.figure
     return figure
 
 
-def score_maps(shown: Sequence[ScoreMap], *, title: str) -> "matplotlib.figure.Figure":
+def draw_score_maps(shown: Sequence[ScoreMap], *, title: str) -> "matplotlib.figure.Figure":
     """A row for each image: the image, and over a pale grey one, which leaves colour to the map, the scores
     of a class in each cell of its dense evaluation (Simonyan & Zisserman 2014, section 3.2)."""
     _expect(shown, "one score map or more to draw", "none")

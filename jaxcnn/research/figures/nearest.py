@@ -21,7 +21,7 @@ from jaxcnn.research.evaluate_run import FinishedRun
 HIDDEN = ("fc7", "fc1", "average_pool", "local4")
 
 
-def hidden_layer(net: Any, params: Any) -> str:
+def last_hidden_layer(net: Any, params: Any) -> str:
     """The name of the net's last hidden layer.
 
     Raises:
@@ -40,7 +40,7 @@ def hidden_layer(net: Any, params: Any) -> str:
     return found[0]
 
 
-def hidden(
+def layer_values(
     net: Any, mean: np.ndarray, layer: str, params: Any, batch: Batch
 ) -> Float32[Array, "B d"]:
     """The flattened output of a layer on crops; `batch` as in `evaluation.forward.crop_posteriors`."""
@@ -56,18 +56,18 @@ def hidden(
     return values.reshape(values.shape[0], -1).astype(jnp.float32)
 
 
-class Hidden:
+class HiddenLayer:
     """The last hidden layer of a run's net as a function of centre crops, compiled once."""
 
     def __init__(self, run: FinishedRun) -> None:
         forward, params = run.forward, run.params
-        self.layer = hidden_layer(forward.net, params)
+        self.layer = last_hidden_layer(forward.net, params)
         side = forward.net.image_size
         self._run = run
         self._shape = InputShape("square" if forward.mean_image else "crop", side, side)
         whole, split = forward.placement.replicated, forward.placement.batch
         program = jax.jit(
-            partial(hidden, forward.net, forward.mean, self.layer),
+            partial(layer_values, forward.net, forward.mean, self.layer),
             in_shardings=(whole, split),
             out_shardings=whole,
         )
@@ -98,7 +98,7 @@ class Hidden:
         return np.asarray(values)[: len(pictures)]
 
 
-def nearest(
+def nearest_images(
     queries: Float[np.ndarray, "q d"],
     batches: Iterable[tuple[Sequence[EvalImage], Float[np.ndarray, "_ d"]]],
     count: int,

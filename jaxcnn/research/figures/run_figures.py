@@ -22,8 +22,8 @@ from jaxcnn.evaluation.protocols import Dense
 from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.figures import drawing
 from jaxcnn.research.figures.class_maps import ClassMaps, cell_centres, cell_field, map_scale
-from jaxcnn.research.figures.nearest import Hidden, nearest
-from jaxcnn.research.predict import best, centre_protocol
+from jaxcnn.research.figures.nearest import HiddenLayer, nearest_images
+from jaxcnn.research.predict import centre_protocol, top_classes
 
 # Krizhevsky et al. 2012, Figure 4: 5 guesses an image, 6 neighbours of 5 images.
 GUESSES, QUERIES, NEIGHBOURS = 5, 5, 6
@@ -31,12 +31,12 @@ MAPS = 4  # images with a score map
 FIRST_LAYERS = ("conv1", "conv1_1")
 
 
-class LeftOut(Exception):
+class FigureSkipped(Exception):
     """Why a figure makes no sense for a run."""
 
 
 @dataclasses.dataclass(eq=False)
-class Show:
+class FigureRequest:
     """What is to be drawn.
 
     Attributes:
@@ -62,7 +62,7 @@ class Show:
         """
         source = self.run.data.evaluation
         if not self.ids:
-            return Subset(source, spread(len(source), self.images))
+            return Subset(source, evenly_spaced(len(source), self.images))
         places = {int(identity): place for place, identity in enumerate(source.ids)}
         missing = [str(i) for i in self.ids if i not in places]
         if missing:
@@ -88,7 +88,7 @@ class Show:
         return f"{self.run.folder.name}, step {self.run.step}: {what}"
 
 
-def draw_figures(show: Show, names: Sequence[str], out: Path) -> Iterator[Path]:
+def draw_figures(show: FigureRequest, names: Sequence[str], out: Path) -> Iterator[Path]:
     """Draws the figures `names`, keys of `FIGURES`, into the folder `out`; gives each file once it is
     written. What makes no sense for the run is left out with a line on its screen.
 
@@ -105,7 +105,7 @@ def draw_figures(show: Show, names: Sequence[str], out: Path) -> Iterator[Path]:
     for name in names:
         try:
             figure = FIGURES[name](show)
-        except LeftOut as reason:
+        except FigureSkipped as reason:
             show.run.console.line(f"{name} left out: {reason}")
             continue
         path = out / f"{name}.png"
@@ -113,12 +113,12 @@ def draw_figures(show: Show, names: Sequence[str], out: Path) -> Iterator[Path]:
         yield path
 
 
-def kernels(show: Show) -> Any:
+def kernels(show: FigureRequest) -> Any:
     """The first layer's kernels."""
     net, params = show.run.loaded.net, show.run.loaded.variables["params"]
     name = next((name for name in FIRST_LAYERS if name in params), None)
     if name is None:
-        raise LeftOut(
+        raise FigureSkipped(
             f"the first layer of this {type(net).__name__} is depthwise: its kernels see one colour each"
         )
     values = np.asarray(params[name]["kernel"])
@@ -126,18 +126,18 @@ def kernels(show: Show) -> Any:
     # Without groups no tower keeps to its own maps.
     towers = 1 if getattr(net, "ungrouped", False) else getattr(net, "towers", 1)
     title = show.title(f"the {count} kernels of {name}, {side} x {side}")
-    return drawing.kernel_tiles(values, towers=towers, title=title)
+    return drawing.draw_kernels(values, towers=towers, title=title)
 
 
-def guesses(show: Show) -> Any:
+def guesses(show: FigureRequest) -> Any:
     """The most probable classes of images of the reported split."""
     run, protocol = show.run, centre_protocol(show.run)
-    pictures = _some(readable(run, show.chosen, choose_crops(run.forward, protocol)))
+    pictures = _some(readable_images(run, show.chosen, choose_crops(run.forward, protocol)))
     shown: dict[int, drawing.Guess] = {}
     by_position = {picture.position: picture for picture in pictures}
     judged = image_posteriors(run.forward, run.params, pictures, protocol, run.check_stop)
     for picture, log_posterior in judged:
-        classes = best(log_posterior, show.names, GUESSES)
+        classes = top_classes(log_posterior, show.names, GUESSES)
         labels = [one.label for one in classes]
         shown[picture.position] = drawing.Guess(
             _view(by_position[picture.position]),
@@ -147,22 +147,26 @@ def guesses(show: Show) -> Any:
             labels.index(picture.label) if picture.label in labels else -1,
         )
     what = f"{run.data.eval_split} images and their most probable classes by {run.label(protocol)}"
-    return drawing.guesses([shown[position] for position in sorted(shown)], title=show.title(what))
+    return drawing.draw_guesses(
+        [shown[position] for position in sorted(shown)], title=show.title(what)
+    )
 
 
-def neighbours(show: Show) -> Any:
+def neighbours(show: FigureRequest) -> Any:
     """Images of the reported split, and the training images nearest to each in the last hidden layer."""
-    run, train, hidden = show.run, show.run.data.train, Hidden(show.run)
+    run, train, hidden = show.run, show.run.data.train, HiddenLayer(show.run)
     choose = choose_crops(run.forward, centre_protocol(run))
-    some = Subset(show.chosen, spread(len(show.chosen), QUERIES))
-    batches = list(hidden.values(_some(readable(run, some, choose))))
+    some = Subset(show.chosen, evenly_spaced(len(show.chosen), QUERIES))
+    batches = list(hidden.values(_some(readable_images(run, some, choose))))
     queries = [picture for pictures, _ in batches for picture in pictures]
     values = np.concatenate([values for _, values in batches])
-    searched = Subset(train, spread(len(train), show.training_images))
-    training = readable(run, searched, choose, f"searching the training images by {hidden.layer}")
-    rows, count = nearest(values, hidden.values(training), NEIGHBOURS)
+    searched = Subset(train, evenly_spaced(len(train), show.training_images))
+    training = readable_images(
+        run, searched, choose, f"searching the training images by {hidden.layer}"
+    )
+    rows, count = nearest_images(values, hidden.values(training), NEIGHBOURS)
     if not count:
-        raise LeftOut("none of the training images can be read")
+        raise FigureSkipped("none of the training images can be read")
     shown = [
         drawing.Neighbours(
             _view(query),
@@ -178,17 +182,17 @@ def neighbours(show: Show) -> Any:
         f"{run.data.eval_split} images and the nearest among {among} training images by the "
         f"{values.shape[1]:,} values of {hidden.layer}"
     )
-    return drawing.neighbours(shown, title=show.title(what))
+    return drawing.draw_neighbours(shown, title=show.title(what))
 
 
-def score_maps(show: Show) -> Any:
+def score_maps(show: FigureRequest) -> Any:
     """The map of the most probable class over images of the reported split."""
     run, net, protocol = show.run, show.run.loaded.net, show.map_protocol
     if not net.supports_dense():
         side = net.image_size
-        raise LeftOut(f"this {type(net).__name__} takes images of {side} x {side} alone")
-    some = Subset(show.chosen, spread(len(show.chosen), MAPS))
-    pictures = _some(readable(run, some, choose_crops(run.forward, protocol)))
+        raise FigureSkipped(f"this {type(net).__name__} takes images of {side} x {side} alone")
+    some = Subset(show.chosen, evenly_spaced(len(show.chosen), MAPS))
+    pictures = _some(readable_images(run, some, choose_crops(run.forward, protocol)))
     maps, side = ClassMaps(run.loaded), cell_field(net).stride
     shown = []
     for picture in pictures:
@@ -201,22 +205,22 @@ def score_maps(show: Show) -> Any:
             drawing.ScoreMap(_view(picture), *names, probability, scores, centres, float(side))
         )
     what = f"{run.data.eval_split} images and the map of the most probable class by {run.label(protocol)}"
-    return drawing.score_maps(shown, title=show.title(what))
+    return drawing.draw_score_maps(shown, title=show.title(what))
 
 
 # What `--only` may name, in the order that they are drawn in.
-FIGURES: dict[str, Callable[[Show], Any]] = {
+FIGURES: dict[str, Callable[[FigureRequest], Any]] = {
     function.__name__: function for function in (kernels, guesses, neighbours, score_maps)
 }
 
 
-def spread(there: int, wanted: int) -> Int[np.ndarray, " n"]:
+def evenly_spaced(there: int, wanted: int) -> Int[np.ndarray, " n"]:
     """`wanted` positions spread evenly over 0..there-1; all of them for 0 or where there are fewer."""
     count = min(wanted or there, there)
     return (2 * np.arange(count) + 1) * there // (2 * max(count, 1))
 
 
-def readable(
+def readable_images(
     run: FinishedRun, source: Source, choose: ChooseCrops, doing: str = ""
 ) -> Iterator[EvalImage]:
     """The pictures of `source` in order, without those that cannot be read: each has a line on the screen.
@@ -239,7 +243,7 @@ def readable(
 def _some(pictures: Iterator[EvalImage]) -> list[EvalImage]:
     found = list(pictures)
     if not found:
-        raise LeftOut("none of the images can be read")
+        raise FigureSkipped("none of the images can be read")
     return found
 
 

@@ -10,7 +10,7 @@ from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.paper_tables.tables import Contribution, TableRow
 
 # What makes a net the paper's own, whatever its width and its images: field -> values that are.
-PAPERS_OWN: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
+PAPER_VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "alexnet": {
         "towers": (2,),
         "ungrouped": (False,),
@@ -32,7 +32,7 @@ def trains_for(part: Contribution, config: Mapping[str, Any]) -> bool:
     model, side = config["model"], config["model"]["image_size"]
     if model["name"] != part.net or (part.column and model.get("column") != part.column):
         return False
-    if any(model[field] not in values for field, values in PAPERS_OWN[part.net].items()):
+    if any(model[field] not in values for field, values in PAPER_VALUES[part.net].items()):
         return False
     if part.scale is None:
         return True
@@ -55,7 +55,7 @@ def ensemble_matches(row: TableRow, runs: Sequence[FinishedRun]) -> tuple[list[E
     keys = [(part.net, part.column, part.scale) for part in row.parts]
     for part, key in zip(row.parts, keys, strict=True):
         wanted[key] = max(wanted.get(key, 0), part.nets)
-        found[key] = [run for run in runs if trains_for(part, run.own_config)]
+        found[key] = [run for run in runs if trains_for(part, run.trained_config)]
     lacking = [
         f"{count} runs of {_net(key)} wanted, {len(found[key])} given"
         if count > 1

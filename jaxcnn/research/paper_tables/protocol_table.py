@@ -9,9 +9,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxcnn.research.comparison.outcomes import as_markdown, as_text
+from jaxcnn.research.comparison.outcomes import markdown_table, text_table
 from jaxcnn.research.evaluate_run import FinishedRun
-from jaxcnn.research.paper_tables.side_by_side import describe
+from jaxcnn.research.paper_tables.side_by_side import describe_run
 from jaxcnn.training import report
 
 HEADER = ("net", "protocol", "split", "top-1 error", "top-5 error", "loss", "n", "images")
@@ -19,7 +19,7 @@ WORDS = 3  # columns of text
 MEASURES = ("top1", "top5", "loss")
 
 
-class Line(NamedTuple):
+class ProtocolRow(NamedTuple):
     """A protocol on a split over the runs of a net: of each of `MEASURES` a value a run, in percent."""
 
     net: str
@@ -29,12 +29,12 @@ class Line(NamedTuple):
     images: tuple[int, ...]
 
 
-def lines(runs: Sequence[FinishedRun]) -> list[Line]:
+def protocol_rows(runs: Sequence[FinishedRun]) -> list[ProtocolRow]:
     """Every protocol on every split that the reports of runs of a net have. Runs of a net differ in their
     seeds alone; of a report only results of the newest weights count."""
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        groups.setdefault(_without_seeds(run.own_config), []).append(run)
+        groups.setdefault(_without_seeds(run.trained_config), []).append(run)
     found = []
     for group in groups.values():
         together: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
@@ -45,17 +45,17 @@ def lines(runs: Sequence[FinishedRun]) -> list[Line]:
         for (protocol, split), results in together.items():
             values = tuple(tuple(_value(row, measure) for row in results) for measure in MEASURES)
             images = tuple(row["n"] for row in results)
-            found.append(Line(_name(group[0]), protocol, split, values, images))
+            found.append(ProtocolRow(_name(group[0]), protocol, split, values, images))
     return found
 
 
-def as_tables(runs: Sequence[FinishedRun]) -> dict[str, str]:
+def protocol_tables(runs: Sequence[FinishedRun]) -> dict[str, str]:
     """The table as `text`, `markdown` and `csv`.
 
     Raises:
         ValueError: the runs have no results.
     """
-    found = lines(runs)
+    found = protocol_rows(runs)
     if not found:
         raise ValueError(
             "the reports of these runs hold no results; make some: python -m jaxcnn.cli.evaluate "
@@ -65,14 +65,14 @@ def as_tables(runs: Sequence[FinishedRun]) -> dict[str, str]:
         [*line[:WORDS], *(_text(v) for v in line.values), str(len(line.images)), _counts(line)]
         for line in found
     ]
-    about = [describe(run) for run in runs]
-    text = "\n\n".join([as_text(HEADER, body, left=WORDS), "\n".join(about)])
+    about = [describe_run(run) for run in runs]
+    text = "\n\n".join([text_table(HEADER, body, left=WORDS), "\n".join(about)])
     points = "\n".join(f"* {line}" for line in about)
-    markdown = f"{as_markdown(HEADER, body, left=WORDS)}\n\n{points}"
+    markdown = f"{markdown_table(HEADER, body, left=WORDS)}\n\n{points}"
     return {"text": text, "markdown": markdown, "csv": _csv(found)}
 
 
-def _csv(found: Sequence[Line]) -> str:
+def _csv(found: Sequence[ProtocolRow]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     numbers = [f"{name}{suffix}" for name in HEADER[WORDS:-2] for suffix in ("", " deviation")]
@@ -96,7 +96,7 @@ def _without_seeds(config: Mapping[str, Any]) -> str:
 
 
 def _name(run: FinishedRun) -> str:
-    model, augment = run.own_config["model"], run.own_config["augment"]
+    model, augment = run.trained_config["model"], run.trained_config["augment"]
     low, high = augment["scale"]
     s = f", S {low}" + ("" if low == high else f" to {high}")
     s = "" if augment["sampling"] == "random_resized_crop" else s
@@ -113,5 +113,5 @@ def _text(values: Sequence[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
-def _counts(line: Line) -> str:
+def _counts(line: ProtocolRow) -> str:
     return " or ".join(f"{n:,}" for n in sorted(set(line.images)))

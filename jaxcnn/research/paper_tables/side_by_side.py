@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from jaxcnn import models
 from jaxcnn.evaluation import Protocol, Result, ensemble
 from jaxcnn.models.summary import summarise
-from jaxcnn.research.comparison.outcomes import as_markdown, as_text
+from jaxcnn.research.comparison.outcomes import markdown_table, text_table
 from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.paper_tables.matching import EnsembleMatch, ensemble_matches
 from jaxcnn.research.paper_tables.tables import PARAMETERS, PaperTable, TableRow
 
 
 @dataclasses.dataclass(frozen=True)
-class Ours:
+class RowResult:
     """What a row came to here.
 
     Attributes:
@@ -31,7 +31,7 @@ class Ours:
     why: str = ""
 
 
-def mine(table: PaperTable) -> tuple[str, ...]:
+def our_measures(table: PaperTable) -> tuple[str, ...]:
     """The measures of ours: rates of whatever split the runs report."""
     return (PARAMETERS,) if table.measures == (PARAMETERS,) else ("top-1", "top-5")
 
@@ -54,20 +54,20 @@ def wanted_evaluations(
 
 def is_missing(run: FinishedRun, protocol: Protocol, keep: bool) -> bool:
     """Whether an evaluation that a table asks for is still to be done."""
-    return (run.kept(protocol) if keep else run.known(protocol)) is None
+    return (run.saved_posteriors(protocol) if keep else run.known_result(protocol)) is None
 
 
-def ours(table: PaperTable, row: TableRow, runs: Sequence[FinishedRun]) -> Ours:
+def row_result(table: PaperTable, row: TableRow, runs: Sequence[FinishedRun]) -> RowResult:
     """What `row` comes to by the results that `runs` hold."""
     if table.measures == (PARAMETERS,):
         (part,) = row.parts
         net = models.build(part.net, column=part.column)
-        return Ours(((summarise(net).parameters / 1e6,),))
+        return RowResult(((summarise(net).parameters / 1e6,),))
     found, why = ensemble_matches(row, runs)
     if not found:
-        return Ours(why=why)
+        return RowResult(why=why)
     results = [_result(fusion_) for fusion_ in found]
-    return Ours(
+    return RowResult(
         (
             tuple(100 * (1 - result.top1) for result in results),
             tuple(100 * (1 - result.top5) for result in results),
@@ -79,10 +79,10 @@ def _result(parts: EnsembleMatch) -> Result:
     """The rates of a fusion, all of whose parts are judged."""
     if len(parts) == 1:
         ((run, protocol),) = parts
-        row = dict(run.known(protocol) or {})
+        row = dict(run.known_result(protocol) or {})
         row.pop("step")
         return Result(**row)
-    kept = [run.kept(protocol) for run, protocol in parts]
+    kept = [run.saved_posteriors(protocol) for run, protocol in parts]
     return ensemble.error_rates([one for one in kept if one is not None])
 
 
@@ -91,13 +91,13 @@ class SideBySide:
     """A paper's table and what is beside it, a row each."""
 
     table: PaperTable
-    rows: tuple[Ours, ...]
+    rows: tuple[RowResult, ...]
     facts: tuple[str, ...]
 
     def header(self) -> list[str]:
         """Column titles."""
         paper = [f"paper {measure}" for measure in self.table.measures]
-        here = [f"ours {measure}" for measure in mine(self.table)]
+        here = [f"ours {measure}" for measure in our_measures(self.table)]
         return [*self.table.columns, *paper, *here, "n", "note"]
 
     def body(self) -> list[list[str]]:
@@ -107,7 +107,7 @@ class SideBySide:
             printed = [_printed(value) for value in row.paper]
             note = "; ".join(text for text in (own.why, row.note) if text)
             note = row.note if own.why == row.note else note
-            values = [_text(v) for v in own.values] or ["-"] * len(mine(self.table))
+            values = [_text(v) for v in own.values] or ["-"] * len(our_measures(self.table))
             count = str(len(own.values[0])) if own.values else "0"
             lines.append([*row.cells, *printed, *values, count, note])
         return lines
@@ -115,7 +115,7 @@ class SideBySide:
     def text(self) -> str:
         """For a screen."""
         body = self.body()
-        lines = as_text(
+        lines = text_table(
             self.header()[:-1], [line[:-1] for line in body], left=len(self.table.columns)
         ).splitlines()
         notes = ["", "", *(line[-1] for line in body)]
@@ -125,26 +125,28 @@ class SideBySide:
     def markdown(self) -> str:
         """For a page."""
         points = "\n".join(f"* {fact}" for fact in self.facts)
-        table = as_markdown(self.header(), self.body(), left=len(self.table.columns), words=1)
+        table = markdown_table(self.header(), self.body(), left=len(self.table.columns), words=1)
         return f"# {self.table.title}\n\n{table}\n\n{points}\n"
 
     def csv(self) -> str:
         """With numbers bare: an empty field is one that is not there."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
-        here = [f"ours {m}{suffix}" for m in mine(self.table) for suffix in ("", " deviation")]
+        here = [
+            f"ours {m}{suffix}" for m in our_measures(self.table) for suffix in ("", " deviation")
+        ]
         paper = [f"paper {measure}" for measure in self.table.measures]
         writer.writerow([*self.table.columns, *paper, *here, "n", "note"])
         for row, own, line in zip(self.table.rows, self.rows, self.body(), strict=True):
             numbers = ["" if value is None else f"{value:g}" for value in row.paper]
-            for values in own.values or ((),) * len(mine(self.table)):
+            for values in own.values or ((),) * len(our_measures(self.table)):
                 numbers.append(f"{statistics.fmean(values):.10g}" if values else "")
                 numbers.append(f"{statistics.stdev(values):.10g}" if len(values) > 1 else "")
             writer.writerow([*row.cells, *numbers, *line[-2:]])
         return stream.getvalue()
 
 
-def check_alike(runs: Sequence[FinishedRun]) -> None:
+def check_same_data(runs: Sequence[FinishedRun]) -> None:
     """Raises:
     PosteriorsError: the runs are not judged on the same images and classes.
     """
@@ -162,7 +164,7 @@ def check_alike(runs: Sequence[FinishedRun]) -> None:
 
 def side_by_side(table: PaperTable, runs: Sequence[FinishedRun]) -> SideBySide:
     """The table with what `runs` hold; every evaluation that it wants is done."""
-    rows = tuple(ours(table, row, runs) for row in table.rows)
+    rows = tuple(row_result(table, row, runs) for row in table.rows)
     return SideBySide(table, rows, tuple(_facts(table, runs)))
 
 
@@ -193,12 +195,12 @@ def _facts(table: PaperTable, runs: Sequence[FinishedRun]) -> list[str]:
     ]
     for run in runs:
         lines.append(
-            f"{describe(run)}" if id(run) in used else f"not in this table: {run.folder.name}"
+            f"{describe_run(run)}" if id(run) in used else f"not in this table: {run.folder.name}"
         )
     return lines
 
 
-def describe(run: FinishedRun) -> str:
+def describe_run(run: FinishedRun) -> str:
     """One line: what net on what data, and how it was trained."""
     model, augment, data = run.config["model"], run.config["augment"], run.data
     low, high = augment["scale"]

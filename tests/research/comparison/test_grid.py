@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from jaxcnn.config import ConfigError
-from jaxcnn.research.comparison.grid import make_grid, stretched
-from jaxcnn.research.comparison.spec import from_dict, read, slug
+from jaxcnn.research.comparison.grid import make_grid, scale_durations
+from jaxcnn.research.comparison.spec import comparison_from_dict, read_comparisons, slug
 from tests.research.made import CONFIGS, comparison, plan
 
 
@@ -63,7 +63,7 @@ def test_auxiliary_heads_count_in_the_budget(tmp_path):
 
 def _googlenet():
     tiny = {"model.width": 0.0625, "model.image_size": 224, "data.source": "synthetic:4"}
-    return from_dict(
+    return comparison_from_dict(
         "heads",
         {
             "base": "googlenet",
@@ -77,9 +77,9 @@ def _googlenet():
 
 def test_what_is_stretched_with_the_epochs():
     config = {"epochs": 10.0, "schedule": {"drops": (4.0, 8.0), "rate": 0.1}, "average": {}}
-    assert stretched(config, 0.5) == {"epochs": 5.0, "schedule.drops": (2.0, 4.0)}
+    assert scale_durations(config, 0.5) == {"epochs": 5.0, "schedule.drops": (2.0, 4.0)}
     config = {"epochs": 8.0, "schedule": {"every": 2.0}, "average": {"from_epoch": 6.0}}
-    assert stretched(config, 1.5) == {
+    assert scale_durations(config, 1.5) == {
         "epochs": 12.0, "schedule.every": 3.0, "average.from_epoch": 9.0,
     }  # fmt: skip
 
@@ -111,7 +111,7 @@ def test_variants_that_do_not_differ(tmp_path):
 def test_the_comparisons_of_configs(tmp_path):
     """Every one resolves, on generated images in place of its own, and its variants differ."""
     for path in sorted((CONFIGS / "comparisons").glob("*.py")):
-        found = read(path)
+        found = read_comparisons(path)
         assert found
         for name, comparison_of in found.items():
             images = {**comparison_of.overrides, "data.source": "synthetic:10"}
@@ -161,5 +161,5 @@ def test_names_that_name_no_folder():
     with pytest.raises(ConfigError, match="since it names a folder"):
         comparison("../up")
     with pytest.raises(ConfigError, match=r"(?s)missing key base.*missing key variants"):
-        from_dict("x", {})
+        comparison_from_dict("x", {})
     assert slug("no LRN, rate=0.03") == "no_lrn_rate_0.03"

@@ -7,7 +7,7 @@ import pytest
 from jaxcnn.research.comparison.measures import (
     Measure,
     SeedSummary,
-    best,
+    best_summary,
     parse_measure,
     running_train_error,
     verdict,
@@ -91,8 +91,8 @@ def test_one_run_has_no_deviation_and_a_run_that_fails_no_mean():
         # of those that never came there the nearest
         (
             [
-                SeedSummary((), not_reached=2, ends=(0.5, 0.5)),
-                SeedSummary((), not_reached=2, ends=(0.4, 0.3)),
+                SeedSummary((), not_reached=2, final_errors=(0.5, 0.5)),
+                SeedSummary((), not_reached=2, final_errors=(0.4, 0.3)),
             ],
             False,
             1,
@@ -102,7 +102,7 @@ def test_one_run_has_no_deviation_and_a_run_that_fails_no_mean():
     ],
 )
 def test_the_best_of_a_grid(summaries, higher, position):
-    assert best(summaries, higher) == position
+    assert best_summary(summaries, higher) == position
 
 
 def test_a_clear_difference_exceeds_the_combined_deviation():

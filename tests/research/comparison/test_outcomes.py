@@ -7,14 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from jaxcnn.research.comparison.curves import course, draw_curves, over_seeds
+from jaxcnn.research.comparison.curves import curve_kind, draw_comparison, mean_over_seeds
 from jaxcnn.research.comparison.execute import compare, overview, publish
 from jaxcnn.research.comparison.outcomes import (
-    facts,
-    header,
     outcomes,
-    rows,
+    provenance,
     sentences,
+    table_header,
+    table_rows,
     write_tables,
 )
 from jaxcnn.training.metrics_writer import Console
@@ -35,7 +35,7 @@ def complete(tmp_path):
 def test_the_numbers_of_a_table(complete):
     """Deviations sqrt(2) and 2 sqrt(2); difference 7 against sqrt(10) = 3.16."""
     found = outcomes(complete)
-    assert rows(complete, found) == [
+    assert table_rows(complete, found) == [
         ["base", "51.00 ± 1.41", "2", "3", "111,548", f"{complete.cells[0].macs:,}", "150"],
         ["column B", "58.00 ± 2.83", "2", "3", "112,280", f"{complete.cells[1].macs:,}", "150"],
     ]
@@ -47,8 +47,8 @@ def test_the_numbers_of_a_table(complete):
 def test_the_files_of_a_table(complete):
     found = outcomes(complete)
     shown = write_tables(complete, found)
-    assert shown.splitlines()[2].split() == " ".join(header(complete)).split()
-    assert header(complete) == [
+    assert shown.splitlines()[2].split() == " ".join(table_header(complete)).split()
+    assert table_header(complete) == [
         "variant", "top-1 (%)", "n", "epochs", "parameters", "MACs", "images/s",
     ]  # fmt: skip
     with (complete.folder / "table.csv").open() as file:
@@ -77,7 +77,7 @@ def test_runs_that_diverged_or_are_missing_are_counted(tmp_path):
     finish(runs[2], 0.52)
     diverge(runs[4])
     diverge(runs[1])
-    base, other = rows(made, outcomes(made))
+    base, other = table_rows(made, outcomes(made))
     assert base[:3] == ["base", "51.00 ± 1.41", "3 (1 diverged)"]
     assert other[:3] == ["column B", "diverged", "1 (1 diverged, 2 missing)"]
     assert other[-1] == ""
@@ -110,7 +110,7 @@ def searched(tmp_path):
 
 def test_each_variant_counts_by_its_best(searched):
     found = outcomes(searched)
-    assert [line[:5] for line in rows(searched, found)] == [
+    assert [line[:5] for line in table_rows(searched, found)] == [
         ["base", "0.1", "2.00 ± 0.00", "2", ""],
         ["base", "0.2", "1.00 ± 0.00", "2", "*"],
         ["base", "0.3", "3.00 ± 0.00", "2", ""],
@@ -118,7 +118,7 @@ def test_each_variant_counts_by_its_best(searched):
         ["column B", "0.2", "not reached (ends at 70.0 %)", "2 (1 not reached)", ""],
         ["column B", "0.3", "not reached (ends at 70.0 %)", "2 (2 not reached)", ""],
     ]
-    assert header(searched)[:5] == [
+    assert table_header(searched)[:5] == [
         "variant", "schedule.rate", "epochs to 25 % training error", "n", "best",
     ]  # fmt: skip
     assert sentences(searched, found) == [
@@ -140,33 +140,35 @@ def test_a_grid_that_never_gets_there_has_no_edge(tmp_path):
 
 def test_what_a_budget_of_multiply_adds_says(tmp_path):
     made = plan(tmp_path, budget="macs")
-    assert "same multiply-adds, forward in training, as base in 3 epochs" in "\n".join(facts(made))
-    base, other = rows(made, outcomes(made))
+    assert "same multiply-adds, forward in training, as base in 3 epochs" in "\n".join(
+        provenance(made)
+    )
+    base, other = table_rows(made, outcomes(made))
     assert (base[3], other[3]) == ("3", f"{made.cells[1].config['epochs']:g}")
 
 
 def test_means_over_seeds_are_of_the_epochs_that_all_have():
     first = np.asarray([(1.0, 10.0), (2.0, 20.0), (3.0, 30.0)])
     second = np.asarray([(1.0, 14.0), (3.0, 30.0)])
-    epochs, mean, deviation = over_seeds([first, second])
+    epochs, mean, deviation = mean_over_seeds([first, second])
     np.testing.assert_array_equal(epochs, [1.0, 3.0])
     np.testing.assert_array_equal(mean, [12.0, 30.0])
     np.testing.assert_allclose(deviation, [math.sqrt(8), 0.0])
-    np.testing.assert_array_equal(over_seeds([first])[2], [0.0, 0.0, 0.0])
+    np.testing.assert_array_equal(mean_over_seeds([first])[2], [0.0, 0.0, 0.0])
 
 
 def test_pictures(complete, searched):
     for made, kind in ((complete, "top1"), (searched, "error")):
         found = outcomes(made)
-        assert course(made, [o for o in found if o.best]) == kind
-        draw_curves(made, found, made.folder / "curves.png")
+        assert curve_kind(made, [o for o in found if o.best]) == kind
+        draw_comparison(made, found, made.folder / "curves.png")
         assert (made.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_picture_without_a_finished_run(tmp_path):
     made = plan(tmp_path)
     made.folder.mkdir()
-    draw_curves(made, outcomes(made), made.folder / "curves.png")
+    draw_comparison(made, outcomes(made), made.folder / "curves.png")
     assert (made.folder / "curves.png").exists()
 
 

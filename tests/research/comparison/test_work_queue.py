@@ -8,7 +8,13 @@ import sys
 import pytest
 
 from jaxcnn.research.comparison import work_queue
-from jaxcnn.research.comparison.work_queue import State, claim, run_state, strangers, work_through
+from jaxcnn.research.comparison.work_queue import (
+    RunState,
+    acquire,
+    conflicting_workdirs,
+    run_queue,
+    run_state,
+)
 from jaxcnn.training import Diverged, Stopped
 from jaxcnn.training.metrics_writer import Console
 from jaxcnn.training.signals import StopSignal
@@ -72,7 +78,7 @@ def trained(monkeypatch):
 
 def do(made, stop_signal=None):
     with stop_signal or StopSignal() as entered:
-        return work_through(
+        return run_queue(
             made.runs(),
             command=["compare"],
             console=Console(),
@@ -100,27 +106,27 @@ def test_done_is_the_last_step_and_every_protocol(tmp_path):
     finish(first)
     report = json.loads((first.folder / "report.json").read_text())
     (first.folder / "report.json").write_text(json.dumps({**report, "step": 16}))
-    assert run_state(first) is not State.DONE
+    assert run_state(first) is not RunState.DONE
     finish(second)
     report["results"][0]["protocol"] = "centre(40->32)"
     (second.folder / "report.json").write_text(json.dumps(report))
-    assert run_state(second) is not State.DONE
+    assert run_state(second) is not RunState.DONE
 
 
 def test_a_run_is_held_by_one_and_freed_by_a_kill(tmp_path, holding):
     folder = tmp_path / "run"
     other = holding(folder)
-    with claim(folder) as mine:
+    with acquire(folder) as mine:
         assert not mine
-    assert work_queue.holder(folder)["pid"] == other.pid
+    assert work_queue.lock_owner(folder)["pid"] == other.pid
     other.kill()
     other.wait()
-    with claim(folder) as mine:
+    with acquire(folder) as mine:
         assert mine
-        assert work_queue.holder(folder)["pid"] == os.getpid()
-        with claim(folder) as again:
+        assert work_queue.lock_owner(folder)["pid"] == os.getpid()
+        with acquire(folder) as again:
             assert not again
-    with claim(folder) as mine:
+    with acquire(folder) as mine:
         assert mine
 
 
@@ -171,7 +177,7 @@ def test_a_stop_reaches_the_caller_and_frees_the_run(tmp_path, trained):
     with pytest.raises(Stopped):
         do(made)
     assert asked == ["base/seed_0"]
-    with claim(made.runs()[0].folder) as mine:
+    with acquire(made.runs()[0].folder) as mine:
         assert mine
 
 
@@ -179,14 +185,14 @@ def test_workdirs_of_another_plan_are_named(tmp_path):
     made = plan(tmp_path)
     for run in made.runs()[:2]:
         finish(run)
-    assert strangers(made.runs()) == []
+    assert conflicting_workdirs(made.runs()) == []
     # a longer run goes on from a shorter one; a shorter one cannot be had from it
-    assert strangers(plan(tmp_path, overrides={"epochs": 4.0}).runs()) == []
-    found = strangers(plan(tmp_path, overrides={"epochs": 2.0}).runs())
+    assert conflicting_workdirs(plan(tmp_path, overrides={"epochs": 4.0}).runs()) == []
+    found = conflicting_workdirs(plan(tmp_path, overrides={"epochs": 2.0}).runs())
     assert [text.partition("holds another run")[2] for text in found] == [
-        ":\n  the run there has 24 steps, this one ends at 16"
+        ":\n  its run has 24 steps, this one ends at 16"
     ] * 2
-    (text, _) = strangers(plan(tmp_path, overrides={"optim.momentum": 0.5}).runs())
+    (text, _) = conflicting_workdirs(plan(tmp_path, overrides={"optim.momentum": 0.5}).runs())
     assert text == (f"{made.runs()[0].folder} holds another run:\n  optim.momentum: 0.9 -> 0.5")
     (made.runs()[0].folder / "config.json").write_text("{")
-    assert "is not readable as JSON" in strangers(made.runs())[0]
+    assert "is not readable as JSON" in conflicting_workdirs(made.runs())[0]

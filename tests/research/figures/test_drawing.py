@@ -116,7 +116,7 @@ def test_sheets_that_cannot_be(made, columns, gap, said):
 
 def test_96_kernels_are_six_rows_of_16_the_towers_apart():
     made = kernels(96)
-    figure = drawing.kernel_tiles(made, towers=2, title="AlexNet")
+    figure = drawing.draw_kernels(made, towers=2, title="AlexNet")
     words = dict(written(figure))
     assert {*words} == {"AlexNet", "tower 1", "tower 2"}
     first, second = figure.axes
@@ -144,7 +144,7 @@ def test_96_kernels_are_six_rows_of_16_the_towers_apart():
     ],
 )
 def test_any_number_and_size_of_kernels(count, side, towers, tile, grid):
-    figure = drawing.kernel_tiles(
+    figure = drawing.draw_kernels(
         kernels(count, side),
         towers=towers,
         title="nnn " * 12,
@@ -158,7 +158,7 @@ def test_any_number_and_size_of_kernels(count, side, towers, tile, grid):
 @pytest.mark.parametrize(("count", "towers"), [(95, 2), (96, 0), (0, 1)])
 def test_kernels_that_do_not_split_into_towers(count, towers):
     with pytest.raises(ValueError, match=r"expected .*kernels.* got"):
-        drawing.kernel_tiles(kernels(count), towers=towers, title="")
+        drawing.draw_kernels(kernels(count), towers=towers, title="")
 
 
 def check_words(figure, expected):
@@ -177,7 +177,7 @@ def check_words(figure, expected):
 
 def test_bars_are_as_long_as_the_probabilities_and_the_correct_one_differs():
     unknown = guess(correct=-1, names=NAMES[:3], probabilities=(1.0, 0.0, 0.0))
-    figure = drawing.guesses([guess(), unknown, *[guess(correct=4)] * 3], title="guesses")
+    figure = drawing.draw_guesses([guess(), unknown, *[guess(correct=4)] * 3], title="guesses")
     shown = [axes for axes in figure.axes if axes.images]
     bars = [axes for axes in figure.axes if axes.patches]
     assert (len(figure.axes), len(shown), len(bars)) == (10, 5, 5)
@@ -203,7 +203,7 @@ def test_bars_are_as_long_as_the_probabilities_and_the_correct_one_differs():
 
 
 def test_long_names_are_cut_and_short_ones_are_not():
-    figure = drawing.guesses([guess()], title="")
+    figure = drawing.draw_guesses([guess()], title="")
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert NAMES[0] in texts
     assert NAMES[3] in texts
@@ -215,7 +215,7 @@ def test_long_names_are_cut_and_short_ones_are_not():
 @pytest.mark.parametrize("count", [1, 6, 9])
 def test_a_row_of_neighbours_for_each_image(count):
     rows = [nearest(count), nearest(count)]
-    figure = drawing.neighbours(rows, title="nearest")
+    figure = drawing.draw_neighbours(rows, title="nearest")
     check_words(figure, {"nearest"})
     shown = [axes for axes in figure.axes if axes.images]
     assert len(shown) == 2 * (1 + count)
@@ -240,7 +240,7 @@ def test_a_row_of_neighbours_for_each_image(count):
 
 def test_squares_lie_where_the_centres_say():
     one = score_map()
-    figure = drawing.score_maps([one, score_map(image=noise(128, 64))], title="scores")
+    figure = drawing.draw_score_maps([one, score_map(image=noise(128, 64))], title="scores")
     check_words(figure, {"scores", "class score before the softmax"})
     alone, under = figure.axes[:2]
     np.testing.assert_array_equal(alone.images[0].get_array(), one.image)
@@ -266,7 +266,7 @@ def test_the_drawn_square_is_seen_in_the_picture():
     centres = (np.array([24.0]), np.array([80.0]))
     black = np.zeros((96, 128, 3), np.uint8)
     one = score_map(image=black, scores=np.ones((1, 1), np.float32), centres=centres)
-    figure = drawing.score_maps([one], title="")
+    figure = drawing.draw_score_maps([one], title="")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     with Image.open(buffer) as image:
@@ -285,14 +285,14 @@ def test_the_drawn_square_is_seen_in_the_picture():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: drawing.guesses([], title=""), "expected one guess or more"),
-        (lambda: drawing.neighbours([], title=""), "expected test images, .* got none"),
-        (lambda: drawing.score_maps([], title=""), "expected one score map or more"),
+        (lambda: drawing.draw_guesses([], title=""), "expected one guess or more"),
+        (lambda: drawing.draw_neighbours([], title=""), "expected test images, .* got none"),
+        (lambda: drawing.draw_score_maps([], title=""), "expected one score map or more"),
         (lambda: guess(names=NAMES[:4]), r"expected 4 probabilities; got \(0.5, 0.25,"),
         (lambda: guess(probabilities=(55.0, 10.0, 9.0, 8.0, 7.0)), r"in \[0, 1\]; got \(55.0"),
         (lambda: guess(correct=5), "expected correct from -1 to 4; got 5"),
         (lambda: nearest(3, names=NAMES[:2]), r"names and distances; got \(3, 2, 3\)"),
-        (lambda: drawing.neighbours([nearest(2), nearest(3)], title=""), r"got \[2, 3\]"),
+        (lambda: drawing.draw_neighbours([nearest(2), nearest(3)], title=""), r"got \[2, 3\]"),
         (
             lambda: score_map(scores=np.ones((3, 2), np.float32)),
             r"centres of \(3, 2\) .* got \(2, 3\)",

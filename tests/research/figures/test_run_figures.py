@@ -13,8 +13,8 @@ from jaxcnn.data import DataError, EvalImage
 from jaxcnn.evaluation.posteriors import choose_crops
 from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.figures import drawing, run_figures
-from jaxcnn.research.figures.nearest import Hidden, hidden_layer, nearest
-from jaxcnn.research.figures.run_figures import Show, draw_figures, spread
+from jaxcnn.research.figures.nearest import HiddenLayer, last_hidden_layer, nearest_images
+from jaxcnn.research.figures.run_figures import FigureRequest, draw_figures, evenly_spaced
 from jaxcnn.research.predict import centre_protocol
 from jaxcnn.training.metrics_writer import Console
 from tests.evaluation.small import CLASSES, Images, net_and_params, pixels_of
@@ -59,7 +59,7 @@ def made(tmp_path_factory):
 def shown(function, name, monkeypatch, show):
     """What `function` hands to the drawing function `name`, and the title."""
     seen = []
-    monkeypatch.setattr(drawing, name, lambda rows, title: seen.append((rows, title)))
+    monkeypatch.setattr(drawing, f"draw_{name}", lambda rows, title: seen.append((rows, title)))
     function(show)
     return seen[0]
 
@@ -67,10 +67,10 @@ def shown(function, name, monkeypatch, show):
 @pytest.mark.parametrize("name", ["alexnet", "vgg", "googlenet", "cuda"])
 def test_hidden_values_are_those_of_one_image_by_itself(name, made):
     run, (_, _, layer, count, _) = made(name), RUNS[name]
-    hidden, loaded = Hidden(run), run.loaded
+    hidden, loaded = HiddenLayer(run), run.loaded
     assert hidden.layer == layer
     choose = choose_crops(run.forward, centre_protocol(run))
-    pictures = list(run_figures.readable(run, run.data.train, choose))
+    pictures = list(run_figures.readable_images(run, run.data.train, choose))
     assert len(pictures) == 8  # of nine one is broken
     ((same, values),) = hidden.values(pictures)
     assert same == pictures
@@ -113,7 +113,7 @@ def separable():
 
 def test_the_hidden_layer_of_a_fully_connected_head(separable):
     loaded = separable.loaded
-    assert hidden_layer(loaded.net, loaded.variables["params"]) == "fc1"
+    assert last_hidden_layer(loaded.net, loaded.variables["params"]) == "fc1"
     assert loaded.variables["params"]["fc"]["kernel"].shape == (1, 1, 102, CLASSES)
 
 
@@ -121,11 +121,11 @@ def test_nearest_by_hand():
     corners = np.array([[0, 0], [3, 4], [0, 1], [6, 8], [0, -1]], np.float32)
     a, b, c, d, e = (EvalImage(i, 0, (1, 1), {}) for i in range(5))
     batches = [([a, b], corners[:2]), ([c, d, e], corners[2:])]
-    rows, searched = nearest(np.array([[0, 0], [6, 8]], np.float32), batches, 3)
+    rows, searched = nearest_images(np.array([[0, 0], [6, 8]], np.float32), batches, 3)
     assert searched == 5
     assert rows[0] == [(0.0, a), (1.0, c), (1.0, e)]  # of equal ones the first
     assert rows[1] == [(0.0, d), (5.0, b), (pytest.approx(85**0.5), c)]
-    assert nearest(corners[:1], [], 3) == ([[]], 0)
+    assert nearest_images(corners[:1], [], 3) == ([[]], 0)
 
 
 def test_a_training_image_is_nearest_to_itself(made, monkeypatch):
@@ -133,7 +133,7 @@ def test_a_training_image_is_nearest_to_itself(made, monkeypatch):
     data = made("vgg").data
     run.data = dataclasses.replace(data, evaluation=data.train)
     rows, title = shown(
-        run_figures.neighbours, "neighbours", monkeypatch, Show(run, ids=(10, 12, 18))
+        run_figures.neighbours, "neighbours", monkeypatch, FigureRequest(run, ids=(10, 12, 18))
     )
     assert [row.title for row in rows] == ["class_000", "class_002", "class_003"]
     for row in rows:
@@ -147,7 +147,7 @@ def test_a_training_image_is_nearest_to_itself(made, monkeypatch):
 
 
 def test_some_of_the_training_images(made, monkeypatch):
-    show = Show(made("alexnet"), images=9, training_images=3)
+    show = FigureRequest(made("alexnet"), images=9, training_images=3)
     rows, title = shown(run_figures.neighbours, "neighbours", monkeypatch, show)
     assert [row.title for row in rows] == [f"class_{i % 5:03}" for i in (0, 2, 4, 6, 8)]
     # 1, 4 and 7 of nine, and the first of these is broken.
@@ -158,7 +158,7 @@ def test_some_of_the_training_images(made, monkeypatch):
 
 def test_guesses_are_the_probabilities_of_the_loaded_run(made, monkeypatch, capsys):
     run = made("vgg")
-    rows, title = shown(run_figures.guesses, "guesses", monkeypatch, Show(run, images=9))
+    rows, title = shown(run_figures.guesses, "guesses", monkeypatch, FigureRequest(run, images=9))
     out = capsys.readouterr().out
     assert out.count("cannot be read") == 1
     assert "image 3: not a readable" in out
@@ -174,8 +174,10 @@ def test_guesses_are_the_probabilities_of_the_loaded_run(made, monkeypatch, caps
 
 def test_a_score_map_is_that_of_the_image_alone(made, monkeypatch):
     run = made("vgg")
-    loaded, (scale,) = run.loaded, Show(run).map_protocol.scales
-    rows, title = shown(run_figures.score_maps, "score_maps", monkeypatch, Show(run, ids=(16, 17)))
+    loaded, (scale,) = run.loaded, FigureRequest(run).map_protocol.scales
+    rows, title = shown(
+        run_figures.score_maps, "score_maps", monkeypatch, FigureRequest(run, ids=(16, 17))
+    )
     assert title.endswith(f"most probable class by dense({scale}, no flip)")
     mean = loaded.mean if loaded.mean.ndim == 1 else loaded.mean.mean((0, 1))
     apply = quick_jit(functools.partial(loaded.net.apply, method="score_map"))
@@ -202,25 +204,25 @@ def test_kernels_of_each_net(made, separable, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
         drawing,
-        "kernel_tiles",
+        "draw_kernels",
         lambda values, towers, title: drawn.update(k=(values, towers, title)),
     )
     expected = {"alexnet": ("conv1", 11, 2), "vgg": ("conv1_1", 3, 1), "googlenet": ("conv1", 7, 1)}
     for name, (layer, side, towers) in {**expected, "cuda": ("conv1", 5, 1)}.items():
-        run_figures.kernels(Show(made(name)))
+        run_figures.kernels(FigureRequest(made(name)))
         values, seen, title = drawn["k"]
         own = made(name).loaded.variables["params"][layer]["kernel"]
         np.testing.assert_array_equal(values, own)
         assert seen == towers
         assert title == f"{name}, step 7: the {own.shape[-1]} kernels of {layer}, {side} x {side}"
     with pytest.raises(
-        run_figures.LeftOut, match="GoogLeNet is depthwise: its kernels see one colour"
+        run_figures.FigureSkipped, match="GoogLeNet is depthwise: its kernels see one colour"
     ):
-        run_figures.kernels(Show(separable))
+        run_figures.kernels(FigureRequest(separable))
 
 
 def test_files_and_what_is_left_out(made, separable, tmp_path, capsys):
-    show, out = Show(made("cuda"), images=3), tmp_path / "new" / "figures"
+    show, out = FigureRequest(made("cuda"), images=3), tmp_path / "new" / "figures"
     names = ["kernels", "guesses", "neighbours", "score_maps"]
     paths = list(draw_figures(show, names, out))
     assert [path.name for path in paths] == ["kernels.png", "guesses.png", "neighbours.png"]
@@ -229,34 +231,41 @@ def test_files_and_what_is_left_out(made, separable, tmp_path, capsys):
     assert line in capsys.readouterr().out
     assert sorted(out.iterdir()) == sorted(paths)
     separable.console = Console()
-    assert list(draw_figures(Show(separable), ["kernels"], out)) == []
+    assert list(draw_figures(FigureRequest(separable), ["kernels"], out)) == []
     assert "kernels left out: the first layer of this GoogLeNet is depth" in capsys.readouterr().out
     # Nothing but broken images.
-    assert list(draw_figures(Show(made("cuda"), ids=(13,)), ["guesses", "neighbours"], out)) == []
+    assert (
+        list(draw_figures(FigureRequest(made("cuda"), ids=(13,)), ["guesses", "neighbours"], out))
+        == []
+    )
     assert capsys.readouterr().out.count("left out: none of the images can be read") == 2
 
 
 def test_images_by_id_and_spread_over_the_split(made):
     run = made("vgg")
-    assert Show(run, images=3).chosen.ids.tolist() == [11, 14, 17]
-    assert Show(run, images=100).chosen.ids.tolist() == list(range(10, 19))
-    assert Show(run, ids=(18, 10, 18)).chosen.ids.tolist() == [18, 10, 18]
+    assert FigureRequest(run, images=3).chosen.ids.tolist() == [11, 14, 17]
+    assert FigureRequest(run, images=100).chosen.ids.tolist() == list(range(10, 19))
+    assert FigureRequest(run, ids=(18, 10, 18)).chosen.ids.tolist() == [18, 10, 18]
     with pytest.raises(
         DataError, match=r"no images of val have the ids 9, 19: give ids from 10 to 18"
     ):
-        _ = Show(run, ids=(9, 10, 19)).chosen
-    assert spread(10, 0).tolist() == list(range(10))
-    assert spread(10, 4).tolist() == [1, 3, 6, 8]
-    assert spread(0, 4).tolist() == []
+        _ = FigureRequest(run, ids=(9, 10, 19)).chosen
+    assert evenly_spaced(10, 0).tolist() == list(range(10))
+    assert evenly_spaced(10, 4).tolist() == [1, 3, 6, 8]
+    assert evenly_spaced(0, 4).tolist() == []
 
 
 def test_a_scale_that_the_net_does_not_take_is_said_before_anything_is_drawn(made, tmp_path):
     with pytest.raises(ValueError, match=r"dense at scale 31 is smaller than .* 32 or more"):
         list(
-            draw_figures(Show(made("vgg"), scale=31), ["kernels", "score_maps"], tmp_path / "none")
+            draw_figures(
+                FigureRequest(made("vgg"), scale=31), ["kernels", "score_maps"], tmp_path / "none"
+            )
         )
     assert not (tmp_path / "none").exists()
     # One cell is a map too.
-    (path,) = draw_figures(Show(made("vgg"), scale=32, ids=(14,)), ["score_maps"], tmp_path)
+    (path,) = draw_figures(
+        FigureRequest(made("vgg"), scale=32, ids=(14,)), ["score_maps"], tmp_path
+    )
     assert path.exists()
     assert pixels_of(64, 64).shape == made("vgg").data.evaluation.pixels[4].shape

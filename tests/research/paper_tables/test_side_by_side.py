@@ -11,7 +11,7 @@ from jaxcnn.evaluation import ensemble
 from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.paper_tables.matching import ensemble_matches, in_proportion, trains_for
 from jaxcnn.research.paper_tables.side_by_side import (
-    check_alike,
+    check_same_data,
     is_missing,
     side_by_side,
     wanted_evaluations,
@@ -68,8 +68,8 @@ def test_scales_in_proportion():
 class Given(FinishedRun):
     """A run of which nothing but its config is asked."""
 
-    def __init__(self, name, own_config):
-        self.name, self.config, self.own_config = name, own_config, own_config
+    def __init__(self, name, config):
+        self.name, self.config, self.trained_config = name, config, config
 
 
 def test_fusions_take_the_kth_runs_of_each_net():
@@ -149,7 +149,7 @@ def finished_run(folder):
 
 def evaluated(name, folders):
     runs = [finished_run(folder) for folder in folders]
-    check_alike(runs)
+    check_same_data(runs)
     for run_, protocol, keep in wanted_evaluations(TABLES[name], runs):
         if is_missing(run_, protocol, keep):
             run_.evaluate(protocol, keep=keep)
@@ -204,12 +204,12 @@ def test_results_of_older_weights_do_not_count(tmp_path):
     (protocol,) = {p for _, p, _ in wanted_evaluations(TABLES["vgg3"], [one])}
     one.evaluate(protocol, keep=True)
     assert not is_missing(one, protocol, True)
-    assert one.known(protocol)
+    assert one.known_result(protocol)
     untrained(folder, augment={"scale": (37, 37)}, step=9)
     later = finished_run(folder)
     assert later.step == 9
-    assert later.known(protocol) is None
-    assert later.kept(protocol) is None
+    assert later.known_result(protocol) is None
+    assert later.saved_posteriors(protocol) is None
 
 
 def test_runs_of_other_data_are_refused(folders, tmp_path):
@@ -217,4 +217,4 @@ def test_runs_of_other_data_are_refused(folders, tmp_path):
     with pytest.raises(
         ensemble.PosteriorsError, match=r"a0, judged on 5 classes.*other, judged on 6"
     ):
-        check_alike([FinishedRun(folders[0]), FinishedRun(other)])
+        check_same_data([FinishedRun(folders[0]), FinishedRun(other)])
