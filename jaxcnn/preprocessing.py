@@ -1,7 +1,7 @@
-"""What the device does to a batch first: distortions, colour, minus the mean, mirror.
+"""Preprocessing on the device: colour jitter, PCA lighting, mean subtraction, horizontal flip.
 
 Pure functions of (key, images, box), shared by training, evaluation and prediction. An example's draws
-come from its own key, made of (seed, epoch, id), so they do not depend on devices, workers or restarts.
+come from its own key, a function of (seed, epoch, id), so they do not depend on devices, workers or restarts.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 from jaxcnn.data.pixel_statistics import Statistics, eigen
 from jaxcnn.data.train_crops import Sampling
 
-# Rec. 601 luma, which Pillow's grey is.
+# Rec. 601 luma, as in Pillow's conversion to grey.
 LUMA = (0.299, 0.587, 0.114)
 # The six orders of brightness (0), colour (1) and contrast (2).
 ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
-# How the eigenvalues of the colours' covariance scale the shifts of Krizhevsky et al. 2012, section 4.1,
-# as powers of the standard deviation (in 0..255) and the factor that goes with it.
-READINGS = {"unit": (2, 1 / 255), "deviation": (1, 1.0)}
-_REFUSED = (
+# How the eigenvalues of the colour covariance scale the shifts of Krizhevsky et al. 2012, section 4.1: (power
+# of the standard deviation on the 0..255 scale, factor).
+_PCA_SCALES = {"unit": (2, 1 / 255), "deviation": (1, 1.0)}
+_PCA_BYTE_REFUSED = (
     "pca='byte', the formula of Krizhevsky et al. 2012, section 4.1, on pixels of 0..255, is refused: "
     "its eigenvalues (14830 on ImageNet) would shift images by some 1480 grey levels; give 'unit' (the "
     "formula on pixels of 0..1) or 'deviation' (roots of the eigenvalues, as in cuda-convnet2)"
@@ -34,24 +34,24 @@ _REFUSED = (
 
 @dataclasses.dataclass(frozen=True)
 class Augment(Sampling):
-    """How a training view is made from an image, and what is subtracted from every view.
+    """Training augmentation, and the mean that is subtracted from every image.
 
-    Where the view lies and how it is resized is `Sampling`'s. The rest happens on the device, in the
-    order: distortions, colour shift, mean, mirror.
+    `Sampling` defines the crop, on the host. The rest happens on the device, in this order: colour jitter,
+    PCA lighting, mean, flip.
 
     Attributes:
-        flip: probability that a training view is mirrored.
+        flip: probability of a horizontal flip.
         color_jitter: bounds of the factors of brightness, colour and contrast, drawn uniformly and applied in
             a random order (Howard 2013, named in Szegedy et al. 2014, section 6: 0.5 to 1.5). (1, 1) is
             off.
-        pca: the colour shift of Krizhevsky et al. 2012, section 4.1: 'off'; 'unit', its formula on
-            pixels of 0..1; 'deviation', Krizhevsky's later code, with roots of the eigenvalues.
+        pca: the PCA lighting of Krizhevsky et al. 2012, section 4.1: 'off'; 'unit', its formula on
+            pixels of 0..1; 'deviation', Krizhevsky's later code, with square roots of the eigenvalues.
         pca_std: standard deviation of its draws; 0.1 in the paper.
         mean: what is subtracted: three values for R, G and B on the 0..255 scale; 'rgb', the training
             set's; 'per_pixel', the mean of the training set's central squares at each pixel.
-        statistics: whose figures mean and colours are, where they are needed: 'imagenet', Krizhevsky's
-            of ImageNet, for colours alone; 'auto', computed from the training images at the first
-            start and kept in the workdir; or a file of `python -m jaxcnn.cli.statistics`.
+        statistics: the source of the mean and the principal components, where they are needed: 'imagenet',
+            Krizhevsky's of ImageNet, which have no mean image; 'auto', computed from the training images at
+            the first start and kept in the workdir; or a file of `jaxcnn statistics`.
     """
 
     flip: float = 0.5
@@ -70,9 +70,9 @@ class Augment(Sampling):
                 f"color_jitter must be (lowest, highest) with 0 <= lowest <= highest, got {self.color_jitter}"
             )
         if self.pca == "byte":
-            found.append(_REFUSED)
-        elif self.pca not in ("off", *READINGS):
-            found.append(f"pca must be one of off, {', '.join(READINGS)}; got {self.pca!r}")
+            found.append(_PCA_BYTE_REFUSED)
+        elif self.pca not in ("off", *_PCA_SCALES):
+            found.append(f"pca must be one of off, {', '.join(_PCA_SCALES)}; got {self.pca!r}")
         if not 0 <= self.pca_std < math.inf:
             found.append(f"pca_std must be 0 or more and finite, got {self.pca_std}")
         if not self.statistics:
@@ -90,8 +90,7 @@ class Augment(Sampling):
         if self.statistics == "imagenet":
             found.append(
                 f"mean={self.mean!r} is that of the training images, and statistics='imagenet' is not "
-                "computed from them; give statistics='auto', or a file of "
-                "python -m jaxcnn.cli.statistics"
+                "computed from them; give statistics='auto', or a file of jaxcnn statistics"
             )
         squares = self.from_square and self.scale[0] == self.scale[1]
         if self.mean == "per_pixel" and not squares:
@@ -103,20 +102,20 @@ class Augment(Sampling):
         return found
 
     def lines(self) -> list[tuple[str, str]]:
-        """(name, text) rows for a person: what is subtracted and added, and whose figures it is by."""
+        """Returns (name, text) rows for the console: mean and PCA lighting, and the statistics they use."""
         origin = {
-            "imagenet": "Krizhevsky's figures of ImageNet",
-            "auto": "figures of the training images",
-        }.get(self.statistics, f"figures of {self.statistics}")
-        mean = f"mean {self.mean}" + (f" by {origin}" if isinstance(self.mean, str) else "")
-        colour = (
-            "no colour shift" if self.pca == "off" else f"colour shift '{self.pca}' by {origin}"
-        )
-        return [("pixels", f"{mean}, {colour}")]
+            "imagenet": "Krizhevsky's statistics of ImageNet",
+            "auto": "statistics of the training images",
+        }.get(self.statistics, f"statistics in {self.statistics}")
+        mean = f"mean {self.mean}" + (f" from {origin}" if isinstance(self.mean, str) else "")
+        pca = "no PCA lighting"
+        if self.pca != "off":
+            pca = f"PCA lighting '{self.pca}' from {origin}"
+        return [("pixels", f"{mean}, {pca}")]
 
     @property
     def in_square(self) -> bool:
-        """Whether every view must lie in the central square, which alone has a mean image."""
+        """Whether every crop must lie in the central square, the only part with a mean image."""
         return self.mean == "per_pixel"
 
     @property
@@ -127,12 +126,12 @@ class Augment(Sampling):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DevicePreprocess:
-    """`Augment`'s part for the device, with its figures filled in.
+    """The device's part of `Augment`, with the statistics filled in.
 
     Attributes:
         mean: float32[3], or float32[S,S,3] of the central squares.
         flip, color_jitter, pca_std: as in `Augment`.
-        shifts: float32[3,3]; row i is what a draw of 1 along component i adds to R, G and B; None is off.
+        shifts: float32[3,3]; a draw of 1 along component i adds row i to R, G and B; None is off.
     """
 
     mean: np.ndarray
@@ -147,14 +146,14 @@ class DevicePreprocess:
 
 
 def make_preprocess(augment: Augment, statistics: Statistics | None) -> DevicePreprocess:
-    """The treatment that `augment` asks for.
+    """Returns the device preprocessing of a config's `augment` section.
 
     Args:
-        augment: the config's section.
-        statistics: of the data; None where `augment.needs_statistics` is False.
+        augment: the section.
+        statistics: of the training set; may be None if `augment.needs_statistics` is False.
 
     Raises:
-        ValueError: statistics are needed and None, or lack the mean image of the right side.
+        ValueError: statistics are needed and None, or have no mean image of the right side.
     """
     if statistics is None and augment.needs_statistics:
         raise ValueError("augment needs statistics of the data, and none were given")
@@ -167,7 +166,7 @@ def make_preprocess(augment: Augment, statistics: Statistics | None) -> DevicePr
             there = "no mean image" if mean is None else f"a mean image of side {mean.shape[0]}"
             raise ValueError(
                 f"augment.mean='per_pixel' at scale {side} needs a mean image of side {side}, the "
-                f"statistics hold {there}; compute them again: python -m jaxcnn.cli.statistics"
+                f"statistics hold {there}; compute them again: jaxcnn statistics"
             )
     shifts = None
     if statistics is not None and augment.pca != "off":
@@ -178,22 +177,22 @@ def make_preprocess(augment: Augment, statistics: Statistics | None) -> DevicePr
 
 
 def pca_lighting(
-    values: Float[np.ndarray, 3], vectors: Float[np.ndarray, "3 3"], reading: str
+    values: Float[np.ndarray, 3], vectors: Float[np.ndarray, "3 3"], pca: str
 ) -> Float[np.ndarray, "3 3"]:
-    """What a draw of 1 along each principal component adds to R, G and B on the 0..255 scale.
+    """Returns the shifts of R, G and B, on the 0..255 scale, for a draw of 1 along each principal component.
 
     The paper adds [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T, a formula that depends on the unit of pixels.
 
     Args:
         values: eigenvalues l of the covariance of pixels of 0..255.
         vectors: eigenvectors p, one a column.
-        reading: 'unit': l of pixels of 0..1, the shift brought back to 0..255. 'deviation': the root of
-            l in place of l, as in Krizhevsky's cuda-convnet2.
+        pca: 'unit': l of pixels of 0..1, the shift scaled back to 0..255. 'deviation': the square root of l
+            in place of l, as in Krizhevsky's cuda-convnet2.
 
     Returns:
         Row i is the shift along component i.
     """
-    power, factor = READINGS[reading]
+    power, factor = _PCA_SCALES[pca]
     return (np.sqrt(values) ** power * factor * vectors).T
 
 
@@ -202,40 +201,41 @@ def subtract_mean(
     mean: Float32[Array | np.ndarray, ...],
     box: Int[Array, "B 4"],
 ) -> Float32[Array, "B H W 3"]:
-    """Views as the nets take them: float32 RGB 0..255 minus the mean, not divided by a deviation.
+    """Returns the nets' input: float32 RGB 0..255 minus the mean, not divided by a standard deviation.
 
     Args:
-        mean: float32[3], or a mean image float32[S,S,3], which is cut at each view's own place.
-        box: (top, left, height, width) of each view in the central square of side S.
+        images: uint8 or float32[B,H,W,3] of 0..255.
+        mean: float32[3], or a mean image float32[S,S,3], which is cropped like each image.
+        box: (top, left, height, width) of each image in the central square of side S.
     """
-    views, mean = images.astype(jnp.float32), jnp.asarray(mean)
+    images, mean = images.astype(jnp.float32), jnp.asarray(mean)
     if mean.ndim == 1:
-        return views - mean[None, None, None, :]
-    size = (*views.shape[1:3], 3)
-    cut = lambda top, left: jax.lax.dynamic_slice(mean, (top, left, jnp.zeros_like(top)), size)  # noqa: E731
-    return views - jax.vmap(cut)(box[:, 0], box[:, 1])
+        return images - mean[None, None, None, :]
+    size = (*images.shape[1:3], 3)
+    crop = lambda top, left: jax.lax.dynamic_slice(mean, (top, left, jnp.zeros_like(top)), size)  # noqa: E731
+    return images - jax.vmap(crop)(box[:, 0], box[:, 1])
 
 
 def example_keys(key: Array, epochs: Int[Array, " B"], ids: Int[Array, " B"]) -> Array:
-    """A key for each example, a function of (seed, epoch, id) alone. Padding (id -1) shares id 0's."""
+    """Returns a key an example, a function of (seed, epoch, id) alone. Padding (id -1) has id 0's key."""
     one = lambda epoch, index: jax.random.fold_in(jax.random.fold_in(key, epoch), index)  # noqa: E731
     return jax.vmap(one)(epochs, jnp.maximum(ids, 0))
 
 
 def flip_mask(keys: Array, probability: float = 0.5) -> Bool[Array, " B"]:
-    """Which views are mirrored."""
+    """Draws which images are flipped."""
     return jax.vmap(lambda key: jax.random.bernoulli(key, probability))(keys)
 
 
 def normals(keys: Array) -> Float32[Array, "B 3"]:
-    """Three draws from N(0, 1) for each view, one a principal component."""
+    """Draws three values from N(0, 1) for each image, one a principal component."""
     return jax.vmap(lambda key: jax.random.normal(key, (3,), jnp.float32))(keys)
 
 
 def draw_color_jitter(
     keys: Array, bounds: tuple[float, float]
 ) -> tuple[Float32[Array, "B 3"], Int[Array, " B"]]:
-    """(factors of brightness, colour and contrast, uniform in `bounds`; row of `ORDERS`) of each view."""
+    """Draws each image's (factors of brightness, colour, contrast, uniform in `bounds`; row of `ORDERS`)."""
 
     def draw(key: Array) -> tuple[Array, Array]:
         first, second = jax.random.split(key)
@@ -248,11 +248,11 @@ def draw_color_jitter(
 def color_jitter(
     images: Float32[Array, "B H W 3"], factors: Float32[Array, "B 3"], order: Int[Array, " B"]
 ) -> Float32[Array, "B H W 3"]:
-    """Brightness, colour and contrast, each view in its own order (Howard 2013).
+    """Changes brightness, colour and contrast, in each image's own order (Howard 2013).
 
-    Each goes from a plain image by its factor: out = plain + factor * (in - plain), cut to 0..255. Plain
-    is black for brightness, the grey image for colour, and the mean of the grey image, rounded, for
-    contrast, as in the Python imaging library; values in between are not rounded.
+    Each step blends with a base image: out = base + factor * (in - base), clipped to 0..255. The base is
+    black for brightness, the grey image for colour, and the rounded mean of the grey image for contrast, as
+    in Pillow; unlike Pillow, values between the steps are not rounded.
     """
     luma, steps = jnp.asarray(LUMA, jnp.float32), jnp.asarray(ORDERS)[order]
     for position in range(3):
@@ -260,23 +260,23 @@ def color_jitter(
         factor = jnp.take_along_axis(factors, steps[:, position, None], axis=1)[:, :, None, None]
         grey = jnp.sum(images * luma[None, None, None, :], axis=-1, keepdims=True)
         flat = jnp.round(jnp.mean(grey, axis=(1, 2), keepdims=True))
-        plain = jnp.where(step == 0, 0.0, jnp.where(step == 1, grey, flat))
-        images = jnp.clip(plain + factor * (images - plain), 0.0, 255.0)
+        base = jnp.where(step == 0, 0.0, jnp.where(step == 1, grey, flat))
+        images = jnp.clip(base + factor * (images - base), 0.0, 255.0)
     return images
 
 
 def augment_batch(
     key: Array, batch: Mapping[str, Array], device_preprocess: DevicePreprocess
 ) -> Float32[Array, "B H W 3"]:
-    """Training views as the nets take them.
+    """Returns the nets' input for a training batch.
 
     Args:
-        key: of the data's seed.
+        key: made from the data's seed.
         batch: its `image`, `epoch`, `id` and `box`.
-        treatment: what to do.
+        device_preprocess: the settings.
     """
     keys, images = example_keys(key, batch["epoch"], batch["id"]), batch["image"]
-    # Flips have the example's own key; what came later draws from keys folded out of it.
+    # Flips use the example's key itself, the others keys folded from it: this keeps the draws of older runs.
     purpose = lambda number: jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)  # noqa: E731
     if device_preprocess.jitters_color:
         images = color_jitter(
@@ -287,9 +287,9 @@ def augment_batch(
         draws = device_preprocess.pca_std * normals(purpose(2))
         shifts = jnp.matmul(draws, jnp.asarray(device_preprocess.shifts), precision="highest")
         images = images.astype(jnp.float32) + shifts[:, None, None, :]
-    # The mean image lies under the view before it is mirrored.
-    views = subtract_mean(images, device_preprocess.mean, batch["box"])
+    # The mean image is subtracted before the flip.
+    images = subtract_mean(images, device_preprocess.mean, batch["box"])
     if device_preprocess.flip > 0:
-        mirrored = flip_mask(keys, device_preprocess.flip)
-        views = jnp.where(mirrored[:, None, None, None], views[:, :, ::-1, :], views)
-    return views
+        flipped = flip_mask(keys, device_preprocess.flip)
+        images = jnp.where(flipped[:, None, None, None], images[:, :, ::-1, :], images)
+    return images

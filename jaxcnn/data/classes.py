@@ -16,7 +16,7 @@ class ImageNetClass(NamedTuple):
 
 @functools.cache
 def class_table() -> tuple[ImageNetClass, ...]:
-    """The 1000 classes; row i has index i. Names are unique: the two cranes are told apart."""
+    """Returns the 1000 classes; row i has index i. Names are unique: "crane (bird)", "crane (machine)"."""
     text = (importlib.resources.files("jaxcnn.data") / "imagenet_classes.tsv").read_text("utf-8")
     rows = (line.split("\t") for line in text.splitlines()[1:])
     return tuple(ImageNetClass(int(index), wnid, name) for index, wnid, name in rows)
@@ -28,6 +28,6 @@ def _name_by_wnid() -> dict[str, str]:
 
 
 def display_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names to show to a reader: a WNID's name from the table, any other name as it is."""
+    """Returns names to display: the table's name for a WNID, any other name unchanged."""
     names = _name_by_wnid()
     return tuple(names.get(name, name) for name in class_names)

@@ -1,7 +1,7 @@
-"""Cuts: the parts of a rescaled image that the papers' test protocols look at. Pure functions.
+"""The crops of the papers' test protocols. Pure functions.
 
-All take the image's (height, width) and the shorter side `scale` that it is rescaled to, and give the same
-parts for every image of that size. Mirrors are not among them: who uses a cut mirrors it.
+All take the image's (height, width) and the shorter side `scale` that it is rescaled to, and return the same
+crops for every image of that size. Horizontal flips are left to the caller.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from jaxcnn.data.crops import ResizedCrop, crop_in_source, rescaled_size, square
 
 
 class EvalCrop(NamedTuple):
-    """A part of an image whose shorter side is rescaled to `scale`.
+    """A crop of an image whose shorter side is rescaled to `scale`.
 
     `box` is (top, left, height, width) in the rescaled image. `resized` is the side of the square that the
-    part is then resized to, 0 where it is taken as it is.
+    crop is then resized to; 0 keeps its size.
     """
 
     scale: int
@@ -23,11 +23,11 @@ class EvalCrop(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(height, width) of its pixels."""
+        """(height, width) of the crop's pixels."""
         return (self.resized, self.resized) if self.resized else self.box[2:]
 
     def in_square(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Its box relative to the central square of the rescaled image, of an image of (height, width)."""
+        """Returns the box relative to the central square of the rescaled image of (height, width)."""
         top, left = square_corner(height, width, self.scale)
         return (self.box[0] - top, self.box[1] - left, *self.box[2:])
 
@@ -35,8 +35,8 @@ class EvalCrop(NamedTuple):
 def center_crop(
     height: int, width: int, scale: int, side: int, *, square: bool = False
 ) -> EvalCrop:
-    """The centre crop. An odd margin leaves its extra pixel at the bottom and on the right; with `square`
-    it does so in the central square, and the crop may lie a pixel higher or further left."""
+    """Returns the centre crop. An odd margin leaves its extra pixel at the bottom and on the right; with
+    `square` it does so in the central square, and the crop may lie a pixel higher or further left."""
     if square:
         top, left = square_corner(height, width, scale)
         return EvalCrop(scale, (top + (scale - side) // 2, left + (scale - side) // 2, side, side))
@@ -45,7 +45,7 @@ def center_crop(
 
 
 def five_crops(height: int, width: int, scale: int, side: int) -> list[EvalCrop]:
-    """The four corners and the centre of the central square (Krizhevsky et al. 2012, section 4.1).
+    """Returns the four corners and the centre of the central square (Krizhevsky et al. 2012, section 4.1).
 
     In the order top left, top right, bottom left, bottom right, centre: at 256 and 224 from (0, 0),
     (0, 32), (32, 0), (32, 32) and (16, 16) of the square.
@@ -54,12 +54,12 @@ def five_crops(height: int, width: int, scale: int, side: int) -> list[EvalCrop]
 
 
 def grid_crops(height: int, width: int, scale: int, side: int, grid: int) -> list[EvalCrop]:
-    """A regular grid of `grid` x `grid` crops over the whole rescaled image, row by row (Simonyan &
+    """Returns a regular grid of `grid` x `grid` crops over the whole rescaled image, row by row (Simonyan &
     Zisserman 2014, section 3.2).
 
-    The paper does not say which rectangle the grid covers nor how it rounds: the first crops touch the
-    top and left edges, the last ones the bottom and right, those between lie evenly, halves rounded down
-    and right.
+    The paper gives neither the grid's rectangle nor the rounding. Here the first crops touch the top and
+    left edges, the last ones the bottom and right edges, the others are evenly spaced, and halves are
+    rounded down and to the right.
     """
     tall, wide = rescaled_size(height, width, scale)
     rows, columns = _spread(tall - side, grid), _spread(wide - side, grid)
@@ -67,34 +67,36 @@ def grid_crops(height: int, width: int, scale: int, side: int, grid: int) -> lis
 
 
 def inception_crops(height: int, width: int, scale: int, side: int) -> list[EvalCrop]:
-    """Three squares of the rescaled image, and of each the four corners, the centre and the whole square
-    resized (Szegedy et al. 2014, section 7).
+    """Returns the crops of three squares of the rescaled image: of each the four corners, the centre and the
+    whole square resized (Szegedy et al. 2014, section 7).
 
-    The squares are the left, central and right ones, of portraits the top, central and bottom ones; of a
-    square image all three are the same.
+    The squares are left, central and right, or top, central and bottom for portraits; all three are equal
+    for a square image.
     """
     tall, wide = rescaled_size(height, width, scale)
-    found = []
+    crops = []
     for top, left in ((0, 0), square_corner(height, width, scale), (tall - scale, wide - scale)):
-        found += _five(top, left, scale, side)
-        found.append(EvalCrop(scale, (top, left, scale, scale), side if side != scale else 0))
-    return found
+        crops += _five(top, left, scale, side)
+        crops.append(EvalCrop(scale, (top, left, scale, scale), side if side != scale else 0))
+    return crops
 
 
 def whole_image_crop(height: int, width: int, scale: int) -> EvalCrop:
-    """The whole rescaled image, as dense evaluation takes it."""
+    """Returns the whole rescaled image, for dense evaluation."""
     return EvalCrop(scale, (0, 0, *rescaled_size(height, width, scale)))
 
 
-def bounding_crops(height: int, width: int, cuts: Sequence[EvalCrop]) -> dict[int, ResizedCrop]:
-    """For each scale of `cuts` the smallest view that holds all of them."""
-    views = {}
-    for scale in dict.fromkeys(cut.scale for cut in cuts):
-        boxes = [cut.box for cut in cuts if cut.scale == scale]
+def bounding_crops(height: int, width: int, crops: Sequence[EvalCrop]) -> dict[int, ResizedCrop]:
+    """Returns, for each scale of `crops`, the smallest crop that contains all of them."""
+    bounds = {}
+    for scale in dict.fromkeys(crop.scale for crop in crops):
+        boxes = [crop.box for crop in crops if crop.scale == scale]
         top, left = min(b[0] for b in boxes), min(b[1] for b in boxes)
         bottom, right = max(b[0] + b[2] for b in boxes), max(b[1] + b[3] for b in boxes)
-        views[scale] = crop_in_source(height, width, scale, (top, left, bottom - top, right - left))
-    return views
+        bounds[scale] = crop_in_source(
+            height, width, scale, (top, left, bottom - top, right - left)
+        )
+    return bounds
 
 
 def _five(top: int, left: int, scale: int, side: int) -> list[EvalCrop]:
@@ -104,7 +106,7 @@ def _five(top: int, left: int, scale: int, side: int) -> list[EvalCrop]:
 
 
 def _spread(room: int, count: int) -> list[int]:
-    """`count` whole numbers spread evenly over 0..room; the middle for a single one."""
+    """Returns `count` integers spread evenly over 0..room; the middle for one."""
     if count == 1:
         return [room // 2]
     return [(2 * i * room + count - 1) // (2 * (count - 1)) for i in range(count)]

@@ -1,8 +1,8 @@
-"""Statistics of a training set's pixels: mean, covariance of R, G and B, and the mean image.
+"""Pixel statistics of a training set: mean, covariance of R, G and B, and the mean image.
 
-Krizhevsky et al. 2012 subtract the mean of the training set at each pixel (section 2) and shift colours along
-the principal components of the set's RGB values (section 4.1). All sums are of integers and exact, so the
-figures depend on neither the images' order nor the threads.
+Krizhevsky et al. 2012 subtract the training set's mean at each pixel (section 2) and shift colours along the
+principal components of its RGB values (section 4.1). All sums are exact integer sums, so neither the order
+of the images nor the threads matter.
 """
 
 import dataclasses
@@ -25,24 +25,24 @@ from jaxcnn.data.loader import CorruptCounter
 from jaxcnn.data.sources.source import DataSplits, Source
 from jaxcnn.data.train_crops import Sampling
 
-# Images decoded ahead, and from one report of progress to the next.
+# Images decoded ahead, and between two progress reports.
 _GROUP = 32
-# Images whose bytes stand for the whole set's.
+# Number of images whose bytes identify the set.
 _SAMPLED = 64
 _ARRAYS = ("mean", "covariance", "mean_image")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
-    """Of all pixels of the central squares of a training set's images, on the 0..255 scale.
+    """Statistics over all pixels of the central squares of a training set's images, on the 0..255 scale.
 
     Attributes:
         mean: float64[3], of R, G and B.
-        covariance: float64[3,3], of the pixels' (R, G, B), divided by their number.
-        mean_image: float32[S,S,3], the mean at each place of the square, or None.
-        origin: where the figures come from: `source`, its text; and, from `compute`, `examples`, how many
-            images the source has; `unreadable`, how many of them were left out; `classes` and
-            `sample`, the SHA-256 of the class names and of some of the encoded images; `side`, S.
+        covariance: float64[3,3], of the pixels' (R, G, B); the population covariance.
+        mean_image: float32[S,S,3], the mean at each position of the square, or None.
+        origin: `source`, a description; and, from `compute_statistics`, `examples`, the number of images of
+            the source; `unreadable`, the number of corrupt ones among them, which were left out; `classes`
+            and `sample`, the SHA-256 of the class names and of some encoded images; `side`, S.
     """
 
     mean: Float64[np.ndarray, "3"]
@@ -52,8 +52,8 @@ class Statistics:
 
 
 def _krizhevsky() -> Statistics:
-    """The figures of cuda-convnet2's make-data/input_meta, which hold eigenvectors (R, G, B) by row."""
-    deviations = np.array([121.780061, 37.093889, 19.720833])
+    """Returns the values of cuda-convnet2's make-data/input_meta, with eigenvectors (R, G, B) by row."""
+    standard_deviations = np.array([121.780061, 37.093889, 19.720833])
     vectors = np.array(
         [
             [-0.56351045, -0.5761844, -0.59200296],
@@ -61,7 +61,7 @@ def _krizhevsky() -> Statistics:
             [0.41795513, -0.81698062, 0.39731118],
         ]
     )
-    covariance = vectors.T @ np.diag(deviations**2) @ vectors
+    covariance = vectors.T @ np.diag(standard_deviations**2) @ vectors
     mean = np.array([127.305, 119.715, 104.913])
     return Statistics(mean, covariance, None, {"source": "ImageNet, as given by cuda-convnet2"})
 
@@ -70,21 +70,21 @@ IMAGENET = _krizhevsky()
 
 
 def eigen(statistics: Statistics) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3 3"]]:
-    """(eigenvalues, largest first; unit eigenvectors, one a column) of the covariance.
+    """Returns (eigenvalues, largest first; unit eigenvectors, one a column) of the covariance.
 
-    The sign of a vector, which the covariance leaves open, makes its largest component positive.
+    The sign of each vector, which is arbitrary, makes its largest component positive.
     """
     values, vectors = np.linalg.eigh(statistics.covariance)
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
-    # Rounded, so that the last bit does not choose between components of the same size.
+    # Rounded, so that rounding errors do not choose between components of equal size.
     largest = np.argmax(np.abs(vectors).round(6), axis=0)
     return values, vectors * np.sign(vectors[largest, np.arange(3)])[None, :]
 
 
 def side_of(sampling: Sampling, image_size: int) -> int:
-    """Side S of the squares whose statistics fit training views of side `image_size` drawn by `sampling`.
+    """Returns the side S of the squares whose statistics fit training crops of side `image_size`.
 
-    It is scale[0] where views lie in the central square of that side, else the views' own side.
+    It is scale[0] if the crops lie in the central square of that side, else the side of the crops.
     """
     return sampling.scale[0] if sampling.from_square else image_size
 
@@ -98,28 +98,28 @@ def compute_statistics(
     progress: Callable[[int, int], None] | None = None,
     check_stop: Callable[[], None] | None = None,
 ) -> Statistics:
-    """The statistics of all images of `source`.
+    """Computes the statistics of all images of `source`.
 
-    Of each image it takes the central `side` x `side` square after the rescale of the shorter side to `side`
-    (bilinear). Images that cannot be read are left out and counted.
+    It uses the central square of each image, after the bilinear rescale of the shorter side to `side`.
+    Corrupt images are left out and counted.
 
     Args:
         source: the training images.
         side: S in pixels.
-        name: what the source is called, for `origin`.
+        name: the name of the source, for `origin`.
         threads: decoding threads; 0 for one a core.
-        progress: called with (images done, images in all) now and then.
-        check_stop: called as often; what it raises ends the work.
+        progress: called with (images done, images in total) now and then.
+        check_stop: called as often; it may raise to stop.
 
     Raises:
-        DataError: the source or the square is empty, no image can be read, or too many cannot.
+        DataError: the source or the square is empty, or too many images or all are corrupt.
     """
     if side < 1:
         raise DataError(f"side={side}: expected 1 or more")
     sums, products, readable = _totals(source, side, threads, progress, check_stop)
     if readable == 0:
         raise DataError(
-            f"none of the {len(source)} images of {name or 'the source'} can be read; "
+            f"all {len(source)} images of {name or 'the source'} are corrupt; "
             "copy or prepare the data set again"
         )
     mean, covariance = _moments(sums.sum(axis=(0, 1)), products, readable * side * side)
@@ -141,21 +141,21 @@ def _totals(
     progress: Callable[[int, int], None] | None,
     check_stop: Callable[[], None] | None,
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Over the squares of all readable images: int64[side,side,3], the sum at each place; int64[3,3], the sum
-    of the products of R, G and B; and how many they are."""
+    """Returns, over the squares of all readable images, int64[side,side,3], the sum at each position;
+    int64[3,3], the sum of the products of R, G and B; and the number of images."""
 
     def choose(height: int, width: int) -> list[EvalCrop]:
         return [center_crop(height, width, side, side, square=True)]
 
     sums, products = np.zeros((side, side, 3), np.int64), np.zeros((3, 3), np.int64)
-    readable, unreadable = 0, CorruptCounter(source, "left out")
-    with EvalLoader(source, choose, threads=threads, ahead=_GROUP) as pictures:
-        for picture in pictures:
-            done = picture.position + 1
-            if picture.problem:
-                unreadable.note(picture.position, picture.problem, done)
+    readable, corrupt = 0, CorruptCounter(source, "left out")
+    with EvalLoader(source, choose, threads=threads, ahead=_GROUP) as images:
+        for image in images:
+            done = image.position + 1
+            if image.problem:
+                corrupt.note(image.position, image.problem, done)
             else:
-                (square,) = picture.pixels.values()
+                (square,) = image.pixels.values()
                 sums += square
                 products += _products(square)
                 readable += 1
@@ -168,22 +168,24 @@ def _totals(
 
 
 def _products(image: np.ndarray) -> np.ndarray:
-    """int64[3,3]: the sum over an image's pixels of the products of R, G and B."""
+    """Returns int64[3,3]: the sum over an image's pixels of the products of R, G and B."""
     pixels = image.reshape(-1, 3).astype(np.float64)
-    # Whole numbers below 2**53, which float64 adds exactly in any order.
+    # Integers below 2**53: float64 adds them exactly in any order.
     return (pixels.T @ pixels).astype(np.int64)
 
 
 def _moments(sums: np.ndarray, products: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(mean, covariance) of `count` pixels; in Python's integers, which neither round nor overflow."""
+    """Returns (mean, covariance) of `count` pixels. Python's integers neither round nor overflow."""
     total = [int(value) for value in sums]
-    spread = lambda i, j: count * int(products[i, j]) - total[i] * total[j]  # noqa: E731
-    covariance = [[spread(i, j) / count**2 for j in range(3)] for i in range(3)]
+    covariance = [
+        [(count * int(products[i, j]) - total[i] * total[j]) / count**2 for j in range(3)]
+        for i in range(3)
+    ]
     return np.array([value / count for value in total]), np.array(covariance)
 
 
 def save_statistics(statistics: Statistics, path: str | os.PathLike[str]) -> None:
-    """Writes a .npz in one move, so that no other process sees half of it. Makes the folder.
+    """Writes a .npz atomically. Makes the folder.
 
     Raises:
         OSError: it cannot be written.
@@ -194,13 +196,13 @@ def save_statistics(statistics: Statistics, path: str | os.PathLike[str]) -> Non
 
 
 def load_statistics(path: str | os.PathLike[str]) -> Statistics:
-    """What `save` wrote.
+    """Reads what `save_statistics` wrote.
 
     Raises:
-        DataError: the file is missing, or holds no statistics.
+        DataError: the file is missing or invalid.
     """
     path = Path(path).expanduser()
-    again = f"python -m jaxcnn.cli.statistics CONFIG --out={path}"
+    again = f"jaxcnn statistics CONFIG --out={path}"
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             found = {name: file[name] for name in (*_ARRAYS, "origin") if name in file}
@@ -211,10 +213,10 @@ def load_statistics(path: str | os.PathLike[str]) -> Statistics:
             image = _numbers(image, np.float32, (int(origin["side"]), int(origin["side"]), 3))
         return Statistics(mean, covariance, image, origin)
     except FileNotFoundError:
-        raise DataError(f"there is no file of statistics {path}; make it: {again}") from None
+        raise DataError(f"no statistics file {path}; make it: {again}") from None
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"{path} is no readable file of statistics ({error}); make it again: {again}"
+            f"{path} is not a valid statistics file ({error}); make it again: {again}"
         ) from error
 
 
@@ -228,16 +230,16 @@ def _numbers(array: np.ndarray, dtype: type, shape: tuple[int, ...]) -> np.ndarr
 
 
 def check_matches(statistics: Statistics, data: DataSplits, path: str | os.PathLike[str]) -> None:
-    """Checks that the statistics in the file `path` are of `data`'s training images.
+    """Checks that the statistics in the file `path` were computed from `data`'s training images.
 
     Raises:
-        DataError: the classes or the number of training images differ.
+        DataError: the classes, the number of training images or their content differ.
     """
     seen, classes = statistics.origin, _digest(data.class_names)
     problems = []
     if seen.get("examples") != len(data.train):
         problems.append(
-            f"they are of {seen.get('examples')} training images, the data has {len(data.train)}"
+            f"they are of {seen.get('examples')} training images, the data have {len(data.train)}"
         )
     if seen.get("classes") != classes:
         problems.append(
@@ -245,17 +247,17 @@ def check_matches(statistics: Statistics, data: DataSplits, path: str | os.PathL
             f"data's {classes[:12]})"
         )
     if not problems and seen.get("sample") != _sample(data.train):
-        problems.append("they are of other images in as many files and classes of the same names")
+        problems.append("they are of other images, with the same number and the same classes")
     if problems:
         raise DataError(
             f"the statistics in {path} (from {seen.get('source')}) do not fit the data "
             f"({data.description}): {'; '.join(problems)}. Make a file of "
-            "this data: python -m jaxcnn.cli.statistics CONFIG --out=ANOTHER_FILE"
+            "these data: jaxcnn statistics CONFIG --out=ANOTHER_FILE"
         )
 
 
 def _sample(source: Source) -> str:
-    """SHA-256 of the bytes of some images spread over the source: enough to tell two sets apart."""
+    """Returns the SHA-256 of the bytes of some images spread over the source, to tell two sets apart."""
     digest, count = hashlib.sha256(), min(_SAMPLED, len(source))
     for index in range(count):
         try:

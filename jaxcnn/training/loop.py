@@ -64,7 +64,7 @@ def run(
     with contextlib.ExitStack() as stack:
         stop_signal = stack.enter_context(StopSignal(process_group=process_group))
         data = process_group.run_on_all(lambda: open_splits(config["data"]))
-        check_same(process_group, "data", data.facts(), "give all of them the same files")
+        check_same(process_group, "data", data.fingerprint(), "give all of them the same files")
         config = with_classes(config, len(data.class_names))
         # Whatever is wrong with the config is said before statistics take their time.
         experiment = assemble(config, stand_in(config))

@@ -69,7 +69,7 @@ def test_size_and_checksum_of_the_tars(tmp_path):
     with pytest.raises(DataError, match=r"one.tar has 5 bytes, expected 6") as caught:
         check_tars(tmp_path, expected, checksums=False)
     assert "two.tar has" not in str(caught.value)
-    with pytest.raises(DataError, match=r"two.tar has the right size but another SHA-256"):
+    with pytest.raises(DataError, match=r"two.tar has the right size but not the SHA-256"):
         check_tars(tmp_path, expected, checksums=True)
 
 
@@ -130,7 +130,7 @@ def test_imagenet_end_to_end(small_tars, tmp_path, capsys):
     assert folder == data_dir / "imagenet2012" / "5.1.0"
     out = capsys.readouterr().out
     assert "5.1.0.incompleteAB was left by an interrupted run" in out
-    assert "GB pass through the disk" in out
+    assert "GB of disk traffic" in out
     data = open_data("tfds:imagenet2012", str(data_dir))
     assert data.class_names == tuple(row.wnid for row in class_table())
     assert sorted(data.train.read(i)[1] for i in range(6)) == [0, 0, 0, 1, 1, 1]
@@ -178,7 +178,9 @@ def test_pack_a_source(image_folder, tmp_path, capsys, monkeypatch):
     # Where it came from is kept whole.
     assert open_data(f"packed:{out}").train.metadata["source"] == f"folder:{image_folder}"
     assert prepare.main([*arguments, "--square"]) == 1
-    assert "train was packed otherwise (square: false, now true)" in capsys.readouterr().err
+    assert (
+        "train was packed with other settings (square: false, now true)" in capsys.readouterr().err
+    )
     assert prepare.main(["folder:none", *arguments[1:]]) == 1
     assert "no folder" in capsys.readouterr().err
 

@@ -88,7 +88,7 @@ def test_unreadable_images_are_left_out_and_counted(listed, source):
     found = compute_statistics(listed(with_gaps), side=24)
     assert_same(found, compute_statistics(source, side=24))
     assert (found.origin["examples"], found.origin["unreadable"]) == (42, 2)
-    with pytest.raises(DataError, match="none of the 3 images of here can be read"):
+    with pytest.raises(DataError, match="all 3 images of here are corrupt"):
         compute_statistics(listed([CorruptImage("gone", 0)] * 3), side=24, name="here")
 
 
@@ -172,10 +172,8 @@ def test_a_file_gives_back_what_was_saved(tmp_path, source):
 
 def test_what_cannot_be_loaded_says_what_to_type(tmp_path, source):
     path = tmp_path / "s.npz"
-    again = r"python -m jaxcnn.cli.statistics CONFIG --out=.*s.npz"
-    with pytest.raises(
-        DataError, match=rf"there is no file of statistics .*s.npz; make it: {again}"
-    ):
+    again = r"jaxcnn statistics CONFIG --out=.*s.npz"
+    with pytest.raises(DataError, match=rf"no statistics file .*s.npz; make it: {again}"):
         load_statistics(path)
     save_statistics(compute_statistics(source, side=24), path)
     whole = path.read_bytes()
@@ -198,7 +196,7 @@ def test_what_cannot_be_loaded_says_what_to_type(tmp_path, source):
     ):
         spoilt()
         with pytest.raises(
-            DataError, match=rf"no readable file of statistics .*make it again: {again}"
+            DataError, match=rf"not a valid statistics file .*make it again: {again}"
         ):
             load_statistics(path)
 
@@ -232,12 +230,14 @@ def test_statistics_of_other_data_are_refused(image_folder):
     data = open_data(f"folder:{image_folder}")
     found = compute_statistics(data.train, side=24, name="folder:images")
     check_matches(found, data, "s.npz")
-    with pytest.raises(DataError, match="they are of 15 training images, the data has 11") as error:
+    with pytest.raises(
+        DataError, match="they are of 15 training images, the data have 11"
+    ) as error:
         check_matches(found, open_data(f"folder:{image_folder}", held_out=4), "s.npz")
     assert "other classes" not in str(error.value)
     assert "(from folder:images)" in str(error.value)
-    assert "python -m jaxcnn.cli.statistics CONFIG --out=ANOTHER_FILE" in str(error.value)
+    assert "jaxcnn statistics CONFIG --out=ANOTHER_FILE" in str(error.value)
     with pytest.raises(
-        DataError, match=r"15 training images, the data has 256; .*of other classes"
+        DataError, match=r"15 training images, the data have 256; .*of other classes"
     ):
         check_matches(found, open_data("synthetic:4"), "s.npz")

@@ -121,9 +121,11 @@ def test_statistics_of_another_dataset_are_refused(tmp_path):
         figures.compute_statistics(open_data("synthetic:5").train, side=40), path
     )
     settings = RECIPES["alexnet"] | {"augment__statistics": path}
-    with pytest.raises(DataError, match=r"of 320 training images, the data has 256.*other classes"):
+    with pytest.raises(
+        DataError, match=r"of 320 training images, the data have 256.*other classes"
+    ):
         run(config(**settings), tmp_path / "run")
-    with pytest.raises(DataError, match=r"no file of statistics.*jaxcnn\.cli\.statistics"):
+    with pytest.raises(DataError, match=r"no statistics file .*: jaxcnn statistics"):
         run(config(**settings | {"augment__statistics": tmp_path / "no.npz"}), tmp_path / "run")
 
 

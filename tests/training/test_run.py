@@ -393,7 +393,7 @@ def test_too_little_room_is_seen_before_anything_is_written(tmp_path, monkeypatc
     [
         (["--config.optim.momntum=1"], 2, "unknown key optim.momntum; did you mean optim.momentum?"),
         (["--config=vgg_x"], 2, "no config file 'vgg_x'; did you mean"),
-        (["--config.data.source=tfds:imagenet2012", "--config.data.data_dir=no"], 1, "jaxcnn.cli.prepare"),
+        (["--config.data.source=tfds:imagenet2012", "--config.data.data_dir=no"], 1, "jaxcnn prepare"),
         (["--config.data.source=folder:nowhere"], 1, "no folder nowhere"),
         (["--config.batch_size=512"], 1, "only 256 training images"),
         (["--config.batch_size=30"], 1, "the nearest that does: --config.batch_size=32"),

@@ -1,1 +1,1 @@
-"""What makes data sets; not needed to read them."""
+"""Tools that make data sets; not needed to read them."""

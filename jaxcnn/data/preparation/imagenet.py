@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012) from its two tar files to a prepared TFDS data set."""
+"""Prepares ImageNet (ILSVRC 2012) from its two tar files as a TFDS data set."""
 
 import hashlib
 import shutil
@@ -15,7 +15,7 @@ NAME, VERSION = "imagenet2012", "5.1.0"
 
 
 class Tar(NamedTuple):
-    """What is publicly known of one of the two files."""
+    """The published size and SHA-256 of a tar file."""
 
     size: int
     sha256: str
@@ -32,10 +32,10 @@ TARS: Mapping[str, Tar] = {
 
 
 def check_tars(folder: Path, expected: Mapping[str, Tar] = TARS, *, checksums: bool) -> None:
-    """Checks names and sizes, and with `checksums` (an hour or so) the contents.
+    """Checks names and sizes, and with `checksums` (about an hour) the SHA-256.
 
     Raises:
-      DataError: says all that is wrong at once.
+      DataError: lists all problems.
     """
     problems = []
     for name, tar in expected.items():
@@ -45,7 +45,7 @@ def check_tars(folder: Path, expected: Mapping[str, Tar] = TARS, *, checksums: b
         elif path.stat().st_size != tar.size:
             problems.append(f"{path} has {path.stat().st_size:,} bytes, expected {tar.size:,}")
         elif checksums and _sha256(path) != tar.sha256:
-            problems.append(f"{path} has the right size but another SHA-256 than {tar.sha256}")
+            problems.append(f"{path} has the right size but not the SHA-256 {tar.sha256}")
     if problems:
         raise DataError(
             f"{'; '.join(problems)}; register at https://image-net.org/download-images, download "
@@ -55,7 +55,7 @@ def check_tars(folder: Path, expected: Mapping[str, Tar] = TARS, *, checksums: b
 
 
 def check_disk(data_dir: Path, needed: int) -> None:
-    """Raises DataError unless the disk that will hold `data_dir` has `needed` bytes free."""
+    """Raises DataError if the disk of `data_dir` has less than `needed` bytes free."""
     place = data_dir.absolute()
     while not place.exists():
         place = place.parent
@@ -63,7 +63,7 @@ def check_disk(data_dir: Path, needed: int) -> None:
     if free < needed:
         raise DataError(
             f"{place} has {free / 1e9:.0f} GB free, the prepared data set needs "
-            f"{needed / 1e9:.0f} GB beside the tars; free some, or name another disk with "
+            f"{needed / 1e9:.0f} GB in addition to the tars; free some, or name another disk with "
             "--data_dir=DIR"
         )
 
@@ -71,13 +71,13 @@ def check_disk(data_dir: Path, needed: int) -> None:
 def prepare_imagenet(
     tars: Path, data_dir: Path, expected: Mapping[str, Tar] = TARS, *, checksums: bool = False
 ) -> Path:
-    """Writes the data set under `data_dir`, unless it is there; returns its folder.
+    """Writes the data set under `data_dir` if it is not there; returns its folder.
 
-    TFDS writes into a folder of another name and renames it at the end. An interrupted run leaves
-    nothing that could be taken for the data set, and starts from the beginning the next time.
+    TFDS writes into a temporary folder and renames it at the end. An interrupted run leaves nothing that
+    looks like the data set; the next run starts from the beginning.
 
     Raises:
-      DataError: the tars or the disk do not suffice.
+      DataError: a tar is missing or wrong, or the disk is too small.
     """
     found = find_prepared(f"{NAME}:{VERSION}", data_dir)
     if found is not None:
@@ -87,11 +87,10 @@ def prepare_imagenet(
     size = sum(tar.size for tar in expected.values())
     check_disk(data_dir, size)
     _mention_leftovers(data_dir / NAME)
-    # Read the tars; write and read the shuffle's files; write the records.
+    # Four passes: read the tars, write and read the shuffle's files, write the records.
     print(
-        f"preparing {NAME} in {data_dir}: {size / 1e9:.0f} GB of records beside the tars; "
-        f"{4 * size / 1e9:.0f} GB pass through the disk, {4 * size / 1e8 / 3600:.1f} hours at "
-        "100 MB/s",
+        f"preparing {NAME} in {data_dir}: {size / 1e9:.0f} GB of records in addition to the tars; "
+        f"{4 * size / 1e9:.0f} GB of disk traffic, {4 * size / 1e8 / 3600:.1f} hours at 100 MB/s",
         flush=True,
     )
     tfds = load_tfds()

@@ -1,4 +1,4 @@
-"""The files of a packed split (packed.py) as they are written: shards, each with its part of the index."""
+"""Writes the files of a packed split (sources/packed.py): shards, each with its part of the index."""
 
 import hashlib
 import importlib.metadata
@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.data.atomic_file import atomic_file
 from jaxcnn.data.crops import rescaled_size
 from jaxcnn.data.eval_loader import EvalImage
 from jaxcnn.data.sources.packed import INDEX, INDEX_FIELDS, METADATA, PackedImage, shard_name
 from jaxcnn.data.sources.source import Source
 
 
-def complete(folder: Path) -> list[np.ndarray]:
-    """The index of each shard that an earlier start completed, up to the first that is not."""
+def complete_shards(folder: Path) -> list[np.ndarray]:
+    """Returns the index of each complete shard, up to the first that is not complete."""
     found = []
     while (rows := folder / chunk_name(len(found))).is_file():
         shard, chunk = folder / shard_name(len(found)), np.load(rows)
@@ -33,18 +34,18 @@ def chunk_name(number: int) -> str:
 
 
 def write_shard(
-    folder: Path, number: int, pictures: Iterable[EvalImage], source: Source
+    folder: Path, number: int, images: Iterable[EvalImage], source: Source
 ) -> np.ndarray:
-    """Writes a shard, then its part of the index, which says that the shard is complete."""
+    """Writes a shard, then its part of the index, which marks the shard as complete."""
     rows, names, offset = [], [], 0
     path = folder / shard_name(number)
     with open(path, "wb") as file:
-        for picture in pictures:
-            parts = record(picture)
+        for image in images:
+            parts = record(image)
             length = sum(map(len, parts))
             file.writelines(parts)
-            rows.append((number, offset, length, picture.label, not picture.problem))
-            names.append(os.fsencode(source.name(picture.position)))
+            rows.append((number, offset, length, image.label, not image.problem))
+            names.append(os.fsencode(source.name(image.position)))
             offset += length
         file.flush()
         os.fsync(file.fileno())
@@ -52,40 +53,31 @@ def write_shard(
     chunk = np.empty(len(rows), [*INDEX_FIELDS, ("name", column.dtype)])
     chunk[[field for field, _ in INDEX_FIELDS]] = np.array(rows, list(INDEX_FIELDS))
     chunk["name"] = column
-    buffer = io.BytesIO()
-    np.save(buffer, chunk)
-    write(folder / chunk_name(number), buffer.getvalue())
+    with atomic_file(folder / chunk_name(number)) as file:
+        np.save(file, chunk)
     return chunk
 
 
-def record(picture: EvalImage) -> list[bytes]:
-    """The bytes of a record, in parts: of an image that cannot be read, the reason."""
-    if picture.problem:
-        return [picture.problem.encode()]
-    ((cut, pixels),) = picture.pixels.items()
-    stored = PackedImage(picture.size, rescaled_size(*picture.size, cut.scale), cut.box)
+def record(image: EvalImage) -> list[bytes]:
+    """Returns the bytes of a record, in parts; for a corrupt image, the reason."""
+    if image.problem:
+        return [image.problem.encode()]
+    ((crop, pixels),) = image.pixels.items()
+    stored = PackedImage(image.size, rescaled_size(*image.size, crop.scale), crop.box)
     return [stored.header(), pixels.tobytes()]
 
 
 def finish(folder: Path, recipe: dict[str, Any], chunks: list[np.ndarray]) -> None:
-    """The files that make the folder a split."""
+    """Writes the index and the metadata, which complete the split."""
     buffer = io.BytesIO()
     np.save(buffer, np.concatenate(chunks))
-    write(folder / INDEX, buffer.getvalue())
-    facts = {
+    with atomic_file(folder / INDEX) as file:
+        file.write(buffer.getbuffer())
+    metadata = {
         "jaxcnn": importlib.metadata.version("jaxcnn"),
         "shards": [int(chunk["length"].sum()) for chunk in chunks],
         "unreadable": sum(int((~chunk["readable"]).sum()) for chunk in chunks),
         "index_sha256": hashlib.sha256(buffer.getbuffer()).hexdigest(),
     }
-    write(folder / METADATA, json.dumps(recipe | facts, indent=1).encode())
-
-
-def write(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all."""
-    beside = path.with_suffix(".part")
-    with open(beside, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    with atomic_file(folder / METADATA) as file:
+        file.write(json.dumps(recipe | metadata, indent=1).encode())

@@ -1,8 +1,8 @@
 """The handwritten digits of scikit-learn as a prepared TFDS data set; nothing is downloaded.
 
 1,797 grey images of 8 x 8 pixels in ten classes (the test part of the UCI set "Optical Recognition
-of Handwritten Digits"), enlarged to 64 x 64 and stored as JPEGs, so that they pass through the same
-files, index and decoder as ImageNet.
+of Handwritten Digits"), enlarged to 64 x 64 and stored as JPEGs, so that they use the same files, index and
+decoder as ImageNet.
 """
 
 import contextlib
@@ -23,15 +23,15 @@ from jaxcnn.data.tensorflow import load_tfds
 
 NAME, VERSION = "digits", "1.0.0"
 SIDE, QUALITY = 64, 95
-# One in five of each class is for evaluation.
+# A fifth of each class is for evaluation.
 _EVALUATION_SHARE = 5
 
 
 def prepare_digits(data_dir: Path) -> Path:
-    """Writes the data set under `data_dir`, unless it is there; returns its folder.
+    """Writes the data set under `data_dir` if it is not there; returns its folder.
 
-    TFDS writes into a folder of another name and renames it when all is done, so a process that is
-    stopped leaves nothing that could be taken for the data set.
+    TFDS writes into a temporary folder and renames it at the end, so an interrupted process leaves nothing
+    that looks like the data set.
     """
     found = find_prepared(NAME, data_dir)
     if found is not None:
@@ -44,32 +44,32 @@ def prepare_digits(data_dir: Path) -> Path:
             f"cannot make the folder {data_dir}: {error.strerror}; name a folder that you can "
             "write to with --config.data.data_dir=DIR or $TFDS_DATA_DIR"
         ) from error
-    # TFDS announces a download on the standard output; there is none.
+    # TFDS prints that it downloads, which it does not.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         tfds.display_progress_bar(False)
         try:
             _builder_class()(data_dir=str(data_dir)).download_and_prepare(file_format="tfrecord")
         except OSError:
-            # Another process may have been the first to put the finished folder in its place.
+            # Another process may have renamed its folder first.
             if find_prepared(NAME, data_dir) is None:
                 raise
     return data_dir / NAME / VERSION
 
 
 def split_digits(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(train, evaluation): positions, sorted; of each class a fixed fifth is for evaluation."""
+    """Returns (train, evaluation): sorted positions; a fixed fifth of each class is for evaluation."""
     evaluation = []
     for label in range(10):
         positions = np.flatnonzero(labels == label)
         order = permutation(RandomStream.HELD_OUT, 0, 1 + label, len(positions))
         evaluation.append(positions[order[: len(positions) // _EVALUATION_SHARE]])
-    apart = np.sort(np.concatenate(evaluation))
-    return np.setdiff1d(np.arange(len(labels)), apart), apart
+    held = np.sort(np.concatenate(evaluation))
+    return np.setdiff1d(np.arange(len(labels)), held), held
 
 
 def encode_digit(image: np.ndarray) -> bytes:
-    """A JPEG of 64 x 64 pixels from float[8, 8] in 0..16: dark ink 0, as light on dark."""
+    """Encodes float[8,8] in 0..16, 16 is ink, as a JPEG of 64 x 64 pixels with light ink on dark."""
     grey = np.clip(np.rint(image * (255 / 16)), 0, 255).astype(np.uint8)
     enlarged = Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     encoded = io.BytesIO()
@@ -77,11 +77,11 @@ def encode_digit(image: np.ndarray) -> bytes:
     return encoded.getvalue()
 
 
-def _examples(part: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def _examples(split: int) -> Iterator[tuple[int, dict[str, Any]]]:
     from sklearn.datasets import load_digits
 
     digits: Any = load_digits()
-    for position in split_digits(digits.target)[part]:
+    for position in split_digits(digits.target)[split]:
         image = encode_digit(digits.images[position])
         yield int(position), {"image": io.BytesIO(image), "label": int(digits.target[position])}
 
@@ -90,7 +90,7 @@ def _examples(part: int) -> Iterator[tuple[int, dict[str, Any]]]:
 def _builder_class() -> Any:
     tfds = load_tfds()
 
-    # TFDS enters a builder class into its table of data sets when the class is made: once.
+    # TFDS registers a builder class when it is defined, which must happen once.
     class Digits(tfds.core.GeneratorBasedBuilder):
         name = NAME
         VERSION = tfds.core.Version(VERSION)

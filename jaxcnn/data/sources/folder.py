@@ -1,8 +1,7 @@
 """Folders of images as sources: train/CLASS/*.jpg and val/CLASS/*.jpg, or ImageNet's flat val/.
 
-Classes are the sorted names of the class folders. ImageNet's validation images come without class
-folders; their labels are read from Kaggle's LOC_val_solution.csv where it lies beside them, else
-from the list that TFDS ships.
+Classes are the sorted names of the class folders. ImageNet's validation images have no class folders; their
+labels are read from Kaggle's LOC_val_solution.csv if it is there, else from the list that TFDS ships.
 """
 
 import csv
@@ -26,8 +25,8 @@ _LAYOUT = "expected PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg"
 class FolderSource:
     """Image files under `root`, sorted by class and name.
 
-    `paths` (bytes, relative to `root`) and `labels` are arrays, not lists of strings: a million of
-    them take some 50 MB.
+    `paths` (bytes, relative to `root`) and `labels` are arrays, not lists of strings: a million of them take
+    about 50 MB.
     """
 
     root: Path
@@ -61,7 +60,7 @@ class FolderSource:
 def open_folder(
     root: Path, train_split: str, eval_split: str
 ) -> tuple[FolderSource, FolderSource, str, str]:
-    """(train, evaluation, name of the evaluation split, description) of the image folder `root`.
+    """Returns (train, evaluation, name of the evaluation split, description) of the image folder `root`.
 
     Raises:
       DataError: a folder is missing or empty, or the classes of the two splits differ.
@@ -94,19 +93,21 @@ def open_folder(
         eval_split,
         f"folder {root}: {len(train.class_names)} classes, {len(train)} {train_split}, "
         f"{len(evaluation)} {eval_split}"
-        + (f", {ignored} files that are no images ignored" if ignored else ""),
+        + (f", {ignored} files that are not images ignored" if ignored else ""),
     )
 
 
 def scan_classes(folder: Path) -> FolderSource:
-    """The images of a folder that holds one folder a class.
+    """Returns the images of a folder that contains one folder a class.
 
     Raises:
       DataError: no class folders, or one without images.
     """
     names = sorted(entry.name for entry in os.scandir(folder) if _is_class_folder(entry))
     if not names:
-        raise DataError(f"no class folders in {folder}; {_LAYOUT}; put a folder a class in it")
+        raise DataError(
+            f"no class folders in {folder}; {_LAYOUT}; make a folder for each class in it"
+        )
     paths: list[bytes] = []
     counts: list[int] = []
     empty: list[str] = []
@@ -139,7 +140,7 @@ def _is_class_folder(entry: os.DirEntry) -> bool:
 
 
 def _scan_flat(folder: Path) -> list[str] | None:
-    """The sorted names of ImageNet validation files right in `folder`, or None."""
+    """Returns the sorted names of ImageNet validation files directly in `folder`, or None."""
     names = sorted(entry.name for entry in os.scandir(folder) if _FLAT_NAME.fullmatch(entry.name))
     return names or None
 
@@ -152,9 +153,9 @@ def _label_flat(folder: Path, names: list[str], class_names: tuple[str, ...]) ->
         wnid = wnid_of.get(Path(name).stem)
         if wnid not in index:
             raise DataError(
-                f"{folder / name} is of class {wnid or 'unknown'} by {origin}, which is not among "
-                f"the {len(class_names)} class folders of the training split "
-                f"({_shorten(list(class_names))}); a flat ImageNet val/ goes with ImageNet's 1000 "
+                f"{folder / name} has class {wnid or 'unknown'} in {origin}, which is not one of the "
+                f"{len(class_names)} class folders of the training split "
+                f"({_shorten(list(class_names))}); a flat ImageNet val/ needs ImageNet's 1000 "
                 "folders named by WNID"
             )
         labels[i] = index[wnid]
@@ -165,8 +166,8 @@ def _label_flat(folder: Path, names: list[str], class_names: tuple[str, ...]) ->
 
 
 def _flat_labels(folder: Path) -> tuple[dict[str, str], str]:
-    """({file stem: WNID}, where that comes from) for ImageNet's validation images."""
-    # Kaggle's archive has the list three folders above val/.
+    """Returns ({file stem: WNID}, the list's path) for ImageNet's validation images."""
+    # In Kaggle's archive the list is three folders above val/.
     for place in [folder, *folder.resolve().parents][:5]:
         path = place / _LABEL_FILE
         if path.is_file():
@@ -182,7 +183,7 @@ def _flat_labels(folder: Path) -> tuple[dict[str, str], str]:
             return {f"ILSVRC2012_val_{i:08d}": w for i, w in enumerate(wnids, 1)}, str(path)
     raise DataError(
         f"{folder} holds ImageNet's validation images without class folders, and no list of their "
-        f"labels was found; put Kaggle's {_LABEL_FILE} beside them"
+        f"labels was found; put Kaggle's {_LABEL_FILE} in that folder"
     )
 
 

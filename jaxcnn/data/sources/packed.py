@@ -250,4 +250,4 @@ def partial_folder(root: Path, split: str) -> Path:
 
 
 def _how_to_pack(root: Path) -> str:
-    return f"pack with: python -m jaxcnn.cli.prepare SOURCE --pack --shorter_side=256 --out={root}"
+    return f"pack with: jaxcnn prepare SOURCE --pack --shorter_side=256 --out={root}"

@@ -1,4 +1,4 @@
-"""Sources: indexable tables of encoded images, and how a name opens one."""
+"""Sources: indexable tables of encoded images, opened by name."""
 
 import dataclasses
 import os
@@ -15,8 +15,8 @@ from jaxcnn.data.sampler import RandomStream, permutation
 class Source(Protocol):
     """An indexable table of encoded images.
 
-    `ids` is int64[len]: each example's position in the split it comes from, which stays the same
-    when a slice is held out; it is computed at each access. `class_names[label]` names a label.
+    `ids` is int64[len]: each example's position in its split, which does not change when a slice is held
+    out; it is computed at each access. `class_names[label]` names a label.
     """
 
     @property
@@ -28,9 +28,9 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> tuple[bytes | memoryview, int]:
-        """The encoded bytes and the label of example `index`. Safe to call from many threads.
+        """Returns the encoded bytes and the label of example `index`. Thread-safe.
 
-        A packed image's bytes are not copied: a memoryview of the file.
+        A packed image's bytes are a memoryview of the file, not a copy.
 
         Raises:
           CorruptImage: the bytes of this example cannot be read.
@@ -38,7 +38,7 @@ class Source(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """Where example `index` comes from, for messages: a path, or shard#record."""
+        """Returns where example `index` comes from, for messages: a path, or shard#record."""
         ...
 
 
@@ -69,11 +69,10 @@ class Subset:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DataSplits:
-    """What one data set gives: a training source without the held-out slice, and the rest.
+    """The splits of a data set: training images without the held-out slice, that slice, and evaluation.
 
-    `held_out` drives the plateau rule and the choice of the best checkpoint; `evaluation` is the
-    reported split and chooses nothing; `eval_split` is its name. `description` is one line for the
-    log.
+    `held_out` drives the plateau rule and selects the best checkpoint; `evaluation` is the reported split
+    and selects nothing; `eval_split` is its name. `description` is one line for the log.
     """
 
     train: Source
@@ -83,8 +82,8 @@ class DataSplits:
     class_names: tuple[str, ...]
     description: str
 
-    def facts(self) -> dict[str, Any]:
-        """What must be the same for every process of a run, as JSON values."""
+    def fingerprint(self) -> dict[str, Any]:
+        """Returns what must be equal on all processes of a run, as JSON values."""
         held_out = 0 if self.held_out is None else len(self.held_out)
         first = [self.train.name(i) for i in (0, len(self.train) // 2)] if len(self.train) else []
         return {
@@ -97,7 +96,7 @@ class DataSplits:
 
 
 def default_data_dir() -> Path:
-    """$TFDS_DATA_DIR, else ~/tensorflow_datasets: where TFDS itself looks."""
+    """Returns $TFDS_DATA_DIR, or ~/tensorflow_datasets: TFDS's own default."""
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
@@ -112,20 +111,20 @@ def open_data(
 
     Args:
       source: 'tfds:NAME' (a TFDS data set prepared under `data_dir`), 'folder:PATH' (train/ and
-        val/ with a folder a class, or ImageNet's flat val/), 'packed:DIR' (what tools.prepare
-        --pack made), 'synthetic' (1000 classes) or 'synthetic:K' (K classes that a small net learns
+        val/ with a folder a class, or ImageNet's flat val/), 'packed:DIR' (made by jaxcnn prepare
+        --pack), 'synthetic' (1000 classes) or 'synthetic:K' (K classes that a small net learns
         in seconds).
-      data_dir: where prepared data sets lie; '' for $TFDS_DATA_DIR or ~/tensorflow_datasets.
-      held_out: number of training examples set apart by a fixed permutation, the same for every
-        seed, and removed from `train`.
+      data_dir: the folder of prepared data sets; '' for $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      held_out: number of training examples to remove from `train`, selected by a fixed permutation
+        that is the same for every seed.
       train_split: split (TFDS) or folder to train on.
       eval_split: split or folder to report on; '' for 'validation', else 'test' (TFDS), 'val'
         (folder), or the one that was packed.
 
     Raises:
-      DataError: the data is missing or cannot be used; the message says what to do.
+      DataError: the data are missing or cannot be used; the message says what to do.
     """
-    # Each kind is imported when asked for, so that none pays for another's libraries.
+    # Each kind is imported on demand, so that none imports another's libraries.
     kind, _, argument = source.partition(":")
     if kind == "tfds" and argument:
         from jaxcnn.data.sources.tfds import open_prepared
@@ -151,14 +150,14 @@ def open_data(
             " or 'tfds:digits'), 'folder:PATH', 'packed:DIR', 'synthetic' or 'synthetic:K'"
         )
     train, evaluation, eval_split, description = opened
-    kept, apart = split_held_out(train, held_out)
-    if apart is not None:
-        description += f", {len(apart)} of train held out"
-    return DataSplits(kept, apart, evaluation, eval_split, train.class_names, description)
+    kept, held = split_held_out(train, held_out)
+    if held is not None:
+        description += f", {len(held)} of train held out"
+    return DataSplits(kept, held, evaluation, eval_split, train.class_names, description)
 
 
 def split_held_out(train: Source, count: int) -> tuple[Source, Source | None]:
-    """(train without `count` examples, those examples or None), by a permutation fixed for ever."""
+    """Returns (train without `count` examples, those examples or None), by a fixed permutation."""
     if count == 0:
         return train, None
     if not 0 < count < len(train):

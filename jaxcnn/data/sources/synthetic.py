@@ -1,4 +1,4 @@
-"""Generated JPEGs: for dry runs, for measuring, and for tests that need something learnable."""
+"""Generated JPEGs for dry runs, benchmarks, and tests that need learnable data."""
 
 import dataclasses
 import functools
@@ -11,15 +11,15 @@ from jaxcnn.data.errors import DataError
 from jaxcnn.data.sampler import RandomStream, random_bits
 
 _TRAIN_PER_CLASS, _EVAL_PER_CLASS = 64, 16
-# (height, width): ImageNet's typical shape once rescaled, and a size for quick small runs.
+# (height, width): ImageNet's typical shape after the rescale, and a size for small fast runs.
 _LARGE, _SMALL = (256, 341), (64, 80)
-# Bounds the memory of the encoded images that are kept: some 50 MB at the large size.
+# Limits the memory for encoded images: about 50 MB at the large size.
 _CACHED = 4096
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SyntheticSource:
-    """Class k is a hue and a number of stripes; phase and noise differ from image to image."""
+    """A class is a hue and a number of stripes; phase and noise differ from image to image."""
 
     class_names: tuple[str, ...]
     per_class: int
@@ -43,25 +43,25 @@ class SyntheticSource:
 
 @functools.lru_cache(_CACHED)
 def _encoded(label: int, classes: int, split: int, index: int, shape: tuple[int, int]) -> bytes:
-    words = random_bits(RandomStream.SYNTHETIC, split, 0, index, 2)
+    bits = random_bits(RandomStream.SYNTHETIC, split, 0, index, 2)
     height, width = shape
-    # Stripes lie level, so that a mirror image is still of its class.
+    # Stripes are horizontal, so that a flip keeps the class.
     stripes = 2 + 2 * (label % 3)
-    phase = float(words[0] >> np.uint64(11)) / 2**53
+    phase = float(bits[0] >> np.uint64(11)) / 2**53
     wave = np.sin(2 * np.pi * (stripes * np.arange(height) / height + phase))
     hue = 2 * np.pi * label / classes
     colour = 128 + 70 * np.cos(hue - np.array([0.0, 2.1, 4.2]))
-    picture = colour + 40 * wave[:, None, None] * np.ones((1, width, 1))
+    image = colour + 40 * wave[:, None, None] * np.ones((1, width, 1))
     noise = random_bits(RandomStream.SYNTHETIC, split, 1, index, -(-height * width * 3 // 8))
     grain = noise.view(np.uint8)[: height * width * 3].reshape(height, width, 3)
-    pixels = np.clip(picture + (grain.astype(np.float64) - 127.5) / 8, 0, 255).astype(np.uint8)
+    pixels = np.clip(image + (grain.astype(np.float64) - 127.5) / 8, 0, 255).astype(np.uint8)
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "JPEG", quality=90)
     return encoded.getvalue()
 
 
 def open_synthetic(argument: str) -> tuple[SyntheticSource, SyntheticSource, str, str]:
-    """(train, evaluation, split name, description) for 'synthetic' ('' here) or 'synthetic:K' ('K' here)."""
+    """Returns (train, evaluation, split name, description) for 'synthetic' ('') or 'synthetic:K' ('K')."""
     if argument and not (argument.isascii() and argument.isdigit() and 2 <= int(argument) <= 1000):
         raise DataError(
             f"synthetic:{argument}: expected a number of classes from 2 to 1000, as in synthetic:4"

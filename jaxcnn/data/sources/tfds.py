@@ -1,7 +1,7 @@
-"""Data sets that TFDS has prepared, read without its input pipeline.
+"""Data sets prepared by TFDS, read without its input pipeline.
 
-TFDS's metadata give the splits, their files and the class names; the records are then indexed once
-and read one by one in any order, which gives an exact shuffle and an exact resume.
+TFDS's metadata give the splits, their files and the class names. The records are indexed once and then read
+in any order, which gives an exact shuffle and an exact resume.
 """
 
 import dataclasses
@@ -51,8 +51,8 @@ class PreparedSource:
             data = read_record(shard, offset, length, self.name(index))
         except OSError as error:
             raise DataError(
-                f"cannot read {shard}: {error.strerror}; the disk or the network that holds the "
-                "data set fails, and the labels of its records with it"
+                f"cannot read {shard}: {error.strerror}; check the disk or the network file system of the "
+                "data set"
             ) from error
         return self._parse(data, index)
 
@@ -80,14 +80,13 @@ class PreparedSource:
 def open_prepared(
     name: str, data_dir: Path, train_split: str, eval_split: str
 ) -> tuple[PreparedSource, PreparedSource, str, str]:
-    """(train, evaluation, evaluation split, description) of the prepared data set `name` under `data_dir`.
+    """Returns (train, evaluation, evaluation split, description) of the data set `name` under `data_dir`.
 
-    `name` may end in a version (imagenet2012:5.1.0) and hold a configuration
-    (imagenette/320px-v2). The handwritten digits, which need no download, are prepared here on
-    their first use.
+    `name` may end in a version (imagenet2012:5.1.0) and contain a configuration (imagenette/320px-v2). The
+    handwritten digits, which need no download, are prepared on first use.
 
     Raises:
-      DataError: it is not prepared, or not in a form that can be read.
+      DataError: it is not prepared, or not in a supported form.
     """
     folder = find_prepared(name, data_dir)
     if folder is None and name == "digits":
@@ -99,7 +98,7 @@ def open_prepared(
         raise DataError(
             f"the data set {name!r} is not prepared under {data_dir}: no {METADATA_FILE} in "
             f"{data_dir / name.partition(':')[0]}/VERSION/; {_how_to_prepare(name, data_dir)}, or "
-            "name the folder that holds it with --config.data.data_dir=DIR"
+            "name its folder with --config.data.data_dir=DIR"
         )
     info = _metadata(folder)
     splits = list(info.splits)
@@ -126,7 +125,7 @@ def open_prepared(
 
 
 def find_prepared(name: str, data_dir: Path) -> Path | None:
-    """The folder of the newest prepared version of `name` (or of the version it gives), or None."""
+    """Returns the folder of the newest prepared version of `name` (or of its version), or None."""
     if not _NAME.fullmatch(name):
         raise DataError(
             f"tfds:{name} is not a data set's name: expected NAME, NAME/CONFIGURATION or "
@@ -147,11 +146,8 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
 
 def _how_to_prepare(name: str, data_dir: Path) -> str:
     if name.startswith("imagenet2012"):
-        return (
-            "prepare it with: python -m jaxcnn.cli.prepare imagenet2012 --tars=DIR "
-            f"--data_dir={data_dir}"
-        )
-    return f"prepare it with: python -m jaxcnn.cli.prepare {name} --data_dir={data_dir}" + (
+        return f"prepare it with: jaxcnn prepare imagenet2012 --tars=DIR --data_dir={data_dir}"
+    return f"prepare it with: jaxcnn prepare {name} --data_dir={data_dir}" + (
         "" if name == "digits" else " (this downloads it)"
     )
 
@@ -162,7 +158,7 @@ def _metadata(folder: Path) -> Any:
         warnings.simplefilter("ignore")
         try:
             return tfds.builder_from_directory(str(folder)).info
-        except Exception as error:  # whatever TFDS makes of damaged metadata
+        except Exception as error:  # TFDS raises many types on damaged metadata
             raise DataError(
                 f"the metadata of the data set in {folder} cannot be read ({error}); copy or "
                 "prepare it again"
@@ -170,7 +166,7 @@ def _metadata(folder: Path) -> Any:
 
 
 def _keys(folder: Path, info: Any) -> tuple[str, str]:
-    """The names of the image and the label feature."""
+    """Returns the names of the image feature and of the label feature."""
     tfds = load_tfds()
     features = dict(info.features.items())
     image_key, label_key = (info.supervised_keys or ("image", "label"))[:2]
@@ -178,7 +174,7 @@ def _keys(folder: Path, info: Any) -> tuple[str, str]:
         features.get(label_key), tfds.features.ClassLabel
     ):
         raise DataError(
-            f"the data set in {folder} is not one of images with a class each: expected features "
+            f"the data set in {folder} is not for image classification: expected features "
             f"'image' (Image) and 'label' (ClassLabel), it has {', '.join(features)}"
         )
     return image_key, label_key
@@ -196,7 +192,7 @@ def _open_split(
     if info.file_format.value != "tfrecord":
         raise DataError(
             f"the data set in {folder} is stored as {info.file_format.value}; only tfrecord is "
-            "read; prepare it again in another --data_dir with TFDS's default file format"
+            "supported; prepare it again in another --data_dir with TFDS's default file format"
         )
     shards = tuple(folder / Path(path).name for path in sorted(details.filenames))
     index = index_records(shards, list(details.shard_lengths), split)

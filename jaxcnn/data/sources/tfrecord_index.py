@@ -1,7 +1,7 @@
-"""Where each record of a set of TFRecord files lies, so that any one can be read by itself.
+"""An index of the records in TFRecord files, for random access.
 
-A TFRecord file is a row of records: length (uint64, little-endian), its checksum (uint32), the
-bytes, their checksum (uint32). The walk over the lengths is done once and kept in a file.
+A TFRecord file is a sequence of records: length (uint64, little-endian), its checksum (uint32), the data,
+their checksum (uint32). The files are scanned once, and the index is cached in a file.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ from jaxcnn.data.atomic_file import write_arrays
 from jaxcnn.data.errors import DataError
 
 _HEADER, _FOOTER = 12, 4
-# Reading lengths waits for the disk, not for a core.
-_WALKERS = 16
+# Scanning waits for the disk, not for a core.
+_SCAN_THREADS = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordIndex:
-    """shard (int32[N]), offset of the bytes (int64[N]) and their length (int64[N]) by record."""
+    """By record: shard (int32[N]), offset of the data (int64[N]) and their length (int64[N])."""
 
     shard: np.ndarray
     offset: np.ndarray
@@ -36,19 +36,19 @@ class RecordIndex:
 
 
 def index_records(shards: Sequence[Path], counts: Sequence[int], cache_name: str) -> RecordIndex:
-    """The index of `shards`, from its cache where that still fits them, else by a walk.
+    """Returns the index of `shards`, from the cache if it is valid, else by a scan.
 
-    The cache is a .npz named after `cache_name` beside the shards or, where that is not writable,
-    under $XDG_CACHE_HOME/jaxcnn (~/.cache/jaxcnn). It holds the shards' names and sizes and is not
-    used when one differs.
+    The cache is a .npz named after `cache_name` in the folder of the shards or, if that is not writable,
+    under $XDG_CACHE_HOME/jaxcnn (~/.cache/jaxcnn). It contains the shards' names and sizes, and is not used
+    if one differs.
 
     Args:
       shards: paths of the TFRecord files, in order.
-      counts: number of records that each must have.
+      counts: expected number of records of each.
       cache_name: name of the split.
 
     Raises:
-      DataError: a shard is missing, cut short or has another number of records.
+      DataError: a shard is missing, truncated or has another number of records.
     """
     sizes = _sizes(shards)
     names = np.array([shard.name for shard in shards])
@@ -57,12 +57,12 @@ def index_records(shards: Sequence[Path], counts: Sequence[int], cache_name: str
         index = _load(place, names, sizes, sum(counts))
         if index is not None:
             return index
-    with ThreadPoolExecutor(min(_WALKERS, len(shards))) as pool:
-        walks = list(pool.map(_walk, shards, counts))
+    with ThreadPoolExecutor(min(_SCAN_THREADS, len(shards))) as pool:
+        scans = list(pool.map(_scan, shards, counts))
     index = RecordIndex(
         np.repeat(np.arange(len(shards), dtype=np.int32), counts),
-        np.concatenate([offset for offset, _ in walks]),
-        np.concatenate([length for _, length in walks]),
+        np.concatenate([offset for offset, _ in scans]),
+        np.concatenate([length for _, length in scans]),
     )
     for place in places:
         if _save(place, index, names, sizes):
@@ -71,10 +71,10 @@ def index_records(shards: Sequence[Path], counts: Sequence[int], cache_name: str
 
 
 def read_record(shard: Path, offset: int, length: int, name: str) -> bytes:
-    """The bytes of one record; safe from many threads.
+    """Returns the data of one record. Thread-safe.
 
-    The file is opened for each read: ImageNet has 1,088 of them, more than many systems let a
-    process keep open, and opening takes microseconds.
+    The file is opened for each read, which takes microseconds: ImageNet has 1,088 files, more than many
+    systems allow a process to keep open.
 
     Raises:
       DataError: the file is not the one that was indexed.
@@ -88,7 +88,7 @@ def read_record(shard: Path, offset: int, length: int, name: str) -> bytes:
     if len(data) != _HEADER + length or struct.unpack_from("<Q", data)[0] != length:
         raise DataError(
             f"record {name} is not where the index says: the file changed after it was indexed; "
-            "start again, and prepare the data set again if this stays"
+            "start again, and prepare the data set again if that does not help"
         )
     return data[_HEADER:]
 
@@ -103,7 +103,7 @@ def _sizes(shards: Sequence[Path]) -> np.ndarray:
     return np.array([shard.stat().st_size for shard in shards], np.int64)
 
 
-def _walk(shard: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _scan(shard: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     offsets, lengths = np.empty(count, np.int64), np.empty(count, np.int64)
     size = shard.stat().st_size
     file = os.open(shard, os.O_RDONLY)
@@ -140,12 +140,12 @@ def _load(place: Path, names: np.ndarray, sizes: np.ndarray, total: int) -> Reco
             index = RecordIndex(file["shard"], file["offset"], file["length"])
             same = np.array_equal(file["names"], names) and np.array_equal(file["sizes"], sizes)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # absent, or cut short; it is made again
+        return None  # missing or damaged: made again
     return index if same and len(index) == total else None
 
 
 def _save(place: Path, index: RecordIndex, names: np.ndarray, sizes: np.ndarray) -> bool:
-    """Writes the cache in one move, so that no other process sees half of it."""
+    """Writes the cache; returns whether the place is writable."""
     try:
         write_arrays(place, names=names, sizes=sizes, **dataclasses.asdict(index))
     except OSError:

@@ -26,7 +26,7 @@ def test_files_of_other_kinds_are_ignored_and_counted(image_folder):
     shutil.copy(image_folder / "train" / "ant" / "0.jpg", image_folder / "train" / "ant" / "Z.JPEG")
     data = open_data(f"folder:{image_folder}")
     assert len(data.train) == 16
-    assert data.description.endswith("3 files that are no images ignored")
+    assert data.description.endswith("3 files that are not images ignored")
 
 
 def test_names_may_hold_any_character(image_folder):
@@ -125,5 +125,5 @@ def test_flat_validation_folder_takes_kaggles_labels(flat_imagenet):
 def test_flat_validation_folder_needs_its_classes_in_train(flat_imagenet):
     shutil.rmtree(flat_imagenet / "train" / "n09193705")
     message = error(flat_imagenet)
-    assert re.search(r"val_00000002.JPEG is of class n09193705 by .*validation_labels.txt", message)
-    assert "not among the 2 class folders" in message
+    assert re.search(r"val_00000002.JPEG has class n09193705 in .*validation_labels.txt", message)
+    assert "not one of the 2 class folders" in message

@@ -251,7 +251,7 @@ def test_the_same_command_goes_on_after_a_stop(image_folder, tmp_path, packer):
     with pytest.raises(DataError, match=r"packing of .*stopped is not complete: .*same command"):
         open_data(f"packed:{tmp_path / 'stopped'}")
     with pytest.raises(
-        DataError, match=r"partial was packed otherwise \(shorter_side: 32, now 30\)"
+        DataError, match=r"partial was packed with other settings \(shorter_side: 32, now 30\)"
     ):
         packer(30, "stopped", per_shard=4)
     # Two shards were complete; what they were made from is read no more.
@@ -279,7 +279,9 @@ def test_what_is_packed_is_left_as_it_is(image_folder, tmp_path, packer):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "packed").rglob("*")}
     assert pack(splits, **command, shorter_side=32) == []
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    with pytest.raises(DataError, match=r"train was packed otherwise \(square: false, now true\)"):
+    with pytest.raises(
+        DataError, match=r"train was packed with other settings \(square: false, now true\)"
+    ):
         pack(splits, **command, shorter_side=32, square=True)
     shutil.rmtree(tmp_path / "packed" / "val")
     assert pack(splits, **command, shorter_side=32) == ["val"]

@@ -50,15 +50,15 @@ def test_index_finds_each_record(shards):
     assert index.shard.tolist() == [0, 0, 0, 2, 2]
 
 
-def walks(monkeypatch):
+def record_scans(monkeypatch):
     seen = []
-    walk = records_module._walk
-    monkeypatch.setattr(records_module, "_walk", lambda *args: seen.append(args[0]) or walk(*args))
+    scan = records_module._scan
+    monkeypatch.setattr(records_module, "_scan", lambda *args: seen.append(args[0]) or scan(*args))
     return seen
 
 
-def test_index_is_walked_once_and_kept_beside_the_data(shards, monkeypatch):
-    seen = walks(monkeypatch)
+def test_shards_are_scanned_once_and_the_index_is_cached_with_them(shards, monkeypatch):
+    seen = record_scans(monkeypatch)
     first = index_records(shards, [3, 0, 2], "train")
     assert len(seen) == 3
     assert (shards[0].parent / "jaxcnn-index-train.npz").is_file()
@@ -69,7 +69,7 @@ def test_index_is_walked_once_and_kept_beside_the_data(shards, monkeypatch):
 
 def test_index_is_made_again_when_a_file_changes(shards, monkeypatch):
     index_records(shards, [3, 0, 2], "train")
-    seen = walks(monkeypatch)
+    seen = record_scans(monkeypatch)
     write_records(shards[2], [b"dd", b"changed"])
     index = index_records(shards, [3, 0, 2], "train")
     assert len(seen) == 3
@@ -92,7 +92,7 @@ def test_index_goes_to_the_users_cache_where_the_data_cannot_be_written(shards, 
     monkeypatch.setattr(
         records_module, "_save", lambda place, *args: place.parent != folder and save(place, *args)
     )
-    seen = walks(monkeypatch)
+    seen = record_scans(monkeypatch)
     for _ in range(2):
         assert len(index_records(shards, [3, 0, 2], "train")) == 5
     assert len(seen) == 3
@@ -242,7 +242,7 @@ def test_other_file_format(prepared, tmp_path):
         info["fileFormat"] = "array_record"
 
     change_metadata(prepared, tmp_path, "dataset_info.json", change)
-    with pytest.raises(DataError, match=r"stored as array_record; only tfrecord is read"):
+    with pytest.raises(DataError, match=r"stored as array_record; only tfrecord is supported"):
         open_data("tfds:few", str(tmp_path))
 
 
@@ -272,10 +272,8 @@ def test_missing_data_set_is_said_at_once_and_offline(tmp_path, monkeypatch):
     with pytest.raises(DataError) as caught:
         open_data("tfds:imagenet2012", str(tmp_path))
     assert time.monotonic() - start < 5
-    assert f"python -m jaxcnn.cli.prepare imagenet2012 --tars=DIR --data_dir={tmp_path}" in str(
-        caught.value
-    )
-    with pytest.raises(DataError, match=r"jaxcnn.cli.prepare cifar10 .*\(this downloads it\)"):
+    assert f"jaxcnn prepare imagenet2012 --tars=DIR --data_dir={tmp_path}" in str(caught.value)
+    with pytest.raises(DataError, match=r"jaxcnn prepare cifar10 .*\(this downloads it\)"):
         open_data("tfds:cifar10", str(tmp_path))
 
 
