@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
                 "pca": "unit",
                 "pca_std": 0.1,  # section 4.1
                 "mean": "per_pixel",  # section 2; or 'rgb'
-                # Of the training images, computed at the first start (python -m jaxcnn.cli.statistics
+                # Of the training images, computed at the first start (jaxcnn statistics
                 # computes them once for many runs).
                 "statistics": "auto",
             },

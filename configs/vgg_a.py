@@ -83,7 +83,7 @@ def get_chain() -> tuple[dict, ...]:
 
 
 def chain(column: str) -> tuple[dict, ...]:
-    """The order in which section 3.1 trains the nets of a column, for `python -m jaxcnn.cli.chain`.
+    """The order in which section 3.1 trains the nets of a column, for `jaxcnn chain`.
 
     Table 3 has figures at S = 384 and S in [256, 512] for C, D and E alone.
     """

@@ -14,7 +14,7 @@ FILES = sorted(p.stem for p in FOLDER.glob("*.py"))
 
 
 def read(name, *overrides):
-    return schema.read_resolved(name, overrides, FOLDER)[1]
+    return schema.read_resolved(name, overrides)[1]
 
 
 def errors(name, *overrides):
@@ -222,7 +222,7 @@ def test_an_old_name_is_an_error_that_gives_the_new_one(monkeypatch):
 
 
 def test_show_says_where_a_value_comes_from():
-    given, config = schema.read_resolved("vgg_e", ["optim.momentum=0.8"], FOLDER)
+    given, config = schema.read_resolved("vgg_e", ["optim.momentum=0.8"])
     shown = configs.format_config(config, given, ["optim.momentum=0.8"])
     assert "optim.momentum = 0.8  # command line" in shown
     assert "model.column = 'E'  # file" in shown

@@ -34,7 +34,7 @@ def test_help_does_not_wait_for_jax():
         "import sys; sys.argv = ['main.py', '--help']\n"
         "from pathlib import Path\n"
         "from jaxcnn.cli.train import main\n"
-        "try:\n    main(['--help'], Path('configs'))\n"
+        "try:\n    main(['--help'])\n"
         "except SystemExit as e:\n    assert e.code == 0\n"
         "assert not {'jax', 'flax', 'tensorflow', 'orbax'} & set(sys.modules)\n"
     )
@@ -47,7 +47,7 @@ def test_help_does_not_wait_for_jax():
 
 FREED = """
 import ctypes
-from jaxcnn.pages import give_back_freed
+from jaxcnn.malloc_tuning import give_back_freed
 
 def resident():
     return int(next(l for l in open("/proc/self/status") if l.startswith("VmRSS")).split()[1]) // 1024

@@ -35,7 +35,6 @@ from jaxcnn.training.loop import _Run
 from jaxcnn.training.run_statistics import stand_in
 from jaxcnn.training.signals import StopSignal
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 SLOWER = 1.2  # a step than its input
 TURN = 4  # steps of the loop, and then bare ones
 
@@ -66,7 +65,7 @@ def _config(options: argparse.Namespace) -> Any:
         *(f"batch_size={options.batch}", f"epochs={_steps(options) * options.batch / 256}"),
         *("log.tensorboard=False", "checkpoint.every_epochs=1e9", "evals=()"),
     ]
-    _, config = schema.read_resolved("quickstart", overrides, CONFIGS)
+    _, config = schema.read_resolved("quickstart", overrides)
     return with_classes(config, 4)
 
 
@@ -197,7 +196,7 @@ def _data_wait(experiment: Experiment, data: Any, options: argparse.Namespace) -
 
 
 def _save_stall(repeats: int) -> Measurement:
-    _, config = schema.read_resolved("alexnet", ["data.source=synthetic"], CONFIGS)
+    _, config = schema.read_resolved("alexnet", ["data.source=synthetic"])
     config = with_classes(config, 1000)
     state = assemble(config, stand_in(config)).fresh_state()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state) if leaf.dtype == np.float32)

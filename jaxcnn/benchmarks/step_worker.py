@@ -11,13 +11,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from jaxcnn.benchmarks.measurement import peak_memory
 from jaxcnn.malloc_tuning import give_back_freed
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 CLASSES = 1000
 # An update that keeps the parameters where random images do not drive them away.
 _RATE, _MOMENTUM, _DECAY, _AUXILIARY = 1e-4, 0.9, 5e-4, 0.3
@@ -61,7 +59,7 @@ def config_of(job: Mapping[str, Any]) -> Mapping[str, Any]:
     ]
     if side > 256:  # views are cut from images of this size
         overrides.append(f"augment.scale=({side},{side})")
-    _, config = schema.read_resolved(job["net"], overrides, CONFIGS)
+    _, config = schema.read_resolved(job["net"], overrides)
     return with_classes(config, config["model"]["num_classes"] or CLASSES)
 
 

@@ -1,1 +1,1 @@
-"""Thin command lines: python -m jaxcnn.cli.NAME."""
+"""`jaxcnn COMMAND`: one file a command. main.py dispatches, exit_codes.py maps errors to exit codes."""

@@ -1,74 +1,76 @@
-"""Measures jaxcnn beside its bounds and its peers: python -m jaxcnn.cli.bench WHAT [options].
-
-  input    JPEGs to augmented uint8 batches: images a second, against bare decoding
-  step     train and inference steps of the nets, against this machine's matrix products
-  eval     evaluations by the papers' protocols, against the nets' own forward pass
-  loop     the train loop against its compiled step, and waits for data
-  resume   seconds from the start of a program to its first step, and where they go
-
-Each says its own options: python -m jaxcnn.cli.bench step --help. A peer is an extra:
-pip install -e '.[bench]'. Exit codes: 0 done, 1 error, 2 usage.
-"""
+"""jaxcnn bench: measures jaxcnn next to its bounds and to other programs."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 from collections.abc import Sequence
+from types import ModuleType
 
-from jaxcnn.benchmarks.measurement import Measurement, text
-from jaxcnn.cli.exit_codes import outcome
-from jaxcnn.malloc_tuning import start_again_with_large_pages
+from jaxcnn.cli.arguments import add_json, at_least, make_parser
+from jaxcnn.cli.exit_codes import exit_code
 
-# Modules of jaxcnn.benchmarks, each with add_arguments(parser) and measure(options), which yields rows.
+# Modules of jaxcnn.benchmarks, each with add_arguments(parser). measure(options) yields measurements.
 KINDS = {
     "input": "input_speed",
     "step": "step_speed",
     "eval": "eval_speed",
     "loop": "loop_speed",
     "resume": "start_speed",
+    "table": "table",
 }
+NOTES = """kinds:
+  input    JPEGs to augmented uint8 batches: images a second, next to bare decoding
+  step     train and inference steps of the nets, next to this machine's matrix products
+  eval     evaluations by the papers' protocols, next to the net's forward pass
+  loop     the train loop next to its compiled step, and waits for data
+  resume   seconds from the start of a program to its first step, by phase
+  table    saved measurements as a Markdown table and as a plot
+
+jaxcnn bench KIND --help describes a kind. Other programs to compare with: pip install -e '.[bench]'"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.cli.bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("what", choices=tuple(KINDS))
     if not arguments or arguments[0] not in KINDS:
-        parser.parse_args(arguments)
-    kind = importlib.import_module(f"jaxcnn.benchmarks.{KINDS[arguments[0]]}")
-    parser = argparse.ArgumentParser(
-        prog=f"python -m jaxcnn.cli.bench {arguments[0]}",
-        description=kind.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    kind.add_arguments(parser)
-    parser.add_argument(
-        "--repeats", type=int, default=5, help="timed repeats; the median counts (%(default)s)"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, one a row")
-    options = parser.parse_args(arguments[1:])
-    if options.repeats < 1:
-        parser.error(f"--repeats={options.repeats}: expected 1 or more")
+        parser().parse_args(arguments)
+    name = arguments[0]
+    kind = importlib.import_module(f"jaxcnn.benchmarks.{KINDS[name]}")
+    options = _kind_parser(name, kind).parse_args(arguments[1:])
 
     def work() -> None:
-        rows: list[Measurement] = []
+        if name == "table":
+            return kind.write(options)
+        from jaxcnn.benchmarks.measurement import text
+
+        rows = []
         for row in kind.measure(options):
             rows.append(row)
             if options.json:
                 print(row.line(), flush=True)
         if not options.json:
             print(text(rows))
+        return None
 
-    return outcome(work, "nothing was written")
+    return exit_code(work, kept="nothing was written")
 
 
-if __name__ == "__main__":
-    start_again_with_large_pages()
-    sys.exit(main(sys.argv[1:]))
+def parser() -> argparse.ArgumentParser:
+    result = make_parser("bench", notes=NOTES, example="jaxcnn bench step --net=vgg_d --batch=8")
+    result.add_argument("kind", metavar="KIND", choices=tuple(KINDS), help=", ".join(KINDS))
+    return result
+
+
+def _kind_parser(name: str, kind: ModuleType) -> argparse.ArgumentParser:
+    example = "table rows.jsonl" if name == "table" else f"{name} --json"
+    result = make_parser(f"bench {name}", example=f"jaxcnn bench {example}")
+    result.description = kind.__doc__
+    kind.add_arguments(result)
+    if name != "table":
+        result.add_argument(
+            "--repeats",
+            type=at_least(1),
+            default=5,
+            help="timed repeats; the median counts (%(default)s)",
+        )
+        add_json(result, "print one JSON object a line, for each row")
+    return result

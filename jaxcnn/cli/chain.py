@@ -1,65 +1,63 @@
-"""Trains a config in stages, each of which may start from an earlier one: VGG's own order of training.
-
-python -m jaxcnn.cli.chain configs/vgg_d.py [--workdir=DIR] [--config.KEY=VALUE ...] [--STAGE.KEY=VALUE ...]
-"""
+"""jaxcnn chain: trains a config in the stages of its get_chain(), as VGG was trained."""
 
 from __future__ import annotations
 
 import argparse
 import gc
-import shlex
-import sys
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+from jaxcnn.cli.arguments import add_json, align, make_parser
+from jaxcnn.cli.exit_codes import EXIT_DONE, exit_code
+from jaxcnn.cli.train import kept_text
+
+if TYPE_CHECKING:
+    from jaxcnn.training.stages import Stage
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Does the stages that are not done, one after the other.
-
-    Returns:
-        As main.py: 0 done, 1 error, 2 usage, 3 diverged, 143 stopped by a signal with the state saved.
-    """
+    """Trains the stages that are not finished, one after the other."""
     options, overrides = _parse(arguments)
     # Imported here, so that --help answers at once.
-    from jaxcnn.cli.train import EXIT_DONE, exit_code
     from jaxcnn.training.signals import StopSignal
-    from jaxcnn.training.stages import Stage, read_chain
+    from jaxcnn.training.stages import read_chain
 
     workdir = Path(options.workdir or f"runs/{Path(options.config).stem}_chain")
-    again = shlex.join(["python", "-m", "jaxcnn.cli.chain", *arguments])
+    command = ["chain", *arguments]
     stages: list[Stage] = []
     chosen: list[str] = []
 
     def plan() -> None:
-        stages.extend(read_chain(options.config, CONFIGS, workdir, overrides))
+        stages.extend(read_chain(options.config, workdir, overrides))
         chosen.extend(_chosen(options.stages, [stage.name for stage in stages]))
-        print(_plan(stages, chosen), flush=True)
+        rows = [_row(stage, stage.name in chosen) for stage in stages]
+        if options.json:
+            print(json.dumps(rows))
+        else:
+            print(align([tuple(rows[0]), *(tuple(row.values()) for row in rows)]), flush=True)
         _check(stages, chosen)
 
-    code = exit_code(plan, again=again, workdir=workdir)
+    code = exit_code(plan, kept=kept_text(workdir, command))
     if code != EXIT_DONE or options.list:
         return code
     with StopSignal() as stop_signal:
-        for stage in stages:
-            if stage.name not in chosen:
-                continue
+        for stage in (stage for stage in stages if stage.name in chosen):
 
             def work(stage: Stage = stage) -> None:
                 stop_signal.check()
-                _do(stage, ["jaxcnn.cli.chain", *arguments])
+                _train(stage, ["jaxcnn", *command])
 
-            code = exit_code(work, again=again, workdir=stage.folder, config=stage.config)
+            code = exit_code(work, kept=kept_text(stage.folder, command), config=stage.config)
             if code != EXIT_DONE:
                 return code
     print(_results([stage for stage in stages if stage.name in chosen]), flush=True)
     return EXIT_DONE
 
 
-def _do(stage: Any, command: Sequence[str]) -> None:
-    """Trains a stage, or says that it is done."""
+def _train(stage: Stage, command: Sequence[str]) -> None:
+    """Trains a stage, unless it is finished."""
     import jax
 
     from jaxcnn.training import run
@@ -70,7 +68,7 @@ def _do(stage: Any, command: Sequence[str]) -> None:
         return
     print(f"\nstage {stage.name}", flush=True)
     run(stage.config, stage.folder, command=command)
-    jax.clear_caches()  # programs and their constants
+    jax.clear_caches()  # compiled programs hold memory
     gc.collect()
 
 
@@ -85,8 +83,12 @@ def _chosen(text: str, names: Sequence[str]) -> list[str]:
     return wanted
 
 
-def _check(stages: Sequence[Any], chosen: Sequence[str]) -> None:
-    """Raises WorkdirError where a stage cannot be done, before any is begun."""
+def _check(stages: Sequence[Stage], chosen: Sequence[str]) -> None:
+    """Checks all chosen stages before the first one starts.
+
+    Raises:
+        WorkdirError: a stage cannot be trained.
+    """
     from jaxcnn.training.stages import unmet
     from jaxcnn.training.workdir import WorkdirError
 
@@ -103,81 +105,63 @@ def _check(stages: Sequence[Any], chosen: Sequence[str]) -> None:
         raise WorkdirError("\n".join(problems))
 
 
-def _plan(stages: Sequence[Any], chosen: Sequence[str]) -> str:
-    rows = [("stage", "net", "S", "rate", "epochs", "starts from", "state")]
-    for stage in stages:
-        config = stage.config
-        low, high = config["augment"]["scale"]
-        model = config["model"]
-        state = str(stage.progress()) + ("" if stage.name in chosen else ", not chosen")
-        rows.append(
-            (
-                stage.name,
-                f"{model['name']} {model.get('column', '')}".strip(),
-                f"{low}" if low == high else f"{low}..{high}",
-                f"{config['schedule']['rate']:g}",
-                f"{config['epochs']:g}",
-                stage.start or "random weights",
-                state,
-            )
-        )
-    return _table(rows)
+def _row(stage: Stage, chosen: bool) -> dict[str, str]:
+    """A row of the plan, by column."""
+    config = stage.config
+    low, high = config["augment"]["scale"]
+    model = config["model"]
+    return {
+        "stage": stage.name,
+        "net": f"{model['name']} {model.get('column', '')}".strip(),
+        "S": f"{low}" if low == high else f"{low}..{high}",
+        "rate": f"{config['schedule']['rate']:g}",
+        "epochs": f"{config['epochs']:g}",
+        "starts from": stage.start or "random weights",
+        "state": str(stage.progress()) + ("" if chosen else ", not chosen"),
+    }
 
 
-def _results(stages: Sequence[Any]) -> str:
+def _results(stages: Sequence[Stage]) -> str:
     from jaxcnn.training.report import read_report
 
     rows = [("stage", "step", "protocol", "split", "images", "top-1", "top-5", "loss")]
     for stage in stages:
         for row in read_report(stage.folder / "report.json")["results"]:
-            rows.append(
-                (
-                    stage.name,
-                    f"{row['step']:,}",
-                    row["protocol"],
-                    row["split"],
-                    f"{row['n']:,}",
-                    f"{row['top1']:.2%}",
-                    f"{row['top5']:.2%}",
-                    f"{row['loss']:.4f}",
-                )
-            )
-    return "\n" + _table(rows)
+            figures = f"{row['top1']:.2%}", f"{row['top5']:.2%}", f"{row['loss']:.4f}"
+            images = f"{row['n']:,}"
+            step = f"{row['step']:,}"
+            rows.append((stage.name, step, row["protocol"], row["split"], images, *figures))
+    return "\n" + align(rows)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (zip(row, widths, strict=True) for row in rows)
-    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in line).rstrip() for line in lines)
+def parser() -> argparse.ArgumentParser:
+    result = make_parser(
+        "chain",
+        notes="A finished stage is skipped, an unfinished one resumes. Any key of the config:\n"
+        "--config.SECTION.KEY=VALUE for all stages, --STAGE.SECTION.KEY=VALUE for one.",
+        example="jaxcnn chain vgg_d --config.batch_size=128 --s384.epochs=20",
+    )
+    result.add_argument("config", help="file, or name of a file in configs/")
+    result.add_argument("--workdir", default="", help="a folder for each stage (runs/NAME_chain)")
+    result.add_argument("--stages", default="", help="names, separated by commas (all)")
+    result.add_argument(
+        "--list", action="store_true", help="print the stages and their states only"
+    )
+    add_json(result, "print the stages as JSON; with --list")
+    return result
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Mapping[str, list[str]]]:
     """(options; overrides `key=value` by the stage's name, 'config' for all)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.cli.chain",
-        allow_abbrev=False,
-        description="Trains a config in the stages of its get_chain(). A finished stage is skipped, an "
-        "unfinished one goes on where it left.",
-        epilog="Any key of the config: --config.SECTION.KEY=VALUE for all stages, "
-        "--STAGE.SECTION.KEY=VALUE for one. Exit codes: 0 done, 1 error, 2 usage, 3 diverged, "
-        "143 stopped by a signal with the state saved.",
-    )
-    parser.add_argument("config", help="file, or name of one in configs/")
-    parser.add_argument("--workdir", default="", help="a folder a stage in it (runs/NAME_chain)")
-    parser.add_argument("--stages", default="", help="names of those to do, with commas (all)")
-    parser.add_argument(
-        "--list", action="store_true", help="print the stages and their states; compute nothing"
-    )
-    mine: list[str] = []
+    typed: list[str] = []
     overrides: dict[str, list[str]] = {}
     for argument in arguments:
         stage, dot, rest = argument.removeprefix("--").partition(".")
         if argument.startswith("--") and dot and "=" not in stage:
             overrides.setdefault(stage, []).append(rest)
         else:
-            mine.append(argument)
-    return parser.parse_args(mine), overrides
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+            typed.append(argument)
+    options = (command := parser()).parse_args(typed)
+    if options.json and not options.list:
+        command.error("--json needs --list")
+    return options, overrides

@@ -1,9 +1,4 @@
-"""Trains variants of a config with several seeds and compares them: a table and a plot with error bands.
-
-python -m jaxcnn.cli.compare configs/alexnet.py --out=runs/lrn --variant 'base' \\
-    --variant 'no LRN: model.lrn=off' [--seeds=0,1,2] [--config.KEY=VALUE ...]
-python -m jaxcnn.cli.compare configs/comparisons/cifar10.py --out=DIR [--only=NAME,...]
-"""
+"""jaxcnn compare: trains variants of a config with several seeds; a table, and a plot with error bands."""
 
 from __future__ import annotations
 
@@ -17,37 +12,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_STOPPED = 0, 1, 2, 130, 143
-CONFIGS = Path(__file__).parents[2] / "configs"
+from jaxcnn.cli.arguments import make_parser, parse
+from jaxcnn.cli.exit_codes import EXIT_DONE, EXIT_ERROR, exit_code
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs what the command line asks for.
+    options, overrides = parse(parser(), arguments)
 
-    Returns:
-        0 done, 1 error (of a run too: the others are done), 2 usage, 143 stopped by a signal with the
-        state saved.
-    """
-    options, overrides = _parse(arguments)
-    # Imported here, so that --help answers at once.
-    from jaxcnn.config import ConfigError
-    from jaxcnn.data import DataError
-    from jaxcnn.research.comparison.execute import (
-        compare,
-        overview,
-        publish,
-        share_compilation_cache,
-    )
-    from jaxcnn.research.comparison.grid import make_grid
-    from jaxcnn.training import Stopped
-    from jaxcnn.training.metrics_writer import Console
-    from jaxcnn.training.signals import StopSignal
-    from jaxcnn.training.workdir import WorkdirError
+    def work() -> int:
+        # Imported here, so that --help answers at once.
+        from jaxcnn.research.comparison.execute import (
+            compare,
+            overview,
+            publish,
+            share_compilation_cache,
+        )
+        from jaxcnn.research.comparison.grid import make_grid
+        from jaxcnn.training.metrics_writer import Console
+        from jaxcnn.training.signals import StopSignal
 
-    out = Path(options.out)
-    again = shlex.join(["python", "-m", "jaxcnn.cli.compare", *arguments])
-    try:
-        plans = make_grid(_comparisons(options, overrides), out, CONFIGS)
+        out = Path(options.out)
+        plans = make_grid(_comparisons(options, overrides), out)
         if options.list:
             print(overview(plans))
             return EXIT_DONE
@@ -55,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         with StopSignal() as stop_signal:
             errors = compare(
                 plans,
-                command=["jaxcnn.cli.compare", *arguments],
+                command=["jaxcnn", "compare", *arguments],
                 console=Console(),
                 stop_signal=stop_signal,
             )
@@ -64,19 +49,10 @@ def main(arguments: Sequence[str]) -> int:
         if options.publish and not errors:
             folders = publish(plans, Path(options.publish))
             print(f"published in {', '.join(map(str, folders))}")
-    except ConfigError as error:
-        print(f"config error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except (DataError, WorkdirError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_ERROR
-    except Stopped as error:
-        print(f"stopped by {error}; what was trained is saved. To go on: {again}", flush=True)
-        return EXIT_STOPPED
-    except KeyboardInterrupt:
-        print(f"interrupted before anything was trained. To start again: {again}", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return EXIT_ERROR if errors else EXIT_DONE
+        return EXIT_ERROR if errors else EXIT_DONE  # after an error the other runs are done
+
+    again = shlex.join(["jaxcnn", "compare", *arguments])
+    return exit_code(work, kept=f"what was trained is saved. To go on: {again}")
 
 
 def _comparisons(options: argparse.Namespace, overrides: Sequence[str]) -> list[Any]:
@@ -88,7 +64,7 @@ def _comparisons(options: argparse.Namespace, overrides: Sequence[str]) -> list[
     from jaxcnn import config as configs
     from jaxcnn.research.comparison.spec import comparison_from_dict, read_comparisons
 
-    path = configs.find_config(options.config, CONFIGS)
+    path = configs.find_config(options.config)
     typed: dict[str, Any] = {"seeds": _seeds(options.seeds)} if options.seeds else {}
     typed |= {k: v for k in ("budget", "measure") if (v := getattr(options, k))}
     common = dict(_pair(text, "--config.") for text in overrides)
@@ -168,40 +144,32 @@ def _seeds(text: str) -> tuple[int, ...]:
         raise ConfigError(f"--seeds must be whole numbers such as 0,1,2; got {text!r}") from None
 
 
-def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.cli.compare",
-        allow_abbrev=False,
-        description="Trains variants of a config with several seeds and compares them. What is done is "
-        "not done again; any number of processes may share one --out, started in any order.",
-        epilog="Any key of the config, for all variants: --config.SECTION.KEY=VALUE. Exit codes: 0 done, "
-        "1 error, 2 usage, 143 stopped by a signal with the state saved.",
+def parser() -> argparse.ArgumentParser:
+    result = make_parser(
+        "compare",
+        notes="Finished runs are not trained again; any number of processes may share one --out, started in\n"
+        "any order. Any key of the config, for all variants: --config.SECTION.KEY=VALUE.",
+        example="jaxcnn compare alexnet --out=runs/lrn --variant=base --variant='no LRN: model.lrn=off'",
     )
-    add = parser.add_argument
+    add = result.add_argument
     add("config", help="config, or a file with get_comparisons(); or the name of one in configs/")
-    add("--out", required=True, help="where runs, tables and compiled programs are kept")
+    add("--out", required=True, help="folder of runs, tables and compiled programs")
     add(
         "--variant",
         action="append",
         default=[],
-        help="'NAME: KEY=VALUE ...'; the first is the base",
+        help="'NAME: KEY=VALUE ...'; may be repeated; the first is the base",
     )
     add(
         "--grid",
         action="append",
         default=[],
-        help="KEY=VALUE,VALUE: each variant counts by its best",
+        help="KEY=VALUE,VALUE: try all, and take each variant's best",
     )
-    add("--only", default="", help="names of comparisons, with commas")
-    add("--seeds", default="", help="with commas (0,1,2)")
-    add("--budget", default="", help="what all variants have alike: epochs or macs (epochs)")
+    add("--only", default="", help="names of comparisons, separated by commas")
+    add("--seeds", default="", help="separated by commas (0,1,2)")
+    add("--budget", default="", help="what all variants have in common: epochs or macs (epochs)")
     add("--measure", default="", help="top1 or epochs_to_train_error=RATE (top1)")
-    add("--list", action="store_true", help="print the runs and their states; compute nothing")
-    add("--publish", default="", metavar="DIR", help="copy tables and reports there, once complete")
-    mine = [a for a in arguments if not a.startswith("--config.")]
-    overrides = [a.removeprefix("--config.") for a in arguments if a.startswith("--config.")]
-    return parser.parse_args(mine), overrides
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    add("--list", action="store_true", help="print the runs and their states only")
+    add("--publish", default="", metavar="DIR", help="copy tables and reports there once complete")
+    return result

@@ -1,51 +1,113 @@
-"""How a tool that reads finished runs ends: a line and an exit code instead of a traceback."""
+"""How a command ends: an error becomes a line on stderr and an exit code instead of a traceback."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
-EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_STOPPED = 0, 1, 2, 130, 143
+EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_DIVERGED = 0, 1, 2, 3
+EXIT_INTERRUPTED, EXIT_STOPPED = 130, 143
 
 
-def outcome(work: Callable[[], int | None], kept: str) -> int:
-    """Does `work`, which may return an exit code of its own. What is wrong with the input becomes a line.
+def exit_code(
+    work: Callable[[], int | None],
+    *,
+    kept: str | Callable[[], str],
+    config: Mapping[str, Any] = MappingProxyType({}),
+) -> int:
+    """Calls `work` and returns its exit code, or that of the error that it raised.
 
     Args:
-        kept: what to tell whoever stopped it: what is lost, what is not.
+        work: returns an exit code, or None for 0.
+        kept: says after a stop what is saved, and how to resume.
+        config: the run's config, for advice when memory runs out; `work` may fill it in.
+
+    Raises:
+        Exception: errors that no input explains, which are bugs.
     """
     try:
-        return _outcome(work, kept)
-    except KeyboardInterrupt:  # libraries may still be imported
-        print(f"interrupted; {kept}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return work() or EXIT_DONE
+    except KeyboardInterrupt:  # before or without a handler of signals
+        return _stopped("interrupted", kept, EXIT_INTERRUPTED)
+    except Exception as error:
+        # Imported here, so that --help answers at once.
+        from jaxcnn.training import Stopped
+
+        if isinstance(error, Stopped):
+            return _stopped(f"stopped by {error}", kept, EXIT_STOPPED)
+        found = _of_error(error, config)
+        if found is None:
+            raise
+        return fail(*found)
 
 
-def _outcome(work: Callable[[], int | None], kept: str) -> int:
+def fail(what: str, detail: object, code: int) -> int:
+    """Prints `what: detail` on stderr and returns `code`."""
+    print(f"{what}: {detail}", file=sys.stderr, flush=True)
+    return code
+
+
+def _stopped(what: str, kept: str | Callable[[], str], code: int) -> int:
+    if not is_follower():  # process 0 reports for all
+        text = kept if isinstance(kept, str) else kept()
+        print(f"{what}; {text}", file=sys.stderr, flush=True)
+    return code
+
+
+def _of_error(error: Exception, config: Mapping[str, Any]) -> tuple[str, object, int] | None:
     from jaxcnn.config import ConfigError
-    from jaxcnn.training import Stopped
+    from jaxcnn.data import DataError
+    from jaxcnn.parallel import PeerFailed
+    from jaxcnn.parallel.distributed import StartError
+    from jaxcnn.training import Diverged
     from jaxcnn.training.checkpoint import CheckpointError
     from jaxcnn.training.workdir import WorkdirError
 
-    try:
-        return work() or EXIT_DONE
-    except ConfigError as error:
-        print(f"config error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except (ValueError, OSError, CheckpointError, WorkdirError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_ERROR
-    except Stopped as error:
-        print(f"stopped by {error}; {kept}", file=sys.stderr)
-        return EXIT_STOPPED
+    if isinstance(error, ConfigError):
+        return "config error", error, EXIT_USAGE
+    if isinstance(error, Diverged):
+        return "diverged", error, EXIT_DIVERGED
+    known = (DataError, CheckpointError, WorkdirError, PeerFailed, StartError, ValueError, OSError)
+    if isinstance(error, known):
+        return "error", error, EXIT_ERROR
+    if "RESOURCE_EXHAUSTED" in str(error):
+        return "out of memory", _memory_advice(error, config), EXIT_ERROR
+    return None
 
 
-def out_folder(path: str | Path) -> Path:
-    """The folder that --out means, made, before any work is done for it.
+def _memory_advice(error: Exception, config: Mapping[str, Any]) -> str:
+    first = str(error).splitlines()[0][:200]
+    if "batch_size" not in config:
+        return f"{first}\ntry a smaller --batch_size"
+    return (
+        f"{first}\nthe step does not fit; try --config.batch_size={max(1, config['batch_size'] // 2)}, "
+        "--config.grad_accum_steps=2 (same batch in two halves), --config.model.remat=True, or "
+        "--config.model.dtype=bfloat16"
+    )
+
+
+def process_name() -> str:
+    """`process 1/2` where several processes train together, else ''."""
+    jax = sys.modules.get("jax")
+    if jax is None or not jax.distributed.is_initialized() or jax.process_count() == 1:
+        return ""
+    return f"process {jax.process_index()}/{jax.process_count()}"
+
+
+def is_follower() -> bool:
+    """Whether process 0, which is another one, reports for this one."""
+    name = process_name()
+    return bool(name) and not name.startswith("process 0/")
+
+
+def make_folder(path: str | Path) -> Path:
+    """Makes the folder that --out names before any work is done for it.
 
     Raises:
-        OSError: it cannot be.
+        OSError: it cannot be made.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)

@@ -1,36 +1,21 @@
-"""Averages saved posteriors of protocols, scales and nets: error rates of the mean, no forward pass.
-
-python -m jaxcnn.cli.fuse runs/vgg_d/posteriors/dense_256.validation.npz runs/vgg_e/posteriors/...
-"""
+"""jaxcnn fuse: averages saved posteriors of protocols, scales and nets; no forward pass."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxcnn.cli.exit_codes import out_folder, outcome
+from jaxcnn.cli.arguments import add_json, make_parser
+from jaxcnn.cli.exit_codes import exit_code, make_folder
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.cli.fuse",
-        description="Averages posteriors that jaxcnn.cli.evaluate --save_posteriors left, with equal "
-        "weights, and prints the error rates of each and of the mean.",
-    )
-    parser.add_argument(
-        "files", nargs="+", help="posteriors of the same images and classes, each once"
-    )
-    parser.add_argument(
-        "--out", default="", help="file for the mean; averaged further, it weighs as one file"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON list, the mean last")
-    options = parser.parse_args(arguments)
+    options = (command := parser()).parse_args(arguments)
     if len({Path(file).resolve() for file in options.files}) < len(options.files):
-        parser.error("a file is named twice, which would give it twice the weight")
+        command.error("a file is named twice, which would give it twice the weight")
 
     def work() -> None:
         # Imported here, so that --help answers at once.
@@ -38,25 +23,32 @@ def main(arguments: Sequence[str]) -> int:
         from jaxcnn.training.report import result_text
 
         if options.out:
-            out_folder(Path(options.out).parent)
+            make_folder(Path(options.out).parent)
             if Path(options.out).is_dir():
                 raise OSError(f"--out={options.out} is a folder; give a file, such as mean.npz")
-        several = [ensemble.load_posteriors(path) for path in options.files]
-        mean = dataclasses.asdict(ensemble.error_rates(several))
-        rows = [dataclasses.asdict(ensemble.error_rates([one])) for one in several]
+        members = [ensemble.load_posteriors(path) for path in options.files]
+        mean = dataclasses.asdict(ensemble.error_rates(members))
+        rows = [dataclasses.asdict(ensemble.error_rates([member])) for member in members]
         if options.out:
-            ensemble.save_posteriors(ensemble.average_posteriors(several), Path(options.out))
+            ensemble.save_posteriors(ensemble.average_posteriors(members), Path(options.out))
         if options.json:
             print(json.dumps([*rows, mean]))
             return
-        for row in [
-            *rows,
-            *([{**mean, "protocol": f"mean of {len(rows)}"}] if len(rows) > 1 else []),
-        ]:
+        if len(rows) > 1:
+            rows.append({**mean, "protocol": f"mean of {len(rows)}"})
+        for row in rows:
             print(result_text(row))
 
-    return outcome(work, "nothing was written")
+    return exit_code(work, kept="nothing was written")
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def parser() -> argparse.ArgumentParser:
+    result = make_parser(
+        "fuse",
+        notes="The files are those that jaxcnn evaluate --save_posteriors writes; their weights are equal.",
+        example="jaxcnn fuse RUN_1/posteriors/FILE.npz RUN_2/posteriors/FILE.npz",
+    )
+    result.add_argument("files", nargs="+", help="posteriors of the same images and classes")
+    result.add_argument("--out", default="", help="file for the mean, which counts as one file")
+    add_json(result, "print one JSON list, the mean last")
+    return result

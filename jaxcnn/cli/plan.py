@@ -1,33 +1,29 @@
-"""What a run will need on chips that are not here: memory, operations, traffic, and the bounds they set.
-
-python -m jaxcnn.cli.plan --config=configs/vgg_e.py --topology=v5e:4x4 --config.model.dtype=bfloat16
-"""
+"""jaxcnn plan: memory, operations, traffic and time bounds of a training step on chips that are not here."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.cli.exit_codes import outcome
+from jaxcnn.cli.arguments import add_json, make_parser, parse
+from jaxcnn.cli.exit_codes import exit_code
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-EPILOG = """topologies:
-  v5e:4x4     a slice of TPUs (also v4:2x2x4, v5p:2x2x4, v6e:4x4): the train step is compiled by the TPU's own
-              compiler, minutes for VGG at full size. It needs no TPU, but: pip install 'libtpu==0.0.42.*'
+NOTES = """topologies:
+  v5e:4x4     a slice of TPUs (also v4:2x2x4, v5p:2x2x4, v6e:4x4): the TPU's compiler compiles the step,
+              minutes for VGG at full size. It needs no TPU, but: pip install 'libtpu==0.0.42.*'
   v5e:512     a number of TPUs: a model
   h100:16     GPUs (also a100, v100), 8 a node: a model; h100:16,4 has 4 a node
 Figures are marked 'compiled', read from the compiled step, or 'model', from the net's layers and the plan.
-Bounds are what no step can beat, at the chip's peak rates. GB are 10^9 bytes. Any key of the config:
---config.SECTION.KEY=VALUE. Exit codes: 0 done, 1 error (also where a step does not fit), 2 usage."""
+No step is faster than the bounds, which assume the chip's peak rates. GB are 10^9 bytes. The exit code is 1
+where a step does not fit. Any key of the config: --config.SECTION.KEY=VALUE."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    options, overrides = _parse(arguments)
+    options, overrides = parse(parser(), arguments)
 
     def work() -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported
@@ -38,52 +34,46 @@ def main(arguments: Sequence[str]) -> int:
         from jaxcnn.planning.forecast import forecast
         from jaxcnn.training import schema
 
-        _, config = schema.read_resolved(options.config, overrides, CONFIGS)
+        _, config = schema.read_resolved(options.config, overrides)
         found = forecast(config, target, options.network_gbps, options.fit)
         if options.hlo and found.compiled:
             Path(options.hlo).write_text(found.compiled.text)
         print(json.dumps(record(found), indent=2) if options.json else text(found))
 
-    return outcome(work, "nothing was written")
+    return exit_code(work, kept="nothing was written")
 
 
-def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.cli.plan",
-        description="What a config's training step needs on chips that are not here.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _gbps(text: str) -> float:
+    value = float(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {value:g}")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    result = make_parser(
+        "plan",
+        notes=NOTES,
+        example="jaxcnn plan --config=vgg_e --topology=v5e:4x4 --config.model.dtype=bfloat16",
     )
-    parser.add_argument("--config", required=True, help="file, or name of one in configs/")
-    parser.add_argument("--topology", required=True, help="KIND:SIZE, see below")
-    parser.add_argument(
+    add = result.add_argument
+    add("--config", required=True, help="file, or name of a file in configs/")
+    add("--topology", required=True, help="KIND:SIZE, see below")
+    add(
         "--network_gbps",
-        type=float,
+        type=_gbps,
         default=0.0,
         metavar="GBPS",
         help="Gb/s that a node of GPUs sends to the others, all its cards together (h100 3200, others 100)",
     )
-    parser.add_argument(
-        "--fit", action="store_true", help="compile again at the largest batch, to be sure of it"
-    )
-    parser.add_argument(
-        "--hlo", default="", metavar="FILE", help="write the compiled program there"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    options, rest = parser.parse_known_args(arguments)
-    wrong = [word for word in rest if not (word.startswith("--config.") and "=" in word)]
-    if wrong:
-        parser.error(
-            f"unknown: {' '.join(wrong)}; keys of the config are --config.SECTION.KEY=VALUE"
-        )
-    if options.network_gbps < 0:
-        parser.error(f"--network_gbps must be above 0, got {options.network_gbps:g}")
-    return options, [word.removeprefix("--config.") for word in rest]
+    add("--fit", action="store_true", help="compile again at the largest batch, to verify it")
+    add("--hlo", default="", metavar="FILE", help="write the compiled program there")
+    add_json(result)
+    return result
 
 
 def text(found: Any) -> str:
-    """The figures for a person."""
+    """The figures as a table."""
     return "\n".join([*_head(found), "", *_collectives(found), "", *_bounds(found)])
 
 
@@ -195,7 +185,7 @@ def _bounds(found: Any) -> list[str]:
 
 
 def record(found: Any) -> dict[str, Any]:
-    """What --json prints: bytes, seconds and counts. `compiled` is null where nothing was."""
+    """The figures for JSON: bytes, seconds and counts. `compiled` is null where nothing was compiled."""
     from jaxcnn.planning.forecast import versions
 
     limits, chip, size = found.bounds, found.target.chip, found.config["batch_size"]
@@ -234,7 +224,3 @@ def record(found: Any) -> dict[str, Any]:
         "seconds": seconds,
         "images_a_second": {k: size / v if v else None for k, v in seconds.items()},
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,29 +1,17 @@
-"""Prepares a data set for training, once: python -m jaxcnn.cli.prepare NAME [options].
+"""jaxcnn prepare: prepares a data set for training, once."""
 
-  imagenet2012  from the two tars of image-net.org, which you download yourself:
-                python -m jaxcnn.cli.prepare imagenet2012 --tars=DIR [--data_dir=DIR]
-  digits        the handwritten digits of scikit-learn; nothing is downloaded:
-                python -m jaxcnn.cli.prepare digits
-  another NAME  an image data set of TFDS, which downloads it:
-                python -m jaxcnn.cli.prepare cifar10
-
-With --pack its images are then decoded and rescaled once, for training to read as packed:OUT. That also takes
-what needs no preparing: tfds:NAME, folder:PATH, synthetic:K.
-
-  python -m jaxcnn.cli.prepare folder:PATH --pack --shorter_side=256 --square --out=DIR
-
-What is already prepared or packed is left as it is; packing that was stopped goes on by the same command.
-Exit codes: 0 done, 1 error, 2 usage, 130 stopped by Ctrl-C.
-"""
+from __future__ import annotations
 
 import argparse
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from jaxcnn.cli.arguments import at_least, make_parser
+from jaxcnn.cli.exit_codes import exit_code
 from jaxcnn.data import DataError, default_data_dir, open_data
+from jaxcnn.data.preparation import cifar10_subset
 from jaxcnn.data.preparation.imagenet import NAME as IMAGENET
 from jaxcnn.data.preparation.imagenet import VERSION, prepare_imagenet
 from jaxcnn.data.preparation.packing import pack
@@ -31,19 +19,31 @@ from jaxcnn.data.sources.digits import prepare_digits
 from jaxcnn.data.sources.tfds import find_prepared
 from jaxcnn.data.tensorflow import load_tfds
 
-# Seconds from one line of progress to the next.
+SUBSET = "cifar10_subset"
+NOTES = """names:
+  imagenet2012    from the two tars of image-net.org, which you download yourself
+  digits          the handwritten digits of scikit-learn; nothing is downloaded
+  cifar10_subset  a subset of CIFAR-10 as JPEGs: jaxcnn prepare cifar10_subset --help
+  another NAME    an image data set of TFDS, which is downloaded, such as cifar10
+
+--pack decodes and rescales the images once; training then reads packed:OUT. It also takes sources that need
+no preparation: tfds:NAME, folder:PATH, synthetic:K. What is already prepared or packed is kept; the same
+command resumes packing that was stopped."""
+# Seconds between two lines of progress.
 _EVERY = 5.0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = _parser()
-    options = parser.parse_args(arguments)
+def main(arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] == SUBSET:
+        return _subset(arguments[1:])
+    options = (command := parser()).parse_args(arguments)
     problem = _problem(options)
     if problem:
-        parser.error(problem)
-    name = options.name or options.source
-    data_dir = (options.data_dir or default_data_dir()).expanduser().absolute()
-    try:
+        command.error(problem)
+
+    def work() -> None:
+        name = options.name or options.source
+        data_dir = (options.data_dir or default_data_dir()).expanduser().absolute()
         if not _is_source(name):
             config = _prepare(name, data_dir, options.tars, options.checksums)
             name = f"tfds:{name}"
@@ -51,45 +51,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _finish(name, config, data_dir)
         if options.pack:
             _pack(name, data_dir, options)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; give the same command again", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_code(work, kept="give the same command again")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.cli.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _subset(arguments: Sequence[str]) -> int:
+    command = make_parser(
+        f"prepare {SUBSET}",
+        example=f"jaxcnn prepare {SUBSET} FOLDER --source=CIFAR-10-images --list=LIST",
     )
-    parser.add_argument(
-        "name", nargs="?", help="imagenet2012, digits, another image data set of TFDS, or a source"
+    command.description = cifar10_subset.__doc__
+    cifar10_subset.add_arguments(command)
+    options = command.parse_args(arguments)
+    if (options.source is None) != (options.list is None):
+        command.error("--source=SOURCE and --list=LIST go together")
+    return exit_code(lambda: cifar10_subset.run(options), kept="give the same command again")
+
+
+def parser() -> argparse.ArgumentParser:
+    result = make_parser(
+        "prepare",
+        notes=NOTES,
+        example="jaxcnn prepare imagenet2012 --tars=DIR --data_dir=DATA\n"
+        "         jaxcnn prepare folder:PATH --pack --shorter_side=256 --square --out=DIR",
     )
-    parser.add_argument("--source", default="", help="the same as NAME")
-    parser.add_argument("--tars", type=Path, help="folder of ImageNet's two tars")
-    parser.add_argument(
+    add = result.add_argument
+    add("name", nargs="?", help="a name from the list below, or a source")
+    add("--source", default="", help="the same as NAME")
+    add("--tars", type=Path, help="folder of ImageNet's two tars")
+    add(
         "--data_dir",
         type=Path,
-        help="where prepared data sets lie (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)",
+        help="folder of prepared data sets ($TFDS_DATA_DIR or ~/tensorflow_datasets)",
     )
-    parser.add_argument(
-        "--checksums", action="store_true", help="also check the tars' SHA-256 (reads them whole)"
+    add("--checksums", action="store_true", help="also check the tars' SHA-256 (reads them whole)")
+    add = result.add_argument_group("packing").add_argument
+    add("--pack", action="store_true", help="decode and rescale the images once")
+    add("--out", type=Path, help="folder of the packed data set")
+    add(
+        "--shorter_side",
+        type=at_least(1),
+        help="largest shorter side in pixels; with --square, the side",
     )
-    packing = parser.add_argument_group("a packed form")
-    packing.add_argument("--pack", action="store_true", help="decode and rescale the images once")
-    packing.add_argument("--out", type=Path, help="folder of the packed form")
-    packing.add_argument(
-        "--shorter_side", type=int, help="the most that it has in pixels; with --square, exactly"
-    )
-    packing.add_argument("--square", action="store_true", help="keep the central square alone")
-    packing.add_argument("--threads", type=int, default=0, help="0 for one a core (%(default)s)")
-    packing.add_argument("--train_split", default="train", help="(%(default)s)")
-    packing.add_argument("--eval_split", default="", help="as data.eval_split")
-    return parser
+    add("--square", action="store_true", help="keep the central square only")
+    add("--threads", type=at_least(0), default=0, help="0: one for each core (%(default)s)")
+    add("--train_split", default="train", help="(%(default)s)")
+    add("--eval_split", default="", help="as data.eval_split")
+    return result
 
 
 def _problem(options: argparse.Namespace) -> str:
@@ -114,17 +122,12 @@ def _problem(options: argparse.Namespace) -> str:
         if given:
             return f"{', '.join(f'--{flag}' for flag in given)}: only with --pack"
         if _is_source(name):
-            return f"{name} needs no preparing: train with it as it is, or give --pack"
+            return f"{name} needs no preparation: train on it, or give --pack"
         return ""
     if base == "packed":
         return f"{name} is packed already; pack what it was made from"
     if options.out is None or options.shorter_side is None:
         return "--pack needs --out=DIR and --shorter_side=N, for example --shorter_side=256"
-    if options.shorter_side < 1 or options.threads < 0:
-        return (
-            f"--shorter_side={options.shorter_side} --threads={options.threads}: expected 1 or more "
-            "pixels, 0 or more threads"
-        )
     return ""
 
 
@@ -151,7 +154,7 @@ def _finish(source: str, config: str, data_dir: Path) -> None:
     print("train with:")
     known = source.removeprefix("tfds:").partition(":")[0] in (IMAGENET, "digits")
     flag = "" if known else f" --config.data.source={source}"
-    print(f"  python main.py --config={config}{flag} --config.data.data_dir={data_dir}")
+    print(f"  jaxcnn train --config={config}{flag} --config.data.data_dir={data_dir}")
 
 
 def _pack(source: str, data_dir: Path, options: argparse.Namespace) -> None:
@@ -179,14 +182,14 @@ def _pack(source: str, data_dir: Path, options: argparse.Namespace) -> None:
     size = sum(file.stat().st_size for file in out.glob("*/*"))
     print(f"{size / 1e9:.3g} GB; train with:")
     config = "configs/alexnet.py" if options.square else "configs/vgg_e.py"
-    print(f"  python main.py --config={config} --config.data.source=packed:{out}")
+    print(f"  jaxcnn train --config={config} --config.data.source=packed:{out}")
 
 
 def _progress() -> Callable[[str, int, int], None]:
-    """Prints a line now and then."""
+    """Prints a line of progress every few seconds."""
     current, first, began, last = "", 0, 0.0, 0.0
 
-    def tell(split: str, done: int, total: int) -> None:
+    def show(split: str, done: int, total: int) -> None:
         nonlocal current, first, began, last
         now = time.monotonic()
         if split != current:
@@ -198,7 +201,7 @@ def _progress() -> Callable[[str, int, int], None]:
         left = f", {(total - done) / speed / 60:.0f} minutes to go" if done < total else ""
         print(f"{split}: {done:,}/{total:,} images, {speed:.0f} a second{left}", flush=True)
 
-    return tell
+    return show
 
 
 def _download(name: str, data_dir: Path) -> None:
@@ -211,12 +214,8 @@ def _download(name: str, data_dir: Path) -> None:
         try:
             builder = tfds.builder(name, data_dir=str(data_dir))
             builder.download_and_prepare(file_format="tfrecord")
-        except Exception as error:  # unknown name, no network, no disk: TFDS's own messages say it
+        except Exception as error:  # unknown name, no network, no disk: TFDS explains it
             raise DataError(
                 f"TFDS could not prepare {name!r}: {error}; see "
                 "https://www.tensorflow.org/datasets/catalog for the names of data sets"
             ) from error
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,68 +1,53 @@
-"""Computes the statistics of a config's training images, once for many runs.
-
-python -m jaxcnn.cli.statistics configs/alexnet.py [SECTION.KEY=VALUE ...] [--out=FILE]
-
-They are the mean of R, G and B, their covariance, and the mean image of the central squares. The squares have
-the side augment.scale[0] where training views are cut from such squares (augment.sampling
-'random_crop_in_square' or 'center_crop'), else model.image_size. Exit codes: 0 done, 1 error, 2 usage.
-"""
+"""jaxcnn statistics: computes the statistics of a config's training images, once for many runs."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
+from jaxcnn.cli.arguments import add_config, add_json, make_parser, parse
+from jaxcnn.cli.exit_codes import exit_code
 
-from jaxcnn import config as configs
-from jaxcnn.data.pixel_statistics import (
-    Statistics,
-    compute_statistics,
-    eigen,
-    save_statistics,
-    side_of,
-)
-from jaxcnn.preprocessing import Augment
-from jaxcnn.training import schema
-from jaxcnn.training.evaluator import open_splits
-from jaxcnn.training.metrics_writer import Console, duration
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxcnn.data.pixel_statistics import Statistics
+    from jaxcnn.preprocessing import Augment
+    from jaxcnn.training.metrics_writer import Console
+
+NOTES = """The statistics are the mean of R, G and B, their covariance, and the mean image of the central
+squares. The squares have the side augment.scale[0] where training crops are taken from such squares
+(augment.sampling 'random_crop_in_square' or
+'center_crop'), else model.image_size."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.cli.statistics",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("config", help="file, or name of one in configs/")
-    parser.add_argument("overrides", nargs="*", metavar="SECTION.KEY=VALUE")
-    parser.add_argument("--out", default="", metavar="FILE", help="default: statistics/NAME.npz")
-    options = parser.parse_args(arguments)
+    options, overrides = parse(parser(), arguments)
     out = Path(options.out or f"statistics/{Path(options.config).stem}.npz").expanduser()
-    try:
-        _run(options.config, options.overrides, out)
-    except configs.ConfigError as error:
-        print(f"config error: {error}", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted: nothing was saved", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(
+        lambda: _compute(options.config, overrides, out, options.json), kept="nothing was saved"
+    )
 
 
-def _run(path: str, overrides: Sequence[str], out: Path) -> None:
-    _, config = schema.read_resolved(path, overrides, Path(__file__).parents[2] / "configs")
+def _compute(path: str, overrides: Sequence[str], out: Path, as_json: bool) -> None:
+    from jaxcnn import config as configs
+    from jaxcnn.data.pixel_statistics import compute_statistics, save_statistics, side_of
+    from jaxcnn.training import schema
+    from jaxcnn.training.evaluator import open_splits
+    from jaxcnn.training.metrics_writer import Console, duration
+
+    _, config = schema.read_resolved(path, overrides)
     augment: Augment = configs.build_section("augment", config["augment"], schema.SECTIONS)
-    data, console, began = open_splits(config["data"]), Console(), time.perf_counter()
-    _check_writable(out)  # not after hours of work
+    console, began = Console(sys.stderr if as_json else sys.stdout), time.perf_counter()
+    data = open_splits(config["data"])
+    _check_writable(out)  # before hours of work
     console.line(data.description)
     statistics = compute_statistics(
         data.train,
@@ -73,10 +58,13 @@ def _run(path: str, overrides: Sequence[str], out: Path) -> None:
     )
     console.end_place()
     save_statistics(statistics, out)
+    if as_json:
+        print(json.dumps(_record(statistics, out)))
+        return
     print(describe(statistics))
     print(f"saved in {out} after {duration(time.perf_counter() - began)}. To train with it:")
     given = [f"--config.{text}" for text in overrides if not text.startswith("augment.statistics=")]
-    use = ["python", "main.py", f"--config={path}", *given, f"--config.augment.statistics={out}"]
+    use = ["jaxcnn", "train", f"--config={path}", *given, f"--config.augment.statistics={out}"]
     print(f"  {shlex.join(use)}")
     if not augment.needs_statistics:
         print(
@@ -85,17 +73,35 @@ def _run(path: str, overrides: Sequence[str], out: Path) -> None:
         )
 
 
+def _record(statistics: Statistics, out: Path) -> dict[str, object]:
+    from jaxcnn.data.pixel_statistics import eigen
+
+    values, vectors = eigen(statistics)
+    return {
+        "file": str(out),
+        "origin": statistics.origin,
+        "mean": statistics.mean.tolist(),
+        "covariance": statistics.covariance.tolist(),
+        "eigenvalues": values.tolist(),
+        "eigenvectors": vectors.tolist(),
+    }
+
+
 def describe(statistics: Statistics) -> str:
     """The figures as a table, on the 0..255 scale."""
+    import numpy as np
+
+    from jaxcnn.data.pixel_statistics import eigen
+
     origin, (values, vectors) = statistics.origin, eigen(statistics)
-    left_out = f", {origin['unreadable']:,} of them unreadable" if origin["unreadable"] else ""
+    left_out = f", {origin['unreadable']:,} of them corrupt" if origin["unreadable"] else ""
     deviations = np.sqrt(np.diag(statistics.covariance))
     lines = [
         f"{origin['examples']:,} training images of {origin['source']}{left_out}; squares of side "
         f"{origin['side']}; pixels 0..255",
         f"{'':<30}{'R':>10}{'G':>10}{'B':>10}",
         f"{'mean':<30}{_columns(statistics.mean, 3)}",
-        f"{'deviation':<30}{_columns(deviations, 3)}",
+        f"{'standard deviation':<30}{_columns(deviations, 3)}",
     ]
     for i, value in enumerate(values):
         label = f"p{i + 1}, eigenvalue {value:.4f}"
@@ -108,7 +114,9 @@ def _columns(values: np.ndarray, digits: int) -> str:
 
 
 def _progress(console: Console) -> Callable[[int, int], None]:
-    """Shows how far `compute` is; timed from the first images on, since starting takes seconds."""
+    """Shows progress; the speed is timed from the first images on, since starting takes seconds."""
+    from jaxcnn.training.metrics_writer import duration
+
     first: list[tuple[float, int]] = []
 
     def show(done: int, total: int) -> None:
@@ -134,5 +142,13 @@ def _check_writable(out: Path) -> None:
         raise PermissionError(f"cannot write in {out.parent}; give another file: --out=FILE")
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def parser() -> argparse.ArgumentParser:
+    result = make_parser(
+        "statistics",
+        notes=NOTES,
+        example="jaxcnn statistics alexnet data.source=folder:PATH --out=mine.npz",
+    )
+    add_config(result)
+    result.add_argument("--out", default="", metavar="FILE", help="(statistics/NAME.npz)")
+    add_json(result)
+    return result

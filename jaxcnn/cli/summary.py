@@ -1,23 +1,19 @@
-"""Prints a net's layers, parameters, multiply-adds and receptive fields beside the paper's figures.
-
-python -m jaxcnn.cli.summary NAME [--detail] [--json] [--FIELD VALUE ...]
-
-NAME is alexnet, vgg, googlenet, cuda_convnet, or a column of VGG such as vgg_a_lrn or vgg_e. FIELD is
-any field of the net: --width 0.5, --column E, --stem separable, --towers 1.
-"""
+"""jaxcnn summary: layers, parameters, multiply-adds and receptive fields next to the paper's figures."""
 
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
+from jaxcnn.cli.arguments import add_json, make_parser
+from jaxcnn.cli.exit_codes import exit_code
+from jaxcnn.config import ConfigError
 from jaxcnn.models import NETS, build, net_fields
 from jaxcnn.models.summary import Summary, format_table, summarise
 from jaxcnn.models.vgg import COLUMNS
 
-# Simonyan and Zisserman 2014, section 2.3, for maps of C channels in and out.
+# Simonyan and Zisserman 2014, section 2.3, for C input and output channels.
 STACK_NOTE = (
     "three 3x3 layers of C channels hold 27C² weights and see 7x7; one 7x7 layer holds 49C², "
     f"{49 / 27 - 1:.0%} more"
@@ -25,22 +21,21 @@ STACK_NOTE = (
 
 
 def names() -> dict[str, dict[str, Any]]:
-    """The names that may be typed, each with the fields that it stands for."""
+    """The names that may be typed, each with the fields that it sets."""
     columns = {f"vgg_{c.lower().replace('-', '_')}": {"column": c} for c in COLUMNS}
     return {**{name: {} for name in NETS}, **columns}
 
 
 def parser() -> argparse.ArgumentParser:
     """A flag for each field of each net; the same field may belong to several nets."""
-    result = argparse.ArgumentParser(
-        prog="python -m jaxcnn.cli.summary",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    result = make_parser(
+        "summary",
+        notes="NAME is a net, or a column of VGG such as vgg_a_lrn. Any field of the net is an argument.",
+        example="jaxcnn summary vgg_e --width=0.5",
     )
     result.add_argument("name", metavar="NAME", choices=list(names()), help=", ".join(names()))
     result.add_argument("--detail", action="store_true", help="also the layers inside modules")
-    result.add_argument("--json", action="store_true", help="print JSON")
+    add_json(result)
     kinds: dict[str, set[Any]] = {}
     for net in NETS:
         for name, field in net_fields(net).items():
@@ -75,35 +70,36 @@ def as_json(summary: Summary) -> str:
     return json.dumps(tree, indent=2)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the summary; returns the exit code, 2 for a usage error."""
-    flags = parser().parse_args(arguments)
-    fixed = names()[flags.name]
+def main(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
+
+    def work() -> None:
+        try:
+            net = _build(options)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        summary = summarise(net)
+        if options.json:
+            print(as_json(summary))
+            return
+        print(format_table(summary, options.detail))
+        if options.name.startswith("vgg"):
+            print(STACK_NOTE)
+
+    return exit_code(work, kept="nothing was computed")
+
+
+def _build(options: argparse.Namespace) -> Any:
+    """The net that the command line describes.
+
+    Raises:
+        ValueError: a field is unknown to the net, or has a wrong value.
+    """
+    net = options.name if options.name in NETS else "vgg"
+    fields = net_fields(net)
     given = {
-        field: value
-        for field, value in vars(flags).items()
+        field: converted(field, value, fields[field].type) if field in fields else value
+        for field, value in vars(options).items()
         if value is not None and field not in ("name", "detail", "json")
     }
-    net_name = flags.name if flags.name in NETS else "vgg"
-    known = net_fields(net_name)
-    try:
-        given = {
-            field: converted(field, value, known[field].type) if field in known else value
-            for field, value in given.items()
-        }
-        net = build(net_name, **{**fixed, **given})
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    summary = summarise(net)
-    if flags.json:
-        print(as_json(summary))
-        return 0
-    print(format_table(summary, flags.detail))
-    if net_name == "vgg":
-        print(STACK_NOTE)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return build(net, **{**names()[options.name], **given})

@@ -7,6 +7,7 @@ that callable, so there is no second list of them to keep in step.
 
 from jaxcnn.config.checking import PLAIN, Sections, build_section, parameters, resolve
 from jaxcnn.config.files import (
+    CONFIGS,
     MAY_DIFFER,
     ConfigError,
     difference,
@@ -22,6 +23,7 @@ from jaxcnn.config.files import (
 from jaxcnn.config.values import parse, typed
 
 __all__ = [
+    "CONFIGS",
     "MAY_DIFFER",
     "PLAIN",
     "ConfigError",

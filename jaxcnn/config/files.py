@@ -18,14 +18,23 @@ from jaxcnn.config.migration import migrate
 # What may differ when a run goes on in its workdir (design: the update rule and the data may not).
 MAY_DIFFER = ("epochs", "evals", "checkpoint", "log", "mesh")
 
+# The folder configs/: at the top of a checkout, inside the package where that was installed from a wheel.
+_PACKAGE = Path(__file__).parents[1]
+CONFIGS = next(f for f in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if f.is_dir())
+
 
 class ConfigError(ValueError):
     """A config that cannot be used; the message lists every error found, one a line."""
 
 
-def find_config(path: str, folder: Path) -> Path:
-    """The file that `path` names: a path, or the bare name of a file in `folder` (`vgg_e`)."""
-    for candidate in (Path(path), folder / path, folder / f"{path}.py"):
+def find_config(path: str, folder: Path = CONFIGS) -> Path:
+    """The file that `path` names: a path, or the name of a file in `folder` (`vgg_e`, `configs/vgg_e.py`).
+
+    Raises:
+        ConfigError: there is no such file; the message names the nearest one.
+    """
+    name = path.removeprefix("configs/")
+    for candidate in (Path(path), folder / name, folder / f"{name}.py"):
         if candidate.is_file():
             return candidate
     names = sorted(f.stem for f in folder.glob("*.py"))

@@ -78,7 +78,7 @@ def check_not_alone(environment: Environment, processes: Processes | None) -> No
     raise StartError(
         f"{size}={environment[size]} says that {count} processes or more were started together, but "
         f"{missing}. Each would train alone and write the same workdir. Give each its number: "
-        f"sh -c 'python main.py ... --distributed=HOST:PORT,{total},${index}'. For runs that have nothing to "
+        f"sh -c 'jaxcnn train ... --distributed=HOST:PORT,{total},${index}'. For runs that have nothing to "
         "do with each other: --distributed=off, each with a --workdir of its own"
     )
 

@@ -63,7 +63,7 @@ class FinishedRun:
         steps = saved_steps(self.folder)
         if not steps:
             raise CheckpointError(
-                f"{self.folder} has no checkpoint; train first: python main.py --workdir={self.folder}"
+                f"{self.folder} has no checkpoint; train first: jaxcnn train --workdir={self.folder}"
             )
         if self.chosen_step not in (None, *steps):
             raise CheckpointError(

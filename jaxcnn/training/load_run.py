@@ -121,7 +121,7 @@ def read_run(folder: Path, step: int | None = None) -> tuple[dict[str, Any], Any
         checkpoints.close()
     if found is None:
         raise CheckpointError(
-            f"{folder} has no checkpoint yet; train first: python main.py --workdir={folder}"
+            f"{folder} has no checkpoint yet; train first: jaxcnn train --workdir={folder}"
         )
     return config, net, found[0]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxcnn import config as configs
@@ -159,11 +158,9 @@ def _held_out_errors(config: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def read_resolved(
-    path: str, overrides: Sequence[str], folder: Path
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_resolved(path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the config as the file gives it, the resolved config) of a config file and overrides."""
-    given = configs.read_config(configs.find_config(path, folder))
+    given = configs.read_config(configs.find_config(path))
     return given, resolve_config(given, overrides)
 
 

@@ -73,23 +73,23 @@ class Stage:
 
 
 def read_chain(
-    path: str, configs_folder: Path, workdir: Path, overrides: Mapping[str, Sequence[str]]
+    path: str, workdir: Path, overrides: Mapping[str, Sequence[str]]
 ) -> tuple[Stage, ...]:
     """The stages that `get_chain()` of a config file names, in order, every config resolved.
 
     `get_chain()` gives a tuple of dicts: `name`; `config`, the name of another config file (beside this
-    one, or in `configs_folder`), where it is not this one; `start`, the earlier stage whose weights it
+    one, or in configs/), where it is not this one; `start`, the earlier stage whose weights it
     takes; `overrides`, key -> value.
 
     Args:
-        path: a config file, or the bare name of one in `configs_folder`.
+        path: a config file, or the bare name of one in configs/.
         workdir: each stage is kept in a folder of its name in it.
         overrides: texts `key=value` by the stage's name, and by 'config' those of all stages.
 
     Raises:
         ConfigError: all that is wrong with the chain, or with the configs of its stages.
     """
-    file = configs.find_config(path, configs_folder)
+    file = configs.find_config(path)
     rows = _rows(file)
     names = [row["name"] for row in rows]
     errors = [
@@ -107,7 +107,7 @@ def read_chain(
         beside = (file.parent / f"{other}.py").is_file()
         try:
             given = configs.read_config(
-                configs.find_config(other, file.parent if beside else configs_folder)
+                configs.find_config(other, file.parent if beside else configs.CONFIGS)
             )
             config = schema.resolve_config(_with(given, settings), typed)
         except configs.ConfigError as error:
@@ -149,7 +149,7 @@ def _rows(file: Path) -> tuple[dict[str, Any], ...]:
     module = configs.execute(file)
     if not hasattr(module, "get_chain"):
         raise configs.ConfigError(
-            f"{file} has no function get_chain(); train it alone: python main.py --config={file}"
+            f"{file} has no function get_chain(); train it alone: jaxcnn train --config={file}"
         )
     rows = configs.plain(module.get_chain())
     if not isinstance(rows, tuple) or not rows or not all(isinstance(row, dict) for row in rows):

@@ -211,4 +211,4 @@ def conclude(
 
 def _try_it(folder: Path) -> str:
     place = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    return f"python -m jaxcnn.cli.predict --workdir={place} IMAGE.jpg"
+    return f"jaxcnn predict --workdir={place} IMAGE.jpg"

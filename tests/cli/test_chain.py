@@ -1,4 +1,4 @@
-"""python -m jaxcnn.cli.chain: VGG's stages in order, stops, resumes, and what cannot be done."""
+"""jaxcnn chain: VGG's stages in order, stops, resumes, and what cannot be done."""
 
 import contextlib
 import io
@@ -53,13 +53,13 @@ def chained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("chain") / "b"
     printed = []
     with pytest.MonkeyPatch.context() as patch:
-        do = chain._do
+        do = chain._train
 
         def then_stop(stage, command):
             do(stage, command)
             os.kill(os.getpid(), signal.SIGTERM)
 
-        patch.setattr(chain, "_do", then_stop)
+        patch.setattr(chain, "_train", then_stop)
         code, shown = start(*arguments(workdir))
         assert code == 143, shown
         printed.append(shown)
@@ -79,7 +79,7 @@ def starts(folder):
 
 def test_a_stop_between_stages_and_one_within_say_how_to_go_on(chained):
     workdir, (between, within, _) = chained
-    again = f"To go on: python -m jaxcnn.cli.chain vgg_b --workdir={workdir}"
+    again = f"To go on: jaxcnn chain vgg_b --workdir={workdir}"
     assert "stopped by SIGTERM" in between
     assert again in between
     assert f"the state is saved in {workdir / 's256'}. {again}" in within
@@ -216,7 +216,7 @@ def test_a_chain_that_cannot_be_read(rows, message, tmp_path):
 def test_a_config_without_a_chain(tmp_path):
     code, shown = start("alexnet", f"--workdir={tmp_path / 'b'}")
     assert code == 2
-    assert "no function get_chain(); train it alone: python main.py --config=" in shown
+    assert "no function get_chain(); train it alone: jaxcnn train --config=" in shown
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_config_without_a_chain(tmp_path):
 )  # fmt: skip
 def test_the_papers_order_of_training(column, names):
     """Section 3.1: net A at S = 256; from it the column; S = 384 at a tenth of the rate; S in [256, 512]."""
-    stages = {s.name: s for s in read_chain(column, ROOT / "configs", Path("runs"), {})}
+    stages = {s.name: s for s in read_chain(column, Path("runs"), {})}
     assert list(stages) == names
     values = {
         name: (
@@ -273,7 +273,7 @@ def test_the_next_stage_continues_from_the_weights_of_the_one_before(chained, tm
 
 def test_as_a_user_types_it():
     done = subprocess.run(
-        [sys.executable, "-m", "jaxcnn.cli.chain", "configs/vgg_e.py", "--list"],
+        [sys.executable, "-m", "jaxcnn", "chain", "configs/vgg_e.py", "--list"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -287,6 +287,6 @@ def test_as_a_user_types_it():
 
 def test_the_papers_own_rule_for_the_rate_goes_through_all_stages(tmp_path):
     typed = {"config": ["schedule.name=plateau", "data.held_out=50000"]}
-    stages = read_chain("vgg_d", ROOT / "configs", tmp_path, typed)
+    stages = read_chain("vgg_d", tmp_path, typed)
     assert [s.config["schedule"]["drops"] for s in stages] == [3, 3, 3, 3]
     assert [s.config["schedule"]["rate"] for s in stages] == [1e-2, 1e-2, 1e-3, 1e-3]

@@ -1,4 +1,4 @@
-"""python -m jaxcnn.cli.check: shapes and bytes, computing nothing."""
+"""jaxcnn check: shapes and bytes, computing nothing."""
 
 from pathlib import Path
 

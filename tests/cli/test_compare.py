@@ -1,4 +1,4 @@
-"""python -m jaxcnn.cli.compare: the command line, and several processes that share one list of runs."""
+"""jaxcnn compare: the command line, and several processes that share one list of runs."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def start(tmp_path):
     def begin():
         with (tmp_path / f"log_{len(started)}.txt").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "jaxcnn.cli.compare", *command(tmp_path / "out", LONGER)],
+                [sys.executable, "-m", "jaxcnn", "compare", *command(tmp_path / "out", LONGER)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
@@ -97,9 +97,7 @@ def test_two_processes_share_the_runs_and_one_is_killed(tmp_path, start):
     second.send_signal(signal.SIGTERM)
     assert second.wait(60) == 143
     log = (tmp_path / "log_1.txt").read_text()
-    assert (
-        "what was trained is saved. To go on: python -m jaxcnn.cli.compare configs/vgg_a.py" in log
-    )
+    assert "what was trained is saved. To go on: jaxcnn compare configs/vgg_a.py" in log
 
     folders = [out / "vgg_a" / v / f"seed_{n}" for v in ("base", "more_decay") for n in (0, 1)]
     over = {folder: (folder / "report.json").exists() for folder in folders}

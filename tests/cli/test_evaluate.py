@@ -1,4 +1,4 @@
-"""tools.evaluate, fuse and table as a user starts them, on tiny runs of net A."""
+"""jaxcnn evaluate, fuse and table as a user starts them, on tiny runs of net A."""
 
 import csv
 import io
@@ -32,7 +32,7 @@ def folders(tmp_path_factory):
 
 def start(tool, *arguments):
     done = subprocess.run(
-        [sys.executable, "-m", f"jaxcnn.cli.{tool}", *arguments],
+        [sys.executable, "-m", "jaxcnn", tool, *arguments],
         cwd=ROOT,
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
         capture_output=True,

@@ -1,4 +1,4 @@
-"""python -m jaxcnn.cli.figures on a run that was trained: files, their paths, and what cannot be drawn."""
+"""jaxcnn figures on a run that was trained: files, their paths, and what cannot be drawn."""
 
 import os
 import subprocess
@@ -20,13 +20,13 @@ NAMES = ["kernels", "guesses", "neighbours", "score_maps"]
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures") / "tiny"
-    run(config(epochs="1", mesh__data="1"), folder, command=["main.py"])
+    run(config(epochs="1", mesh__data="1"), folder, command=["jaxcnn", "train"])
     return folder
 
 
 def test_as_a_user_starts_it(trained):
     done = subprocess.run(
-        [sys.executable, "-m", "jaxcnn.cli.figures", "--workdir=tiny", "--training_images=40"],
+        [sys.executable, "-m", "jaxcnn", "figures", "--workdir=tiny", "--training_images=40"],
         cwd=trained.parent,
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -98,8 +98,8 @@ def test_bad_input(arguments, code, said, trained, tmp_path, capsys):
             "--only=kernel,guesses",
             "unknown kernel (valid: kernels, guesses, neighbours, score_maps)",
         ),
-        ("--images=0", "--images must be 1 or more, got 0"),
-        ("--training_images=-1", "--training_images must be 0 or more, got -1"),
+        ("--images=0", "--images: must be 1 or more, got 0"),
+        ("--training_images=-1", "--training_images: must be 0 or more, got -1"),
         ("--ids=3,x", "expected numbers such as 3,17; got '3,x'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""python -m jaxcnn.cli.predict: what it prints, for people and programs, and files that are no images."""
+"""jaxcnn predict: what it prints, for people and programs, and files that are no images."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def test_as_a_user_starts_it(run, folder, tmp_path):
     """A file, a folder with a broken file in it, a missing one: all that can be done is."""
     paths = [str(folder / "c.png"), str(folder), "missing.png"]
     done = subprocess.run(
-        [sys.executable, "-m", "jaxcnn.cli.predict", f"--workdir={run}", *paths, "--top=3"],
+        [sys.executable, "-m", "jaxcnn", "predict", f"--workdir={run}", *paths, "--top=3"],
         cwd=tmp_path,
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -135,7 +135,8 @@ def test_bad_input(arguments, code, said, run, capsys):
 
 
 @pytest.mark.parametrize(
-    ("option", "said"), [("--top=0", "--top must be 1 or more, got 0"), ("--batch_size=0", "got 0")]
+    ("option", "said"),
+    [("--top=0", "--top: must be 1 or more, got 0"), ("--batch_size=0", "got 0")],
 )
 def test_bad_usage(option, said, capsys):
     with pytest.raises(SystemExit) as stopped:

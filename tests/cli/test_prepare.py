@@ -18,11 +18,11 @@ TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
 
 def test_digits_by_the_command(tmp_path):
-    command = [sys.executable, "-m", "jaxcnn.cli.prepare", "digits", f"--data_dir={tmp_path}"]
+    command = [sys.executable, "-m", "jaxcnn", "prepare", "digits", f"--data_dir={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "10 classes, 1442 train, 355 validation" in done.stdout
-    expected = f"python main.py --config=configs/quickstart.py --config.data.data_dir={tmp_path}"
+    expected = f"jaxcnn train --config=configs/quickstart.py --config.data.data_dir={tmp_path}"
     assert done.stdout.splitlines()[-1].strip() == expected
     assert (tmp_path / "digits" / "1.0.0" / "jaxcnn-index-train.npz").is_file()
 
@@ -34,12 +34,12 @@ def test_usage_errors(capsys):
         (["imagenet2012:5.0.0", "--tars=x"], "only version 5.1.0 of imagenet2012 is prepared"),
         (["digits", "--tars=x"], "--tars and --checksums are for imagenet2012, not for digits"),
         (["digits", "--source=folder:x"], "both digits and --source=folder:x are given"),
-        (["folder:x"], "folder:x needs no preparing: train with it as it is, or give --pack"),
+        (["folder:x"], "folder:x needs no preparation: train on it, or give --pack"),
         (["digits", "--square", "--shorter_side=9"], "--shorter_side, --square: only with --pack"),
         (["packed:x", "--pack", "--out=y", "--shorter_side=9"], "packed:x is packed already"),
         (["digits", "--pack", "--out=x"], "--pack needs --out=DIR and --shorter_side=N"),
         (["digits", "--pack", "--shorter_side=9"], "--pack needs --out=DIR and --shorter_side=N"),
-        (["digits", "--pack", "--out=x", "--shorter_side=0"], "--shorter_side=0"),
+        (["digits", "--pack", "--out=x", "--shorter_side=0"], "--shorter_side: must be 1 or more"),
     ):
         with pytest.raises(SystemExit) as stop:
             prepare.main(arguments)
@@ -142,17 +142,17 @@ def test_imagenet_end_to_end(small_tars, tmp_path, capsys):
     arguments = ["imagenet2012", f"--tars={tmp_path}", f"--data_dir={data_dir}"]
     assert prepare.main(arguments) == 0
     last = capsys.readouterr().out.splitlines()[-1].strip()
-    assert last == f"python main.py --config=configs/vgg_e.py --config.data.data_dir={data_dir}"
+    assert last == f"jaxcnn train --config=configs/vgg_e.py --config.data.data_dir={data_dir}"
 
 
 def test_pack_by_the_command(tmp_path):
     """Both splits of a prepared data set; again, it is there."""
     out = tmp_path / "packed"
-    command = [sys.executable, "-m", "jaxcnn.cli.prepare", "digits", f"--data_dir={tmp_path}"]
+    command = [sys.executable, "-m", "jaxcnn", "prepare", "digits", f"--data_dir={tmp_path}"]
     command += ["--pack", "--square", "--shorter_side=48", f"--out={out}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    expected = f"python main.py --config=configs/alexnet.py --config.data.source=packed:{out}"
+    expected = f"jaxcnn train --config=configs/alexnet.py --config.data.source=packed:{out}"
     assert done.stdout.splitlines()[-1].strip() == expected
     assert "train: 1,442/1,442 images" in done.stdout
     assert "validation: 355/355 images" in done.stdout

@@ -1,4 +1,4 @@
-"""python -m jaxcnn.cli.statistics: computed once, for many runs."""
+"""jaxcnn statistics: computed once, for many runs."""
 
 import subprocess
 import sys
@@ -17,14 +17,14 @@ ROOT = Path(__file__).parents[2]
 def test_the_command(tmp_path):
     """Its figures are those of the synthetic images, and it ends with what to type."""
     out = tmp_path / "four.npz"
-    command = [sys.executable, "-m", "jaxcnn.cli.statistics", "quickstart"]
+    command = [sys.executable, "-m", "jaxcnn", "statistics", "quickstart"]
     command += ["data.source=synthetic:4", "augment.pca=unit", f"--out={out}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "256 training images of synthetic:4; squares of side 56; pixels 0..255" in lines
     assert lines[-1].strip() == (
-        "python main.py --config=quickstart --config.data.source=synthetic:4 "
+        "jaxcnn train --config=quickstart --config.data.source=synthetic:4 "
         f"--config.augment.pca=unit --config.augment.statistics={out}"
     )
     found, data = load_statistics(out), open_data("synthetic:4")

@@ -10,7 +10,7 @@ from jaxcnn.cli.summary import main
 
 
 def test_started_as_a_program():
-    command = [sys.executable, "-m", "jaxcnn.cli.summary", "vgg_a_lrn"]
+    command = [sys.executable, "-m", "jaxcnn", "summary", "vgg_a_lrn"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "132,863,336" in text
     assert "(paper: 133 million, Table 2)" in text

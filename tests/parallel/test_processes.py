@@ -91,8 +91,8 @@ def test_kills_stops_and_other_counts_of_devices(undisturbed, tmp_path):
         "another process ended first|stopped sending heartbeats", process_groups[0].err(0)
     )
     assert "loop.py" in process_groups[0].err(0)
-    assert "stopped by SIGTERM of process 1; the state is saved" in process_groups[2].out(0)
-    assert "stopped by SIGTERM; the state is saved" in process_groups[3].out(0)
+    assert "stopped by SIGTERM of process 1; the state is saved" in process_groups[2].err(0)
+    assert "stopped by SIGTERM; the state is saved" in process_groups[3].err(0)
     begun = starts(folder)
     assert [(s["processes"], len(s["devices"])) for s in begun] == [
         (count, count * devices) for (count, devices), *_ in STARTS

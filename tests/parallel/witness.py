@@ -117,4 +117,4 @@ if __name__ == "__main__":
     from jaxcnn.cli.train import main
 
     attend(Witness(os.environ["WITNESS"]))
-    sys.exit(main(sys.argv[1:], ROOT / "configs"))
+    sys.exit(main(sys.argv[1:]))

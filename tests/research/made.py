@@ -35,7 +35,7 @@ def comparison(name="tiny", **fields):
 
 
 def plan(out, **fields):
-    return make_grid([comparison(**fields)], out, CONFIGS)[0]
+    return make_grid([comparison(**fields)], out)[0]
 
 
 def finish(run, top1=0.5, errors=(0.75, 0.5, 0.25)):

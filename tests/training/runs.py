@@ -61,7 +61,7 @@ def arguments(**changes):
 
 def config(**changes):
     overrides = [a.removeprefix("--config.") for a in arguments(**changes)[1:]]
-    return schema.read_resolved("quickstart", overrides, ROOT / "configs")[1]
+    return schema.read_resolved("quickstart", overrides)[1]
 
 
 def child(*arguments, kilobytes="unlimited", **options):

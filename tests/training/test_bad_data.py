@@ -48,7 +48,7 @@ def start(folder, workdir, **changes):
         "log.tensorboard": "false",
     } | {k.replace("__", "."): v for k, v in changes.items()}
     arguments = [f"--config.{k}={v}" for k, v in keys.items()]
-    return main(["--config=quickstart", f"--workdir={workdir}", *arguments], ROOT / "configs")
+    return main(["--config=quickstart", f"--workdir={workdir}", *arguments])
 
 
 def report(workdir):

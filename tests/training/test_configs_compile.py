@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent.parent.parent / "configs"
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in FOLDER.glob("*.py")))
 def test_abstract_step(name):
-    config = with_classes(schema.read_resolved(name, [], FOLDER)[1], 1000)
+    config = with_classes(schema.read_resolved(name, [])[1], 1000)
     exp = assemble(config, stand_in(config))
     state, batch = exp.abstract_state(), exp.abstract_batch()
     after, sums = jax.eval_shape(exp.train_step, state, batch, exp.put_controls(0.1))
@@ -31,7 +31,7 @@ def test_abstract_step(name):
 @pytest.mark.parametrize("name", sorted(p.stem for p in FOLDER.glob("*.py")))
 def test_abstract_evaluation(name):
     """Each protocol that the config names, on a landscape of odd sides."""
-    config = with_classes(schema.read_resolved(name, [], FOLDER)[1], 1000)
+    config = with_classes(schema.read_resolved(name, [])[1], 1000)
     exp = assemble(config, stand_in(config))
     forward, params = exp.forward(), exp.abstract_evaluated()
     for protocol in run_protocols(config):

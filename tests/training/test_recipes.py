@@ -14,7 +14,6 @@ from jaxcnn.data import pixel_statistics as figures
 from jaxcnn.data.errors import DataError
 from jaxcnn.training import Stopped, evaluator, run
 from tests.training.runs import (
-    ROOT,
     arguments,
     assert_same_state,
     config,
@@ -110,8 +109,8 @@ def test_a_stop_while_statistics_are_computed(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(figures, "compute_statistics", stopped)
     typed = [*arguments(**RECIPES["alexnet"]), f"--workdir={tmp_path}"]
-    assert main(typed, ROOT / "configs") == 143
-    assert "stopped by SIGTERM; nothing was trained yet in" in capsys.readouterr().out
+    assert main(typed) == 143
+    assert "stopped by SIGTERM; nothing was trained yet in" in capsys.readouterr().err
     assert not (tmp_path / "statistics.npz").exists()
 
 

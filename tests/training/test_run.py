@@ -20,7 +20,6 @@ from jaxcnn.training import Diverged, Stopped, evaluator, loop, prefetch, run
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.workdir import WorkdirError
 from tests.training.runs import (
-    ROOT,
     arguments,
     assert_same_state,
     child,
@@ -361,7 +360,7 @@ def test_main_stops_on_a_signal_with_143_and_says_how_to_go_on(tmp_path):
     shown += process.communicate(timeout=60)[0]
     assert process.returncode == 143, shown
     assert (
-        f"stopped by SIGINT; the state is saved in {tmp_path / 'here'}. To go on: python main.py"
+        f"stopped by SIGINT; the state is saved in {tmp_path / 'here'}. To go on: jaxcnn train"
         in shown
     )
     assert [
@@ -404,21 +403,21 @@ def test_too_little_room_is_seen_before_anything_is_written(tmp_path, monkeypatc
 def test_exit_codes(extra, code, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     began = time.monotonic()
-    assert main([*arguments(), *extra], ROOT / "configs") == code
+    assert main([*arguments(), *extra]) == code
     assert message in capsys.readouterr().err
     assert code == 3 or time.monotonic() - began < 20
 
 
 def test_usage_errors_exit_with_2(capsys):
     with pytest.raises(SystemExit) as caught:
-        main(["--confg=vgg_e"], ROOT / "configs")
+        main(["--confg=vgg_e"])
     assert caught.value.code == 2
     assert "unrecognized arguments: --confg=vgg_e" in capsys.readouterr().err
 
 
 def test_dry_run_says_memory_and_time_and_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main([*arguments(), "--dry_run"], ROOT / "configs") == 0
+    assert main([*arguments(), "--dry_run"]) == 0
     shown = capsys.readouterr().out
     for part in (
         "dry run:",
@@ -432,5 +431,5 @@ def test_dry_run_says_memory_and_time_and_writes_nothing(tmp_path, capsys, monke
 
 
 def test_print_config(capsys):
-    assert main([*arguments(), "--print_config"], ROOT / "configs") == 0
+    assert main([*arguments(), "--print_config"]) == 0
     assert "model.width = 0.0625  # command line" in capsys.readouterr().out

@@ -79,13 +79,8 @@ class Grid:
         return [run for runs in zip(*(c.runs for c in self.cells), strict=True) for run in runs]
 
 
-def make_grid(
-    comparisons: Sequence[Comparison], out: Path, configs_folder: Path
-) -> tuple[Grid, ...]:
+def make_grid(comparisons: Sequence[Comparison], out: Path) -> tuple[Grid, ...]:
     """The grids of `comparisons`, with folders under `out`.
-
-    Args:
-        configs_folder: where bare config names are looked up.
 
     Raises:
         ConfigError: lists the errors of all configs of all comparisons, one per line.
@@ -95,7 +90,7 @@ def make_grid(
     data = _DataFacts()
     for comparison in comparisons:
         try:
-            builder = _GridBuilder(comparison, out / comparison.name, configs_folder, data)
+            builder = _GridBuilder(comparison, out / comparison.name, data)
             grids.append(builder.build())
         except configs.ConfigError as error:
             errors.append(str(error))
@@ -132,11 +127,9 @@ class _DataFacts:
 
 
 class _GridBuilder:
-    def __init__(
-        self, comparison: Comparison, folder: Path, configs_folder: Path, data: _DataFacts
-    ) -> None:
+    def __init__(self, comparison: Comparison, folder: Path, data: _DataFacts) -> None:
         self.comparison, self.folder, self.data = comparison, folder, data
-        self.given = configs.read_config(configs.find_config(comparison.base, configs_folder))
+        self.given = configs.read_config(configs.find_config(comparison.base))
 
     def build(self) -> Grid:
         comparison, measure = self.comparison, parse_measure(self.comparison.measure)

@@ -58,7 +58,7 @@ def protocol_tables(runs: Sequence[FinishedRun]) -> dict[str, str]:
     found = protocol_rows(runs)
     if not found:
         raise ValueError(
-            "the reports of these runs hold no results; make some: python -m jaxcnn.cli.evaluate "
+            "the reports of these runs hold no results; make some: jaxcnn evaluate "
             "--workdir=RUN --protocol=NAME"
         )
     body = [

@@ -53,7 +53,7 @@ def test_a_budget_of_multiply_adds(tmp_path):
 def test_auxiliary_heads_count_in_the_budget(tmp_path):
     """Without its two heads GoogLeNet trains longer for the same multiply-adds; what it evaluates is
     the same net."""
-    made = make_grid([_googlenet()], tmp_path, CONFIGS)[0]
+    made = make_grid([_googlenet()], tmp_path)[0]
     with_heads, without = made.cells
     assert with_heads.parameters == without.parameters
     assert with_heads.macs > without.macs
@@ -93,7 +93,7 @@ def test_all_errors_of_all_variants_at_once(tmp_path):
         }
     )
     with pytest.raises(ConfigError) as caught:
-        make_grid([wrong, comparison("other", overrides={"batch_size": 0})], tmp_path, CONFIGS)
+        make_grid([wrong, comparison("other", overrides={"batch_size": 0})], tmp_path)
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("tiny, a: unknown key model.colum; did you mean model.column?")
     assert any(line.startswith("tiny, b: optim.momentum must be float") for line in lines)
@@ -116,7 +116,7 @@ def test_the_comparisons_of_configs(tmp_path):
         for name, comparison_of in found.items():
             images = {**comparison_of.overrides, "data.source": "synthetic:10"}
             changed = dataclasses.replace(comparison_of, overrides=images)
-            (made,) = make_grid([changed], tmp_path, CONFIGS)
+            (made,) = make_grid([changed], tmp_path)
             assert len(made.runs()) == len(made.cells) * len(comparison_of.seeds) > 1
             assert made.comparison.about, name
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.cli import cifar10_subset as tool
+from jaxcnn.cli import prepare
 from jaxcnn.data import DataError
+from jaxcnn.data.preparation.cifar10_subset import load_batch
 
 
 def make_batch(first, count=20):
@@ -47,7 +48,7 @@ def test_build_from_batches(batches, listed, tmp_path, capsys, packed):
         with tarfile.open(source, "w:gz") as tar:
             tar.add(batches, "cifar-10-batches-py")
     out = tmp_path / "out"
-    assert tool.main([str(out), f"--source={source}", f"--list={listed}"]) == 0
+    assert prepare.main(["cifar10_subset", str(out), f"--source={source}", f"--list={listed}"]) == 0
     # The fourth airplane is the second of data_batch_2: value 20 + 10.
     assert grey(out / "train" / "airplane" / "0000.jpg") == 0
     assert grey(out / "train" / "airplane" / "0003.jpg") == 30
@@ -59,18 +60,22 @@ def test_build_from_batches(batches, listed, tmp_path, capsys, packed):
 
 def test_build_from_the_jpegs_is_bit_for_bit(batches, listed, tmp_path, capsys):
     whole, copy, again = tmp_path / "whole", tmp_path / "copy", tmp_path / "again"
-    assert tool.main([str(whole), f"--source={batches}", f"--list={listed}"]) == 0
+    assert (
+        prepare.main(["cifar10_subset", str(whole), f"--source={batches}", f"--list={listed}"]) == 0
+    )
     digests = tmp_path / "DIGESTS"
-    assert tool.main([str(whole), f"--write_list={digests}"]) == 0
-    assert tool.main([str(whole), f"--verify={digests}"]) == 0
+    assert prepare.main(["cifar10_subset", str(whole), f"--write_list={digests}"]) == 0
+    assert prepare.main(["cifar10_subset", str(whole), f"--verify={digests}"]) == 0
     whole.rename(copy)
     (copy / "val").rename(copy / "test")
-    assert tool.main([str(again), f"--source={copy}", f"--list={digests}"]) == 0
-    assert tool.main([str(again), f"--verify={digests}"]) == 0
+    assert (
+        prepare.main(["cifar10_subset", str(again), f"--source={copy}", f"--list={digests}"]) == 0
+    )
+    assert prepare.main(["cifar10_subset", str(again), f"--verify={digests}"]) == 0
     assert "3 of 3 files are as listed" in capsys.readouterr().out
     (again / "val" / "truck" / "0001.jpg").write_bytes(b"changed")
     (again / "train" / "airplane" / "0003.jpg").rename(again / "train" / "airplane" / "0004.jpg")
-    assert tool.main([str(again), f"--verify={digests}"]) == 1
+    assert prepare.main(["cifar10_subset", str(again), f"--verify={digests}"]) == 1
     said = capsys.readouterr().out
     assert "missing: 1 files: train/airplane/0003.jpg" in said
     assert "different: 1 files: val/truck/0001.jpg" in said
@@ -84,7 +89,7 @@ def test_build_from_the_jpegs_is_bit_for_bit(batches, listed, tmp_path, capsys):
 def test_list_with_other_lines_is_refused(tmp_path, line, capsys):
     path = tmp_path / "LIST"
     path.write_text(f"{'0' * 64}  train/cat/0001.jpg\n{line}\n")
-    assert tool.main([str(tmp_path), f"--verify={path}"]) == 1
+    assert prepare.main(["cifar10_subset", str(tmp_path), f"--verify={path}"]) == 1
     assert "line 2: expected 'sha256  train/CLASS/NNNN.jpg'" in capsys.readouterr().err
 
 
@@ -99,26 +104,29 @@ class Malicious:
 def test_pickle_runs_nothing(tmp_path):
     target = str(tmp_path / "made")
     with pytest.raises(DataError, match=r"asks for posix.mkdir: refused"):
-        tool.load_batch(pickle.dumps({b"data": Malicious(target)}))
+        load_batch(pickle.dumps({b"data": Malicious(target)}))
     assert not os.path.exists(target)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", pickle.dumps({b"labels": []}), b"\x80\x02}q"])
 def test_other_files_are_no_batches(content):
     with pytest.raises(DataError, match="not a batch file"):
-        tool.load_batch(content)
+        load_batch(content)
 
 
 def test_batch_pixels():
     data = np.arange(3 * 3072, dtype=np.uint8).reshape(3, 3072)
-    images, labels = tool.load_batch(pickle.dumps({b"data": data, b"labels": [1, 2, 3]}, 4))
+    images, labels = load_batch(pickle.dumps({b"data": data, b"labels": [1, 2, 3]}, 4))
     assert labels == [1, 2, 3]
     assert np.array_equal(images[1].transpose(2, 0, 1).ravel(), data[1])
 
 
 def test_missing_source_and_usage(tmp_path, listed, capsys):
-    assert tool.main([str(tmp_path), f"--source={tmp_path}", f"--list={listed}"]) == 1
+    assert (
+        prepare.main(["cifar10_subset", str(tmp_path), f"--source={tmp_path}", f"--list={listed}"])
+        == 1
+    )
     assert "no data_batch_1 in" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
-        tool.main([str(tmp_path), f"--source={tmp_path}"])
+        prepare.main(["cifar10_subset", str(tmp_path), f"--source={tmp_path}"])
     assert stop.value.code == 2

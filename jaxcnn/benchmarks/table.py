@@ -1,41 +1,36 @@
-"""Measured figures as a table for docs/performance.md, and as a picture.
-
-python -m jaxcnn.cli.bench_table FILES [--plot=PNG]: FILES hold what jaxcnn.cli.bench prints with
---json. Exit codes: 0 done, 1 error, 2 usage.
-"""
+"""Saved measurements, as `jaxcnn bench KIND --json` prints them, as a Markdown table and as a plot."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.cli.exit_codes import outcome
 
-
-def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.cli.bench_table", description=__doc__, allow_abbrev=False
-    )
-    parser.add_argument("files", nargs="+", type=Path, help="JSON lines")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", type=Path, help="JSON lines of jaxcnn bench --json")
     parser.add_argument("--plot", type=Path, help="a PNG file to draw")
-    options = parser.parse_args(arguments)
 
-    def work() -> None:
-        rows = [row for path in options.files for row in read(path)]
-        print(table(rows))
-        if options.plot:
-            plot([row for row in rows if row["bound"] and row["peer"]], options.plot)
 
-    return outcome(work, "nothing was written")
+def write(options: argparse.Namespace) -> None:
+    """Prints the table of `add_arguments`' files, and draws the plot if one is asked for.
+
+    Raises:
+        ValueError: a file holds a line that is no measurement, or there is nothing to draw.
+    """
+    rows = [row for path in options.files for row in read(path)]
+    print(table(rows))
+    if options.plot:
+        plot([row for row in rows if row["bound"] and row["peer"]], options.plot)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Raises:
-    ValueError: a line that `bench` did not write.
+    """The measurements in a file.
+
+    Raises:
+        ValueError: `jaxcnn bench --json` did not write a line of it.
     """
     rows = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
@@ -44,7 +39,7 @@ def read(path: Path) -> list[dict[str, Any]]:
             rows.append({**row, "what": row["what"], "bound": row["bound"], "peer": row["peer"]})
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{path}, line {number}, is no row of `bench --json`: {line[:80]!r}"
+                f"{path}, line {number}, is not a row of jaxcnn bench --json: {line[:80]!r}"
             ) from error
     return rows
 
@@ -95,10 +90,6 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_yticks([n + 0.18 for n in range(len(rows))], [row["what"] for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * longest)  # room for a label
-    axes.set_xlabel("share of the bound; images a second beside the bars")
+    axes.set_xlabel("share of the bound; bars are labelled in images a second")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
     figure.savefig(path, dpi=110)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

