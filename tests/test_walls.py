@@ -15,7 +15,7 @@ GROUPS = [
     {"training"},
     {"planning"},
     {"research", "benchmarks"},
-    {"cli", "__main__"},
+    {"cli"},
 ]
 # The only file or folder that may import a package, and whether it may do so at its start.
 ONE_PLACE = {
