@@ -30,7 +30,7 @@ def check_fits(forward: Forward, protocol: Protocol) -> None:
             f"{name} needs images of any size, and this {type(net).__name__} only takes "
             f"{net.image_size} x {net.image_size}"
         )
-    if forward.mean_image and protocol.in_square():
+    if forward.mean_image and protocol.in_square:
         side = forward.mean.shape[0]
         if protocol.all_scales() != (side,):
             raise ValueError(
@@ -66,7 +66,7 @@ def crops_of(
 
 def shapes_of(forward: Forward, protocol: Protocol, height: int, width: int) -> list[InputShape]:
     """The distinct input shapes of the crops of an image of (height, width)."""
-    in_square = forward.mean_image and protocol.in_square()
+    in_square = forward.mean_image and protocol.in_square
     crops = crops_of(forward, protocol, height, width)
     return list(dict.fromkeys(_shape_of(crop, in_square) for crop in crops))
 
@@ -90,7 +90,7 @@ def image_posteriors(
         check_stop: called before each image and each batch; raises to leave early.
     """
     batcher = _Batcher(forward, params, check_stop)
-    in_square = forward.mean_image and protocol.in_square()
+    in_square = forward.mean_image and protocol.in_square
     for image in images:
         check_stop()
         crops = crops_of(forward, protocol, *image.size)

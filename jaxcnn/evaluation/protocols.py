@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from jaxcnn import config as configs
 from jaxcnn.data.eval_crops import (
@@ -35,6 +35,9 @@ class ProtocolCrop(NamedTuple):
     dense: bool = False
 
 
+Crops = list[ProtocolCrop]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
     """An abstract test protocol; subclasses define `crops`.
@@ -44,6 +47,10 @@ class Protocol:
     """
 
     every_epochs: float = 0.0
+    dense: ClassVar[bool] = False  # whether whole images are among the crops
+    in_square: ClassVar[bool] = (
+        False  # whether all crops lie in the square that a mean image covers
+    )
 
     def __post_init__(self) -> None:
         if self.every_epochs < 0:
@@ -54,25 +61,15 @@ class Protocol:
 
     def all_scales(self) -> tuple[int, ...]:
         """The lengths, in pixels, to which the shorter side of an image is rescaled."""
-        raise NotImplementedError
-
-    def in_square(self) -> bool:
-        """Whether all crops lie in the central square of the rescaled image, which a mean image covers."""
-        return False
-
-    @property
-    def dense(self) -> bool:
-        """Whether whole images are among the crops."""
-        return False
+        fields = vars(self)
+        return fields["scales"] if "scales" in fields else (fields["scale"],)
 
     def label(self, image_size: int) -> str:
         """The name of this protocol in results, with all that matters: `centre(256->224)`."""
         scales = ",".join(map(str, self.all_scales()))
         return f"{_name(self)}({scales}->{image_size})"
 
-    def crops(
-        self, height: int, width: int, image_size: int, *, square: bool = False
-    ) -> list[ProtocolCrop]:
+    def crops(self, height: int, width: int, image_size: int, *, square: bool = False) -> Crops:
         """The crops of an image of (height, width).
 
         Args:
@@ -108,21 +105,11 @@ class CenterCrop(Protocol):
 
     scale: int = 256
     every_epochs: float = dataclasses.field(default=1.0, kw_only=True)
+    in_square = True
 
-    def all_scales(self) -> tuple[int, ...]:
-        return (self.scale,)
-
-    def in_square(self) -> bool:
-        return True
-
-    def crops(
-        self, height: int, width: int, image_size: int, *, square: bool = False
-    ) -> list[ProtocolCrop]:
-        return [
-            ProtocolCrop(
-                center_crop(height, width, self.scale, image_size, square=square), False, 1.0
-            )
-        ]
+    def crops(self, height: int, width: int, image_size: int, *, square: bool = False) -> Crops:
+        crop = center_crop(height, width, self.scale, image_size, square=square)
+        return [ProtocolCrop(crop, False, 1.0)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,16 +121,9 @@ class TenCrops(Protocol):
     """
 
     scale: int = 256
+    in_square = True
 
-    def all_scales(self) -> tuple[int, ...]:
-        return (self.scale,)
-
-    def in_square(self) -> bool:
-        return True
-
-    def crops(
-        self, height: int, width: int, image_size: int, *, square: bool = False
-    ) -> list[ProtocolCrop]:
+    def crops(self, height: int, width: int, image_size: int, *, square: bool = False) -> Crops:
         del square  # always in the square
         return _evenly(five_crops(height, width, self.scale, image_size))
 
@@ -155,21 +135,13 @@ class Dense(Protocol):
 
     scales: tuple[int, ...] = (256,)
     flip: bool = True
-
-    def all_scales(self) -> tuple[int, ...]:
-        return self.scales
-
-    @property
-    def dense(self) -> bool:
-        return True
+    dense = True
 
     def label(self, image_size: int) -> str:
         del image_size  # the images have any size
         return f"dense({','.join(map(str, self.scales))}{'' if self.flip else ', no flip'})"
 
-    def crops(
-        self, height: int, width: int, image_size: int, *, square: bool = False
-    ) -> list[ProtocolCrop]:
+    def crops(self, height: int, width: int, image_size: int, *, square: bool = False) -> Crops:
         del image_size, square
         crops = [whole_image_crop(height, width, scale) for scale in self.scales]
         return _evenly(crops, flip=self.flip, dense=True)
@@ -190,16 +162,11 @@ class MultiCrop(Protocol):
         if self.grid < 1:
             raise ValueError(f"grid must be 1 or more, got {self.grid}")
 
-    def all_scales(self) -> tuple[int, ...]:
-        return self.scales
-
     def label(self, image_size: int) -> str:
         grid = "" if self.grid == 5 else f", grid {self.grid}"
         return f"{super().label(image_size)[:-1]}{grid}{'' if self.flip else ', no flip'})"
 
-    def crops(
-        self, height: int, width: int, image_size: int, *, square: bool = False
-    ) -> list[ProtocolCrop]:
+    def crops(self, height: int, width: int, image_size: int, *, square: bool = False) -> Crops:
         del square
         crops = [
             crop
@@ -214,17 +181,9 @@ class MultiCropDense(Protocol):
     """The mean of the posteriors of `MultiCrop` and `Dense` (Simonyan & Zisserman 2014, section 4.3)."""
 
     scales: tuple[int, ...] = (256,)
+    dense = True
 
-    @property
-    def dense(self) -> bool:
-        return True
-
-    def all_scales(self) -> tuple[int, ...]:
-        return self.scales
-
-    def crops(
-        self, height: int, width: int, image_size: int, *, square: bool = False
-    ) -> list[ProtocolCrop]:
+    def crops(self, height: int, width: int, image_size: int, *, square: bool = False) -> Crops:
         del square
         crops = MultiCrop(scales=self.scales).crops(height, width, image_size)
         dense = Dense(scales=self.scales).crops(height, width, image_size)
@@ -238,12 +197,7 @@ class Crops144(Protocol):
 
     scales: tuple[int, ...] = (256, 288, 320, 352)
 
-    def all_scales(self) -> tuple[int, ...]:
-        return self.scales
-
-    def crops(
-        self, height: int, width: int, image_size: int, *, square: bool = False
-    ) -> list[ProtocolCrop]:
+    def crops(self, height: int, width: int, image_size: int, *, square: bool = False) -> Crops:
         del square
         return _evenly(
             crop
@@ -304,9 +258,7 @@ def read_protocol(text: str, image_size: int) -> Protocol:
     return protocol
 
 
-def _evenly(
-    crops: Iterable[EvalCrop], *, flip: bool = True, dense: bool = False
-) -> list[ProtocolCrop]:
+def _evenly(crops: Iterable[EvalCrop], *, flip: bool = True, dense: bool = False) -> Crops:
     """All crops and then, with `flip`, all their mirrors, with equal weights."""
     crops = tuple(crops)
     weight = 1.0 / (len(crops) * (2 if flip else 1))

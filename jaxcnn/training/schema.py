@@ -115,11 +115,7 @@ def _scale_errors(config: Mapping[str, Any]) -> list[str]:
                 f"{config['model']['name']} with these keys takes {side} x {side} alone"
             )
         scales = protocol.all_scales()
-        if (
-            augment["mean"] == "per_pixel"
-            and protocol.in_square()
-            and scales != augment["scale"][:1]
-        ):
+        if augment["mean"] == "per_pixel" and protocol.in_square and scales != augment["scale"][:1]:
             errors.append(
                 f"evals[{i}].scale is {scales[0]}, but augment.mean='per_pixel' holds means of "
                 f"squares of side {augment['scale'][0]}: give that scale, or augment.mean='rgb'"

@@ -1,7 +1,6 @@
-"""The papers' pictures of what a net learned: first kernels, guesses, nearest images, class score maps.
+"""The papers' figures of what a net learned: first kernels, predictions, nearest images, class score maps.
 
-Pure functions of arrays: each gives a matplotlib `Figure`, some 1200 pixels wide where it is full, for the
-caller to save. A ValueError says what was expected and what was seen.
+Pure functions of arrays. Each returns a matplotlib `Figure`, up to about 1200 pixels wide, to be saved.
 """
 
 import dataclasses
@@ -15,60 +14,50 @@ from jaxtyping import Float, UInt8
 if TYPE_CHECKING:
     import matplotlib.figure
 
-# The widest picture in inches, its dots an inch, and the size of the text in points.
+# Width of the widest figure in inches, dots per inch, and text size in points.
 WIDTH, DOTS, TEXT = 10.0, 120, 9
-# Of Okabe and Ito's palette, as in curves.py: the two that black text is legible on.
+# Two colours of Okabe and Ito's palette on which black text is legible.
 CORRECT, OTHER = "#E69F00", "#56B4E9"
-# Kernels in a row (96 are Krizhevsky's 6 rows of 16); the dots of a kernel and between two.
+# Kernels per row (Krizhevsky et al. show 96 in 6 rows of 16); dots per kernel and between two.
 KERNELS, TILE, GAP = 16, 66, 6
-GUESSES = 4  # images in a row
-NEAREST = 1.39  # inches of an image among its neighbours: seven and a line fill the width
+GUESSES = 4  # images per row
+NEAREST = 1.39  # inches per image among neighbours: seven and a line fill the width
 
 Kernels = Float[np.ndarray, "h w 3 n"]
-Picture = UInt8[np.ndarray, "_ _ 3"]  # sizes may differ within a figure
+Image = UInt8[np.ndarray, "_ _ 3"]  # sizes may differ within a figure
 
 
 @dataclasses.dataclass(frozen=True)
 class Guess:
-    """An image with its own label or file name, its most probable classes with the best first, and the
-    position of the correct class among `names`: -1 where it is not there or not known."""
+    """An image with its label or file name, its most probable classes in descending order, and the index of
+    the correct class among `names`: -1 if it is not among them or unknown."""
 
-    image: Picture
+    image: Image
     title: str
     names: tuple[str, ...]
     probabilities: tuple[float, ...]
     correct: int
 
-    def __post_init__(self) -> None:
-        count, found = len(self.names), self.probabilities
-        _expect(count == len(found), f"{count} probabilities", found)
-        _expect(all(0 <= p <= 1 for p in found), "probabilities in [0, 1]", found)
-        _expect(-1 <= self.correct < count, f"correct from -1 to {count - 1}", self.correct)
-
 
 @dataclasses.dataclass(frozen=True)
 class Neighbours:
-    """A test image, and the training images nearest to it with their labels and distances, in order."""
+    """A test image, and the training images nearest to it with labels and distances, nearest first."""
 
-    image: Picture
+    image: Image
     title: str
-    nearest: tuple[Picture, ...]
+    nearest: tuple[Image, ...]
     names: tuple[str, ...]
     distances: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        counts = len(self.nearest), len(self.names), len(self.distances)
-        _expect(len(set(counts)) == 1, "as many nearest images as names and distances", counts)
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoreMap:
-    """The scores of class `name` in each cell of a rescaled image's dense evaluation, and its `probability`
-    after their average and the softmax. `centres` are those of the cells' fields, (down, across) in pixels
-    from the image's top left corner: a field over the first 224 pixels has its centre at 112. `side` is that
-    of the square, in pixels, that stands for a cell: the net's stride."""
+    """The scores of class `name` in each cell of the score map of an image, and its `probability` after their
+    average and the softmax. `centres` are those of the cells' receptive fields, (rows, columns) in pixels
+    from the top left corner: a field over the first 224 pixels has its centre at 112. `side` is the side of
+    the square that is drawn for a cell, in pixels: the net's stride."""
 
-    image: Picture
+    image: Image
     title: str
     name: str
     probability: float
@@ -76,28 +65,22 @@ class ScoreMap:
     centres: tuple[Float[np.ndarray, " down"], Float[np.ndarray, " across"]]
     side: float
 
-    def __post_init__(self) -> None:
-        cells, seen = self.scores.shape, tuple(map(len, self.centres))
-        _expect(cells == seen and all(cells), f"centres of {cells} cells, 1 or more", seen)
-        _expect(self.side > 0, "a side above 0 pixels", self.side)
-
 
 def draw_kernels(kernels: Kernels, *, towers: int, title: str) -> "matplotlib.figure.Figure":
-    """The first layer's kernels as RGB tiles, 16 in a row, the towers one above the other (Krizhevsky et
-    al. 2012, Figure 3, at n = 96 and two towers).
+    """The first layer's kernels as RGB tiles, 16 per row, the towers one above the other (Krizhevsky et
+    al. 2012, Figure 3, with n = 96 and two towers).
 
-    The paper does not say how weights become colours. Here each kernel is scaled by itself: zero is
-    mid-grey and its largest absolute value spans the range, so that weak kernels show their form too, and
-    strengths do not compare between tiles.
+    The paper does not say how weights become colours. Here each kernel is scaled separately: zero is
+    mid-grey and its largest absolute value spans the range. Weak kernels show their form too, but strengths
+    cannot be compared between tiles.
     """
-    seen = f"{kernels.shape[3]} kernels, {towers} towers"
-    fits = towers > 0 and kernels.shape[3] % towers == 0
-    _expect(fits, "as many kernels in each tower, 1 tower or more", seen)
-    # Drawn at about its own size, or a 3 x 3 kernel would stand in a gap a third of its width.
+    # All kernels have about the same size; a 3 x 3 kernel in its own pixels would be lost in the gaps.
     zoom = max(1, TILE // max(kernels.shape[:2]))
     enlarged = kernels.repeat(zoom, axis=0).repeat(zoom, axis=1)
-    parts = np.split(enlarged, towers, axis=3)
-    sheets = [tile_sheet(k, columns=min(KERNELS, k.shape[3]), gap=GAP) for k in parts]
+    sheets = [
+        tile_sheet(tower, columns=min(KERNELS, tower.shape[3]), gap=GAP)
+        for tower in np.split(enlarged, towers, axis=3)
+    ]
     height, width = sheets[0].shape[:2]
     wide = max(2.5, width / DOTS + 0.2) + 0.7 * (towers > 1)
     figure = _figure(wide, towers * (height / DOTS + 0.22), title)
@@ -109,14 +92,16 @@ def draw_kernels(kernels: Kernels, *, towers: int, title: str) -> "matplotlib.fi
 
 
 def tile_sheet(kernels: Kernels, *, columns: int, gap: int) -> UInt8[np.ndarray, "H W 3"]:
-    """Kernels side by side, row by row, `gap` white pixels between them and white where the last row ends.
+    """Kernels row by row, with `gap` white pixels between them and white tiles after the last one.
 
-    A kernel's zero is 128, its largest absolute value 255 or, where negative, 0.
+    Zero becomes 128, the largest absolute value of each kernel 255 or, if negative, 0.
+
+    Raises:
+        ValueError: a weight is NaN or infinite.
     """
     height, width, _, count = kernels.shape
-    fits, seen = all(kernels.shape) and columns > 0 and gap >= 0, (kernels.shape, columns, gap)
-    _expect(fits, "kernels, columns of 1 or more and a gap of 0 or more", seen)
-    _expect(np.isfinite(kernels).all(), "finite kernels", "NaN or infinity among the weights")
+    if not np.isfinite(kernels).all():
+        raise ValueError("expected finite kernels; got NaN or infinity among the weights")
     values = kernels.astype(np.float64)
     largest = np.abs(values).max((0, 1, 2))
     tiles = np.rint(127.5 + 127.5 * values / np.where(largest > 0, largest, 1))
@@ -128,9 +113,8 @@ def tile_sheet(kernels: Kernels, *, columns: int, gap: int) -> UInt8[np.ndarray,
 
 
 def draw_guesses(shown: Sequence[Guess], *, title: str) -> "matplotlib.figure.Figure":
-    """Images, and under each its most probable labels as bars of the probability from 0 to 1, the correct
-    one in another colour and bold (Krizhevsky et al. 2012, Figure 4, left)."""
-    _expect(shown, "one guess or more to draw", "none")
+    """Images, and under each its most probable classes as bars of probability; the correct one is bold and
+    in another colour (Krizhevsky et al. 2012, Figure 4, left)."""
     columns, rows = min(GUESSES, len(shown)), -(-len(shown) // GUESSES)
     most = max(len(guess.names) for guess in shown)
     slot, bars = WIDTH / GUESSES, 0.22 * (most + 0.6)
@@ -146,7 +130,7 @@ def draw_guesses(shown: Sequence[Guess], *, title: str) -> "matplotlib.figure.Fi
 
 
 def _bars(axes: Any, guess: Guess, most: int, room: float) -> None:
-    """The names stand on the bars, where a long one runs over the end of its bar, and take `room` inches."""
+    """Bars with names of up to `room` inches drawn over them."""
     for place, (name, probability) in enumerate(zip(guess.names, guess.probabilities, strict=True)):
         colour, weight = (CORRECT, "bold") if place == guess.correct else (OTHER, "normal")
         axes.barh(place, probability, height=0.86, color=colour)
@@ -159,11 +143,9 @@ def _bars(axes: Any, guess: Guess, most: int, room: float) -> None:
 
 
 def draw_neighbours(shown: Sequence[Neighbours], *, title: str) -> "matplotlib.figure.Figure":
-    """A row for each test image, and right of a line the training images nearest to it in the last hidden
-    layer (Krizhevsky et al. 2012, Figure 4, right), all with their labels and those with distances."""
-    counts = [len(row.nearest) for row in shown]
-    _expect(len(set(counts)) == 1, "test images, all with as many nearest images", counts or "none")
-    widths = (1, 0.2, *([1] * counts[0]))  # the second is the line's
+    """A row for each test image and, right of a line, the training images nearest to it in the last hidden
+    layer, with labels and distances (Krizhevsky et al. 2012, Figure 4, right)."""
+    widths = (1, 0.2, *([1] * len(shown[0].nearest)))  # the second is for the line
     figure = _figure(NEAREST * sum(widths), (NEAREST + 0.3) * len(shown), title)
     grid = figure.add_gridspec(len(shown), len(widths), width_ratios=widths)
     line = figure.add_subplot(grid[:, 1])
@@ -181,10 +163,9 @@ def draw_neighbours(shown: Sequence[Neighbours], *, title: str) -> "matplotlib.f
 
 
 def draw_score_maps(shown: Sequence[ScoreMap], *, title: str) -> "matplotlib.figure.Figure":
-    """A row for each image: the image, and over a pale grey one, which leaves colour to the map, the scores
-    of a class in each cell of its dense evaluation (Simonyan & Zisserman 2014, section 3.2)."""
-    _expect(shown, "one score map or more to draw", "none")
-    wide = 0.42 * WIDTH  # a panel
+    """A row for each image: the image, and the score map of a class drawn over it in pale grey (dense
+    evaluation, Simonyan & Zisserman 2014, section 3.2)."""
+    wide = 0.42 * WIDTH  # of a panel
     heights = [wide * min(1.0, len(one.image) / one.image.shape[1]) for one in shown]
     figure = _figure(WIDTH, sum(heights) + 0.35 * len(shown), title)
     panels = figure.subplots(len(shown), 2, squeeze=False, height_ratios=heights)
@@ -194,23 +175,23 @@ def draw_score_maps(shown: Sequence[ScoreMap], *, title: str) -> "matplotlib.fig
         _show(under, one.image @ np.array([0.299, 0.587, 0.114]) / 2 + 64)
         name = f"{_shortened(one.name, wide - 1.6)}, probability {one.probability:.1%}"
         under.set_title(name, fontsize=TEXT, parse_math=False)
-        squares = under.add_collection(_squares(one), autolim=False)  # cut at the image's edge
+        squares = under.add_collection(_squares(one), autolim=False)  # clipped at the image's edge
         bar = figure.colorbar(squares, ax=under, pad=0.02, panchor=False)
         bar.set_label("class score before the softmax", fontsize=TEXT)
         bar.ax.tick_params(labelsize=TEXT - 1)
-        bar.ax.set_facecolor("0.5")  # the mean of the grey that the squares lie on
+        bar.ax.set_facecolor("0.5")  # the mean of the grey below the squares
     return figure
 
 
 def _squares(one: ScoreMap) -> Any:
-    """A square for each cell, row by row. They meet at the edges: smoothed ones would show seams."""
+    """A square for each cell, row by row, without antialiasing, which would show seams."""
     from matplotlib.collections import PolyCollection
 
     corners = one.side * np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
     down, across = np.meshgrid(*one.centres, indexing="ij")
     squares = list(np.stack([across, down], axis=-1).reshape(-1, 1, 2) + corners)
-    look = {"cmap": "viridis", "alpha": 0.65, "linewidths": 0, "antialiaseds": False}
-    return PolyCollection(squares, array=one.scores.ravel(), **look)
+    style = {"cmap": "viridis", "alpha": 0.65, "linewidths": 0, "antialiaseds": False}
+    return PolyCollection(squares, array=one.scores.ravel(), **style)
 
 
 def _figure(width: float, height: float, title: str) -> "matplotlib.figure.Figure":
@@ -225,15 +206,15 @@ def _figure(width: float, height: float, title: str) -> "matplotlib.figure.Figur
 
 
 def _show(axes: Any, image: np.ndarray) -> None:
-    """The image without a frame at the bottom of its room, so that the labels of a row stand in line.
-    Coordinates are pixels, (0, 0) the image's top left corner."""
+    """Shows an image without a frame, at the bottom of its axes so that the labels of a row are aligned.
+    Coordinates are pixels; (0, 0) is the top left corner."""
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(0, image.shape[1], len(image), 0))
     axes.set(xticks=[], yticks=[], anchor="S")
     axes.spines[:].set_visible(False)
 
 
 def _shortened(text: str, room: float, weight: str = "normal") -> str:
-    """The text on one line, cut with an ellipsis to `room` inches of the figures' font."""
+    """The text on one line, truncated with an ellipsis to `room` inches."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
@@ -243,8 +224,3 @@ def _shortened(text: str, room: float, weight: str = "normal") -> str:
         kept = kept[:-1].rstrip()
         line = f"{kept}…"
     return line
-
-
-def _expect(holds: object, what: str, seen: object) -> None:
-    if not holds:
-        raise ValueError(f"expected {what}; got {seen}")
