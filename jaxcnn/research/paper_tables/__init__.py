@@ -1,1 +1,1 @@
-"""The papers' result tables beside the figures of runs."""
+"""The papers' result tables with the results of runs."""

@@ -9,7 +9,7 @@ from jaxcnn.evaluation import Protocol
 from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.paper_tables.tables import Contribution, TableRow
 
-# What makes a net the paper's own, whatever its width and its images: field -> values that are.
+# Fields of `model` with the values that the paper's nets have; width and image size may differ.
 PAPER_VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "alexnet": {
         "towers": (2,),
@@ -23,32 +23,32 @@ PAPER_VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "googlenet": {"module": ("reduced",), "head": ("average",), "lrn": (True,)},
 }
 Key = tuple[str, str, tuple[int, int] | None]
-# A row is what one or more fusions came to, each of them parts: a run and its protocol.
+# The members of an ensemble that fills a row: runs and their protocols.
 EnsembleMatch = tuple[tuple[FinishedRun, Protocol], ...]
 
 
 def trains_for(part: Contribution, config: Mapping[str, Any]) -> bool:
-    """Whether a run of `config` trains the net of `part`, at any width and size of images."""
-    model, side = config["model"], config["model"]["image_size"]
+    """Whether a run of `config` trains the net of `part`, at any width and image size."""
+    model, image_size = config["model"], config["model"]["image_size"]
     if model["name"] != part.net or (part.column and model.get("column") != part.column):
         return False
     if any(model[field] not in values for field, values in PAPER_VALUES[part.net].items()):
         return False
     if part.scale is None:
         return True
-    return tuple(config["augment"]["scale"]) == in_proportion(part.scale, side)
+    return tuple(config["augment"]["scale"]) == in_proportion(part.scale, image_size)
 
 
-def in_proportion(scale: tuple[int, int], side: int) -> tuple[int, int]:
-    """S of images of 224 for images of `side`."""
-    low, high = ((2 * s * side + 224) // (2 * 224) for s in scale)
+def in_proportion(scale: tuple[int, int], image_size: int) -> tuple[int, int]:
+    """The scales S for images of 224, in proportion to `image_size`."""
+    low, high = ((2 * s * image_size + 224) // (2 * 224) for s in scale)
     return low, high
 
 
 def ensemble_matches(row: TableRow, runs: Sequence[FinishedRun]) -> tuple[list[EnsembleMatch], str]:
-    """Which runs go into a row, as often as there are enough of them, and what is missing for one.
+    """As many ensembles as `runs` can fill for a row, and what is missing if there are none.
 
-    The k-th fusion takes the k-th runs of each net, in the order given.
+    The k-th ensemble takes the k-th runs of each net, in the order given.
     """
     wanted: dict[Key, int] = {}
     found: dict[Key, list[FinishedRun]] = {}
@@ -57,7 +57,7 @@ def ensemble_matches(row: TableRow, runs: Sequence[FinishedRun]) -> tuple[list[E
         wanted[key] = max(wanted.get(key, 0), part.nets)
         found[key] = [run for run in runs if trains_for(part, run.trained_config)]
     lacking = [
-        f"{count} runs of {_net(key)} wanted, {len(found[key])} given"
+        f"{count} runs of {_net(key)} needed, {len(found[key])} given"
         if count > 1
         else f"no run of {_net(key)}"
         for key, count in wanted.items()

@@ -1,4 +1,4 @@
-"""The papers' result tables as data: the printed figures, and the nets and tests behind each row.
+"""The papers' result tables as data: the printed figures, and the nets and protocols of each row.
 
 A is Krizhevsky et al. 2012, V is Simonyan & Zisserman 2014, G is Szegedy et al. 2014.
 """
@@ -17,23 +17,23 @@ MEASURES = (TOP1, TOP5, TOP5_TEST, PARAMETERS)
 
 @dataclasses.dataclass(frozen=True)
 class Contribution:
-    """One mean of posteriors that goes into a row: of `nets` trained nets, each by `protocol`."""
+    """The part of `nets` trained nets, each evaluated by `protocol`, in the mean of a row."""
 
     net: str  # a key of jaxcnn.models.NETS
-    protocol: Protocol  # in the paper's pixels, for images of 224
+    protocol: Protocol  # with the paper's scales, for images of 224
     column: str = ""  # of VGG's Table 1
-    scale: tuple[int, int] | None = None  # lowest and highest S; None: S does not tell nets apart
+    scale: tuple[int, int] | None = None  # lowest and highest S; None: any
     nets: int = 1  # how many different trained nets
 
 
 @dataclasses.dataclass(frozen=True)
 class TableRow:
-    """A printed row; its posterior here is the mean of its parts', all with the same weight."""
+    """A printed row; we average the posteriors of its parts with equal weights."""
 
-    cells: tuple[str, ...]  # what names the row, one per column of the table
-    paper: tuple[float | None, ...]  # one per measure of the table; None: the paper has none
-    parts: tuple[Contribution, ...] = ()  # (): jaxcnn has no such net
-    note: str = ""  # why there are no parts, or what to know of the figures
+    cells: tuple[str, ...]  # the words of the row, one per column of the table
+    paper: tuple[float | None, ...]  # one per measure of the table; None: not given
+    parts: tuple[Contribution, ...] = ()  # () if jaxcnn does not have the net
+    note: str = ""  # why there are no parts, or a remark on the figures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +53,14 @@ TWO_UNBUILT = f"2 of the 7 nets were {UNBUILT}"
 ONE_FIGURE = "the paper prints one top-5 figure, not one for each set"
 SLIP = "the paper prints -3.45 against the base, its own figures give -3.40"  # G Table 3
 
-# S in training by its cell, and the several test scales that V section 4.2 has for it.
+# S in training by its cell in the table, and the test scales for it (V section 4.2).
 JITTERED = "[256;512]"
 S = {"256": (256, 256), "384": (384, 384), JITTERED: (256, 512)}
 SEVERAL_Q = {"256": (224, 256, 288), "384": (352, 384, 416), JITTERED: (256, 384, 512)}
 
 
 def _dense(column: str, s: str, *q: int) -> Contribution:
-    """A VGG judged densely at the scales `q`; where none is given at those of `SEVERAL_Q`."""
+    """A VGG evaluated densely at the scales `q`, by default those of `SEVERAL_Q`."""
     return Contribution("vgg", Dense(scales=q or SEVERAL_Q[s]), column, S[s])
 
 
@@ -69,7 +69,7 @@ def _crops(column: str) -> Contribution:
 
 
 def _both(*columns: str) -> tuple[Contribution, ...]:
-    """Multi-crop and dense of each column; V section 4.3 has their mean."""
+    """Multi-crop and dense evaluation of each column, which V section 4.3 averages."""
     return tuple(part for c in columns for part in (_crops(c), _dense(c, JITTERED)))
 
 

@@ -1,4 +1,4 @@
-"""The papers' tables beside runs: which run fills which row, means over seeds, fusions, rows without one."""
+"""The papers' tables with results of runs: which run fills which row, means over seeds, ensembles."""
 
 import csv
 import io
@@ -55,7 +55,7 @@ def settings(name="vgg", scale=(256, 512), side=224, **model):
         (Contribution("googlenet", D.protocol), settings("googlenet", module="naive"), False),
     ],
 )
-def test_which_run_is_a_papers_net(part, given, fits):
+def test_runs_that_train_a_papers_net(part, given, fits):
     assert trains_for(part, given) == fits
 
 
@@ -66,13 +66,13 @@ def test_scales_in_proportion():
 
 
 class Given(FinishedRun):
-    """A run of which nothing but its config is asked."""
+    """A run that only has a config."""
 
     def __init__(self, name, config):
         self.name, self.config, self.trained_config = name, config, config
 
 
-def test_fusions_take_the_kth_runs_of_each_net():
+def test_ensembles_take_the_kth_runs_of_each_net():
     runs = [Given(f"{c}{i}", settings(column=c)) for i in range(3) for c in "DE"]
     row = TABLES["vgg6"].rows[3]  # D and E, multi-crop and dense
     found, why = ensemble_matches(row, runs)
@@ -98,17 +98,17 @@ def test_fusions_take_the_kth_runs_of_each_net():
     [
         ("vgg3", 0, "no run of vgg A, S 256"),
         ("vgg3", 8, "no run of vgg D, S [256;512]"),
-        ("googlenet3", 5, "7 runs of googlenet wanted, 0 given"),
+        ("googlenet3", 5, "7 runs of googlenet needed, 0 given"),
         ("alexnet2", 0, "another method"),
         ("vgg6", 1, "no run of vgg D, S [256;512]; no run of vgg E, S [256;512]"),
     ],
 )
-def test_rows_that_lack_runs_say_which(table, row, why):
+def test_rows_without_runs_say_which_are_missing(table, row, why):
     assert ensemble_matches(TABLES[table].rows[row], []) == ([], why)
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_table_is_printed_without_a_run(name):
+def test_every_table_prints_without_runs(name):
     found = side_by_side(TABLES[name], [])
     text, head = found.text(), found.header()
     assert TABLES[name].title in text
@@ -181,7 +181,7 @@ def wanted_missing(name, runs):
     return [w for w in wanted_evaluations(TABLES[name], runs) if is_missing(*w)]
 
 
-def test_fusions_are_means_of_saved_posteriors(folders):
+def test_ensembles_are_means_of_saved_posteriors(folders):
     found, runs = evaluated("vgg6", folders)
     line = found.body()[3]
     assert line[:2] == ["D, E", "multi-crop & dense"]
@@ -212,9 +212,9 @@ def test_results_of_older_weights_do_not_count(tmp_path):
     assert later.saved_posteriors(protocol) is None
 
 
-def test_runs_of_other_data_are_refused(folders, tmp_path):
+def test_runs_of_different_data_are_an_error(folders, tmp_path):
     other = untrained(tmp_path / "other", classes=6)
     with pytest.raises(
-        ensemble.PosteriorsError, match=r"a0, judged on 5 classes.*other, judged on 6"
+        ensemble.PosteriorsError, match=r"a0, evaluated on 5 classes.*other, evaluated on 6"
     ):
         check_same_data([FinishedRun(folders[0]), FinishedRun(other)])
