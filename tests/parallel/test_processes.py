@@ -77,7 +77,7 @@ def test_kills_stops_and_other_counts_of_devices(undisturbed, tmp_path):
     for (count, devices), strike, codes in STARTS:
         saved = [(int(s.step), digest(s)) for s in [state_of(folder)]] if process_groups else []
         with LaunchedGroup(
-            tmp_path / f"group_{len(groups)}", count, devices, *SETTINGS, f"--workdir={folder}",
+            tmp_path / f"group_{len(process_groups)}", count, devices, *SETTINGS, f"--workdir={folder}",
             **({"STRIKE": strike} if strike else {}),
         ) as process_group:  # fmt: skip
             ended = process_group.wait()
