@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def make_pixels(height, width, seed=0):
-    """A smooth random picture, uint8[height, width, 3], which JPEG keeps well."""
+    """A smooth random image, uint8[height, width, 3], which JPEG keeps well."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -48,7 +48,7 @@ def listed():
 
 
 @pytest.fixture
-def picture():
+def smooth_image():
     return make_pixels
 
 

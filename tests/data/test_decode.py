@@ -29,13 +29,13 @@ FILTERS = {
 }
 
 
-def reference(data, view, scale):
-    """The slow way: decode all, rescale all, cut."""
+def reference(data, crop, scale):
+    """The slow way: decode, rescale and crop the whole image."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     tall, wide = rescaled_size(image.height, image.width, scale)
-    scaled = np.asarray(image.resize((wide, tall), FILTERS[view.interpolation]))
-    top, left = view.box[:2]
-    return scaled[top : top + view.size[0], left : left + view.size[1]]
+    scaled = np.asarray(image.resize((wide, tall), FILTERS[crop.interpolation]))
+    top, left = crop.box[:2]
+    return scaled[top : top + crop.size[0], left : left + crop.size[1]]
 
 
 def difference(first, second):
@@ -43,14 +43,14 @@ def difference(first, second):
 
 
 def assert_alike(got, wanted, interpolation):
-    """To a grey level; cubic, which cuts its overshoots after each of two passes, in nearly all places."""
+    """Equal to one grey level; for cubic, which Pillow clips between its passes, nearly everywhere."""
     far = np.abs(got.astype(int) - wanted) > 1
     assert far.mean() <= (1e-3 if interpolation == "cubic" else 0)
 
 
-def noisy(picture, height, width):
+def noisy(smooth_image, height, width):
     noise = np.random.default_rng(0).integers(0, 60, (height, width, 3), np.uint8)
-    return picture(height, width) // 2 + noise
+    return smooth_image(height, width) // 2 + noise
 
 
 @pytest.mark.parametrize("interpolation", FILTERS)
@@ -62,16 +62,16 @@ def noisy(picture, height, width):
     [(190, 241, 64), (101, 67, 81), (24, 40, 72)],
 )
 def test_window_equals_full_decode(
-    encoded, picture, height, width, scale, subsampling, progressive, interpolation
+    encoded, smooth_image, height, width, scale, subsampling, progressive, interpolation
 ):
-    pixels = noisy(picture, height, width)
+    pixels = noisy(smooth_image, height, width)
     data = encoded(pixels, quality=90, subsampling=subsampling, progressive=progressive)
     side = 64
     tall, wide = rescaled_size(height, width, scale)
     down, across = tall - side, wide - side
     for top in {0, down // 2, down}:
         for left in {0, across // 3, across}:
-            view = rescaled_crop(
+            crop = rescaled_crop(
                 height,
                 width,
                 scale=scale,
@@ -80,10 +80,10 @@ def test_window_equals_full_decode(
                 side=side,
                 interpolation=interpolation,
             )
-            got = decode(data, view)
+            got = decode(data, crop)
             assert got.shape == (side, side, 3)
             assert got.dtype == np.uint8
-            assert_alike(got, reference(data, view, scale), interpolation)
+            assert_alike(got, reference(data, crop, scale), interpolation)
 
 
 @pytest.mark.parametrize("interpolation", FILTERS)
@@ -99,12 +99,12 @@ def test_window_equals_full_decode(
         ),  # the filter's reach, 40 pixels of 'cubic', is most of the window
     ],
 )
-def test_patch_equals_full_decode(encoded, picture, region, side, interpolation):
-    data = encoded(noisy(picture, 190, 241), quality=90)
+def test_region_equals_full_decode(encoded, smooth_image, region, side, interpolation):
+    data = encoded(noisy(smooth_image, 190, 241), quality=90)
     image = Image.open(io.BytesIO(data))
-    view = ResizedCrop(190, 241, region, (side, side), (0, 0, side, side), interpolation)
+    crop = ResizedCrop(190, 241, region, (side, side), (0, 0, side, side), interpolation)
     wanted = np.asarray(image.resize((side, side), FILTERS[interpolation], box=region))
-    assert_alike(decode(data, view), wanted, interpolation)
+    assert_alike(decode(data, crop), wanted, interpolation)
 
 
 def test_the_window_covers_the_reach_of_cubic(encoded):
@@ -113,8 +113,8 @@ def test_the_window_covers_the_reach_of_cubic(encoded):
     pixels[221:379, 221:379] = 128
     data = encoded(pixels, quality=100, subsampling=0)
     region = (275.0, 275.0, 325.0, 325.0)
-    view = ResizedCrop(600, 600, region, (1, 1), (0, 0, 1, 1), "cubic")
-    got = decode(data, view).astype(int)
+    crop = ResizedCrop(600, 600, region, (1, 1), (0, 0, 1, 1), "cubic")
+    got = decode(data, crop).astype(int)
     whole = Image.open(io.BytesIO(data)).resize((1, 1), Image.Resampling.BICUBIC, box=region)
     assert np.abs(got - np.asarray(whole)).max() <= 1
     assert got.max() < 126  # without the white, whose weight is negative, it would be 128
@@ -123,30 +123,30 @@ def test_the_window_covers_the_reach_of_cubic(encoded):
 def test_filters_by_hand(encoded):
     """Columns 0, 10, 20, 30 halved. Bilinear: (0.75 x 0 + 0.75 x 10 + 0.25 x 20) / 1.75 = 7.1. Cubic,
     with a = -1/2: weights 0.8672, 0.8672, 0.2266, -0.0703, which give 5.9. Area: the mean of each pair.
-    Nearest: the view's centres 1 and 3 lie on pixels' left borders."""
+    Nearest: the crop's centres 1 and 3 lie on pixels' left borders."""
     columns = np.array([0, 10, 20, 30], np.uint8)[None, :, None]
     data = encoded(np.broadcast_to(columns, (4, 4, 3)).copy(), "PNG")
     expected = {"bilinear": [7, 23], "cubic": [6, 24], "area": [5, 25], "nearest": [10, 30]}
     for interpolation, values in expected.items():
-        view = rescaled_crop(4, 4, scale=2, top=0, left=0, side=2, interpolation=interpolation)
-        pixels = decode(data, view)
+        crop = rescaled_crop(4, 4, scale=2, top=0, left=0, side=2, interpolation=interpolation)
+        pixels = decode(data, crop)
         assert pixels[:, :, 0].tolist() == [values, values], interpolation
 
 
-def test_enlarging_by_area_repeats_pixels(encoded, picture):
-    data = encoded(picture(8, 8), "PNG")
-    view = rescaled_crop(8, 8, scale=24, top=0, left=0, side=24, interpolation="area")
-    pixels = decode(data, view)
-    assert np.array_equal(pixels, picture(8, 8).repeat(3, axis=0).repeat(3, axis=1))
+def test_enlarging_by_area_repeats_pixels(encoded, smooth_image):
+    data = encoded(smooth_image(8, 8), "PNG")
+    crop = rescaled_crop(8, 8, scale=24, top=0, left=0, side=24, interpolation="area")
+    pixels = decode(data, crop)
+    assert np.array_equal(pixels, smooth_image(8, 8).repeat(3, axis=0).repeat(3, axis=1))
 
 
-def test_no_rescale_is_the_identity(encoded, picture):
-    data = encoded(picture(32, 32), "PNG")
-    assert np.array_equal(decode_centre(data), picture(32, 32))
+def test_no_rescale_is_the_identity(encoded, smooth_image):
+    data = encoded(smooth_image(32, 32), "PNG")
+    assert np.array_equal(decode_centre(data), smooth_image(32, 32))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "WEBP"])
-def test_other_formats_are_told_from_their_bytes(encoded, kind):
+def test_formats_are_recognized_by_content(encoded, kind):
     options = {"lossless": True} if kind == "WEBP" else {}
     pixels = np.zeros((40, 48, 3), np.uint8)
     pixels[:, 24:] = (200, 100, 50)
@@ -157,20 +157,20 @@ def test_other_formats_are_told_from_their_bytes(encoded, kind):
     assert got[5, 30].tolist() == [200, 100, 50]
 
 
-def test_grey_jpeg_is_repeated(encoded, picture):
-    data = encoded(picture(40, 40)[..., 0])
+def test_grey_jpeg_is_repeated(encoded, smooth_image):
+    data = encoded(smooth_image(40, 40)[..., 0])
     got = decode_centre(data)
     assert read_header(data).components == 1
     assert np.array_equal(got[..., 0], got[..., 1])
     assert np.array_equal(got[..., 0], got[..., 2])
 
 
-def test_cmyk_jpeg_becomes_rgb(encoded, picture):
-    image = Image.fromarray(picture(40, 40)).convert("CMYK")
+def test_cmyk_jpeg_becomes_rgb(encoded, smooth_image):
+    image = Image.fromarray(smooth_image(40, 40)).convert("CMYK")
     data = encoded(image, quality=95)
     assert read_header(data).components == 4
     got = decode_centre(data)
-    rgb = decode_centre(encoded(picture(40, 40), quality=95))
+    rgb = decode_centre(encoded(smooth_image(40, 40), quality=95))
     assert np.abs(got.astype(int) - rgb).mean() < 3
 
 
@@ -180,13 +180,13 @@ def test_sixteen_bit_grey_is_shifted(encoded):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1"])
-def test_odd_modes_come_out_as_rgb(encoded, picture, mode):
-    data = encoded(Image.fromarray(picture(40, 40)).convert(mode), "PNG")
+def test_other_modes_are_converted_to_rgb(encoded, smooth_image, mode):
+    data = encoded(Image.fromarray(smooth_image(40, 40)).convert(mode), "PNG")
     assert decode_centre(data).shape == (32, 32, 3)
 
 
-def test_palette_with_transparency_raises_no_warning(encoded, picture):
-    image = Image.fromarray(picture(40, 40)).convert("P")
+def test_palette_with_transparency_raises_no_warning(encoded, smooth_image):
+    image = Image.fromarray(smooth_image(40, 40)).convert("P")
     data = encoded(image, "PNG", transparency=bytes(range(256)))
     assert decode_centre(data).shape == (32, 32, 3)
 
@@ -197,19 +197,19 @@ def test_first_frame_of_an_animation(encoded):
     assert decode_centre(data)[0, 0].tolist() == [255, 0, 0]
 
 
-def test_exif_rotation_is_ignored(encoded, picture):
+def test_exif_rotation_is_ignored(encoded, smooth_image):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
     plain, tagged = (
-        encoded(picture(40, 60), quality=95, **options) for options in ({}, {"exif": exif})
+        encoded(smooth_image(40, 60), quality=95, **options) for options in ({}, {"exif": exif})
     )
     assert len(tagged) > len(plain)
     assert np.array_equal(decode_centre(plain), decode_centre(tagged))
     assert read_header(tagged)[:2] == (40, 60)
 
 
-def test_stray_bytes_before_a_marker_are_stepped_over(encoded, picture):
-    data = encoded(picture(40, 60))
+def test_stray_bytes_before_a_marker_are_skipped(encoded, smooth_image):
+    data = encoded(smooth_image(40, 60))
     (length,) = struct.unpack_from(">H", data, 4)
     stray = data[: 4 + length] + b"\x00\x12\x34" + data[4 + length :]
     assert read_header(stray)[:2] == (40, 60)
@@ -231,19 +231,19 @@ def png_header(height, width):
 
 
 @pytest.mark.parametrize("kept", [3, 100, 0.3, 0.6, 0.95, -2])
-def test_truncated_jpeg_is_corrupt_whatever_the_window(encoded, picture, kept):
-    data = encoded(picture(90, 90), quality=95)
-    cut = data[: int(kept * len(data)) if 0 < kept < 1 else kept]
-    # The top rows are all there, but the file is not.
+def test_truncated_jpeg_is_corrupt_whatever_the_window(encoded, smooth_image, kept):
+    data = encoded(smooth_image(90, 90), quality=95)
+    truncated = data[: int(kept * len(data)) if 0 < kept < 1 else kept]
     with pytest.raises(CorruptImage, match="truncated JPEG"):
-        peek(cut)
+        peek(truncated)
+    # The top rows are all there, but the file is not.
     crop = ResizedCrop(90, 90, (0.0, 0.0, 16.0, 16.0), (16, 16), (0, 0, 16, 16))
     with pytest.raises(CorruptImage, match="truncated JPEG"):
-        decode(cut, crop)
+        decode(truncated, crop)
 
 
-def test_corrupt_files_say_why(encoded, picture):
-    jpeg, png = encoded(picture(90, 90)), encoded(picture(90, 90), "PNG")
+def test_errors_of_corrupt_files_give_the_reason(encoded, smooth_image):
+    jpeg, png = encoded(smooth_image(90, 90)), encoded(smooth_image(90, 90), "PNG")
     for data, reason in (
         (b"", "is empty"),
         (b"<html>not found</html>", "not a readable JPEG.*3c 68 74 6d"),
@@ -258,10 +258,10 @@ def test_corrupt_files_say_why(encoded, picture):
             decode_centre(data)
 
 
-def test_random_damage_never_escapes(encoded, picture):
+def test_random_damage_gives_pixels_or_corrupt_image(encoded, smooth_image):
     """Whatever is wrong, the outcome is pixels of the right shape or CorruptImage."""
     generator = np.random.default_rng(0)
-    kinds = [encoded(picture(60, 50), kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP")]
+    kinds = [encoded(smooth_image(60, 50), kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP")]
     for i in range(200):
         damaged = bytearray(kinds[i % len(kinds)])
         for position in generator.integers(0, min(len(damaged), 700), 6):

@@ -22,8 +22,8 @@ from jaxcnn.data.eval_loader import decode_eval_crops
 LANDSCAPE, PORTRAIT, SQUARE = (375, 500), (500, 375), (300, 300)
 
 
-def corners(cuts):
-    return [cut.box[:2] for cut in cuts]
+def corners(crops):
+    return [crop.box[:2] for crop in crops]
 
 
 def test_five_crops_of_the_central_square():
@@ -33,7 +33,7 @@ def test_five_crops_of_the_central_square():
     assert rescaled_size(*LANDSCAPE, 256) == (256, 341)
     found = five_crops(*LANDSCAPE, 256, 224)
     assert corners(found) == [(0, 42), (0, 74), (32, 42), (32, 74), (16, 58)]
-    assert [cut.in_square(*LANDSCAPE) for cut in found] == [
+    assert [crop.in_square(*LANDSCAPE) for crop in found] == [
         (top, left, 224, 224) for top, left in ((0, 0), (0, 32), (32, 0), (32, 32), (16, 16))
     ]
     assert corners(five_crops(*PORTRAIT, 256, 224))[0] == (42, 0)
@@ -77,21 +77,21 @@ def test_squares_and_their_crops(scale, edge, middle):
     for start, square in zip(starts, (found[:6], found[6:12], found[12:]), strict=True):
         inside = [(0, 0), (0, edge), (edge, 0), (edge, edge), (middle, middle), (0, 0)]
         assert corners(square) == [(top, left + start) for top, left in inside]
-        assert [cut.box[2] for cut in square] == [224] * 5 + [scale]
-        assert [cut.resized for cut in square] == [0] * 5 + [224]
-        assert {cut.shape for cut in square} == {(224, 224)}
+        assert [crop.box[2] for crop in square] == [224] * 5 + [scale]
+        assert [crop.resized for crop in square] == [0] * 5 + [224]
+        assert {crop.shape for crop in square} == {(224, 224)}
 
 
 def test_portraits_have_top_central_and_bottom_squares_and_square_images_three_equal_ones():
     assert rescaled_size(*PORTRAIT, 256) == (341, 256)
-    whole = [cut for cut in inception_crops(*PORTRAIT, 256, 224) if cut.resized]
+    whole = [crop for crop in inception_crops(*PORTRAIT, 256, 224) if crop.resized]
     assert corners(whole) == [(0, 0), (42, 0), (85, 0)]
     found = inception_crops(*SQUARE, 256, 224)
     assert found[:6] == found[6:12] == found[12:]
 
 
 def test_a_square_of_the_crops_own_side_is_not_resized():
-    assert {cut.resized for cut in inception_crops(*LANDSCAPE, 224, 224)} == {0}
+    assert {crop.resized for crop in inception_crops(*LANDSCAPE, 224, 224)} == {0}
 
 
 def test_centre_and_whole():
@@ -106,29 +106,29 @@ def test_centre_and_whole():
     assert whole_image_crop(*PORTRAIT, 256).box == (0, 0, 341, 256)
 
 
-def test_one_view_a_scale_holds_all_cuts():
-    cuts = [*five_crops(*LANDSCAPE, 256, 224), center_crop(*LANDSCAPE, 384, 224)]
-    views = bounding_crops(*LANDSCAPE, cuts)
-    assert list(views) == [256, 384]
-    assert views[256].box == (0, 42, 256, 256)
-    assert views[256].size == (256, 256)
-    assert views[384].size == (224, 224)
+def test_bounding_crops_contain_all_crops_of_a_scale():
+    crops = [*five_crops(*LANDSCAPE, 256, 224), center_crop(*LANDSCAPE, 384, 224)]
+    crops = bounding_crops(*LANDSCAPE, crops)
+    assert list(crops) == [256, 384]
+    assert crops[256].box == (0, 42, 256, 256)
+    assert crops[256].size == (256, 256)
+    assert crops[384].size == (224, 224)
 
 
-def test_pixels_of_cuts_are_those_of_the_rescaled_image(encoded, picture):
+def test_pixels_of_crops_equal_those_of_the_rescaled_image(encoded, smooth_image):
     """To a grey level of a JPEG's own decoding."""
-    data = encoded(picture(150, 200))
+    data = encoded(smooth_image(150, 200))
     wanted = [whole_image_crop(150, 200, 96), *inception_crops(150, 200, 96, 80)]
     assert peek(data) == (150, 200)
     pixels = decode_eval_crops(data, (150, 200), wanted)
     image = pixels[wanted[0]].astype(int)
     assert image.shape == (96, 128, 3)
-    for cut in wanted[1:]:
-        top, left, height, width = cut.box
-        assert pixels[cut].shape == (80, 80, 3)
-        if not cut.resized:
+    for crop in wanted[1:]:
+        top, left, height, width = crop.box
+        assert pixels[crop].shape == (80, 80, 3)
+        if not crop.resized:
             np.testing.assert_array_equal(
-                pixels[cut], image[top : top + height, left : left + width]
+                pixels[crop], image[top : top + height, left : left + width]
             )
-    squares = [pixels[cut] for cut in wanted[1:] if cut.resized]
+    squares = [pixels[crop] for crop in wanted[1:] if crop.resized]
     assert not np.array_equal(squares[0], squares[2])

@@ -19,12 +19,12 @@ def all_of(data):
 
 
 @pytest.fixture
-def images(encoded, picture):
+def images(encoded, smooth_image):
     """Encoded images of several formats; the fifth has a readable header and broken data."""
-    good = [encoded(picture(40 + i, 60), quality=90) for i in range(4)]
+    good = [encoded(smooth_image(40 + i, 60), quality=90) for i in range(4)]
     tables = good[1].index(b"\xff\xc4") + 5  # how many codes there are of each length
     broken = good[1][:tables] + b"\xff" * 16 + good[1][tables + 16 :]
-    return [*good, broken, encoded(picture(50, 50), "PNG"), good[0]]
+    return [*good, broken, encoded(smooth_image(50, 50), "PNG"), good[0]]
 
 
 def test_each_of_many_equals_decoding_it_alone(images):
@@ -43,9 +43,9 @@ def test_each_of_many_equals_decoding_it_alone(images):
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "cubic"])
 @pytest.mark.parametrize("side", [20, 32])  # copied pixels; resized pixels
-def test_pixels_are_written_to_the_given_array(images, encoded, picture, interpolation, side):
-    cmyk = Image.fromarray(picture(40, 60)).convert("CMYK")
-    for data in [images[0], encoded(picture(40, 60), "PNG"), encoded(cmyk)]:
+def test_pixels_are_written_to_the_given_array(images, encoded, smooth_image, interpolation, side):
+    cmyk = Image.fromarray(smooth_image(40, 60)).convert("CMYK")
+    for data in [images[0], encoded(smooth_image(40, 60), "PNG"), encoded(cmyk)]:
         size = peek(data)
         scale = min(size) if side == 20 else 32
         crop = resized_center_crop(*size, scale=scale, image_size=side, interpolation=interpolation)
@@ -71,7 +71,7 @@ def test_one_call_decodes_a_bounded_number_of_pixels(images, monkeypatch):
 
 
 @pytest.mark.parametrize("width", [100, 96])
-def test_an_aligned_box_holds_the_box_and_begins_with_a_block(width):
+def test_aligned_box_contains_the_box_and_starts_at_a_block(width):
     rng = np.random.default_rng(0)
     for left in rng.integers(0, width - 1, 50):
         across = int(rng.integers(1, width - left + 1))

@@ -20,13 +20,13 @@ from jaxcnn.data.train_crops import Sampling
 
 
 @pytest.fixture
-def pictures():
+def images():
     return np.random.default_rng(0).integers(0, 256, (40, 24, 24, 3), np.uint8)
 
 
 @pytest.fixture
-def source(listed, encoded, pictures):
-    return listed([(encoded(picture, "PNG"), i % 2) for i, picture in enumerate(pictures)])
+def source(listed, encoded, images):
+    return listed([(encoded(image, "PNG"), i % 2) for i, image in enumerate(images)])
 
 
 def assert_same(one, other):
@@ -35,12 +35,12 @@ def assert_same(one, other):
     assert np.array_equal(one.mean_image, other.mean_image)
 
 
-def test_figures_are_those_of_all_pixels(source, pictures):
+def test_statistics_are_over_all_pixels(source, images):
     found = compute_statistics(source, side=24, name="test")
-    pixels = pictures.reshape(-1, 3).astype(np.float64)
+    pixels = images.reshape(-1, 3).astype(np.float64)
     assert found.mean == pytest.approx(pixels.mean(0), rel=1e-14)
     assert found.covariance == pytest.approx(np.cov(pixels.T, bias=True), rel=1e-11)
-    assert np.array_equal(found.mean_image, pictures.mean(0).astype(np.float32))
+    assert np.array_equal(found.mean_image, images.mean(0).astype(np.float32))
     assert found.mean_image.dtype == np.float32
     assert {k: found.origin[k] for k in ("source", "examples", "unreadable", "side")} == {
         "source": "test",
@@ -50,7 +50,7 @@ def test_figures_are_those_of_all_pixels(source, pictures):
     }
 
 
-def test_neither_threads_nor_order_change_a_bit(source, listed):
+def test_statistics_do_not_depend_on_threads_or_order(source, listed):
     found = compute_statistics(source, side=24, threads=1)
     assert_same(found, compute_statistics(source, side=24, threads=5))
     assert_same(found, compute_statistics(listed(source.results[::-1]), side=24, threads=2))
@@ -71,7 +71,7 @@ def test_known_eigensystem_is_recovered(listed, encoded):
 
 
 def test_squares_are_central(image_folder):
-    """As evaluation cuts them: of the rescaled image, whatever the image's shape."""
+    """As evaluation crops them: of the rescaled image, whatever the image's shape."""
     train = open_data(f"folder:{image_folder}").train
     found = compute_statistics(train, side=32)
     squares = [
@@ -83,7 +83,7 @@ def test_squares_are_central(image_folder):
     assert found.mean == pytest.approx(np.mean(squares, (0, 1, 2), dtype=np.float64))
 
 
-def test_unreadable_images_are_left_out_and_counted(listed, source):
+def test_corrupt_images_are_left_out_and_counted(listed, source):
     with_gaps = [*source.results, CorruptImage("gone", 1), (b"\xff\xd8 no image", 0)]
     found = compute_statistics(listed(with_gaps), side=24)
     assert_same(found, compute_statistics(source, side=24))
@@ -92,7 +92,7 @@ def test_unreadable_images_are_left_out_and_counted(listed, source):
         compute_statistics(listed([CorruptImage("gone", 0)] * 3), side=24, name="here")
 
 
-def test_too_many_unreadable_images_are_an_error(listed, source, caplog):
+def test_too_many_corrupt_images_are_an_error(listed, source, caplog):
     results = [CorruptImage("gone", 1) if i % 3 == 0 else r for i, r in enumerate(source.results)]
     with pytest.raises(DataError, match=r"10 of the first 28 images.*more than 1%.*listed#0, "):
         compute_statistics(listed(results), side=24)
@@ -124,7 +124,7 @@ def test_progress_and_stop(source):
         compute_statistics(source, side=24, check_stop=stop)
 
 
-def test_krizhevsky_s_figures():
+def test_krizhevskys_statistics():
     """papers.md 1.8: cuda-convnet2's eigen-system, whose deviations by channel are 74.00, 72.00, 77.04."""
     values, vectors = eigen(IMAGENET)
     assert np.sqrt(values) == pytest.approx([121.780061, 37.093889, 19.720833], abs=1e-5)
@@ -150,14 +150,14 @@ def test_eigen_fixes_order_and_sign():
     assert (values >= 0).all()
 
 
-def test_side_is_that_of_the_square_where_views_lie_in_one():
+def test_side_of_the_statistics_square():
     assert side_of(Sampling("random_crop_in_square", (256, 256)), 224) == 256
     assert side_of(Sampling("center_crop", (256, 256)), 224) == 256
     assert side_of(Sampling("random_crop", (256, 512)), 224) == 224
     assert side_of(Sampling("random_resized_crop"), 224) == 224
 
 
-def test_a_file_gives_back_what_was_saved(tmp_path, source):
+def test_saved_statistics_are_loaded_unchanged(tmp_path, source):
     path = tmp_path / "new" / "statistics.npz"
     found = compute_statistics(source, side=24, name="test")
     save_statistics(found, path)
@@ -170,7 +170,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path, source):
     assert [p.name for p in path.parent.iterdir()] == ["statistics.npz"]
 
 
-def test_what_cannot_be_loaded_says_what_to_type(tmp_path, source):
+def test_load_errors_give_the_command(tmp_path, source):
     path = tmp_path / "s.npz"
     again = r"jaxcnn statistics CONFIG --out=.*s.npz"
     with pytest.raises(DataError, match=rf"no statistics file .*s.npz; make it: {again}"):
@@ -201,7 +201,7 @@ def test_what_cannot_be_loaded_says_what_to_type(tmp_path, source):
             load_statistics(path)
 
 
-def test_as_many_other_images_under_the_same_names_are_told_apart(source):
+def test_other_images_with_the_same_count_and_classes_are_detected(source):
     found = compute_statistics(source, side=24)
     last = len(source) - 1
 

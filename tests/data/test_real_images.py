@@ -45,14 +45,14 @@ def test_window_equals_full_decode(images, scale, side, interpolation):
     far = 0
     filters = {"bilinear": Image.Resampling.BILINEAR, "cubic": Image.Resampling.BICUBIC}
     for content in images.values():
-        view = resized_center_crop(
+        crop = resized_center_crop(
             *peek(content), scale=scale, image_size=side, interpolation=interpolation
         )
-        got = decode(content, view)
+        got = decode(content, crop)
         whole = Image.open(io.BytesIO(content)).convert("RGB")
         tall, wide = rescaled_size(whole.height, whole.width, scale)
         whole = np.asarray(whole.resize((wide, tall), filters[interpolation]))
-        top, left = view.box[:2]
+        top, left = crop.box[:2]
         wanted = whole[top : top + side, left : left + side]
         difference = np.abs(got.astype(int) - wanted)
         assert interpolation == "cubic" or difference.max() <= 2

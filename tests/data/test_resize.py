@@ -39,7 +39,7 @@ def test_a_flat_image_stays_flat_and_an_equal_size_stays_the_same():
     assert_array_equal(rescaled(noise, (0.0, 0.0, 9.0, 9.0), (9, 9)), noise)
 
 
-def test_nothing_is_written_elsewhere():
+def test_only_the_output_array_is_written():
     out = np.zeros((4, 8, 3), np.uint8)
     with pytest.raises(ValueError, match="contiguous"):
         bilinear(np.full((9, 9, 3), 9, np.uint8), (0.0, 0.0, 9.0, 9.0), out[:, :4])

@@ -11,7 +11,7 @@ def take(rows, count):
     return list(itertools.chain.from_iterable(itertools.islice(rows, count)))
 
 
-def test_words_are_fixed_for_ever():
+def test_random_bits_never_change():
     # The order of published runs hangs on these words.
     words = random_bits(RandomStream.ORDER, 0, 0, 0, 2)
     assert words.dtype == np.uint64
@@ -19,7 +19,7 @@ def test_words_are_fixed_for_ever():
     assert permutation(RandomStream.ORDER, 7, 1, 10).tolist() == [5, 4, 3, 6, 2, 9, 1, 7, 8, 0]
 
 
-def test_words_differ_by_every_argument():
+def test_random_bits_depend_on_every_argument():
     base = {"stream": RandomStream.CROP, "seed": 1, "epoch": 2, "example_id": 3}
     seen = {tuple(random_bits(**base, count=2))}
     for change in (
@@ -33,7 +33,7 @@ def test_words_differ_by_every_argument():
     assert len(seen) == 6
 
 
-def test_words_do_not_depend_on_what_was_drawn_before_or_beside():
+def test_random_bits_do_not_depend_on_other_draws():
     def words(example_id):
         return random_bits(RandomStream.CROP, 1, 2, example_id, 1 + example_id % 6).tolist()
 
@@ -58,7 +58,7 @@ def test_each_epoch_holds_each_example_once_across_batches():
     assert len(set(orders)) == 6
 
 
-def test_position_in_the_stream_is_the_contract():
+def test_stream_position_gives_epoch_and_example():
     rows = take(train_indices(7, seed=5, batch_size=3), 9)
     for p, row in enumerate(rows):
         assert row.epoch == p // 7

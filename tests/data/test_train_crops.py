@@ -39,7 +39,7 @@ def test_impossible_settings(changes, message):
         Sampling(**changes)
 
 
-def test_all_that_is_wrong_is_said_at_once():
+def test_all_errors_are_reported_together():
     with pytest.raises(
         ValueError, match=r"unknown sampling 'x'.*scale must be.*area must be"
     ) as error:
@@ -47,7 +47,7 @@ def test_all_that_is_wrong_is_said_at_once():
     assert "aspect" not in str(error.value)
 
 
-def test_a_subclass_adds_fields_and_keeps_the_checks():
+def test_subclass_keeps_the_checks():
     @dataclasses.dataclass(frozen=True)
     class More(Sampling):
         flip: bool = True

@@ -57,18 +57,18 @@ def test_each_epoch_holds_each_image_once(folder):
     assert np.array_equal(rows["label"], rows["id"] // 5)
 
 
-def test_pixels_belong_to_their_id(folder):
+def test_pixels_match_their_id(folder):
     """Every row equals its own image decoded alone: nothing is swapped on the way."""
     rows = join(take(folder.train, 4, sampling=Sampling(scale=(24, 24)), image_size=24))
-    for image, identity in zip(rows["image"], rows["id"], strict=True):
-        alone = preprocess(folder.train.name(int(identity)), scale=24, image_size=24)[0]
+    for image, example_id in zip(rows["image"], rows["id"], strict=True):
+        alone = preprocess(folder.train.name(int(example_id)), scale=24, image_size=24)[0]
         # The same image up to the position of the crop along the longer side.
         assert np.abs(image.mean((0, 1)) - alone.mean((0, 1))).max() < 40
 
 
 @pytest.mark.parametrize("threads", [1, 3, 8])
 @pytest.mark.parametrize("prefetch", [0, 2])
-def test_threads_change_nothing(folder, threads, prefetch):
+def test_batches_do_not_depend_on_threads_or_prefetch(folder, threads, prefetch):
     assert_equal(
         take(folder.train, 8, threads=2), take(folder.train, 8, threads=threads, prefetch=prefetch)
     )
@@ -80,7 +80,7 @@ def test_start_step_continues_as_if_never_stopped(folder, start):
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_hold_the_slices_of_one(folder, processes):
+def test_processes_get_slices_of_the_global_batch(folder, processes):
     whole = take(folder.train, 8)
     parts = [
         take(folder.train, 8, process_index=h, process_count=processes) for h in range(processes)
@@ -112,34 +112,34 @@ def test_held_out_slice_keeps_ids_and_is_the_same_for_every_seed(image_folder):
     assert set(nested.held_out.ids.tolist()) < apart
 
 
-def test_square_views_lie_in_the_central_square(folder):
+def test_random_crop_in_square(folder):
     """Their boxes are places in it."""
     rows = join(take(folder.train, 8, sampling=Sampling("random_crop_in_square", (32, 32))))
     seen = set(map(tuple, rows["box"].tolist()))
     assert {side for box in seen for side in box[2:]} == {24}
     assert {place for box in seen for place in box[:2]} == set(range(9))
-    for image, box, identity in zip(rows["image"], rows["box"], rows["id"], strict=True):
-        whole = preprocess(folder.train.name(int(identity)), scale=32, image_size=32, square=True)
-        cut = whole[0, box[0] : box[0] + 24, box[1] : box[1] + 24]
-        assert np.abs(image.astype(int) - cut).max() <= 1
+    for image, box, example_id in zip(rows["image"], rows["box"], rows["id"], strict=True):
+        whole = preprocess(folder.train.name(int(example_id)), scale=32, image_size=32, square=True)
+        crop = whole[0, box[0] : box[0] + 24, box[1] : box[1] + 24]
+        assert np.abs(image.astype(int) - crop).max() <= 1
 
 
-def test_without_crops_an_image_looks_the_same_in_each_epoch(folder):
+def test_center_crop_is_the_same_in_each_epoch(folder):
     rows = join(take(folder.train, 8, sampling=Sampling("center_crop", (32, 32))))
     assert set(map(tuple, rows["box"].tolist())) == {(4, 4, 24, 24)}
-    for image, identity in zip(rows["image"], rows["id"], strict=True):
-        name = folder.train.name(int(identity))
+    for image, example_id in zip(rows["image"], rows["id"], strict=True):
+        name = folder.train.name(int(example_id))
         assert np.array_equal(image, preprocess(name, scale=32, image_size=24, square=True)[0])
 
 
-def test_patches_are_in_the_image_s_own_pixels(folder):
+def test_boxes_of_random_resized_crops_are_in_image_pixels(folder):
     sampling = Sampling(
         "random_resized_crop", interpolation=("bilinear", "area", "nearest", "cubic")
     )
     rows = join(take(folder.train, 15, sampling=sampling))
     sizes = {i: (40 + i % 5, 52 - 3 * (i % 5)) for i in range(15)}
-    for identity, (top, left, tall, wide) in zip(rows["id"], rows["box"], strict=True):
-        height, width = sizes[int(identity)]
+    for example_id, (top, left, tall, wide) in zip(rows["id"], rows["box"], strict=True):
+        height, width = sizes[int(example_id)]
         assert min(top, left) >= 0
         assert top + tall <= height
         assert left + wide <= width
@@ -148,8 +148,8 @@ def test_patches_are_in_the_image_s_own_pixels(folder):
     assert rows["mask"].all()
 
 
-def test_small_images_are_enlarged(tmp_path, encoded, picture):
-    (tmp_path / "tiny.png").write_bytes(encoded(picture(8, 8), "PNG"))
+def test_small_images_are_enlarged(tmp_path, encoded, smooth_image):
+    (tmp_path / "tiny.png").write_bytes(encoded(smooth_image(8, 8), "PNG"))
     assert preprocess(tmp_path / "tiny.png", scale=64, image_size=56).shape == (1, 56, 56, 3)
 
 
@@ -158,7 +158,7 @@ def spoil(path, content):
     return str(path)
 
 
-def test_corrupt_image_is_grey_masked_named_and_counted_once(image_folder, caplog):
+def test_corrupt_image_is_grey_masked_and_logged_once(image_folder, caplog):
     name = spoil(image_folder / "train" / "bee" / "2.jpg", b"\xff\xd8\xff\xe0 no image")
     data = open_data(f"folder:{image_folder}")
     with (
@@ -179,7 +179,7 @@ def test_corrupt_image_is_grey_masked_named_and_counted_once(image_folder, caplo
     assert "truncated JPEG" in messages[0]
 
 
-def test_vanished_file_is_a_corrupt_image(image_folder):
+def test_missing_file_is_a_corrupt_row(image_folder):
     data = open_data(f"folder:{image_folder}")
     (image_folder / "train" / "bee" / "1.jpg").unlink()
     batch = take(data.train, 1, batch_size=15)[0]
@@ -189,8 +189,8 @@ def test_vanished_file_is_a_corrupt_image(image_folder):
     assert batch["mask"].tolist() == [i != row for i in range(15)]
 
 
-def test_too_many_corrupt_images_are_an_error(listed, encoded, picture):
-    good = (encoded(picture(30, 30)), 0)
+def test_too_many_corrupt_images_are_an_error(listed, encoded, smooth_image):
+    good = (encoded(smooth_image(30, 30)), 0)
     few = listed([CorruptImage("gone", 1) if i < 9 else good for i in range(40)])
     rows = join(take(few, 5, batch_size=8))
     assert np.array_equal(rows["mask"], rows["id"] >= 9)
@@ -204,8 +204,8 @@ def test_too_many_corrupt_images_are_an_error(listed, encoded, picture):
         take(many, 5, batch_size=8)
 
 
-def test_worker_error_comes_in_order_and_stops_the_threads(listed, encoded, picture):
-    good = (encoded(picture(30, 30)), 0)
+def test_worker_error_is_raised_in_order_and_stops_the_threads(listed, encoded, smooth_image):
+    good = (encoded(smooth_image(30, 30)), 0)
     order = permutation(RandomStream.ORDER, TRAIN["seed"], 0, 20).tolist()
     results = [RuntimeError("the disk is on fire") if i == order[10] else good for i in range(20)]
     batches = TrainLoader(listed(results), **TRAIN, threads=2)
@@ -231,7 +231,7 @@ def test_close_stops_the_threads(folder):
     assert next(batches, None) is None
 
 
-def test_a_forgotten_iterator_leaves_no_threads(folder):
+def test_deleted_iterator_leaves_no_threads(folder):
     batches = TrainLoader(folder.train, **TRAIN)
     next(batches)
     threads = loader_threads()
@@ -242,9 +242,9 @@ def test_a_forgotten_iterator_leaves_no_threads(folder):
     assert not loader_threads()
 
 
-def test_no_more_is_read_ahead_than_asked(listed, encoded, picture):
+def test_read_ahead_is_bounded(listed, encoded, smooth_image):
     reads = []
-    good = (encoded(picture(30, 30)), 0)
+    good = (encoded(smooth_image(30, 30)), 0)
 
     class Counted(listed):
         def read(self, index):

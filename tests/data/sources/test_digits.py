@@ -30,7 +30,7 @@ def test_split_is_fixed_and_even():
     assert np.array_equal(evaluation, split_digits(labels)[1])
 
 
-def test_encoded_digit_shows_the_digit():
+def test_encoded_digit_keeps_the_pixels():
     image = load_digits().images[0]
     decoded = Image.open(io.BytesIO(encode_digit(image)))
     assert (decoded.size, decoded.mode) == ((64, 64), "RGB")
@@ -39,7 +39,7 @@ def test_encoded_digit_shows_the_digit():
     assert small.max() > 200
 
 
-def test_first_use_prepares_and_says_so_in_one_line(data, data_dir, capsys):
+def test_first_use_prepares_and_prints_one_line(data, data_dir, capsys):
     assert data.class_names == tuple("0123456789")
     assert (len(data.train), len(data.evaluation)) == (1442, 355)
     assert sorted(path.name for path in data_dir.glob("digits/*")) == ["1.0.0"]
@@ -71,8 +71,8 @@ def test_labels_and_pixels_are_those_of_scikit_learn(data):
 
 
 def test_whole_evaluation_split_is_read(data):
-    with EvalLoader(data.evaluation, lambda *size: [center_crop(*size, 40, 32)]) as pictures:
-        found = [(picture.position, picture.size, picture.problem) for picture in pictures]
+    with EvalLoader(data.evaluation, lambda *size: [center_crop(*size, 40, 32)]) as images:
+        found = [(image.position, image.size, image.problem) for image in images]
     assert found == [(i, (64, 64), "") for i in range(355)]
 
 

@@ -29,7 +29,7 @@ def test_files_of_other_kinds_are_ignored_and_counted(image_folder):
     assert data.description.endswith("3 files that are not images ignored")
 
 
-def test_names_may_hold_any_character(image_folder):
+def test_names_may_contain_any_character(image_folder):
     odd = image_folder / "train" / "ant" / "zürich 1 'x'.jpg"
     shutil.copy(image_folder / "train" / "ant" / "0.jpg", odd)
     data = open_data(f"folder:{image_folder}")
@@ -103,7 +103,7 @@ def flat_imagenet(image_folder):
     return image_folder
 
 
-def test_flat_validation_folder_takes_the_shipped_labels(flat_imagenet):
+def test_flat_validation_folder_uses_the_shipped_labels(flat_imagenet):
     # The first two lines of the list that TFDS ships: n01751748, n09193705.
     data = open_data(f"folder:{flat_imagenet}")
     assert data.class_names == ("n01751748", "n02105855", "n09193705")
@@ -112,7 +112,7 @@ def test_flat_validation_folder_takes_the_shipped_labels(flat_imagenet):
     assert display_names(data.class_names) == ("sea snake", "Shetland sheepdog", "alp")
 
 
-def test_flat_validation_folder_takes_kaggles_labels(flat_imagenet):
+def test_flat_validation_folder_uses_kaggles_labels(flat_imagenet):
     (flat_imagenet / "LOC_val_solution.csv").write_text(
         "ImageId,PredictionString\n"
         "ILSVRC2012_val_00000002,n02105855 1 2 3 4 n02105855 5 6 7 8 \n"

@@ -83,15 +83,15 @@ def test_batches_at_the_packed_scale(image_folder, packer, monkeypatch, square, 
 @pytest.mark.parametrize(
     ("interpolation", "most"), [("bilinear", 1.0), ("area", 4.0), ("nearest", 6.0), ("cubic", 1.0)]
 )
-def test_views_below_the_packed_scale_are_rescaled_twice(image_folder, packer, interpolation, most):
+def test_crops_below_the_packed_scale_are_rescaled_twice(image_folder, packer, interpolation, most):
     sampling = Sampling("random_crop", (24, 36), interpolation=(interpolation,))
     far = differences(image_folder, packer(36), sampling)
-    # Of pictures as smooth as these; docs/data.md has the figures of photographs.
+    # Of images as smooth as these; docs/data.md has the figures of photographs.
     assert 0 < far.mean() < most
 
 
-def test_smaller_images_are_kept_as_they_are(image_folder, packer):
-    """With a cap that all are under, every view equals that of the image itself."""
+def test_smaller_images_keep_their_size(image_folder, packer):
+    """With a cap that all are under, every crop equals that of the image itself."""
     packed = packer(64)
     for sampling in (
         Sampling("random_crop", (24, 90)),
@@ -107,7 +107,7 @@ def test_smaller_images_are_kept_as_they_are(image_folder, packer):
     assert shorter == [min(42, *size[i]) for i in range(15)]
 
 
-def test_squares_are_exactly_of_the_side(image_folder, packer):
+def test_squares_have_exactly_the_given_side(image_folder, packer):
     """Krizhevsky et al. 2012, section 2: small images are enlarged."""
     packed = packer(64, square=True)
     for i in range(15):
@@ -115,7 +115,7 @@ def test_squares_are_exactly_of_the_side(image_folder, packer):
     assert differences(image_folder, packed, Sampling("random_crop_in_square", (64, 64))).max() <= 1
 
 
-def test_ids_names_labels_and_held_out_are_the_source_s(image_folder, tmp_path, packer):
+def test_ids_names_labels_and_held_out_equal_those_of_the_source(image_folder, tmp_path, packer):
     packed, plain = packer(), open_data(f"folder:{image_folder}", held_out=4)
     again = open_data(f"packed:{tmp_path / 'packed'}", held_out=4)
     assert packed.class_names == plain.class_names
@@ -138,7 +138,7 @@ def test_ids_names_labels_and_held_out_are_the_source_s(image_folder, tmp_path, 
     assert f"from folder:{image_folder}, shorter side at most 32" in packed.description
 
 
-def test_unreadable_images_stay_unreadable(image_folder, packer, caplog):
+def test_corrupt_images_stay_corrupt(image_folder, packer, caplog):
     (image_folder / "train" / "bee" / "2.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
     with caplog.at_level(logging.WARNING):
         packed = packer()
@@ -155,14 +155,14 @@ def test_unreadable_images_stay_unreadable(image_folder, packer, caplog):
     assert np.array_equal(batch["label"], batch["id"] // 5)
 
 
-def test_too_many_unreadable_images_end_the_packing(listed, tmp_path):
+def test_too_many_corrupt_images_stop_the_packing(listed, tmp_path):
     source = listed([CorruptImage("gone", 1)] * 40)
     with pytest.raises(DataError, match=r"10 of the first 10 images are corrupt"):
         pack({"train": source}, tmp_path / "out", origin="listed", shorter_side=32)
     assert not (tmp_path / "out" / "train").exists()
 
 
-def test_protocols_see_the_same(image_folder, packer):
+def test_protocols_get_the_same_pixels(image_folder, packer):
     whole, squares = packer(), packer(out="squares", square=True)
     plain = open_data(f"folder:{image_folder}").evaluation
 
@@ -185,8 +185,8 @@ def test_protocols_see_the_same(image_folder, packer):
             with EvalLoader(plain, choose) as one, EvalLoader(source.evaluation, choose) as other:
                 for a, b in zip(one, other, strict=True):
                     assert (a.label, a.size, a.pixels.keys()) == (b.label, b.size, b.pixels.keys())
-                    for cut in a.pixels:
-                        assert np.abs(a.pixels[cut].astype(int) - b.pixels[cut]).max() <= 1
+                    for crop in a.pixels:
+                        assert np.abs(a.pixels[crop].astype(int) - b.pixels[crop]).max() <= 1
     record = squares.evaluation.read(0)[0]
     with pytest.raises(
         DataError, match=r"only the central square is packed; use .*sampling=random_crop_in_square"
@@ -195,13 +195,13 @@ def test_protocols_see_the_same(image_folder, packer):
 
 
 @pytest.mark.parametrize("sampling", [WHOLE, Sampling("random_resized_crop")])
-def test_views_outside_the_square_are_an_error(packer, sampling):
+def test_crops_outside_the_square_are_an_error(packer, sampling):
     with pytest.raises(DataError, match=r"columns .* rows .* of an image of .*without --square"):
         take(packer(square=True).train, sampling)
 
 
-def test_views_of_the_square_at_any_scale_lie_in_the_packed_one():
-    """Whole pixels make it wander: by one of the view's and one of the packed, no more."""
+def test_crops_in_the_square_at_any_scale_lie_in_the_packed_square():
+    """Whole pixels make it wander: by one of the crop's and one of the packed, no more."""
     random = np.random.default_rng(0)
     for _ in range(2000):
         height, width = (int(n) for n in random.integers(20, 700, 2))
@@ -210,8 +210,8 @@ def test_views_of_the_square_at_any_scale_lie_in_the_packed_one():
         top, left = (int(n) for n in random.integers(0, scale - side + 1, 2))
         rescaled = rescaled_size(height, width, packed)
         box = (*square_corner(height, width, packed), packed, packed)
-        view = rescaled_crop(height, width, scale=scale, top=top, left=left, side=side, square=True)
-        placed = PackedImage((height, width), rescaled, box).place(view)
+        crop = rescaled_crop(height, width, scale=scale, top=top, left=left, side=side, square=True)
+        placed = PackedImage((height, width), rescaled, box).place(crop)
         x0, y0, x1, y1 = placed.region
         assert 0 <= x0 < x1 <= packed
         assert 0 <= y0 < y1 <= packed
@@ -219,7 +219,7 @@ def test_views_of_the_square_at_any_scale_lie_in_the_packed_one():
         assert np.abs(np.array(placed.region) - ideal).max() <= 1.5 * (1 + packed / scale)
 
 
-def test_enlarging_what_was_shrunk_is_told_once(packer, caplog):
+def test_enlarging_is_logged_once(packer, caplog):
     packed_module._warn_of_enlarging.cache_clear()
     packed = packer()
     with caplog.at_level(logging.WARNING):
@@ -236,7 +236,7 @@ class Stop(Exception):
     pass
 
 
-def test_the_same_command_goes_on_after_a_stop(image_folder, tmp_path, packer):
+def test_packing_continues_after_an_interruption(image_folder, tmp_path, packer):
     whole = packer(per_shard=4)
     seen = []
 
@@ -271,7 +271,7 @@ def test_the_same_command_goes_on_after_a_stop(image_folder, tmp_path, packer):
     assert names == [*(f"0000{k}.rgb" for k in range(4)), "index.npy", "split.json"]
 
 
-def test_what_is_packed_is_left_as_it_is(image_folder, tmp_path, packer):
+def test_complete_splits_are_not_packed_again(image_folder, tmp_path, packer):
     packer()
     data = open_data(f"folder:{image_folder}")
     command = {"out": tmp_path / "packed", "origin": f"folder:{image_folder}"}
@@ -347,14 +347,14 @@ def cut_short(path):
         ),
     ],
 )
-def test_damage_is_seen_when_it_is_opened(packer, tmp_path, damage, message):
+def test_damage_is_detected_on_opening(packer, tmp_path, damage, message):
     packer()
     damage(tmp_path / "packed")
     with pytest.raises(DataError, match=message):
         open_data(f"packed:{tmp_path / 'packed'}")
 
 
-def test_splits_are_named_where_there_are_more(packer, tmp_path):
+def test_several_splits_must_be_named(packer, tmp_path):
     packer()
     shutil.copytree(tmp_path / "packed" / "val", tmp_path / "packed" / "dev")
     with pytest.raises(
@@ -372,7 +372,7 @@ def test_damaged_records(packer):
             peek(damaged)
 
 
-def test_a_record_says_all_that_is_stored():
+def test_record_header():
     stored = PackedImage((300, 400), (32, 43), (0, 5, 32, 32))
     data = stored.header() + bytes(32 * 32 * 3)
     assert peek(data) == (300, 400)

@@ -86,7 +86,7 @@ def test_broken_cache_is_made_again(shards):
         assert cache.read_bytes() == whole
 
 
-def test_index_goes_to_the_users_cache_where_the_data_cannot_be_written(shards, monkeypatch):
+def test_index_is_in_the_users_cache_if_the_data_are_read_only(shards, monkeypatch):
     save = records_module._save
     folder = shards[0].parent
     monkeypatch.setattr(
@@ -99,7 +99,7 @@ def test_index_goes_to_the_users_cache_where_the_data_cannot_be_written(shards, 
     assert len(list((folder.parent / "cache" / "jaxcnn").glob("*/*.npz"))) == 1
 
 
-def test_no_half_written_index_stays(shards, monkeypatch):
+def test_failed_write_leaves_no_index(shards, monkeypatch):
     def fail(*_, **__):
         raise OSError("no space left")
 
@@ -253,7 +253,7 @@ def test_damaged_metadata(prepared, tmp_path):
         open_data("tfds:few", str(tmp_path))
 
 
-def test_newest_version_is_taken(tmp_path):
+def test_newest_version_is_used(tmp_path):
     for version in ("5.0.0", "5.1.0", "5.10.0", "5.9.0.incompleteAB12", "6.0.0"):
         folder = tmp_path / "some" / version
         folder.mkdir(parents=True)
@@ -263,7 +263,7 @@ def test_newest_version_is_taken(tmp_path):
     assert find_prepared("some:5.0.0", tmp_path).name == "5.0.0"
 
 
-def test_missing_data_set_is_said_at_once_and_offline(tmp_path, monkeypatch):
+def test_missing_data_set_is_an_error_without_network(tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("the network was asked")
 
