@@ -24,8 +24,7 @@ from jaxcnn.evaluation.buckets import InputShape
 from jaxcnn.evaluation.posteriors import choose_crops, crops_of
 from jaxcnn.models.costs import score_map_macs
 from jaxcnn.models.summary import summarise
-from jaxcnn.training.builder import assemble
-from jaxcnn.training.run_statistics import stand_in
+from jaxcnn.training.builder import build_experiment
 from jaxcnn.training.train_state import draw_params
 
 DEFAULT = ("ten_crops", "multi_crop", "crops_144", "dense")
@@ -63,7 +62,7 @@ def measure(options: argparse.Namespace) -> Iterator[Measurement]:
     source = Subset(source, np.unique(np.linspace(0, len(source) - 1, options.images).astype(int)))
     for name in options.net or ["alexnet"]:
         config = config_of({**vars(options), "net": name})
-        experiment = assemble(config, stand_in(config))
+        experiment = build_experiment(config)
         here = experiment.placement.local_mesh().replicated
         params = jax.jit(partial(draw_params, experiment.net), out_shardings=here)(
             jax.random.key(0)

@@ -29,10 +29,11 @@ from jaxcnn import data as room
 from jaxcnn.benchmarks.measurement import Measurement, machine, peak_memory
 from jaxcnn.parallel import SINGLE_PROCESS
 from jaxcnn.training import schema
-from jaxcnn.training.builder import Experiment, assemble, synthetic_batch, with_classes
+from jaxcnn.training.builder import build_experiment, with_classes
 from jaxcnn.training.checkpoint import Checkpoints
-from jaxcnn.training.loop import _Run
-from jaxcnn.training.run_statistics import stand_in
+from jaxcnn.training.console import Compiler, Console
+from jaxcnn.training.experiment import Experiment, synthetic_batch
+from jaxcnn.training.loop import Run
 from jaxcnn.training.signals import StopSignal
 
 SLOWER = 1.2  # a step than its input
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace) -> Iterator[Measurement]:
     config = _config(options)
     data = room.open_data(config["data"]["source"])
-    experiment = assemble(config, stand_in(config))
+    experiment = build_experiment(config)
     yield _overhead(experiment, data, options)
     yield _data_wait(experiment, data, options)
     yield _save_stall(options.repeats)
@@ -74,21 +75,29 @@ def _steps(options: argparse.Namespace) -> int:
     return max(options.repeats * options.steps, TURN) + TURN + 1
 
 
-class _Timed(_Run):
-    """A run whose batches are made already, and in which the bare step takes turns with the loop.
+class _Timed(Run):
+    """A run whose batches exist already."""
 
-    `turns` has of each turn the seconds of a step of the loop and of a bare one.
-    """
-
-    def _batches(self, start: int) -> Any:
+    def batches(self, start: int) -> Any:
         del start
         batch = {k: np.asarray(v) for k, v in synthetic_batch(self.experiment).items()}
         return contextlib.nullcontext(_Endless(batch))
 
-    def _compile(self, what: str, lowered: Any) -> Any:
-        compiled = super()._compile(what, lowered)
-        bare = _Bare(compiled, self.experiment)
+
+class _Alternating(Compiler):
+    """Compiles a step that alternates with the bare one, TURN steps each.
+
+    `turns` has the seconds of a step of the loop and of a bare one, for each turn.
+    """
+
+    def __init__(self, console: Console, experiment: Experiment) -> None:
+        super().__init__(console)
+        self.experiment = experiment
         self.turns: list[tuple[float, float]] = []
+
+    def __call__(self, what: str, lowered: Any) -> Any:
+        compiled = super().__call__(what, lowered)
+        bare = _Bare(compiled, self.experiment)
         calls = itertools.count()
         began = 0.0
 
@@ -139,10 +148,11 @@ def _overhead(experiment: Experiment, data: Any, options: argparse.Namespace) ->
         contextlib.redirect_stdout(io.StringIO()),  # what a run says is no row
     ):
         run = _Timed(experiment, data, Path(folder), stop_signal, SINGLE_PROCESS)
-        run._train(experiment.fresh_state(), 0)
+        compiler = run.compiler = _Alternating(run.console, experiment)
+        run.train(experiment.fresh_state())
         run.checkpoints.close()
-    loop, bare = (statistics.median(values) for values in zip(*run.turns, strict=True))
-    ratio = statistics.median(own / step for own, step in run.turns)
+    loop, bare = (statistics.median(values) for values in zip(*compiler.turns, strict=True))
+    ratio = statistics.median(own / step for own, step in compiler.turns)
     return Measurement(
         what=f"train loop, VGG A, width {options.width:g}, {options.image_size} px, batch {options.batch}",
         images_per_second=options.batch / loop,
@@ -150,7 +160,7 @@ def _overhead(experiment: Experiment, data: Any, options: argparse.Namespace) ->
         memory_bytes=peak_memory(),
         peer="its compiled step",
         peer_images_per_second=options.batch / bare,
-        facts={"loop_over_step": ratio, "turns": len(run.turns), "steps": TURN, **machine()},
+        facts={"loop_over_step": ratio, "turns": len(compiler.turns), "steps": TURN, **machine()},
     )
 
 
@@ -198,7 +208,7 @@ def _data_wait(experiment: Experiment, data: Any, options: argparse.Namespace) -
 def _save_stall(repeats: int) -> Measurement:
     _, config = schema.read_resolved("alexnet", ["data.source=synthetic"])
     config = with_classes(config, 1000)
-    state = assemble(config, stand_in(config)).fresh_state()
+    state = build_experiment(config).fresh_state()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state) if leaf.dtype == np.float32)
     stalls, wholes = [], []
     with tempfile.TemporaryDirectory() as folder:

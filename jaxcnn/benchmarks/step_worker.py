@@ -68,12 +68,12 @@ def _jax(job: Mapping[str, Any]) -> _Step:
     import jax.numpy as jnp
     import numpy as np
 
-    from jaxcnn.training.builder import assemble, synthetic_batch
-    from jaxcnn.training.run_statistics import stand_in
+    from jaxcnn.training.builder import build_experiment
+    from jaxcnn.training.experiment import synthetic_batch
     from jaxcnn.training.train_state import draw_params
 
     config = config_of(job)
-    experiment = assemble(config, stand_in(config))
+    experiment = build_experiment(config)
     began = time.perf_counter()
     if job["mode"] == "train":
         compiled = experiment.lower_train().compile()

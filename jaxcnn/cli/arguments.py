@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jaxcnn.research.evaluate_run import FinishedRun
-    from jaxcnn.training.metrics_writer import Console
+    from jaxcnn.training.console import Console
 
 # In the order of use; each is a module of this package.
 COMMANDS = {

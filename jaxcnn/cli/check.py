@@ -34,9 +34,8 @@ def _describe(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
     from jaxcnn.parallel import describe_devices, plan_lines
     from jaxcnn.planning import roofline
-    from jaxcnn.training.builder import assemble, with_classes
+    from jaxcnn.training.builder import build_experiment, with_classes
     from jaxcnn.training.dry_run import UNKNOWN_CLASSES
-    from jaxcnn.training.run_statistics import stand_in
     from jaxcnn.training.train_state import describe_leaves
     from jaxcnn.training.warm_start import read_warm_start
 
@@ -44,12 +43,12 @@ def _describe(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
     config = with_classes(config, config["model"]["num_classes"] or UNKNOWN_CLASSES)
-    experiment = assemble(config, stand_in(config))
+    experiment = build_experiment(config)
     transfer = read_warm_start(experiment)
     state, batch = experiment.abstract_state(), experiment.abstract_batch()
     images = config["batch_size"] / experiment.placement.mesh.size
     flops = images * roofline.step_cost(experiment.net).flops
-    plan = plan_lines(experiment.plan, experiment.reduction, experiment.moved)
+    plan = plan_lines(experiment.plan, experiment.grad_reduce, experiment.comm_mb)
     shapes = {"batch": describe_leaves(batch), "parameters": describe_leaves(state.params)}
     sizes = {"batch": size(batch), "parameters": size(state.params), "state": size(state)}
     lines = [f"{name:<8} {text}" for name, text in (transfer.lines() if transfer else [])]

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
             share_compilation_cache,
         )
         from jaxcnn.research.comparison.grid import make_grid
-        from jaxcnn.training.metrics_writer import Console
+        from jaxcnn.training.console import Console
         from jaxcnn.training.signals import StopSignal
 
         out = Path(options.out)

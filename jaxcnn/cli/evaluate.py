@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     def work() -> None:
         # Imported here, so that --help answers at once.
         from jaxcnn.evaluation import read_protocol
-        from jaxcnn.training.metrics_writer import Console
+        from jaxcnn.training.console import Console
 
         console = Console(sys.stderr if options.json else sys.stdout)
         with open_runs([options.workdir], options, console) as (run,):

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     def work() -> None:
         # Imported here, so that --help answers at once.
         from jaxcnn.research.figures.run_figures import FigureRequest, draw_figures
-        from jaxcnn.training.metrics_writer import Console
+        from jaxcnn.training.console import Console
 
         console = Console()
         out = options.out or Path(options.workdir) / "figures"

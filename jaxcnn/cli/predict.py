@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         # Imported here, so that --help answers at once.
         from jaxcnn.evaluation import read_protocol
         from jaxcnn.research import predict
-        from jaxcnn.training.metrics_writer import Console
+        from jaxcnn.training.console import Console
 
         console, unreadable = Console(sys.stderr), 0
         with open_runs([options.workdir], options, console) as (run,):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from jaxcnn.data.pixel_statistics import Statistics
     from jaxcnn.preprocessing import Augment
-    from jaxcnn.training.metrics_writer import Console
+    from jaxcnn.training.console import Console
 
 NOTES = """The statistics are the mean of R, G and B, their covariance, and the mean image of the central
 squares. The squares have the side augment.scale[0] where training crops are taken from such squares
@@ -40,8 +40,8 @@ def _compute(path: str, overrides: Sequence[str], out: Path, as_json: bool) -> N
     from jaxcnn import config as configs
     from jaxcnn.data.pixel_statistics import compute_statistics, save_statistics, side_of
     from jaxcnn.training import schema
+    from jaxcnn.training.console import Console, duration
     from jaxcnn.training.evaluator import open_splits
-    from jaxcnn.training.metrics_writer import Console, duration
 
     _, config = schema.read_resolved(path, overrides)
     augment: Augment = configs.build_section("augment", config["augment"], schema.SECTIONS)
@@ -56,7 +56,7 @@ def _compute(path: str, overrides: Sequence[str], out: Path, as_json: bool) -> N
         threads=config["data"]["threads"],
         progress=_progress(console),
     )
-    console.end_place()
+    console.end_progress()
     save_statistics(statistics, out)
     if as_json:
         print(json.dumps(_record(statistics, out)))
@@ -115,7 +115,7 @@ def _columns(values: np.ndarray, digits: int) -> str:
 
 def _progress(console: Console) -> Callable[[int, int], None]:
     """Shows progress; the speed is timed from the first images on, since starting takes seconds."""
-    from jaxcnn.training.metrics_writer import duration
+    from jaxcnn.training.console import duration
 
     first: list[tuple[float, int]] = []
 

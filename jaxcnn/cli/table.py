@@ -16,7 +16,7 @@ from jaxcnn.cli.arguments import add_batch_size, add_json, make_parser, open_run
 from jaxcnn.cli.exit_codes import exit_code, make_folder
 
 if TYPE_CHECKING:
-    from jaxcnn.training.metrics_writer import Console
+    from jaxcnn.training.console import Console
 
 # The keys of research.paper_tables.tables.TABLES, named here so that --help needs no JAX.
 NAMES = (
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
             wanted_evaluations,
         )
         from jaxcnn.research.paper_tables.tables import TABLES
-        from jaxcnn.training.metrics_writer import Console
+        from jaxcnn.training.console import Console
 
         console = Console(sys.stderr)
         if options.out:

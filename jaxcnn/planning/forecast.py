@@ -5,15 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxcnn import config as configs
-from jaxcnn import models
-from jaxcnn.models.summary import order_of_computation
-from jaxcnn.parallel import GradReduce, Parallelism, Plan, check_batch, choose_plan
+from jaxcnn.parallel import Plan
 from jaxcnn.parallel.comm_cost import Collective, comm_cost
 from jaxcnn.planning import topology
 from jaxcnn.planning.hardware import Network, network
@@ -31,11 +27,8 @@ from jaxcnn.planning.roofline import (
     two_points,
 )
 from jaxcnn.planning.topology import Target
-from jaxcnn.training.builder import assemble, with_classes
+from jaxcnn.training.builder import build_experiment, make_parts, with_classes
 from jaxcnn.training.dry_run import UNKNOWN_CLASSES, memory_bytes
-from jaxcnn.training.run_statistics import stand_in
-from jaxcnn.training.schema import SECTIONS
-from jaxcnn.training.train_state import create_state, state_specs
 
 HOST_CHIPS = 4  # of a TPU's host, as libtpu describes slices
 
@@ -127,13 +120,15 @@ def forecast(
     """
     config = with_classes(config, config["model"]["num_classes"] or UNKNOWN_CLASSES)
     devices = topology.devices(target) if target.compiles else stand_ins(target)
-    net, plan, reduction, shapes, specs = _planned(config, devices)
-    sent = tuple(comm_cost(plan, reduction, net, shapes.params, config["batch_size"]))
+    parts = make_parts(config, devices)
+    net, plan, reduction = parts.net, parts.plan, parts.grad_reduce
+    _check_all_used(plan, devices)
+    sent = tuple(comm_cost(plan, reduction, net, parts.shapes.params, config["batch_size"]))
     links = network(target.chip, target.count, target.shape, target.node, gbps)
     todo, rows = step_cost(net), config["batch_size"] // target.count
     averaged = config["average"]["kind"] != "off"
     need = step_demand(todo, plan, reduction, sent, config["batch_size"], net.dtype, averaged)
-    state = local_bytes(shapes, specs, reduction.sizes)
+    state = local_bytes(parts.shapes, parts.specs, reduction.sizes)
     memory = model = peak_memory(todo, state, reduction, net.image_size, net.dtype)
     limits, compiled, fitted = roofline(need, target.chip, links, plan), None, None
     if target.compiles:
@@ -151,26 +146,12 @@ def forecast(
     )  # fmt: skip
 
 
-def _planned(config: Mapping[str, Any], devices: Any) -> tuple[Any, Plan, GradReduce, Any, Any]:
-    """(net, plan, reduction, shapes of the state, their specs), without a mesh of real devices."""
-    wanted: Parallelism = configs.build_section("mesh", config["mesh"], SECTIONS)
-    net = models.build(**config["model"])
-    tx, schedule, average = (
-        configs.build_section(name, config[name], SECTIONS)
-        for name in ("optim", "schedule", "average")
-    )
-    shapes = jax.eval_shape(partial(create_state, net, tx, schedule, average), jax.random.key(0))
-    size = config["batch_size"]
-    plan, reduction, _ = choose_plan(
-        wanted, net, shapes.params, order_of_computation(net), size, devices
-    )
-    check_batch(size, config["grad_accum_steps"], plan.data * plan.model)
+def _check_all_used(plan: Plan, devices: Any) -> None:
     if plan.data * plan.model != len(devices):
         raise ValueError(
             f"mesh.data={plan.data} x mesh.model={plan.model} leaves out some of the {len(devices)} chips; "
             "set mesh.data=0, or give a --topology of as many"
         )
-    return net, plan, reduction, shapes, state_specs(shapes, tx, reduction)
 
 
 class StandIn(NamedTuple):
@@ -195,7 +176,7 @@ def compile_step(config: Mapping[str, Any], devices: Any) -> Compiled:
     Raises:
         ValueError: it does not fit into a chip's memory.
     """
-    experiment = assemble(config, stand_in(config), devices)
+    experiment = build_experiment(config, devices=devices)
     lowered = experiment.lower_train()
     try:
         step = lowered.compile()

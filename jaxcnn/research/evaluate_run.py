@@ -16,9 +16,9 @@ from jaxcnn.evaluation import Forward, Protocol, ProtocolRun, check_fits, ensemb
 from jaxcnn.parallel import make_placement
 from jaxcnn.training import report, schema
 from jaxcnn.training.checkpoint import CheckpointError
+from jaxcnn.training.console import Console, duration
 from jaxcnn.training.evaluator import open_splits
-from jaxcnn.training.load_run import Loaded, load, read_config, saved_steps
-from jaxcnn.training.metrics_writer import Console, duration
+from jaxcnn.training.load_run import Loaded, load, read_run_config, saved_steps
 
 FOLDER = "posteriors"
 
@@ -53,7 +53,7 @@ class FinishedRun:
 
     def __post_init__(self) -> None:
         self.folder = self.folder.absolute()
-        self.trained_config = read_config(self.folder)
+        self.trained_config = read_run_config(self.folder)
         wrong = [text for text in self.overrides if not text.startswith("data.")]
         if wrong:
             raise configs.ConfigError(

@@ -12,8 +12,8 @@ import jax
 from jaxcnn.evaluation.buckets import InputShape
 from jaxcnn.models.summary import format_table, summarise
 from jaxcnn.parallel import describe_devices
-from jaxcnn.training.builder import Experiment, assemble, synthetic_batch, with_classes
-from jaxcnn.training.run_statistics import stand_in
+from jaxcnn.training.builder import build_experiment, with_classes
+from jaxcnn.training.experiment import Experiment, synthetic_batch
 
 UNKNOWN_CLASSES = 1000
 
@@ -25,7 +25,7 @@ def dry_run(config: Mapping[str, Any]) -> str:
     1000 stand in.
     """
     config = with_classes(config, config["model"]["num_classes"] or UNKNOWN_CLASSES)
-    experiment = assemble(config, stand_in(config))
+    experiment = build_experiment(config)
     print(format_table(summarise(experiment.net)), flush=True)
     batch = synthetic_batch(experiment)
     state = experiment.fresh_state()

@@ -1,4 +1,4 @@
-"""Evaluation within a run: what is due, done on the state that is about to be saved."""
+"""Evaluation during a run: which protocols are due, and their results."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from jaxcnn import data as room
+from jaxcnn.data import DataSplits, open_data
 from jaxcnn.evaluation import PROTOCOLS, Forward, Protocol, Result, evaluate
 from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
-from jaxcnn.training.builder import Experiment
-from jaxcnn.training.learning_rate import evaluations_due
-from jaxcnn.training.metrics_writer import Console, MetricsWriter
-from jaxcnn.training.progress import Progress
+from jaxcnn.training.console import Console
+from jaxcnn.training.experiment import Experiment
+from jaxcnn.training.metrics_writer import MetricsWriter
 from jaxcnn.training.report import result_text
+from jaxcnn.training.schedules import Progress, plateau_due
 from jaxcnn.training.train_state import TrainState
 
 HELD_OUT = "held_out"
@@ -32,16 +32,18 @@ class EvalTask:
 
 @dataclasses.dataclass
 class Evaluator:
-    """Attributes:
-    forward: the net's forward passes.
-    results: the latest result of each (protocol, split), with the step it is of.
-    corrupt: names of images that could not be read.
+    """Evaluates states of a run; writes and prints the results.
+
+    Attributes:
+        forward: the net's forward passes.
+        results: the latest (step, result) of each (protocol, split).
+        corrupt: names of corrupt images.
     """
 
     experiment: Experiment
-    data: room.DataSplits
-    pace: Progress
-    metrics: MetricsWriter
+    data: DataSplits
+    progress: Progress
+    writer: MetricsWriter
     console: Console
     check_stop: Callable[[], None]
     forward: Forward
@@ -49,66 +51,75 @@ class Evaluator:
     results: dict[tuple[str, str], tuple[int, Result]] = dataclasses.field(default_factory=dict)
     corrupt: set[str] = dataclasses.field(default_factory=set)
 
-    def tasks(self, done: int) -> list[EvalTask]:
-        """What is due after `done` updates. Held-out images are judged by the first protocol, before
-        each save and where a plateau rule looks at them: they choose the best checkpoint and the drops
-        of the rate, the reported split chooses nothing."""
+    def tasks(self, step: int) -> list[EvalTask]:
+        """The evaluations due after `step` updates.
+
+        The first protocol evaluates the held-out images before each save and whenever a plateau rule
+        needs it: they choose the best checkpoint and the drops of the learning rate. The reported split
+        chooses nothing.
+        """
         config, side = self.experiment.config, self.experiment.net.image_size
         rows = run_protocols(config)
         due = [
             EvalTask(row, row.label(side), self.data.eval_split, self.data.evaluation)
             for row in rows
-            if self.pace.due(done, row.every_epochs)
+            if self.progress.due(step, row.every_epochs)
         ]
-        looked_at = self.saves(done) or evaluations_due(self.experiment.schedule, self.pace, done)
-        if self.data.held_out is not None and rows and looked_at:
+        needed = self.saves(step) or plateau_due(self.experiment.schedule, self.progress, step)
+        if self.data.held_out is not None and rows and needed:
             due.append(EvalTask(rows[0], rows[0].label(side), HELD_OUT, self.data.held_out))
         return due
 
-    def saves(self, done: int) -> bool:
-        """Whether a checkpoint is due after `done` updates."""
-        return self.pace.due(done, self.experiment.config["checkpoint"]["every_epochs"])
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step` updates."""
+        return self.progress.due(step, self.experiment.config["checkpoint"]["every_epochs"])
 
     def evaluate(self, state: TrainState, tasks: Iterable[EvalTask]) -> None:
-        """Evaluates `state` by each of `tasks`, writes and prints the results."""
+        """Does `tasks` on `state`."""
         for task in tasks:
             began = time.perf_counter()
-            done, result = int(state.step), self._evaluate(state, task)
-            self.results[task.label, task.split] = (done, result)
-            self.metrics.write(
+            step, result = int(state.step), self._evaluate(state, task)
+            self.results[task.label, task.split] = (step, result)
+            self.writer.write(
                 {
                     "kind": "eval",
-                    "step": done,
-                    "epoch": self.pace.epoch(done),
+                    "step": step,
+                    "epoch": self.progress.epoch(step),
                     **dataclasses.asdict(result),
                     "seconds": time.perf_counter() - began,
                 }
             )
-            self.console.line(f"eval  step {done}  {result_text(dataclasses.asdict(result))}")
+            self.console.line(f"eval  step {step}  {result_text(dataclasses.asdict(result))}")
 
-    def recall(self, events: Iterable[Mapping[str, Any]], done: int) -> None:
-        """Takes over what an earlier start found of the state after `done` updates."""
+    def restore(self, events: Iterable[Mapping[str, Any]], step: int) -> None:
+        """Takes over the results that an earlier start wrote for the state after `step` updates."""
         names = [field.name for field in dataclasses.fields(Result)]
         for event in events:
-            if event["kind"] == "eval" and event["step"] == done:
+            if event["kind"] == "eval" and event["step"] == step:
                 result = Result(**{name: event[name] for name in names})
-                self.results[result.protocol, result.split] = (done, result)
+                self.results[result.protocol, result.split] = (step, result)
 
-    def missing(self, events: Iterable[Mapping[str, Any]], done: int) -> list[EvalTask]:
-        """What was due after `done` updates and is not among `events`: a stop came in between."""
-        there = {
-            (e["protocol"], e["split"]) for e in events if e["kind"] == "eval" and e["step"] == done
-        }
-        return [t for t in self.tasks(done) if (t.label, t.split) not in there]
+    def missing(self, events: Iterable[Mapping[str, Any]], step: int) -> list[EvalTask]:
+        """The evaluations due after `step` updates that are not in `events`: a stop came in between."""
+        evals = [e for e in events if e["kind"] == "eval" and e["step"] == step]
+        done = {(e["protocol"], e["split"]) for e in evals}
+        return [t for t in self.tasks(step) if (t.label, t.split) not in done]
 
-    def best_metric(self, done: int, events: Iterable[Mapping[str, Any]] = ()) -> float | None:
-        """Top-1 on the held-out images after `done` updates, where they were judged: in this start, or in
-        an earlier one that left `events`."""
-        for (_, split), (step, result) in self.results.items():
-            if split == HELD_OUT and step == done:
+    def unreported(self, report: Mapping[str, Any], step: int) -> list[EvalTask]:
+        """The final evaluations that neither this run nor `report` has for the state after `step` updates."""
+        done = {key for key, (done_at, _) in self.results.items() if done_at == step}
+        done |= {(r["protocol"], r["split"]) for r in report["results"] if r["step"] == step}
+        tasks = self.tasks(self.progress.total)
+        return [t for t in tasks if (t.label, t.split) not in done]
+
+    def held_out_top1(self, step: int, events: Iterable[Mapping[str, Any]] = ()) -> float | None:
+        """Top-1 on the held-out images after `step` updates, from this start or from an earlier one that
+        wrote `events`; None if they were not evaluated."""
+        for (_, split), (done_at, result) in self.results.items():
+            if split == HELD_OUT and done_at == step:
                 return result.top1
         for event in events:
-            if event["kind"] == "eval" and event["split"] == HELD_OUT and event["step"] == done:
+            if event["kind"] == "eval" and event["split"] == HELD_OUT and event["step"] == step:
                 return event["top1"]
         return None
 
@@ -136,11 +147,11 @@ def run_protocols(config: Mapping[str, Any]) -> list[Protocol]:
     return [PROTOCOLS[name](**keys) for name, keys in rows]
 
 
-def open_splits(settings: Mapping[str, Any]) -> room.DataSplits:
+def open_splits(settings: Mapping[str, Any]) -> DataSplits:
     """The splits that the config's `data` section names.
 
     Raises:
         DataError: the data is missing or cannot be used; the message says what to do.
     """
     keys = ("source", "data_dir", "held_out", "train_split", "eval_split")
-    return room.open_data(**{key: settings[key] for key in keys})
+    return open_data(**{key: settings[key] for key in keys})

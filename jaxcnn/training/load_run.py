@@ -17,11 +17,10 @@ from jaxcnn import config as configs
 from jaxcnn import models
 from jaxcnn.data import pixel_statistics
 from jaxcnn.preprocessing import Augment, make_preprocess, subtract_mean
-from jaxcnn.training import schema
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints, abstract
 from jaxcnn.training.evaluator import run_protocols
-from jaxcnn.training.run_statistics import NAME
-from jaxcnn.training.schema import SECTIONS
+from jaxcnn.training.run_statistics import STATISTICS_FILE
+from jaxcnn.training.schema import SECTIONS, read_saved_config
 from jaxcnn.training.train_state import TrainState, create_state
 
 
@@ -100,7 +99,7 @@ def load(workdir: str | Path, step: int | None = None) -> Loaded:
 
 def read_run(folder: Path, step: int | None = None) -> tuple[dict[str, Any], Any, TrainState]:
     """(resolved config, net, state on the first device) of the run in `folder`; for the rest see `load`."""
-    config = read_config(folder)
+    config = read_run_config(folder)
     net = models.build(**config["model"])
     rules = (
         configs.build_section(name, config[name], SECTIONS)
@@ -137,8 +136,8 @@ def saved_steps(folder: Path) -> list[int]:
         checkpoints.close()
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config of the run in `folder`; keys that an older jaxcnn did not have yet take their defaults.
+def read_run_config(folder: Path) -> dict[str, Any]:
+    """The config of the run in `folder`.
 
     Raises:
         FileNotFoundError: no run there.
@@ -150,7 +149,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} holds no run (no config.json); give the workdir of a run that has a checkpoint"
         )
     try:
-        return schema.resolve_config(configs.load_config(path))
+        return read_saved_config(path)
     except ValueError as error:
         raise CheckpointError(
             f"{path} cannot be read as the config of a run: {error}; train again in another --workdir"
@@ -159,5 +158,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _mean(config: dict[str, Any], folder: Path) -> np.ndarray:
     augment: Augment = configs.build_section("augment", config["augment"], SECTIONS)
-    kept = pixel_statistics.load_statistics(folder / NAME) if augment.needs_statistics else None
+    kept = (
+        pixel_statistics.load_statistics(folder / STATISTICS_FILE)
+        if augment.needs_statistics
+        else None
+    )
     return make_preprocess(augment, kept).mean

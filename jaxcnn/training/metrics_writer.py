@@ -1,6 +1,6 @@
-"""What a run says: metrics.jsonl, TensorBoard events, one line in place on a terminal.
+"""metrics.jsonl and TensorBoard events.
 
-The only module that touches clu; its writers need TensorFlow and are imported inside a run only.
+The only module that touches clu. clu's writers need TensorFlow and are imported inside a run only.
 """
 
 from __future__ import annotations
@@ -8,25 +8,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import shutil
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
 
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """How often a run speaks.
+    """What a run logs.
 
     Attributes:
-        every_steps: steps to an event in metrics.jsonl, each the mean over those steps.
+        every_steps: steps between train events in metrics.jsonl, each the mean over those steps.
         tensorboard: write TensorBoard events too.
-        slow_step: a step that takes so many times the median one, and ten seconds at least, is shown
-            with what every thread is doing; 0 shows none.
+        slow_step: a step that takes this many times the median, and at least ten seconds, prints the
+            stacks of all threads to standard error; 0 turns this off.
     """
 
     every_steps: int = 20
@@ -41,39 +38,36 @@ class LogConfig:
 
 
 class MetricsWriter:
-    """Appends events to metrics.jsonl, and to TensorBoard."""
+    """Appends events to metrics.jsonl, and to TensorBoard. Only process 0 writes."""
 
     def __init__(
         self, workdir: Path, tensorboard: bool, process_group: ProcessGroup = SINGLE_PROCESS
     ) -> None:
-        """Of several processes the first one writes."""
         self.path = workdir / "metrics.jsonl"
         self._process_group = process_group
         self._board = _tensorboard(workdir) if tensorboard and process_group.is_primary else None
 
-    def cut_back(self, step: int) -> list[dict[str, Any]]:
-        """Drops the events after `step`, which a resumed run will write again; gives those kept."""
+    def truncate(self, step: int) -> list[dict[str, Any]]:
+        """Removes the events after `step`, which a resumed run writes again; returns the others."""
 
-        def cut() -> None:
+        def rewrite() -> None:
             whole = self.path.with_suffix(".tmp")
             kept = (json.dumps(e) + "\n" for e in read_events(self.path) if e["step"] <= step)
             whole.write_text("".join(kept))
             whole.replace(self.path)
 
-        self._process_group.run_on_primary(cut)
+        self._process_group.run_on_primary(rewrite)
         return read_events(self.path)
 
     def write(self, event: Mapping[str, Any]) -> None:
+        """Appends an event: `kind` 'train' or 'eval', `step`, and its values."""
         if not self._process_group.is_primary:
             return
         with self.path.open("a") as file:
             file.write(json.dumps(event) + "\n")
         if self._board is not None:
-            prefix = (
-                event["kind"]
-                if event["kind"] == "train"
-                else f"{event['split']}/{event['protocol']}"
-            )
+            train = event["kind"] == "train"
+            prefix = "train" if train else f"{event['split']}/{event['protocol']}"
             numbers = {k: v for k, v in event.items() if isinstance(v, float) and k != "epoch"}
             self._board.write_scalars(
                 event["step"], {f"{prefix}/{k}": v for k, v in numbers.items()}
@@ -85,7 +79,7 @@ class MetricsWriter:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events of a metrics.jsonl, oldest first; a last line that a kill cut short is left out."""
+    """The events in a metrics.jsonl, oldest first, without a last line that a kill cut short."""
     events = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -93,63 +87,6 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return events
-
-
-class Console:
-    """Lines for a person: one line rewritten in place on a terminal, plain lines elsewhere."""
-
-    PLAIN_SECONDS = 10.0
-    PLACE_SECONDS = 0.2
-
-    def __init__(self, stream: Any = None, *, silent: bool = False) -> None:
-        """`stream` is a text file; None is standard output. A silent screen is of a process that others
-        speak for."""
-        self.stream: TextIO = stream or sys.stdout
-        self.silent = silent
-        self.in_place = self.stream.isatty()
-        self._open = False
-        self._last = 0.0
-
-    def line(self, text: str) -> None:
-        """A line that stays."""
-        if self.silent:
-            return
-        self.end_place()
-        print(text, file=self.stream, flush=True)
-
-    def progress(self, text: str, last: bool = False) -> None:
-        """A line that the next one replaces; elsewhere than on a terminal one every ten seconds."""
-        now = time.monotonic()
-        if self.silent or (
-            not last
-            and now - self._last < (self.PLACE_SECONDS if self.in_place else self.PLAIN_SECONDS)
-        ):
-            return
-        self._last = now
-        if self.in_place:
-            columns = shutil.get_terminal_size().columns  # a wrapped line could not be rewritten
-            print("\r\x1b[2K" + text[: columns - 1], end="", file=self.stream, flush=True)
-            self._open = True
-        else:
-            print(text, file=self.stream, flush=True)
-
-    def end_place(self) -> None:
-        if self._open:
-            print(file=self.stream)
-            self._open = False
-
-
-def duration(seconds: float) -> str:
-    """`42s`, `3m10s`, `1h02m`, `2d03h`."""
-    whole = round(seconds)
-    for unit, size, small, small_size in (
-        ("d", 86400, "h", 3600),
-        ("h", 3600, "m", 60),
-        ("m", 60, "s", 1),
-    ):
-        if whole >= size:
-            return f"{whole // size}{unit}{whole % size // small_size:02d}{small}"
-    return f"{whole}s"
 
 
 def _tensorboard(workdir: Path) -> Any:

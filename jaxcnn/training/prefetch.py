@@ -1,10 +1,8 @@
-"""What each update takes from the host: this process's rows, and whether it asks all to stop.
+"""Batches and controls for each update, put on the devices while the previous step runs.
 
-A process must not leave on its own: the others would wait for it in the update's collectives. So a
-signal, or data that cannot be read, travels with the update itself, and every process learns of it from
-the sums of the same step.
-
-A thread forms the next batch and puts it on the devices while this one's step runs.
+A process must not stop on its own, because the others would wait for it in the update's collectives. So a
+signal, or a failure to read data, travels with the update, and every process learns of it from the sums of
+the same step.
 """
 
 from __future__ import annotations
@@ -15,16 +13,35 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn import data as room
+from jaxcnn import data
 from jaxcnn.parallel import ProcessGroup
-from jaxcnn.training.builder import Experiment
+from jaxcnn.training.experiment import Experiment
 from jaxcnn.training.signals import Stopped, StopSignal
 from jaxcnn.training.step_metrics import StopRequested
 from jaxcnn.training.train_state import Controls
 
 
+def open_train_batches(
+    experiment: Experiment, source: Any, start: int, process_group: ProcessGroup
+) -> Any:
+    """This process's share of the training batches from step `start` on; a context manager."""
+    settings = experiment.config["data"]
+    return data.TrainLoader(
+        source,
+        seed=settings["seed"],
+        batch_size=experiment.config["batch_size"],
+        image_size=experiment.net.image_size,
+        sampling=experiment.augment,
+        start_step=start,
+        process_index=process_group.index,
+        process_count=process_group.count,
+        threads=settings["threads"],
+        prefetch=settings["prefetch"],
+    )
+
+
 class Prefetcher:
-    """Batches on the devices, with the controls of each update. Use it in a `with`."""
+    """Puts batches on the devices in a thread, one ahead. Use it in a `with`."""
 
     def __init__(
         self,
@@ -35,9 +52,9 @@ class Prefetcher:
     ) -> None:
         self._experiment, self._batches = experiment, batches
         self._stop_signal, self._process_group = stop_signal, process_group
-        self._failure: room.DataError | None = None
-        self._thread = ThreadPoolExecutor(1, "jaxcnn-feed")
-        self._coming = self._thread.submit(self._put_next)
+        self._failure: data.DataError | None = None
+        self._thread = ThreadPoolExecutor(1, "jaxcnn-prefetch")
+        self._future = self._thread.submit(self._put_next)
 
     def __enter__(self) -> Prefetcher:
         return self
@@ -46,37 +63,37 @@ class Prefetcher:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def next(self, rate: float, epoch: float) -> tuple[dict[str, Any], Controls]:
-        """The next batch, and what its update takes beside it.
+        """The next batch and the controls of its update, on the devices.
 
         Raises:
-            Stopped, DataError: of a process alone, at once.
+            Stopped, DataError: at once, if this is the only process.
         """
         if self._process_group.count == 1:
             self._stop_signal.check()
-        batch = self._rows()
+        batch = self._next_batch()
         controls = self._experiment.put_controls(
             rate, epoch, leave=bool(self._stop_signal.signal), failed=self._failure is not None
         )
-        # Last: the thread would keep this one waiting for Python's lock.
+        # Last, because the thread would keep this one waiting for Python's lock.
         if self._failure is None:
-            self._coming = self._thread.submit(self._put_next)
+            self._future = self._thread.submit(self._put_next)
         return batch, controls
 
     def explain(self, error: Exception) -> None:
-        """Raises what stands behind the `Called` that ended training; of another error it says nothing.
+        """Raises the reason for a `StopRequested` that ended training; ignores other errors.
 
         Raises:
-            DataError: on every process, where one cannot use its data.
+            DataError: on every process, if one cannot use its data.
             Stopped: otherwise.
         """
         if not isinstance(error, StopRequested):
             return
 
-        def mine() -> None:
+        def raise_failure() -> None:
             if self._failure is not None:
                 raise self._failure
 
-        self._process_group.run_on_all(mine)
+        self._process_group.run_on_all(raise_failure)
         raise Stopped(
             self._stop_signal.signal
             or self._process_group.stop_requested()
@@ -86,18 +103,18 @@ class Prefetcher:
     def _put_next(self) -> dict[str, Any]:
         return jax.block_until_ready(self._experiment.placement.put_batch(next(self._batches)))
 
-    def _rows(self) -> dict[str, Any]:
+    def _next_batch(self) -> dict[str, Any]:
         if self._failure is None:
             try:
-                return self._coming.result()
-            except room.DataError as error:
+                return self._future.result()
+            except data.DataError as error:
                 if self._process_group.count == 1:
                     raise
                 self._failure = error
-        return self._experiment.placement.put_batch(self._empty())
+        return self._experiment.placement.put_batch(self._empty_batch())
 
-    def _empty(self) -> dict[str, np.ndarray]:
-        """Rows that count for nothing, for an update that will not count either."""
+    def _empty_batch(self) -> dict[str, np.ndarray]:
+        """A batch whose mask is all False, for an update that will not count."""
         share = self._process_group.count
         return {
             name: np.zeros((s.shape[0] // share, *s.shape[1:]), s.dtype)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: run.json, report.json, curves.png and the closing lines."""
+"""run.json, report.json and curves.png, and the first and last lines of a run on the console."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ import datetime
 import importlib.metadata
 import json
 import platform
+import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from jaxcnn.evaluation import Result
+from jaxcnn.models.summary import format_table, summarise
+from jaxcnn.parallel import describe_devices, plan_lines
+from jaxcnn.training.console import duration
+from jaxcnn.training.metrics_writer import read_events
+
+if TYPE_CHECKING:
+    from jaxcnn.training.loop import Run
+    from jaxcnn.training.warm_start import WarmStart
 
 PACKAGES = (
     "jaxcnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
@@ -22,31 +31,116 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def add_start(path: Path, said: Mapping[str, Any], done: Mapping[str, Any]) -> None:
+def announce(run: Run, step: int, warm_start: WarmStart | None) -> None:
+    """Prints the net and the settings of `run`, before its first update.
+
+    Args:
+        step: updates done before this start.
+        warm_start: what a fresh run took from another one.
+    """
+    experiment, progress = run.experiment, run.progress
+    config, side = experiment.config, experiment.net.image_size
+    per_device = config["batch_size"] // experiment.placement.devices
+    began = f"resumed at step {step:,}" if step else "new run"
+    rows = [
+        ("devices", describe_devices()),
+        *plan_lines(experiment.plan, experiment.grad_reduce, experiment.comm_mb),
+        ("data", run.data.description),
+        ("batch", f"{config['batch_size']} ({per_device} per device), images {side} x {side}"),
+        (
+            "length",
+            f"{progress.epochs:g} epochs of {progress.steps_per_epoch:.1f} steps = "
+            f"{progress.total:,} steps",
+        ),
+        ("workdir", f"{run.folder}, {began}"),
+        *(warm_start.lines() if warm_start else []),
+        *experiment.augment.lines(),
+        *experiment.average.lines(),
+    ]
+    if step > progress.total:
+        rows.append(("", f"the run is past its {progress.total:,} steps already: evaluation only"))
+    run.console.line(format_table(summarise(experiment.net)) + "\n")
+    for name, text in rows:
+        run.console.line(f"{name:<8} {text}")
+
+
+def record_start(
+    run: Run, step: int, launch: Mapping[str, Any], warm_start: WarmStart | None
+) -> None:
     """Appends this start to run.json, with versions, commit and devices.
 
     Args:
-        said: what was typed and set, from which step it goes on, on how many examples.
-        done: what follows from it: plan, mesh, what a fresh run took from another.
+        step: updates done before this start.
+        launch: the command line and what was set before JAX started.
     """
-    starts = read_starts(path)
-    starts.append(
-        {
-            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            **said,
-            "versions": {"python": platform.python_version(), **_versions()},
-            "git_commit": _git("rev-parse", "HEAD"),
-            "git_modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
-            "devices": [f"{d.device_kind} ({d.platform})" for d in jax.devices()],
-            "processes": jax.process_count(),
-            **done,
-        }
+    path, experiment = run.folder / "run.json", run.experiment
+    start = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **launch,
+        "step": step,
+        "seed": experiment.config["seed"],
+        "examples": run.progress.examples,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "devices": [f"{d.device_kind} ({d.platform})" for d in jax.devices()],
+        "processes": jax.process_count(),
+        "plan": experiment.plan.name,
+        "mesh": dict(experiment.placement.mesh.shape),
+        "compiler_options": dict(experiment.compiler_options),
+        **({"started_from": warm_start.record()} if warm_start else {}),
+    }
+    _write(path, {"starts": [*read_starts(path), start]})
+
+
+def conclude(run: Run, step: int, best: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Writes report.json and curves.png, prints the results and the next command.
+
+    Args:
+        step: updates done.
+        best: step and top-1 of the best checkpoint on the held-out images.
+    """
+    path, evaluator, config = run.folder / "report.json", run.evaluator, run.experiment.config
+    before, seconds = read_report(path), run.step_metrics.seconds()
+    events = read_events(run.folder / "metrics.jsonl")
+    rates = [e["images_per_second"] for e in events if e["kind"] == "train"]
+    report = write_report(
+        path,
+        before,
+        [result for result in evaluator.results.values() if result[0] == step],
+        net=config["model"],
+        source=config["data"]["source"],
+        step=step,
+        epochs=run.progress.epoch(step),
+        parameters=summarise(run.experiment.net).parameters,
+        images_per_second=statistics.median(rates) if rates else None,
+        seconds=seconds,
+        compile_seconds=run.compiler.seconds or before.get("compile_seconds", 0.0),
+        best=best,
+        unreadable_images=sorted(evaluator.corrupt),
     )
-    _write(path, {"starts": starts})
+    title = f"{config['model']['name']} on {config['data']['source']}"
+    draw_curves(events, run.folder / "curves.png", title)
+    lines = ["", *(result_text(row) for row in report["results"])]
+    if best:
+        lines.append(f"best on held-out images: step {best['step']:,}, top-1 {best['top1']:.2%}")
+    if evaluator.corrupt:
+        lines.append(f"{len(evaluator.corrupt)} corrupt images (report.json names them)")
+    short = (
+        run.folder.relative_to(Path.cwd()) if run.folder.is_relative_to(Path.cwd()) else run.folder
+    )
+    lines += [
+        f"step {step:,} in {duration(seconds)}; report.json, metrics.jsonl and curves.png are in "
+        f"{run.folder}",
+        f"Next: classify an image\n  jaxcnn predict --workdir={short} IMAGE.jpg",
+    ]
+    for line in lines:
+        run.console.line(line)
+    return report
 
 
 def read_starts(path: Path) -> list[dict[str, Any]]:
-    """The starts that run.json lists, oldest first."""
+    """The starts in run.json, oldest first."""
     return json.loads(path.read_text())["starts"] if path.exists() else []
 
 
@@ -60,16 +154,16 @@ def read_report(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text()) if path.exists() else {"results": []}
     except ValueError as error:
         raise ValueError(
-            f"{path} is not readable as JSON ({error}); move it away, and the run's command makes it anew"
+            f"{path} is not valid JSON ({error}); move it away, then the command of the run writes it again"
         ) from error
 
 
 def write_report(
     path: Path, report: Mapping[str, Any], results: Sequence[tuple[int, Result]], **facts: Any
 ) -> dict[str, Any]:
-    """Writes report.json with `results`, as (step, result), added to those of `report`.
+    """Writes report.json: `report` with `results`, a list of (step, result), added.
 
-    A report is of one state: results of another step than `facts["step"]` are dropped.
+    A report describes one state: results of another step than `facts["step"]` are dropped.
     """
     rows = [{"step": step, **dataclasses.asdict(result)} for step, result in results]
     again = {(r["protocol"], r["split"]) for r in rows}
@@ -93,7 +187,7 @@ def result_text(row: Mapping[str, Any]) -> str:
 
 def draw_curves(events: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
     """Loss, top-1 and learning rate against epochs, as a PNG."""
-    from matplotlib.figure import Figure  # imported late: a second of start-up
+    from matplotlib.figure import Figure  # takes a second to import
 
     train = [e for e in events if e["kind"] == "train"]
     evals: dict[str, list[Mapping[str, Any]]] = {}
@@ -148,4 +242,4 @@ def _git(*arguments: str) -> str:
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     whole = path.with_suffix(".tmp")
     whole.write_text(json.dumps(content, indent=2) + "\n")
-    whole.replace(path)  # a kill leaves the old file or the new one, never half of one
+    whole.replace(path)  # atomic: a kill leaves the old file or the new one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jaxcnn import config as configs
@@ -152,6 +153,16 @@ def _held_out_errors(config: Mapping[str, Any]) -> list[str]:
     if held_out and not judged:
         return ["data.held_out needs a row in evals: the first one judges the held-out images"]
     return []
+
+
+def read_saved_config(path: Path) -> dict[str, Any]:
+    """The resolved config of a run's config.json. Old names are migrated, and keys that its version of
+    jaxcnn lacked get their defaults.
+
+    Raises:
+        ValueError: it is not valid JSON, or not a valid config.
+    """
+    return resolve_config(configs.load_config(path))
 
 
 def read_resolved(path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 from jaxcnn import config as configs
 from jaxcnn.training import report, schema
 from jaxcnn.training.evaluator import run_protocols
-from jaxcnn.training.progress import Progress
+from jaxcnn.training.schedules import Progress
 from jaxcnn.training.workdir import has_begun
 
 KEYS = ("name", "config", "start", "overrides")
@@ -48,7 +48,7 @@ class Stage:
         """What differs, and may not, between the run in its folder and the stage; [] where none is begun."""
         if not has_begun(self.folder) or not (self.folder / "config.json").exists():
             return []
-        there = configs.load_config(self.folder / "config.json")
+        there = schema.read_saved_config(self.folder / "config.json")
         if not self.config["model"]["num_classes"]:  # the data's
             there["model"]["num_classes"] = 0
         return configs.forbidden_difference(there, self.config)

@@ -1,142 +1,146 @@
-"""Counts finished steps, a step late, and says what they came to."""
+"""Metrics of training steps, read one step late so that the device never waits for the host."""
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
+import math
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 
-from jaxcnn.training.metrics_writer import Console, MetricsWriter, duration
-from jaxcnn.training.progress import Progress
-from jaxcnn.training.watchdog import Watchdog
+from jaxcnn.training.console import Console, duration
+from jaxcnn.training.metrics_writer import MetricsWriter
+from jaxcnn.training.schedules import Progress
 
 TRAIN_SUMS = ("loss", "top1", "top5", "n")
 
 
 class Diverged(RuntimeError):
-    """Loss or gradients stopped being finite; nothing of that step was kept."""
+    """Loss or gradients are no longer finite; the step was not applied."""
 
 
 class StopRequested(Exception):
-    """All processes see at the same step that one of them asks to stop (`leave`) or cannot go on
+    """All processes see at the same step that one of them wants to stop (`leave`) or lacks a batch
     (`failed`)."""
 
 
 class StepMetrics:
-    """Takes the sums of each step as it is dispatched and reads them once the next one is, so that the
-    device never waits for the host."""
+    """Takes the sums of each step when it is dispatched, and reads them after the next dispatch."""
 
     def __init__(
-        self, pace: Progress, config: Mapping[str, Any], metrics: MetricsWriter, console: Console
+        self, progress: Progress, config: Mapping[str, Any], writer: MetricsWriter, console: Console
     ) -> None:
-        self.pace, self.config, self.metrics, self.console = pace, config, metrics, console
-        self.clock = Clock()
+        self.progress, self.config, self.writer, self.console = progress, config, writer, console
+        self.step_time = StepTime()
         self.watchdog = Watchdog(config["log"]["slow_step"])
-        self.go_on({})
+        self.restore({})
 
-    def go_on(self, meta: Mapping[str, Any]) -> None:
-        """Goes on from what `meta` of an earlier start kept."""
+    def restore(self, meta: Mapping[str, Any]) -> None:
+        """Continues from the metadata of a checkpoint; {} starts afresh."""
         self.window = MetricWindow(meta.get("window"))
         self.began = time.perf_counter() - meta.get("seconds", 0.0)
         self._pending: tuple[int, float, Any] | None = None
         self._last_step = time.perf_counter()
 
     def meta(self) -> dict[str, Any]:
-        """What a checkpoint keeps, so that a resumed run writes the very events of another."""
-        # a copy: Orbax writes it in the background
+        """Metadata for a checkpoint, so that a resumed run writes the same events as an undisturbed one."""
+        # A copy, since Orbax writes it in the background.
         return {"seconds": self.seconds(), "window": dict(self.window.sums)}
 
     def seconds(self) -> float:
-        """Wall seconds of the run, over all its starts."""
+        """Wall seconds of the run, summed over its starts."""
         return time.perf_counter() - self.began
 
-    def restart(self) -> None:
-        """Starts the clock of rates: what went before was no training."""
-        self.window.restart()
+    def restart_clock(self) -> None:
+        """Restarts the timing of steps: the time so far was not spent in training."""
+        self.window.restart_clock()
         self._last_step = time.perf_counter()
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Around the wait for a batch."""
+    def waiting_for_data(self) -> Iterator[None]:
+        """Counts the time in the block as waiting for a batch."""
         began = time.perf_counter()
         yield
         self.window.waited += time.perf_counter() - began
 
     @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
-        """Around evaluation and saving, which no rate holds. The last step is counted first."""
+    def paused(self) -> Iterator[None]:
+        """Excludes the block (evaluation, saving) from the timing of steps. Reads the last step first."""
         self.flush()
-        self.watchdog.rest()
+        self.watchdog.pause()
         began = time.perf_counter()
         yield
         self.window.started += time.perf_counter() - began
         self._last_step = time.perf_counter()
 
-    def put(self, done: int, rate: float, sums: Any) -> None:
-        """Takes the sums of step `done`, counts the step before; for what it raises see `flush`. Step
-        `done` is done all the same, and is still to be counted."""
-        before, self._pending = self._pending, (done, rate, sums)
-        self._count(before)
+    def add(self, step: int, rate: float, sums: Any) -> None:
+        """Takes the sums of `step` and reads those of the step before.
+
+        Raises what `flush` raises, for the step before; `step` itself is still pending then.
+        """
+        before, self._pending = self._pending, (step, rate, sums)
+        self._read(before)
         now = time.perf_counter()
-        self.clock.add(now - self._last_step)
+        self.step_time.add(now - self._last_step)
         self._last_step = now
-        self.watchdog.feed(self.clock.median())
+        self.watchdog.feed(self.step_time.median())
 
     def flush(self) -> None:
-        """Counts the step that was put last; writes its event where one is due.
+        """Reads the pending step; writes its event if one is due.
 
         Raises:
             Diverged: its loss or gradients are not finite.
-            Called: a process asked all to stop after it, or had no batch for it, so that it did not count.
+            StopRequested: a process asked to stop after it, or had no batch for it, so that it did not count.
         """
         last, self._pending = self._pending, None
-        self._count(last)
+        self._read(last)
 
-    def _count(self, step: tuple[int, float, Any] | None) -> None:
-        if step is None:
+    def _read(self, pending: tuple[int, float, Any] | None) -> None:
+        if pending is None:
             return
-        done, rate, sums = step
+        step, rate, sums = pending
         sums = {k: float(v) for k, v in jax.device_get(sums).items()}
         if sums["failed"]:
             raise StopRequested
         if not sums["finite"]:
-            raise Diverged(self._divergence(done, rate, sums))
+            raise Diverged(self._divergence(step, rate, sums))
         self.window.add(sums)
-        least = self.clock.median() * self.window.steps if self.window.steps < 3 else 0.0
-        event = self.window.event(done, self.pace.epoch(done), rate, self.seconds(), least)
-        last = done == self.pace.total
-        eta = self.clock.eta(self.pace.total - done)
-        self.console.progress(progress_text(event, self.pace.total, self.pace.epochs, eta), last)
-        if last or done % self.config["log"]["every_steps"] == 0:
-            self.metrics.write(event)
+        least = self.step_time.median() * self.window.steps if self.window.steps < 3 else 0.0
+        event = self.window.event(step, self.progress.epoch(step), rate, self.seconds(), least)
+        total = self.progress.total
+        eta = self.step_time.eta(total - step)
+        text = progress_text(event, total, self.progress.epochs, eta)
+        self.console.progress(text, step == total)
+        if step == total or step % self.config["log"]["every_steps"] == 0:
+            self.writer.write(event)
             self.window = MetricWindow()
         if sums["leave"]:
             raise StopRequested
 
-    def _divergence(self, done: int, rate: float, sums: Mapping[str, float]) -> str:
+    def _divergence(self, step: int, rate: float, sums: Mapping[str, float]) -> str:
         loss, tenth = sums["loss"] / max(sums["n"], 1), self.config["schedule"]["rate"] / 10
         return (
-            f"step {done}: the loss ({loss:g}) or its gradients are not finite, at learning rate "
-            f"{rate:g}. Nothing of that step was kept.\n"
-            f"Try a tenth of the rate (--config.schedule.rate={tenth:g}), "
-            "--config.model.dtype=float32, or another start, in another --workdir"
+            f"step {step}: the loss ({loss:g}) or its gradients are not finite, at learning rate "
+            f"{rate:g}. The step was not applied.\n"
+            f"Try a tenth of the learning rate (--config.schedule.rate={tenth:g}), "
+            "--config.model.dtype=float32, or other initial weights, in another --workdir"
         )
 
 
 class MetricWindow:
-    """Sums over the steps since the last train event. Saved with the state, so that a resumed run
-    writes the very events of an undisturbed one."""
+    """Sums over the steps since the last train event."""
 
     def __init__(self, sums: Mapping[str, float] | None = None) -> None:
         self.sums = dict(sums) if sums else dict.fromkeys(TRAIN_SUMS, 0.0)
-        self.restart()
+        self.restart_clock()
 
-    def restart(self) -> None:
-        """Starts the clock of rates anew; the sums stay."""
+    def restart_clock(self) -> None:
+        """Restarts the timing; the sums stay."""
         self.started = time.perf_counter()
         self.waited = 0.0
         self.images = 0.0
@@ -154,8 +158,8 @@ class MetricWindow:
         """The train event of this window.
 
         Args:
-            least: seconds that its steps take at least; of the few steps of a short window the first
-                ran before the window began.
+            least: seconds that its steps take at least. It matters for windows of one or two steps, the
+                first of which ran before the window began.
         """
         seconds = max(time.perf_counter() - self.started, least, 1e-9)
         n = max(self.sums["n"], 1.0)
@@ -173,9 +177,8 @@ class MetricWindow:
         }
 
 
-class Clock:
-    """Seconds a step, as the median of the latest: what the ETA is made of. Compilation, evaluation
-    and saves are not in it."""
+class StepTime:
+    """Median seconds of the latest steps, without compilation, evaluation and saves."""
 
     def __init__(self) -> None:
         self._seconds: list[float] = []
@@ -196,3 +199,36 @@ def progress_text(event: Mapping[str, Any], total: int, epochs: float, eta: str)
         f"top-1 {event['top1']:.1%}  lr {event['learning_rate']:.3g}  "
         f"{event['images_per_second']:.0f} images/s  data wait {event['data_wait']:.0%}  ETA {eta}"
     )
+
+
+# The first steps are slow for other reasons, and a median of few steps is unreliable.
+_WATCHDOG_MIN_STEPS = 5
+_WATCHDOG_MIN_SECONDS = 10.0
+# Setting the timer takes over a millisecond, too long for every step: it may fire later by this fraction.
+_WATCHDOG_SLACK = 0.1
+
+
+class Watchdog:
+    """Prints the stacks of all threads to standard error, once, if no step is fed for `times` the median
+    step: a hang leaves no other trace. The process continues."""
+
+    def __init__(self, times: float) -> None:
+        self._times = times
+        self._steps = 0
+        self._set_at = -math.inf
+
+    def feed(self, median: float) -> None:
+        """A step was dispatched; `median` is the median of the latest steps in seconds."""
+        self._steps += 1
+        if self._times and self._steps > _WATCHDOG_MIN_STEPS:
+            seconds, now = max(_WATCHDOG_MIN_SECONDS, self._times * median), time.monotonic()
+            if now - self._set_at > _WATCHDOG_SLACK * seconds:
+                late = (1 + _WATCHDOG_SLACK) * seconds
+                # A thread outside Python prints them, so a stuck interpreter cannot prevent it.
+                faulthandler.dump_traceback_later(late, file=sys.__stderr__ or sys.stderr)
+                self._set_at = now
+
+    def pause(self) -> None:
+        """No step is due for a while: evaluation, saving, the end."""
+        faulthandler.cancel_dump_traceback_later()
+        self._set_at = -math.inf

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from jaxcnn.parallel import GradReduce
 from jaxcnn.training.ema import WeightAverage
-from jaxcnn.training.plateau import Plateau
+from jaxcnn.training.schedules import Plateau
 
 
 @struct.dataclass
@@ -25,7 +25,7 @@ class TrainState:
         step: int32[], updates done.
         params: the net's parameters, float32.
         opt_state: the optimiser's buffers.
-        plateau: best, waited, drops and judged of the plateau rule (`Plateau.start`); empty where the
+        plateau: best, waited, drops and judged of the plateau rule (`Plateau.initial_state`); empty where the
             schedule is another.
         average: params and count of Polyak averaging (`Average`); empty when it is off.
     """
@@ -89,7 +89,7 @@ def create_state(
 ) -> TrainState:
     """A fresh state, its parameters drawn from `key`."""
     params = draw_params(net, key)
-    plateau = schedule.start() if isinstance(schedule, Plateau) else {}
+    plateau = schedule.initial_state() if isinstance(schedule, Plateau) else {}
     step = jnp.zeros((), jnp.int32)
     return TrainState(step, params, tx.init(params), plateau, average.start(params))
 

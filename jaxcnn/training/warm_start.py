@@ -13,8 +13,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcnn.parallel import put
-from jaxcnn.training.builder import Experiment
 from jaxcnn.training.checkpoint import CheckpointError
+from jaxcnn.training.experiment import Experiment
 from jaxcnn.training.load_run import read_run
 from jaxcnn.training.train_state import InitConfig, TrainState, draw_params
 

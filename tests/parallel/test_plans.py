@@ -14,7 +14,7 @@ import pytest
 from jaxcnn.models import build
 from jaxcnn.parallel.comm_cost import comm_cost
 from jaxcnn.planning.hlo import collectives
-from jaxcnn.training.builder import synthetic_batch
+from jaxcnn.training.experiment import synthetic_batch
 from tests.training.test_train_step import NO_FLIP, experiment
 
 ROWS = 16  # images an update: two a device
@@ -96,7 +96,7 @@ def test_a_plan_sends_what_it_says_and_donates_its_state(name):
     assert Counter(c.kind for c in sent) == kinds
     foreseen = Counter()
     params = exp.abstract_state().params
-    for c in comm_cost(exp.plan, exp.reduction, exp.net, params, ROWS):
+    for c in comm_cost(exp.plan, exp.grad_reduce, exp.net, params, ROWS):
         foreseen[c.kind] += c.bytes
     found = Counter()
     for c in sent:
@@ -125,17 +125,17 @@ def test_gradients_travel_in_buckets_the_last_layers_first():
         jax.tree_util.keystr(path[:-1], simple=True)
         for path, _ in jax.tree_util.tree_flatten_with_path(exp.abstract_state().params)[0]
     ]
-    buckets = [[names[i] for i in bucket] for bucket in exp.reduction.buckets]
+    buckets = [[names[i] for i in bucket] for bucket in exp.grad_reduce.buckets]
     assert [sorted(set(bucket)) for bucket in buckets] == [
         ["fc7"], ["fc6"], ["conv5_2"], ["conv5_1"], ["conv4_2"],
         ["conv4_1", "conv4_2", "conv5_1", "conv5_2", "fc6", "fc7", "fc8"],  # fc8, biases, conv4_1
         ["conv1_1", "conv2_1", "conv3_1", "conv3_2"],
     ]  # fmt: skip
-    assert sorted(i for bucket in exp.reduction.buckets for i in bucket) == [*range(len(names))]
+    assert sorted(i for bucket in exp.grad_reduce.buckets for i in bucket) == [*range(len(names))]
     text = exp.lower_train().as_text()
     assert text.count("optimization_barrier") == len(buckets) - 1
     one = experiment("vgg", mesh={"plan": "data", "bucket_mb": 0.0}, classes=8)
-    assert len(one.reduction.buckets) == 1
+    assert len(one.grad_reduce.buckets) == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -190,9 +190,9 @@ def test_the_plan_that_sends_least_is_taken(name):
             net = build("vgg", column="D", num_classes=1000)
             fully_connected = 3 * 4096 + 25088 * 4096 + 4096**2 + 4096 * 1000 - 4096 + 1000 - 4096
             assert net.fully_connected(8) == {"fc6", "fc7", "fc8"}
-            assert exp.moved["data"] == pytest.approx(2 * 7 / 8 * 138_357_544 * 2 / 1e6)
-            rest = exp.moved["data"] * (1 - fully_connected / 138_357_544)
-            assert exp.moved["fully_connected"] - rest == pytest.approx(0.96 * images, rel=0.03)
+            assert exp.comm_mb["data"] == pytest.approx(2 * 7 / 8 * 138_357_544 * 2 / 1e6)
+            rest = exp.comm_mb["data"] * (1 - fully_connected / 138_357_544)
+            assert exp.comm_mb["fully_connected"] - rest == pytest.approx(0.96 * images, rel=0.03)
     assert list(chosen.values()) == ["fully_connected", "data"]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.training.workdir_lock import lock_workdir
+from jaxcnn.training.workdir import lock_workdir
 from tests.parallel.groups import ROOT, LaunchedGroup, assert_epochs_whole, ledger, losses, starts
 from tests.parallel.witness import digest
 from tests.training.runs import arguments, events, state_of
@@ -171,9 +171,7 @@ def test_a_workdir_that_one_of_them_does_not_see(tmp_path):
     codes, said = refused(tmp_path, *FOLDER, "--workdir=here", cwds=two_places(tmp_path))
     assert codes == [1, 1]
     for text in said:
-        assert (
-            f"the workdir {tmp_path / 'a' / 'here'} of process 0 is not there for process 1" in text
-        )
+        assert f"process 1 does not see the workdir {tmp_path / 'a' / 'here'} of process 0" in text
 
 
 def test_a_workdir_in_use(tmp_path):

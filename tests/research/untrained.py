@@ -10,7 +10,7 @@ from jaxcnn.data import DataSplits, pixel_statistics
 from jaxcnn.models import build
 from jaxcnn.training import report, schema
 from jaxcnn.training.checkpoint import Checkpoints
-from jaxcnn.training.run_statistics import NAME
+from jaxcnn.training.run_statistics import STATISTICS_FILE
 from jaxcnn.training.schema import SECTIONS
 from jaxcnn.training.train_state import create_state
 from tests.evaluation.small import CLASSES, NETS
@@ -58,7 +58,7 @@ def untrained(
         found = pixel_statistics.Statistics(
             image.mean((0, 1), np.float64), np.eye(3), image, {"source": "drawn", "side": scale}
         )
-        pixel_statistics.save_statistics(found, folder / NAME)
+        pixel_statistics.save_statistics(found, folder / STATISTICS_FILE)
     return folder
 
 

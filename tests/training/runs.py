@@ -114,13 +114,13 @@ def signalling(monkeypatch, where, at):
             os.kill(os.getpid(), signal.SIGTERM)
 
     if where == "compile":
-        original = loop._Run._compile
+        original = loop.Compiler.__call__
 
         def compile_(self, *arguments):
             after(0)
             return original(self, *arguments)
 
-        monkeypatch.setattr(loop._Run, "_compile", compile_)
+        monkeypatch.setattr(loop.Compiler, "__call__", compile_)
         return
     if where == "train":  # a batch is drawn by a thread, ahead of its update
         taken, following = itertools.count(1), loop.Prefetcher.next

@@ -9,9 +9,8 @@ import pytest
 from jaxcnn.evaluation import check_fits
 from jaxcnn.evaluation.posteriors import shapes_of
 from jaxcnn.training import schema
-from jaxcnn.training.builder import assemble, with_classes
+from jaxcnn.training.builder import build_experiment, with_classes
 from jaxcnn.training.evaluator import run_protocols
-from jaxcnn.training.run_statistics import stand_in
 
 FOLDER = Path(__file__).parent.parent.parent / "configs"
 
@@ -19,7 +18,7 @@ FOLDER = Path(__file__).parent.parent.parent / "configs"
 @pytest.mark.parametrize("name", sorted(p.stem for p in FOLDER.glob("*.py")))
 def test_abstract_step(name):
     config = with_classes(schema.read_resolved(name, [])[1], 1000)
-    exp = assemble(config, stand_in(config))
+    exp = build_experiment(config)
     state, batch = exp.abstract_state(), exp.abstract_batch()
     after, sums = jax.eval_shape(exp.train_step, state, batch, exp.put_controls(0.1))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
@@ -32,7 +31,7 @@ def test_abstract_step(name):
 def test_abstract_evaluation(name):
     """Each protocol that the config names, on a landscape of odd sides."""
     config = with_classes(schema.read_resolved(name, [])[1], 1000)
-    exp = assemble(config, stand_in(config))
+    exp = build_experiment(config)
     forward, params = exp.forward(), exp.abstract_evaluated()
     for protocol in run_protocols(config):
         check_fits(forward, protocol)

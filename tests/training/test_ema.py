@@ -8,7 +8,7 @@ import pytest
 import jaxcnn
 from jaxcnn import config as configs
 from jaxcnn.training import Stopped, evaluator, run, schema
-from jaxcnn.training.builder import assemble, with_classes
+from jaxcnn.training.builder import build_experiment, with_classes
 from jaxcnn.training.checkpoint import Checkpoints
 from jaxcnn.training.ema import WeightAverage
 from tests.training.runs import assert_same_state, config, events, signalling, state_of, timeless
@@ -136,7 +136,7 @@ def test_what_load_gives_has_no_auxiliary_heads(tmp_path):
         "average": {"kind": "uniform"},
     }
     resolved = with_classes(schema.resolve_config(given), 4)
-    state = assemble(resolved).abstract_state()
+    state = build_experiment(resolved).abstract_state()
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     zeros = lambda s: jnp.zeros(s.shape, s.dtype, device=s.sharding)  # noqa: E731
     checkpoints.save(jax.tree.map(zeros, state), {"seconds": 0.0})

@@ -8,15 +8,15 @@ import pytest
 
 from jaxcnn.config import ConfigError
 from jaxcnn.training import Stopped, run
-from jaxcnn.training.plateau import Plateau
+from jaxcnn.training.schedules import Plateau
 from tests.training.runs import assert_same_state, config, events, signalling, state_of, timeless
 
 
 def walk(rule, tops):
     """(best, waited, drops) after each judgement, and the rates."""
-    state, seen, rates = jax.device_get(rule.start()), [], []
+    state, seen, rates = jax.device_get(rule.initial_state()), [], []
     for step, top1 in enumerate(tops, 1):
-        state = rule.judged(state, top1, step)
+        state = rule.update(state, top1, step)
         assert int(state["judged"]) == step
         seen.append((round(float(state["best"]), 4), int(state["waited"]), int(state["drops"])))
         rates.append(rule(0.0, int(state["drops"])))
@@ -101,7 +101,7 @@ def test_a_drop_is_said(undisturbed, tmp_path, capsys):
     run(config(**CHANGES), tmp_path / "run")
     shown = capsys.readouterr().out
     assert "plateau: top-1 on held-out images has not risen above" in shown
-    assert "for 1 judgement; rate 0.005 -> 0.0005 (drop 1 of 3)" in shown
+    assert "for 1 evaluation; learning rate 0.005 -> 0.0005 (drop 1 of 3)" in shown
     assert_same_state(state_of(tmp_path / "run"), state_of(undisturbed))
 
 

@@ -217,7 +217,7 @@ def test_held_out_images_choose_the_best_checkpoint(tmp_path):
 
 def test_the_best_checkpoint_outlives_restarts(finished, tmp_path):
     """Metrics must reach the disk: a second manager keeps what the first one found best."""
-    exp = loop.assemble(loop.with_classes(config(), 4))
+    exp = loop.build_experiment(loop.with_classes(config(), 4))
     state = jax.device_get(state_of(finished))
     for tops in ({1: 0.9, 2: 0.2}, {3: 0.3, 4: 0.4}):
         checkpoints = loop.Checkpoints(tmp_path / "checkpoints")
@@ -231,7 +231,7 @@ def test_the_best_checkpoint_outlives_restarts(finished, tmp_path):
 
 
 def test_a_checkpoint_gets_the_metric_that_a_stop_kept_from_it(finished, tmp_path):
-    exp = loop.assemble(loop.with_classes(config(), 4))
+    exp = loop.build_experiment(loop.with_classes(config(), 4))
     state = exp.placement.put_replicated(state_of(finished))
     for best in (None, 0.5):
         checkpoints = loop.Checkpoints(tmp_path / "checkpoints")
@@ -258,7 +258,7 @@ def test_where_no_checkpoint_can_be_read_nothing_is_changed(finished, tmp_path):
 
 def test_divergence_leaves_no_trace_in_checkpoints(tmp_path):
     with pytest.raises(
-        Diverged, match=r"not finite.*Nothing of that step was kept(?s:.*)schedule.rate="
+        Diverged, match=r"not finite.*The step was not applied(?s:.*)schedule.rate="
     ):
         run(config(schedule__rate=1e9), tmp_path / "run")
     assert not any((tmp_path / "run" / "checkpoints").iterdir())
@@ -397,7 +397,7 @@ def test_too_little_room_is_seen_before_anything_is_written(tmp_path, monkeypatc
         (["--config.batch_size=512"], 1, "only 256 training images"),
         (["--config.batch_size=30"], 1, "the nearest that does: --config.batch_size=32"),
         (["--config.model.num_classes=7"], 2, "synthetic:4 has 4 classes"),
-        (["--config.schedule.rate=1e9"], 3, "Nothing of that step was kept"),
+        (["--config.schedule.rate=1e9"], 3, "The step was not applied"),
     ],
 )  # fmt: skip
 def test_exit_codes(extra, code, message, tmp_path, capsys, monkeypatch):

@@ -2,9 +2,7 @@
 
 import pytest
 
-from jaxcnn.training.plateau import Plateau
-from jaxcnn.training.progress import Progress
-from jaxcnn.training.schedules import SCHEDULES, constant, exponential, listed
+from jaxcnn.training.schedules import SCHEDULES, Plateau, Progress, constant, exponential, listed
 
 # Every schedule must have its facts here.
 FACTS = {

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jaxcnn.training import schema
-from jaxcnn.training.builder import assemble, synthetic_batch, with_classes
+from jaxcnn.training.builder import build_experiment, with_classes
+from jaxcnn.training.experiment import synthetic_batch
 from jaxcnn.training.train_step import _all_finite, _finite_columns, _finite_norm
 
 # Each paper's net with every layer present, at the smallest width and side that keep them all.
@@ -34,7 +35,7 @@ def experiment(net, devices=1, batch_size=16, classes=4, **more):
         "mesh": {"data": devices},
         **more,
     }
-    return assemble(with_classes(schema.resolve_config(config), classes))
+    return build_experiment(with_classes(schema.resolve_config(config), classes))
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import pytest
 
 import jaxcnn
 from jaxcnn.training import run
-from jaxcnn.training.builder import assemble, with_classes
+from jaxcnn.training.builder import build_experiment, with_classes
 from jaxcnn.training.train_state import draw_params
 from jaxcnn.training.warm_start import WarmStartError, classifiers, grouped
 from tests.training.runs import assert_same_state, config, state_of
@@ -41,7 +41,7 @@ def test_i2_net_d_starts_from_net_a_by_name(net_a, tmp_path, capsys):
     state = begin(tmp_path / "run", net_a, VGG_LAYERS, model__column="D")
     taken, old = state.params, state_of(net_a)
     alone = jax.device_get(
-        assemble(with_classes(config(model__column="D"), 4)).fresh_state().params
+        build_experiment(with_classes(config(model__column="D"), 4)).fresh_state().params
     )
     assert len(taken) == 16
     for name, leaves in taken.items():

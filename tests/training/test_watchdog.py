@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from jaxcnn.training import watchdog
+from jaxcnn.training import step_metrics
 
 
 def hangs():
@@ -15,19 +15,19 @@ def hangs():
 @pytest.fixture
 def said_after(tmp_path, monkeypatch):
     """A function: what standard error gets when a step hangs after `steps` of `median` seconds."""
-    monkeypatch.setattr(watchdog, "_LEAST_SECONDS", 0.2)
+    monkeypatch.setattr(step_metrics, "_WATCHDOG_MIN_SECONDS", 0.2)
 
     def said(times=20.0, median=0.01, steps=6, rests=False):
         path = tmp_path / "stderr.txt"
         with path.open("w") as file:
             monkeypatch.setattr(sys, "__stderr__", file)
-            dog = watchdog.Watchdog(times)
+            dog = step_metrics.Watchdog(times)
             for _ in range(steps):
                 dog.feed(median)
             if rests:
-                dog.rest()
+                dog.pause()
             hangs()
-            dog.rest()
+            dog.pause()
         return path.read_text()
 
     return said

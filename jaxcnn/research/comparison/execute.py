@@ -18,7 +18,7 @@ from jaxcnn.research.comparison.work_queue import (
     run_queue,
     run_state,
 )
-from jaxcnn.training.metrics_writer import Console
+from jaxcnn.training.console import Console
 from jaxcnn.training.signals import StopSignal
 from jaxcnn.training.workdir import WorkdirError
 

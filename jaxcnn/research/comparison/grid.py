@@ -20,7 +20,7 @@ from jaxcnn.research.comparison.spec import Comparison, slug
 from jaxcnn.training import schema
 from jaxcnn.training.builder import with_classes
 from jaxcnn.training.evaluator import open_splits
-from jaxcnn.training.progress import Progress
+from jaxcnn.training.schedules import Progress
 
 # Keys in epochs. Where a budget changes the epochs of a variant, these are scaled with them: a variant that
 # trains half as long drops its learning rate twice as early.

@@ -21,7 +21,8 @@ from jaxcnn.research.comparison.measures import (
 )
 from jaxcnn.research.comparison.work_queue import RunState, lock_owner, protocol_labels, run_state
 from jaxcnn.training import report
-from jaxcnn.training.metrics_writer import duration, read_events
+from jaxcnn.training.console import duration
+from jaxcnn.training.metrics_writer import read_events
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ from jaxcnn.research.comparison.measures import is_reported
 from jaxcnn.training import Diverged, evaluator, report
 from jaxcnn.training import run as train
 from jaxcnn.training.checkpoint import CheckpointError
-from jaxcnn.training.metrics_writer import Console
+from jaxcnn.training.console import Console
 from jaxcnn.training.signals import Stopped, StopSignal
 from jaxcnn.training.workdir import WorkdirError, has_begun
 

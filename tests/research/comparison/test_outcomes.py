@@ -17,7 +17,7 @@ from jaxcnn.research.comparison.outcomes import (
     table_rows,
     write_tables,
 )
-from jaxcnn.training.metrics_writer import Console
+from jaxcnn.training.console import Console
 from jaxcnn.training.signals import StopSignal
 from jaxcnn.training.workdir import WorkdirError
 from tests.research.made import diverge, finish, plan

@@ -16,7 +16,7 @@ from jaxcnn.research.comparison.work_queue import (
     run_state,
 )
 from jaxcnn.training import Diverged, Stopped
-from jaxcnn.training.metrics_writer import Console
+from jaxcnn.training.console import Console
 from jaxcnn.training.signals import StopSignal
 from tests.research.made import diverge, finish, plan
 

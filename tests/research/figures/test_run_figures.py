@@ -16,7 +16,7 @@ from jaxcnn.research.figures import drawing, run_figures
 from jaxcnn.research.figures.nearest import HiddenLayer, last_hidden_layer, nearest_images
 from jaxcnn.research.figures.run_figures import FigureRequest, draw_figures, evenly_spaced
 from jaxcnn.research.predict import centre_protocol
-from jaxcnn.training.metrics_writer import Console
+from jaxcnn.training.console import Console
 from tests.evaluation.small import CLASSES, Images, net_and_params, pixels_of
 from tests.models.narrow import quick_jit
 from tests.research.untrained import few_images, untrained

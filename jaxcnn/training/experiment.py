@@ -1,0 +1,220 @@
+"""The parts of a run, and what is made from them: first state, compiled train step, forward passes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn import config as configs
+from jaxcnn.data.pixel_statistics import Statistics
+from jaxcnn.evaluation import Forward
+from jaxcnn.losses import Objective
+from jaxcnn.parallel import GradReduce, Placement, Plan, put
+from jaxcnn.preprocessing import Augment, DevicePreprocess, make_preprocess
+from jaxcnn.training.ema import WeightAverage
+from jaxcnn.training.schema import SECTIONS
+from jaxcnn.training.train_state import Controls, TrainState, create_state
+from jaxcnn.training.train_step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The parts that a config describes. Holds no arrays; steps are jitted but not compiled.
+
+    Attributes:
+        comm_mb: MB that each possible plan sends per update and device.
+        state_specs: a `TrainState` of partition specs.
+        compiler_options: XLA's, for the train step.
+    """
+
+    config: Mapping[str, Any]
+    net: Any
+    tx: Any
+    schedule: Any
+    average: WeightAverage
+    augment: Augment
+    device_preprocess: DevicePreprocess
+    placement: Placement
+    plan: Plan
+    grad_reduce: GradReduce
+    comm_mb: Mapping[str, float]
+    state_specs: TrainState
+    compiler_options: Mapping[str, str]
+
+    def with_statistics(self, statistics: Statistics) -> Experiment:
+        """The same experiment, which preprocesses images by `statistics` of the data.
+
+        Raises:
+            ValueError: they lack the mean image of the right side.
+        """
+        preprocess = make_preprocess(self.augment, statistics)
+        return dataclasses.replace(self, device_preprocess=preprocess)
+
+    @functools.cached_property
+    def state_shardings(self) -> TrainState:
+        """A `TrainState` of shardings."""
+        return jax.tree.map(self.placement.sharding, self.state_specs)
+
+    @functools.cached_property
+    def train_step(self) -> Any:
+        """(state, batch, controls) -> (state, sums) on the mesh, jitted; the state is donated."""
+        objective: Objective = configs.build_section("loss", self.config["loss"], SECTIONS)
+        step = make_train_step(
+            self.net,
+            self.tx,
+            objective,
+            self.device_preprocess,
+            self.average,
+            self.plan.part,
+            self.grad_reduce,
+            self.config["grad_accum_steps"],
+        )
+        return _on_mesh(step, self.placement, self.state_specs, self.compiler_options)
+
+    def fresh_state(self) -> TrainState:
+        """A new state, created in place on the devices."""
+        # The key is an argument: XLA would spend minutes folding a constant key into the parameters.
+        make = jax.jit(
+            self._create,
+            out_shardings=self.state_shardings,
+            compiler_options=dict(self.compiler_options),
+        )
+        return make(jax.random.key(self.config["init"]["seed"]))
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state; computes nothing."""
+        shapes = jax.eval_shape(self._create, jax.random.key(0))
+        return jax.tree.map(_placed, shapes, self.state_shardings)
+
+    def evaluated(self, state: TrainState) -> Any:
+        """The parameters that evaluation uses, replicated on this process's devices."""
+        whole = state.evaluated if not self.plan.layers else self._gather(state.evaluated)
+        return self.placement.local(whole)
+
+    @functools.cached_property
+    def _gather(self) -> Any:
+        return jax.jit(lambda tree: tree, out_shardings=self.placement.replicated)
+
+    def abstract_evaluated(self) -> Any:
+        """Shapes, dtypes and shardings of `evaluated`."""
+        whole = self.placement.local_mesh().replicated
+        return jax.tree.map(lambda x: _placed(x, whole), self.abstract_state().evaluated)
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, dtypes and shardings of a global batch."""
+        size, side = self.config["batch_size"], self.net.image_size
+        make = partial(jax.ShapeDtypeStruct, sharding=self.placement.batch)
+        return {
+            "image": make((size, side, side, 3), jnp.uint8),
+            "label": make((size,), jnp.int32),
+            "id": make((size,), jnp.int32),
+            "epoch": make((size,), jnp.int32),
+            "box": make((size, 4), jnp.int32),
+            "mask": make((size,), jnp.bool_),
+        }
+
+    def put_controls(
+        self, rate: float, epoch: float = 0.0, *, leave: bool = False, failed: bool = False
+    ) -> Controls:
+        """The controls of the update made after `epoch` epochs, on every device.
+
+        Args:
+            rate: learning rate.
+            epoch: epochs seen before the update.
+            leave: this process asks all processes to stop after the update.
+            failed: this process has no batch, so the update must not count.
+        """
+        controls = self._put_known(float(rate), self.average.counts(epoch))
+        calls = self._calls(leave, failed) if leave or failed else self._no_calls
+        return dataclasses.replace(controls, calls=calls)
+
+    @functools.cached_property
+    def _put_known(self) -> Any:
+        """(rate, averaged) -> controls without calls, on the devices. Cached: many updates share them."""
+
+        @functools.lru_cache(1)
+        def put(rate: float, averaged: bool) -> Controls:
+            controls = dataclasses.replace(self._controls(rate, averaged), calls=None)
+            return self.placement.put_replicated(controls)
+
+        return put
+
+    @functools.cached_property
+    def _no_calls(self) -> jax.Array:
+        """The `calls` of nearly every update, put on the devices once."""
+        return self._calls(False, False)
+
+    def _calls(self, leave: bool, failed: bool) -> jax.Array:
+        own = np.asarray([[leave, failed]] * self.placement.local_devices, np.int32)
+        return self.placement.put_batch({"calls": own})["calls"]
+
+    def lower_train(self) -> Any:
+        """The train step, lowered for this experiment's shapes."""
+        whole, split = self.placement.replicated, self.placement.batch
+        shardings = Controls(whole, whole, whole, whole, split)
+        controls = jax.tree.map(_placed, self._controls(0.0, False), shardings)
+        return self.train_step.lower(self.abstract_state(), self.abstract_batch(), controls)
+
+    def forward(self, **compiler: Any) -> Forward:
+        """The net's forward passes for evaluation, on this process's devices with its share of a batch.
+        `compiler` is passed to `Forward`."""
+        here = self.placement.local_mesh()
+        size = self.config["batch_size"] * here.devices // self.placement.devices
+        return Forward(self.net, self.device_preprocess.mean, here, size, **compiler)
+
+    def _create(self, key: Any) -> TrainState:
+        return create_state(self.net, self.tx, self.schedule, self.average, key)
+
+    def _controls(self, rate: float, averaged: bool) -> Controls:
+        return Controls(
+            learning_rate=np.float32(rate),
+            seed=np.int32(self.config["seed"]),
+            data_seed=np.int32(self.config["data"]["seed"]),
+            averaged=np.bool_(averaged),
+            calls=np.zeros((self.placement.devices, 2), np.int32),
+        )
+
+
+def _on_mesh(step: Any, placement: Placement, specs: TrainState, options: Mapping[str, str]) -> Any:
+    """The step of one device as a step of the whole mesh, jitted."""
+    split, whole = placement.batch.spec, placement.replicated.spec
+    controls = Controls(whole, whole, whole, whole, split)
+    mapped = jax.shard_map(
+        step,
+        mesh=placement.mesh,
+        in_specs=(specs, split, controls),
+        out_specs=(specs, whole),
+        check_vma=False,
+    )
+    shardings = jax.tree.map(placement.sharding, (specs, split, controls))
+    return jax.jit(
+        mapped,
+        in_shardings=shardings,
+        out_shardings=(shardings[0], placement.replicated),
+        donate_argnums=0,
+        compiler_options=dict(options),
+    )
+
+
+def _placed(array: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+
+def synthetic_batch(experiment: Experiment) -> dict[str, jax.Array]:
+    """A batch of the real shapes with random pixels and labels, on the devices."""
+    rng = np.random.default_rng(0)
+    size = experiment.config["batch_size"]
+    shapes = experiment.abstract_batch()
+    batch: dict[str, np.ndarray] = {k: np.zeros(s.shape, s.dtype) for k, s in shapes.items()}
+    batch["image"] = rng.integers(0, 256, shapes["image"].shape, np.uint8)
+    batch["label"] = rng.integers(0, experiment.net.num_classes, size, np.int32)
+    batch["id"] = np.arange(size, dtype=np.int32)
+    batch["mask"][:] = True
+    return put(batch, experiment.placement.batch)
