@@ -1,4 +1,4 @@
-"""A finished run, judged by further protocols: error rates into its report, posteriors into its folder."""
+"""Evaluates a finished run by further protocols; results go into its report, posteriors into its folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn import config as configs
-from jaxcnn import data as room
+from jaxcnn.data import DataError, DataSplits
 from jaxcnn.evaluation import Forward, Protocol, ProtocolRun, check_fits, ensemble, evaluate
 from jaxcnn.parallel import make_placement
 from jaxcnn.training import report, schema
@@ -23,24 +23,20 @@ from jaxcnn.training.load_run import Loaded, load, read_run_config, saved_steps
 FOLDER = "posteriors"
 
 
-def _never() -> None:
-    pass
-
-
 @dataclasses.dataclass(eq=False)
 class FinishedRun:
-    """A run that can be judged. What is costly is done when it is asked for first.
+    """A run with a checkpoint. Data, weights and programs are loaded when they are first used.
 
     Attributes:
-        folder: the run's.
-        chosen_step: which checkpoint; None takes the newest.
-        overrides: of the config's `data` section, `data.KEY=VALUE`: data that moved, another split.
-        batch_size: crops at once.
-        screen: what it says goes here.
+        folder: its workdir.
+        chosen_step: which checkpoint; None for the newest.
+        overrides: of the config's `data` section, `data.KEY=VALUE`, for data that moved or another split.
+        batch_size: crops per batch.
+        console: for messages.
         check_stop: called before each image and batch; raises to leave early.
 
     Raises:
-        FileNotFoundError, CheckpointError: there is no run in `folder`, or none that was trained.
+        FileNotFoundError, CheckpointError: there is no run in `folder`, or it has no checkpoint.
         ConfigError: an override of another section, or of an unknown key.
     """
 
@@ -49,7 +45,7 @@ class FinishedRun:
     overrides: Sequence[str] = ()
     batch_size: int = 32
     console: Console = dataclasses.field(default_factory=Console)
-    check_stop: Callable[[], None] = _never
+    check_stop: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.folder = self.folder.absolute()
@@ -57,7 +53,7 @@ class FinishedRun:
         wrong = [text for text in self.overrides if not text.startswith("data.")]
         if wrong:
             raise configs.ConfigError(
-                f"{', '.join(wrong)}: a trained run's data alone can be overridden: data.KEY=VALUE"
+                f"{', '.join(wrong)}: only data can be overridden in a trained run: data.KEY=VALUE"
             )
         self.config = schema.resolve_config(self.trained_config, self.overrides)
         steps = saved_steps(self.folder)
@@ -73,70 +69,70 @@ class FinishedRun:
 
     @property
     def image_size(self) -> int:
-        """Side of the net's images."""
+        """Side of the net's images in pixels."""
         return self.config["model"]["image_size"]
 
     @functools.cached_property
     def loaded(self) -> Loaded:
-        """Its net and weights."""
+        """The net and its weights."""
         return load(self.folder, self.step)
 
     @functools.cached_property
-    def data(self) -> room.DataSplits:
-        """Its data.
+    def data(self) -> DataSplits:
+        """The data.
 
         Raises:
-            DataError: the data is missing, or its classes are not those of the run.
+            DataError: the data is missing, or its classes differ from those of the run.
         """
         data = open_splits(self.config["data"])
-        learnt = tuple((self.folder / "classes.txt").read_text().splitlines())
-        if tuple(data.class_names) != learnt:
-            others = " others" if len(data.class_names) == len(learnt) else ""
-            raise room.DataError(
-                f"{self.folder} learnt {len(learnt)} classes (classes.txt), {self.config['data']['source']} "
-                f"has {len(data.class_names)}{others}: give data with the run's classes by data.source=..."
+        trained = tuple((self.folder / "classes.txt").read_text().splitlines())
+        if tuple(data.class_names) != trained:
+            other = " other ones" if len(data.class_names) == len(trained) else ""
+            raise DataError(
+                f"{self.folder} was trained on {len(trained)} classes (classes.txt), "
+                f"{self.config['data']['source']} has {len(data.class_names)}{other}: give data with the "
+                "run's classes by data.source=..."
             )
         return data
 
     @functools.cached_property
     def forward(self) -> Forward:
-        """Its forward passes, on all devices."""
+        """The forward passes, on all devices."""
         placement = make_placement()
-        size = -(-self.batch_size // placement.devices) * placement.devices
-        return Forward(self.loaded.net, self.loaded.mean, placement, size, self._compile)
+        batch_size = -(-self.batch_size // placement.devices) * placement.devices
+        return Forward(self.loaded.net, self.loaded.mean, placement, batch_size, self._compile)
 
     @functools.cached_property
     def params(self) -> Any:
-        """Its weights on the devices of `forward`."""
+        """The weights on the devices of `forward`."""
         return self.forward.placement.put_replicated(self.loaded.variables["params"])
 
     def release(self) -> None:
-        """Frees weights and programs, for where many runs are judged one after the other."""
+        """Frees weights and programs, before another run is evaluated."""
         for name in ("loaded", "forward", "params"):
             self.__dict__.pop(name, None)
 
     def label(self, protocol: Protocol) -> str:
-        """What a result by `protocol` is called."""
+        """The name of `protocol` in results."""
         return protocol.label(self.image_size)
 
     def posteriors_path(self, protocol: Protocol) -> Path:
-        """Where its posteriors by `protocol` are kept."""
+        """The file for posteriors by `protocol`."""
         name = ensemble.file_name(self.label(protocol), self.data.eval_split, self.step)
         return self.folder / FOLDER / name
 
     def known_result(self, protocol: Protocol) -> dict[str, Any] | None:
-        """The result that its report holds of these weights and images, or None."""
+        """The result in its report for these weights and images, or None."""
         if self._other_images():
             return None
-        whole = report.read_report(self.folder / "report.json")
-        for row in whole["results"]:
+        for row in report.read_report(self.folder / "report.json")["results"]:
             key = (row["protocol"], row["split"], row["step"])
             if key == (self.label(protocol), self.data.eval_split, self.step):
                 return row
         return None
 
     def saved_posteriors(self, protocol: Protocol) -> ensemble.Posteriors | None:
-        """The posteriors that its folder holds of these weights and images, or None."""
+        """The posteriors in its folder for these weights and images, or None."""
         path = self.posteriors_path(protocol)
         if not path.exists():
             return None
@@ -146,16 +142,16 @@ class FinishedRun:
         return found if fits and len(found.ids) == len(self.data.evaluation) else None
 
     def evaluate(self, protocol: Protocol, *, keep: bool = False) -> dict[str, Any]:
-        """Evaluates by `protocol`; writes the result into report.json, posteriors beside it.
+        """Evaluates the run by `protocol`, and writes the result into report.json.
 
         Args:
-            keep: whether posteriors are saved.
+            keep: whether to save posteriors.
 
         Returns:
             The result as a row of report.json.
 
         Raises:
-            ValueError: the protocol does not fit the net; DataError where the data is the reason.
+            ValueError: the protocol does not fit the net. DataError: the data cannot be used.
             OSError: a file cannot be written.
         """
         check_fits(self.forward, protocol)
@@ -167,7 +163,7 @@ class FinishedRun:
             self.console.progress(f"{self.folder.name}: {label} of {split}: {done:,}/{total:,}")
 
         began = time.perf_counter()
-        judged = evaluate(
+        evaluation = evaluate(
             self.forward,
             self.params,
             self.data.evaluation,
@@ -178,17 +174,17 @@ class FinishedRun:
             check_stop=self.check_stop,
             progress=progress,
         )
-        row = {"step": self.step, **dataclasses.asdict(judged.result)}
+        row = {"step": self.step, **dataclasses.asdict(evaluation.result)}
         seconds = duration(time.perf_counter() - began)
         self.console.line(f"{self.folder.name}: {report.result_text(row)}  in {seconds}")
-        self._write(protocol, judged, row)
+        self._write(protocol, evaluation, row)
         return row
 
-    def _write(self, protocol: Protocol, judged: ProtocolRun, row: Mapping[str, Any]) -> None:
-        if judged.posteriors is not None:
+    def _write(self, protocol: Protocol, evaluation: ProtocolRun, row: Mapping[str, Any]) -> None:
+        if evaluation.posteriors is not None:
             path = self.posteriors_path(protocol)
             ensemble.save_posteriors(
-                dataclasses.replace(judged.posteriors, facts=self._facts(row)), path
+                dataclasses.replace(evaluation.posteriors, facts=self._facts(row)), path
             )
             self.console.line(f"posteriors of {row['n']:,} images in {path}")
         path = self.folder / "report.json"
@@ -197,22 +193,22 @@ class FinishedRun:
         except OSError as error:
             self.console.line(f"not written: {error}")
             return
-        whole = report.read_report(path)
-        if whole.get("step") != self.step or self._other_images():
-            self.console.line(f"not written to {path}: it is of other weights or other images")
+        before = report.read_report(path)
+        if before.get("step") != self.step or self._other_images():
+            self.console.line(f"not written to {path}: it is for other weights or other images")
             return
-        unreadable = sorted({*whole.get("unreadable_images", ()), *judged.corrupt})
+        corrupt = sorted({*before.get("unreadable_images", ()), *evaluation.corrupt})
         report.write_report(
             path,
-            whole,
-            [(self.step, judged.result)],
+            before,
+            [(self.step, evaluation.result)],
             step=self.step,
-            unreadable_images=unreadable,
+            unreadable_images=corrupt,
         )
 
     def _check_writable(self) -> None:
         """Raises:
-        OSError: the run's folder takes no files.
+        OSError: the run's folder is not writable.
         """
         try:
             with tempfile.TemporaryFile(dir=self.folder):

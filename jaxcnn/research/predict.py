@@ -1,4 +1,4 @@
-"""The most probable classes of image files, by any test protocol; each file's by itself."""
+"""Predictions for image files by any test protocol."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jaxcnn.training.evaluator import run_protocols
 
 @dataclasses.dataclass(frozen=True)
 class ClassProbability:
-    """A class with its probability, in 0..1."""
+    """A class and its probability in 0..1."""
 
     label: int
     name: str
@@ -28,7 +28,7 @@ class ClassProbability:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of an image file, the best first; none where it has a `problem`."""
+    """The most probable classes of an image file in descending order; none if it has a `problem`."""
 
     image: str
     classes: tuple[ClassProbability, ...] = ()
@@ -38,13 +38,13 @@ class Prediction:
 def predict(
     run: FinishedRun, images: Sequence[str], protocol: Protocol, top: int = 5
 ) -> Iterator[Prediction]:
-    """A prediction for each of `images`, in their order, as soon as it and those before are done.
+    """Yields a prediction for each of `images`, in their order, as soon as possible.
 
     Args:
-        run: by its weights.
-        images: paths. A file that is missing or no image has a `problem`, and the others have none of it.
-        protocol: whose looks are averaged.
-        top: how many classes, all where there are fewer.
+        run: gives the weights.
+        images: paths. The prediction of a missing or corrupt file has a `problem`.
+        protocol: whose crops are averaged.
+        top: number of classes, at most.
 
     Raises:
         ValueError: the protocol does not fit the net.
@@ -53,24 +53,24 @@ def predict(
     names = display_names(run.loaded.classes)
     done: dict[int, Prediction] = {}
 
-    def readable(pictures: EvalLoader) -> Iterator[EvalImage]:
-        for picture in pictures:
-            if picture.problem:
-                image = images[picture.position]
-                done[picture.position] = Prediction(image, problem=_problem(image, picture))
+    def readable(loader: EvalLoader) -> Iterator[EvalImage]:
+        for image in loader:
+            if image.problem:
+                path = images[image.position]
+                done[image.position] = Prediction(path, problem=_problem(path, image))
             else:
-                yield picture
+                yield image
 
     first, threads = 0, run.config["data"]["threads"]
     with EvalLoader(
         ImageFiles(images), choose_crops(run.forward, protocol), threads=threads
-    ) as pictures:
-        judged = image_posteriors(
-            run.forward, run.params, readable(pictures), protocol, run.check_stop
+    ) as loader:
+        found = image_posteriors(
+            run.forward, run.params, readable(loader), protocol, run.check_stop
         )
-        for picture, log_posterior in judged:
+        for image, log_posterior in found:
             classes = top_classes(log_posterior, names, top)
-            done[picture.position] = Prediction(images[picture.position], classes)
+            done[image.position] = Prediction(images[image.position], classes)
             while first in done:
                 yield done.pop(first)
                 first += 1
@@ -80,7 +80,7 @@ def predict(
 def top_classes(
     log_posterior: Float[np.ndarray, " K"], names: Sequence[str], top: int
 ) -> tuple[ClassProbability, ...]:
-    """The `top` most probable classes, the best first; of equal ones the lower label."""
+    """The `top` most probable classes in descending order, equal ones by label."""
     order = np.argsort(-log_posterior, kind="stable")[:top]
     return tuple(
         ClassProbability(k, names[k], float(np.exp(log_posterior[k]))) for k in map(int, order)
@@ -88,29 +88,29 @@ def top_classes(
 
 
 def own_protocol(run: FinishedRun) -> Protocol:
-    """The first protocol of the run's config, or the centre crop where it has none."""
-    own = run_protocols(run.config)
-    return own[0] if own else read_protocol("centre", run.image_size)
+    """The first protocol of the run's config, by default the centre crop."""
+    protocols = run_protocols(run.config)
+    return protocols[0] if protocols else read_protocol("centre", run.image_size)
 
 
 def centre_protocol(run: FinishedRun) -> CenterCrop:
-    """The centre crop at the first scale of `own_protocol`, or that of the run's mean image."""
+    """The centre crop at the scale of the run's mean image, or else the first scale of `own_protocol`."""
     if run.forward.mean_image:
         return CenterCrop(scale=run.forward.mean.shape[0])
     return CenterCrop(scale=own_protocol(run).all_scales()[0])
 
 
 def with_small_batches(run: FinishedRun, protocol: Protocol, images: Sequence[str]) -> FinishedRun:
-    """`run`, to be asked before its weights are loaded, with batches no larger than the looks at all
-    `images`: one image is not computed as 32."""
+    """`run` with batches no larger than the number of crops of all `images`. Call it before the weights are
+    loaded."""
     side, scale = run.image_size, protocol.all_scales()[0]
-    looks = len(protocol.crops(scale, scale, side)) * sum(map(os.path.isfile, images))
-    return dataclasses.replace(run, batch_size=max(1, min(run.batch_size, looks)))
+    crops = len(protocol.crops(scale, scale, side)) * sum(map(os.path.isfile, images))
+    return dataclasses.replace(run, batch_size=max(1, min(run.batch_size, crops)))
 
 
 def image_files(paths: Sequence[str]) -> list[str]:
-    """The paths, in place of a folder the image files directly in it, by name. A folder without any stays:
-    it has a problem like that of a file that is no image."""
+    """The paths, with each folder replaced by the image files directly in it, by name. A folder without
+    images stays, and its prediction has a problem."""
     found = []
     for path in paths:
         inside = [os.path.join(path, name) for name in _listed(path)]
@@ -119,14 +119,14 @@ def image_files(paths: Sequence[str]) -> list[str]:
 
 
 def _listed(path: str) -> list[str]:
-    """Names of the images in a folder; none where it is no folder or cannot be read."""
+    """Names of the images in a folder; none if it is not a readable folder."""
     try:
         return sorted(n for n in os.listdir(path) if n.lower().endswith(SUFFIXES))
     except OSError:
         return []
 
 
-def _problem(image: str, picture: EvalImage) -> str:
-    if os.path.isdir(image):
-        return f"a folder in which no images are seen, which end in {' '.join(SUFFIXES)}"
-    return picture.problem
+def _problem(path: str, image: EvalImage) -> str:
+    if os.path.isdir(path):
+        return f"a folder without images (files that end in {' '.join(SUFFIXES)})"
+    return image.problem

@@ -121,7 +121,7 @@ def test_a_name_that_is_no_text(run, folder, tmp_path, capsys):
     ("arguments", "code", "said"),
     [
         (["--workdir=nowhere", "x.jpg"], 1, "nowhere holds no run"),
-        (["--workdir={run}", "{run}"], 1, "a folder in which no images are seen"),
+        (["--workdir={run}", "{run}"], 1, "a folder without images"),
         (["--workdir={run}", "x.jpg", "--protocol=centr"], 2, "did you mean centre?"),
         (["--workdir={run}", "x.jpg", "--protocol=centre scale=31"], 2, "is smaller than"),
         (["--workdir={run}", "x.jpg", "--step=8"], 1, "has no checkpoint 8; there are [7]"),

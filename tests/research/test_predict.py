@@ -1,4 +1,4 @@
-"""Predictions of image files against the loaded net, crop by crop; files that are no images."""
+"""Predictions of image files against the loaded net, crop by crop; corrupt and missing files."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def by_label(prediction):
 
 
 @pytest.mark.parametrize("mean", ["three values", "an image"])
-def test_the_centre_crop_is_that_of_the_loaded_run(mean, vgg, images, tmp_path):
+def test_centre_crop_equals_the_loaded_run(mean, vgg, images, tmp_path):
     folder = vgg
     if mean == "an image":
         augment = {"mean": "per_pixel", "sampling": "random_crop_in_square", "statistics": "auto"}
@@ -79,7 +79,7 @@ def test_ten_crops_are_the_mean_of_ten_posteriors(vgg, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["centre", "dense", "multi_crop_dense"])
-def test_an_image_does_not_depend_on_the_others(text, vgg, images, tmp_path):
+def test_prediction_does_not_depend_on_other_images(text, vgg, images, tmp_path):
     run, broken = FinishedRun(vgg), tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG and no more")
     together = predictions(run, [*images, str(broken), *images[::-1], "nosuch"], text)
@@ -95,12 +95,12 @@ def test_an_image_does_not_depend_on_the_others(text, vgg, images, tmp_path):
     assert together[4].classes == ()
 
 
-def test_all_are_broken_and_images_too_long_for_a_protocol(vgg, tmp_path):
+def test_corrupt_images_and_extreme_aspect_ratios(vgg, tmp_path):
     run, empty = FinishedRun(vgg), tmp_path / "empty"
     empty.mkdir()
     found = predictions(run, ["nosuch", str(empty), "nosuch"])
     assert [one.image for one in found] == ["nosuch", str(empty), "nosuch"]
-    assert found[1].problem.startswith("a folder in which no images are seen, which end in .jpg")
+    assert found[1].problem.startswith("a folder without images (files that end in .jpg")
     long = tmp_path / "long.png"
     Image.fromarray(pixels_of(4, 400)).save(long)
     (crop,) = predictions(run, [str(long)])
@@ -109,7 +109,7 @@ def test_all_are_broken_and_images_too_long_for_a_protocol(vgg, tmp_path):
     assert "100 to 1" in dense.problem
 
 
-def test_best_of_equal_ones_is_the_lower_label():
+def test_equal_classes_are_ordered_by_label():
     values = np.log([0.2, 0.3, 0.2, 0.3])
     found = predict.top_classes(values, "abcd", 3)
     assert [(one.label, one.name) for one in found] == [(1, "b"), (3, "d"), (0, "a")]
@@ -117,7 +117,7 @@ def test_best_of_equal_ones_is_the_lower_label():
     assert len(predict.top_classes(values, "abcd", 9)) == 4
 
 
-def test_a_folder_means_its_images_by_name(images, tmp_path):
+def test_folder_is_replaced_by_its_images_by_name(images, tmp_path):
     folder = images[0].removesuffix("/b.png")
     expected = [f"{folder}/{name}" for name in ("C.PNG", "a.jpg", "b.png", "d.webp")]
     assert predict.image_files(["x.jpg", folder, images[1]]) == ["x.jpg", *expected, images[1]]
@@ -128,7 +128,7 @@ def test_a_folder_means_its_images_by_name(images, tmp_path):
     ("text", "count", "rows"),
     [("centre", 1, 1), ("centre", 3, 3), ("centre", 20, 8), ("ten_crops", 1, 8), ("dense", 2, 4)],
 )
-def test_no_more_is_computed_than_there_is(text, count, rows, vgg, images):
+def test_batches_are_no_larger_than_all_crops(text, count, rows, vgg, images):
     run = FinishedRun(vgg, batch_size=8)
     protocol = read_protocol(text, run.image_size)
     small = predict.with_small_batches(run, protocol, ["nosuch", *[images[0]] * count])
@@ -136,7 +136,7 @@ def test_no_more_is_computed_than_there_is(text, count, rows, vgg, images):
     assert small.folder == run.folder
 
 
-def test_the_protocol_is_the_first_of_the_run(vgg, tmp_path):
+def test_default_protocol_is_the_first_of_the_run(vgg, tmp_path):
     assert predict.own_protocol(FinishedRun(vgg)).label(32) == "centre(40->32)"
     rows = ({"name": "dense", "scales": (36, 48)}, {"name": "centre", "scale": 40})
     run = FinishedRun(untrained(tmp_path / "dense", evals=rows))

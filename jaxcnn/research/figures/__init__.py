@@ -1,1 +1,1 @@
-"""The papers' pictures of what a net learned."""
+"""The papers' figures of what a net learned."""

@@ -1,4 +1,4 @@
-"""Class score maps of whole images, and where their cells lie (Simonyan & Zisserman 2014, section 3.2)."""
+"""Class score maps of whole images, and where their cells are (Simonyan & Zisserman 2014, section 3.2)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from jaxcnn.models.ops import Window
 from jaxcnn.models.summary import ReceptiveField
 from jaxcnn.training.load_run import Loaded
 
-CELLS = 4  # a side of the smallest map that is worth drawing
+CELLS = 4  # per side of the smallest map that is worth drawing
 
 
 class ClassMap(NamedTuple):
-    """An image's most probable class by the mean of its score map and the softmax, with its probability
-    and its score in each cell."""
+    """The most probable class of an image (mean of the score map, then softmax), its probability and its
+    score in each cell."""
 
     label: int
     probability: float
@@ -29,11 +29,11 @@ class ClassMap(NamedTuple):
 
 
 class ClassMaps:
-    """The score maps of a net, compiled once a shape, on the first device."""
+    """The score maps of a net on the first device, compiled once per shape."""
 
     def __init__(self, loaded: Loaded) -> None:
         net, params, mean = loaded.net, loaded.variables["params"], loaded.mean
-        # A mean image lies under central squares only; of other images its mean is subtracted.
+        # A mean image only covers central squares; from other images its mean is subtracted.
         plain = mean if mean.ndim == 1 else mean.mean(axis=(0, 1))
 
         def dense(
@@ -49,10 +49,10 @@ class ClassMaps:
         """The map of a whole rescaled image.
 
         Raises:
-            CorruptImage: the image is too long for dense evaluation.
+            CorruptImage: the aspect ratio is too large for dense evaluation.
         """
         height, width = image.shape[:2]
-        _, short, long = bucket(height, width)  # images of several shapes share a program
+        _, short, long = bucket(height, width)  # images of similar shapes share a program
         padded = np.zeros((1, *((short, long) if height <= width else (long, short)), 3), np.uint8)
         padded[0, :height, :width] = image
         size = np.array([[height, width]], np.int32)
@@ -63,13 +63,12 @@ class ClassMaps:
 
 
 def map_scale(net: Net) -> int:
-    """The shorter side to draw a map at: twice the net's images, or more where that gives less than 4 cells a
-    side."""
+    """The shorter side to draw a map at: twice that of the net's images, or more to get 4 cells per side."""
     return max(2 * net.image_size, min_input_size(net.trunk(), net.head_side() + CELLS - 1))
 
 
 def cell_field(net: Net) -> ReceptiveField:
-    """What a cell of the net's score map sees of the image."""
+    """The receptive field of a cell of the net's score map."""
     field = ReceptiveField()
     for window in (*net.trunk(), Window(net.head_side())):
         field = field.behind(window)
@@ -77,7 +76,7 @@ def cell_field(net: Net) -> ReceptiveField:
 
 
 def cell_centres(net: Net, cells: int) -> Float[np.ndarray, " cells"]:
-    """The centres of the fields of the first `cells` cells of a row or column of the score map, in pixels
-    from the image's edge: pixel 0 spans 0 to 1, so a field over the first 224 has its centre at 112."""
+    """The centres of the receptive fields of the first `cells` cells of a row or column of the score map, in
+    pixels from the edge: pixel 0 spans 0 to 1, so a field over the first 224 has its centre at 112."""
     field = cell_field(net)
     return field.start + field.size / 2 + field.stride * np.arange(cells)

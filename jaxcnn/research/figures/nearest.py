@@ -1,4 +1,4 @@
-"""The images nearest to others by a net's last hidden layer (Krizhevsky et al. 2012, section 6.1)."""
+"""Nearest images in the last hidden layer of a net (Krizhevsky et al. 2012, section 6.1)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxcnn.evaluation.forward import Batch
 from jaxcnn.preprocessing import subtract_mean
 from jaxcnn.research.evaluate_run import FinishedRun
 
-# What the classifiers read, after its activation: the first of these layers that a net has.
+# The input of the classifier, after the activation: the first of these layers that a net has.
 HIDDEN = ("fc7", "fc1", "average_pool", "local4")
 
 
@@ -43,7 +43,7 @@ def last_hidden_layer(net: Any, params: Any) -> str:
 def layer_values(
     net: Any, mean: np.ndarray, layer: str, params: Any, batch: Batch
 ) -> Float32[Array, "B d"]:
-    """The flattened output of a layer on crops; `batch` as in `evaluation.forward.crop_posteriors`."""
+    """The flattened output of a layer for crops; `batch` as in `evaluation.forward.crop_posteriors`."""
     views = subtract_mean(batch["image"], mean, batch["box"])
     _, seen = net.apply(
         {"params": params},
@@ -57,7 +57,7 @@ def layer_values(
 
 
 class HiddenLayer:
-    """The last hidden layer of a run's net as a function of centre crops, compiled once."""
+    """The last hidden layer of a run's net for centre crops, compiled once."""
 
     def __init__(self, run: FinishedRun) -> None:
         forward, params = run.forward, run.params
@@ -65,37 +65,37 @@ class HiddenLayer:
         side = forward.net.image_size
         self._run = run
         self._shape = InputShape("square" if forward.mean_image else "crop", side, side)
-        whole, split = forward.placement.replicated, forward.placement.batch
+        replicated, sharded = forward.placement.replicated, forward.placement.batch
         program = jax.jit(
             partial(layer_values, forward.net, forward.mean, self.layer),
-            in_shardings=(whole, split),
-            out_shardings=whole,
+            in_shardings=(replicated, sharded),
+            out_shardings=replicated,
         )
         lowered = program.lower(params, forward.empty(self._shape))
         self._compiled = forward.compiler(f"{self.layer} of {side} x {side}", lowered)
 
     def values(
-        self, pictures: Iterable[EvalImage]
+        self, images: Iterable[EvalImage]
     ) -> Iterator[tuple[list[EvalImage], Float32[np.ndarray, "n d"]]]:
-        """Pictures, each of one cut, in batches, and their values."""
+        """Batches of images, each with one crop, and their values."""
         rows, waiting = self._run.forward.rows(self._shape), []
-        for picture in pictures:
-            waiting.append(picture)
+        for image in images:
+            waiting.append(image)
             if len(waiting) == rows:
                 yield waiting, self._computed(waiting)
                 waiting = []
         if waiting:
             yield waiting, self._computed(waiting)
 
-    def _computed(self, pictures: Sequence[EvalImage]) -> Float32[np.ndarray, "n d"]:
+    def _computed(self, images: Sequence[EvalImage]) -> Float32[np.ndarray, "n d"]:
         forward = self._run.forward
         batch = forward.empty(self._shape)
-        for i, picture in enumerate(pictures):
-            ((cut, batch["image"][i]),) = picture.pixels.items()
-            batch["box"][i] = cut.in_square(*picture.size) if forward.mean_image else cut.box
+        for i, image in enumerate(images):
+            ((crop, batch["image"][i]),) = image.pixels.items()
+            batch["box"][i] = crop.in_square(*image.size) if forward.mean_image else crop.box
         self._run.check_stop()
         values = self._compiled(self._run.params, forward.placement.put_batch(batch))
-        return np.asarray(values)[: len(pictures)]
+        return np.asarray(values)[: len(images)]
 
 
 def nearest_images(
@@ -103,16 +103,16 @@ def nearest_images(
     batches: Iterable[tuple[Sequence[EvalImage], Float[np.ndarray, "_ d"]]],
     count: int,
 ) -> tuple[list[list[tuple[float, EvalImage]]], int]:
-    """For each query the `count` pictures at the least Euclidean distances, with these, nearest first; and
-    how many pictures there were. No more than these are kept, however many there are."""
+    """For each query the `count` nearest images as (Euclidean distance, image), nearest first; and the number
+    of images searched. Only these images are kept in memory."""
     rows: list[list[tuple[float, EvalImage]]] = [[] for _ in queries]
     searched = 0
-    for pictures, values in batches:
-        searched += len(pictures)
+    for images, values in batches:
+        searched += len(images)
         for row, query in zip(rows, queries, strict=True):
-            # In float64 and by differences: an image is at distance 0 from itself.
+            # Differences in float64: an image has distance 0 to itself.
             distances = np.linalg.norm(values.astype(np.float64) - query, axis=1)
-            row += zip(distances.tolist(), pictures, strict=True)
+            row += zip(distances.tolist(), images, strict=True)
             row.sort(key=lambda pair: pair[0])
             del row[count:]
     return rows, searched

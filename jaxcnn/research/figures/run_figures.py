@@ -1,7 +1,7 @@
-"""What a trained run shows of itself: its first kernels, guesses, nearest training images, score maps.
+"""Figures of a trained run: first kernels, predictions, nearest training images, score maps.
 
 The figures of Krizhevsky et al. 2012, section 6.1, and the class score map of Simonyan & Zisserman 2014,
-section 3.2, from a run's weights and its data. A new figure is one function here and one row in `FIGURES`.
+section 3.2, from a run's weights and data. A new figure is one function here and one row in `FIGURES`.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from jaxcnn.research.figures.class_maps import ClassMaps, cell_centres, cell_fie
 from jaxcnn.research.figures.nearest import HiddenLayer, nearest_images
 from jaxcnn.research.predict import centre_protocol, top_classes
 
-# Krizhevsky et al. 2012, Figure 4: 5 guesses an image, 6 neighbours of 5 images.
+# Krizhevsky et al. 2012, Figure 4: 5 predictions per image, 6 neighbours of 5 images.
 GUESSES, QUERIES, NEIGHBOURS = 5, 5, 6
 MAPS = 4  # images with a score map
 FIRST_LAYERS = ("conv1", "conv1_1")
 
 
 class FigureSkipped(Exception):
-    """Why a figure makes no sense for a run."""
+    """A figure is not possible for a run; the message says why."""
 
 
 @dataclasses.dataclass(eq=False)
 class FigureRequest:
-    """What is to be drawn.
+    """What to draw.
 
     Attributes:
         run: the trained run.
-        images: how many images of the reported split, spread evenly over it.
-        ids: images by id, in place of `images`.
-        training_images: how many are searched for neighbours, spread evenly over the split; 0 is all.
-        scale: shorter side for score maps; 0 is twice the net's images, or more for 4 cells a side.
+        images: number of images of the reported split, evenly spaced.
+        ids: ids of images, instead of `images`.
+        training_images: number of evenly spaced training images searched for neighbours; 0 for all.
+        scale: shorter side for score maps; 0 for the default of `map_scale`.
     """
 
     run: FinishedRun
@@ -58,7 +58,7 @@ class FigureRequest:
         """The images of the reported split.
 
         Raises:
-            DataError: `ids` that are not of the split.
+            DataError: some of `ids` are not in the split.
         """
         source = self.run.data.evaluation
         if not self.ids:
@@ -78,7 +78,7 @@ class FigureRequest:
 
     @functools.cached_property
     def map_protocol(self) -> Dense:
-        """What score maps are made by."""
+        """The protocol of score maps."""
         return Dense(scales=(self.scale or map_scale(self.run.loaded.net),), flip=False)
 
     def name(self, label: int) -> str:
@@ -88,91 +88,92 @@ class FigureRequest:
         return f"{self.run.folder.name}, step {self.run.step}: {what}"
 
 
-def draw_figures(show: FigureRequest, names: Sequence[str], out: Path) -> Iterator[Path]:
-    """Draws the figures `names`, keys of `FIGURES`, into the folder `out`; gives each file once it is
-    written. What makes no sense for the run is left out with a line on its screen.
+def draw_figures(request: FigureRequest, names: Sequence[str], out: Path) -> Iterator[Path]:
+    """Draws the figures `names`, keys of `FIGURES`, into the folder `out`; yields each file when it is
+    written. Figures that are not possible for the run are skipped with a message.
 
     Raises:
-        ValueError: a scale that the net does not take; DataError where the data or `ids` are the reason.
+        ValueError: a scale that does not fit the net. DataError: the data or `ids` cannot be used.
         OSError: a file cannot be written.
     """
-    # What was typed is looked at before anything is computed.
+    # Report wrong arguments before anything is computed.
     if {*names} - {"kernels"}:
-        _ = show.chosen
-    if "score_maps" in names and show.run.loaded.net.supports_dense():
-        check_fits(show.run.forward, show.map_protocol)
+        _ = request.chosen
+    if "score_maps" in names and request.run.loaded.net.supports_dense():
+        check_fits(request.run.forward, request.map_protocol)
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         try:
-            figure = FIGURES[name](show)
+            figure = FIGURES[name](request)
         except FigureSkipped as reason:
-            show.run.console.line(f"{name} left out: {reason}")
+            request.run.console.line(f"{name} skipped: {reason}")
             continue
         path = out / f"{name}.png"
         figure.savefig(path)
         yield path
 
 
-def kernels(show: FigureRequest) -> Any:
+def kernels(request: FigureRequest) -> Any:
     """The first layer's kernels."""
-    net, params = show.run.loaded.net, show.run.loaded.variables["params"]
+    net, params = request.run.loaded.net, request.run.loaded.variables["params"]
     name = next((name for name in FIRST_LAYERS if name in params), None)
     if name is None:
         raise FigureSkipped(
-            f"the first layer of this {type(net).__name__} is depthwise: its kernels see one colour each"
+            f"the first layer of this {type(net).__name__} is depthwise: each kernel has a single colour"
         )
     values = np.asarray(params[name]["kernel"])
     side, _, _, count = values.shape
-    # Without groups no tower keeps to its own maps.
+    # Without grouped convolutions the towers share all channels.
     towers = 1 if getattr(net, "ungrouped", False) else getattr(net, "towers", 1)
-    title = show.title(f"the {count} kernels of {name}, {side} x {side}")
+    title = request.title(f"the {count} kernels of {name}, {side} x {side}")
     return drawing.draw_kernels(values, towers=towers, title=title)
 
 
-def guesses(show: FigureRequest) -> Any:
-    """The most probable classes of images of the reported split."""
-    run, protocol = show.run, centre_protocol(show.run)
-    pictures = _some(readable_images(run, show.chosen, choose_crops(run.forward, protocol)))
+def guesses(request: FigureRequest) -> Any:
+    """Images of the reported split with their most probable classes."""
+    run, protocol = request.run, centre_protocol(request.run)
+    images = _some(readable_images(run, request.chosen, choose_crops(run.forward, protocol)))
     shown: dict[int, drawing.Guess] = {}
-    by_position = {picture.position: picture for picture in pictures}
-    judged = image_posteriors(run.forward, run.params, pictures, protocol, run.check_stop)
-    for picture, log_posterior in judged:
-        classes = top_classes(log_posterior, show.names, GUESSES)
+    by_position = {image.position: image for image in images}
+    for image, log_posterior in image_posteriors(
+        run.forward, run.params, images, protocol, run.check_stop
+    ):
+        classes = top_classes(log_posterior, request.names, GUESSES)
         labels = [one.label for one in classes]
-        shown[picture.position] = drawing.Guess(
-            _view(by_position[picture.position]),
-            show.name(picture.label),
+        shown[image.position] = drawing.Guess(
+            _view(by_position[image.position]),
+            request.name(image.label),
             tuple(one.name for one in classes),
             tuple(min(one.probability, 1.0) for one in classes),
-            labels.index(picture.label) if picture.label in labels else -1,
+            labels.index(image.label) if image.label in labels else -1,
         )
     what = f"{run.data.eval_split} images and their most probable classes by {run.label(protocol)}"
     return drawing.draw_guesses(
-        [shown[position] for position in sorted(shown)], title=show.title(what)
+        [shown[position] for position in sorted(shown)], title=request.title(what)
     )
 
 
-def neighbours(show: FigureRequest) -> Any:
-    """Images of the reported split, and the training images nearest to each in the last hidden layer."""
-    run, train, hidden = show.run, show.run.data.train, HiddenLayer(show.run)
+def neighbours(request: FigureRequest) -> Any:
+    """Images of the reported split, with the training images nearest to each in the last hidden layer."""
+    run, train, hidden = request.run, request.run.data.train, HiddenLayer(request.run)
     choose = choose_crops(run.forward, centre_protocol(run))
-    some = Subset(show.chosen, evenly_spaced(len(show.chosen), QUERIES))
+    some = Subset(request.chosen, evenly_spaced(len(request.chosen), QUERIES))
     batches = list(hidden.values(_some(readable_images(run, some, choose))))
-    queries = [picture for pictures, _ in batches for picture in pictures]
+    queries = [image for images, _ in batches for image in images]
     values = np.concatenate([values for _, values in batches])
-    searched = Subset(train, evenly_spaced(len(train), show.training_images))
+    searched = Subset(train, evenly_spaced(len(train), request.training_images))
     training = readable_images(
         run, searched, choose, f"searching the training images by {hidden.layer}"
     )
     rows, count = nearest_images(values, hidden.values(training), NEIGHBOURS)
     if not count:
-        raise FigureSkipped("none of the training images can be read")
+        raise FigureSkipped("all training images are corrupt")
     shown = [
         drawing.Neighbours(
             _view(query),
-            show.name(query.label),
-            tuple(_view(picture) for _, picture in row),
-            tuple(show.name(picture.label) for _, picture in row),
+            request.name(query.label),
+            tuple(_view(image) for _, image in row),
+            tuple(request.name(image.label) for _, image in row),
             tuple(distance for distance, _ in row),
         )
         for query, row in zip(queries, rows, strict=True)
@@ -182,40 +183,40 @@ def neighbours(show: FigureRequest) -> Any:
         f"{run.data.eval_split} images and the nearest among {among} training images by the "
         f"{values.shape[1]:,} values of {hidden.layer}"
     )
-    return drawing.draw_neighbours(shown, title=show.title(what))
+    return drawing.draw_neighbours(shown, title=request.title(what))
 
 
-def score_maps(show: FigureRequest) -> Any:
-    """The map of the most probable class over images of the reported split."""
-    run, net, protocol = show.run, show.run.loaded.net, show.map_protocol
+def score_maps(request: FigureRequest) -> Any:
+    """Images of the reported split with the score map of their most probable class."""
+    run, net, protocol = request.run, request.run.loaded.net, request.map_protocol
     if not net.supports_dense():
         side = net.image_size
-        raise FigureSkipped(f"this {type(net).__name__} takes images of {side} x {side} alone")
-    some = Subset(show.chosen, evenly_spaced(len(show.chosen), MAPS))
-    pictures = _some(readable_images(run, some, choose_crops(run.forward, protocol)))
+        raise FigureSkipped(f"this {type(net).__name__} only takes images of {side} x {side}")
+    some = Subset(request.chosen, evenly_spaced(len(request.chosen), MAPS))
+    images = _some(readable_images(run, some, choose_crops(run.forward, protocol)))
     maps, side = ClassMaps(run.loaded), cell_field(net).stride
     shown = []
-    for picture in pictures:
+    for image in images:
         run.check_stop()
-        run.console.progress(f"score map {len(shown) + 1} of {len(pictures)}")
-        label, probability, scores = maps(_view(picture))
+        run.console.progress(f"score map {len(shown) + 1} of {len(images)}")
+        label, probability, scores = maps(_view(image))
         centres = cell_centres(net, scores.shape[0]), cell_centres(net, scores.shape[1])
-        names = show.name(picture.label), show.name(label)
+        names = request.name(image.label), request.name(label)
         shown.append(
-            drawing.ScoreMap(_view(picture), *names, probability, scores, centres, float(side))
+            drawing.ScoreMap(_view(image), *names, probability, scores, centres, float(side))
         )
     what = f"{run.data.eval_split} images and the map of the most probable class by {run.label(protocol)}"
-    return drawing.draw_score_maps(shown, title=show.title(what))
+    return drawing.draw_score_maps(shown, title=request.title(what))
 
 
-# What `--only` may name, in the order that they are drawn in.
+# The figures that `--only` may name, in drawing order.
 FIGURES: dict[str, Callable[[FigureRequest], Any]] = {
     function.__name__: function for function in (kernels, guesses, neighbours, score_maps)
 }
 
 
 def evenly_spaced(there: int, wanted: int) -> Int[np.ndarray, " n"]:
-    """`wanted` positions spread evenly over 0..there-1; all of them for 0 or where there are fewer."""
+    """`wanted` evenly spaced positions in 0..there-1; all of them for 0 or if there are fewer."""
     count = min(wanted or there, there)
     return (2 * np.arange(count) + 1) * there // (2 * max(count, 1))
 
@@ -223,31 +224,31 @@ def evenly_spaced(there: int, wanted: int) -> Int[np.ndarray, " n"]:
 def readable_images(
     run: FinishedRun, source: Source, choose: ChooseCrops, doing: str = ""
 ) -> Iterator[EvalImage]:
-    """The pictures of `source` in order, without those that cannot be read: each has a line on the screen.
+    """The images of `source` in order, without corrupt ones, which are named on the console.
 
     Args:
-        doing: what to say on the way.
+        doing: text of the progress line.
     """
-    with EvalLoader(source, choose, threads=run.config["data"]["threads"]) as pictures:
-        for picture in pictures:
+    with EvalLoader(source, choose, threads=run.config["data"]["threads"]) as images:
+        for image in images:
             run.check_stop()
             if doing:
-                run.console.progress(f"{doing}: {picture.position + 1:,}/{len(source):,}")
-            if picture.problem:
-                name = source.name(picture.position)
-                run.console.line(f"left out, as it cannot be read: {name}: {picture.problem}")
+                run.console.progress(f"{doing}: {image.position + 1:,}/{len(source):,}")
+            if image.problem:
+                name = source.name(image.position)
+                run.console.line(f"skipped corrupt image {name}: {image.problem}")
             else:
-                yield picture
+                yield image
 
 
-def _some(pictures: Iterator[EvalImage]) -> list[EvalImage]:
-    found = list(pictures)
+def _some(images: Iterator[EvalImage]) -> list[EvalImage]:
+    found = list(images)
     if not found:
-        raise FigureSkipped("none of the images can be read")
+        raise FigureSkipped("all images are corrupt")
     return found
 
 
-def _view(picture: EvalImage) -> UInt8[np.ndarray, "h w 3"]:
-    """The pixels of a picture's only cut."""
-    (pixels,) = picture.pixels.values()
+def _view(image: EvalImage) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of an image's only crop."""
+    (pixels,) = image.pixels.values()
     return pixels

@@ -1,4 +1,4 @@
-"""What is drawn of runs: hidden layers and distances, score maps, which images, and what is left out."""
+"""Figures of runs: hidden layers and distances, score maps, choice of images, figures that are skipped."""
 
 import dataclasses
 import functools
@@ -65,7 +65,7 @@ def shown(function, name, monkeypatch, show):
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg", "googlenet", "cuda"])
-def test_hidden_values_are_those_of_one_image_by_itself(name, made):
+def test_hidden_values_equal_those_of_each_image_alone(name, made):
     run, (_, _, layer, count, _) = made(name), RUNS[name]
     hidden, loaded = HiddenLayer(run), run.loaded
     assert hidden.layer == layer
@@ -146,7 +146,7 @@ def test_a_training_image_is_nearest_to_itself(made, monkeypatch):
     assert "287 values of fc7" in title
 
 
-def test_some_of_the_training_images(made, monkeypatch):
+def test_neighbours_among_some_training_images(made, monkeypatch):
     show = FigureRequest(made("alexnet"), images=9, training_images=3)
     rows, title = shown(run_figures.neighbours, "neighbours", monkeypatch, show)
     assert [row.title for row in rows] == [f"class_{i % 5:03}" for i in (0, 2, 4, 6, 8)]
@@ -156,11 +156,11 @@ def test_some_of_the_training_images(made, monkeypatch):
     assert rows[0].nearest[0].shape == (72, 72, 3)
 
 
-def test_guesses_are_the_probabilities_of_the_loaded_run(made, monkeypatch, capsys):
+def test_guesses_have_the_probabilities_of_the_loaded_run(made, monkeypatch, capsys):
     run = made("vgg")
     rows, title = shown(run_figures.guesses, "guesses", monkeypatch, FigureRequest(run, images=9))
     out = capsys.readouterr().out
-    assert out.count("cannot be read") == 1
+    assert out.count("skipped corrupt image") == 1
     assert "image 3: not a readable" in out
     assert title == "vgg, step 7: val images and their most probable classes by centre(40->32)"
     assert [row.title for row in rows] == [f"class_{i % 5:03}" for i in (0, 1, 2, 4, 5, 6, 7, 8)]
@@ -172,7 +172,7 @@ def test_guesses_are_the_probabilities_of_the_loaded_run(made, monkeypatch, caps
         assert row.names[row.correct] == row.title
 
 
-def test_a_score_map_is_that_of_the_image_alone(made, monkeypatch):
+def test_score_map_equals_that_of_the_image_alone(made, monkeypatch):
     run = made("vgg")
     loaded, (scale,) = run.loaded, FigureRequest(run).map_protocol.scales
     rows, title = shown(
@@ -216,29 +216,29 @@ def test_kernels_of_each_net(made, separable, monkeypatch):
         assert seen == towers
         assert title == f"{name}, step 7: the {own.shape[-1]} kernels of {layer}, {side} x {side}"
     with pytest.raises(
-        run_figures.FigureSkipped, match="GoogLeNet is depthwise: its kernels see one colour"
+        run_figures.FigureSkipped, match="GoogLeNet is depthwise: each kernel has a single colour"
     ):
         run_figures.kernels(FigureRequest(separable))
 
 
-def test_files_and_what_is_left_out(made, separable, tmp_path, capsys):
+def test_files_and_skipped_figures(made, separable, tmp_path, capsys):
     show, out = FigureRequest(made("cuda"), images=3), tmp_path / "new" / "figures"
     names = ["kernels", "guesses", "neighbours", "score_maps"]
     paths = list(draw_figures(show, names, out))
     assert [path.name for path in paths] == ["kernels.png", "guesses.png", "neighbours.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
-    line = "score_maps left out: this CudaConvNet takes images of 24 x 24 alone"
+    line = "score_maps skipped: this CudaConvNet only takes images of 24 x 24"
     assert line in capsys.readouterr().out
     assert sorted(out.iterdir()) == sorted(paths)
     separable.console = Console()
     assert list(draw_figures(FigureRequest(separable), ["kernels"], out)) == []
-    assert "kernels left out: the first layer of this GoogLeNet is depth" in capsys.readouterr().out
+    assert "kernels skipped: the first layer of this GoogLeNet is depth" in capsys.readouterr().out
     # Nothing but broken images.
     assert (
         list(draw_figures(FigureRequest(made("cuda"), ids=(13,)), ["guesses", "neighbours"], out))
         == []
     )
-    assert capsys.readouterr().out.count("left out: none of the images can be read") == 2
+    assert capsys.readouterr().out.count("skipped: all images are corrupt") == 2
 
 
 def test_images_by_id_and_spread_over_the_split(made):
@@ -255,7 +255,7 @@ def test_images_by_id_and_spread_over_the_split(made):
     assert evenly_spaced(0, 4).tolist() == []
 
 
-def test_a_scale_that_the_net_does_not_take_is_said_before_anything_is_drawn(made, tmp_path):
+def test_wrong_scale_is_an_error_before_anything_is_drawn(made, tmp_path):
     with pytest.raises(ValueError, match=r"dense at scale 31 is smaller than .* 32 or more"):
         list(
             draw_figures(
