@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import importlib.metadata
 import os
 import shlex
 import sys
@@ -39,7 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     resolved: dict[str, Any] = {}
 
     def work() -> None:
-        set_up = {} if options.print_config else _start(options)
+        if not options.print_config:
+            _start(options)
         given, config = schema.read_resolved(options.config, overrides)
         resolved.update(config)
         if options.print_config:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         elif options.dry_run:
             print(dry_run(config))
         else:
-            run(config, workdir, command=["jaxcnn", "train", *arguments], set_up=set_up)
+            run(config, workdir, command=["jaxcnn", "train", *arguments])
 
     try:
         code = exit_code(work, kept=kept_text(workdir, ["train", *arguments]), config=resolved)
@@ -83,22 +83,13 @@ def _lost_advice(error: Exception) -> str:
     )
 
 
-def _start(options: argparse.Namespace) -> dict[str, Any]:
-    """Sets XLA's flags and the cache, and joins this process with the others, where there are any.
-
-    Returns:
-        What was set, for run.json.
-    """
+def _start(options: argparse.Namespace) -> None:
+    """Sets up compilation, and joins this process with the other processes of the run, if any."""
     from jaxcnn.parallel import distributed, xla_options
     from jaxcnn.parallel.compilation_cache import use_compilation_cache
 
-    prepared = xla_options.prepare(
-        os.environ,
-        platform=xla_options.guess_platform(os.environ),
-        version=importlib.metadata.version("jaxlib"),
-        deterministic=options.deterministic,
-    )
-    rows = prepared.lines()
+    xla_options.require_determinism(options.deterministic)
+    rows = []
     if options.compilation_cache:
         rows.append(use_compilation_cache(os.environ, options.compilation_cache))
     processes = distributed.parse(options.distributed, os.environ)
@@ -109,7 +100,6 @@ def _start(options: argparse.Namespace) -> dict[str, Any]:
         print(distributed.describe(), flush=True)
     for name, text in [] if is_follower() else rows:
         print(f"{name:<8} {text}", flush=True)
-    return prepared.record()
 
 
 def parser() -> argparse.ArgumentParser:

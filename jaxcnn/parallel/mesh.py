@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,10 +41,20 @@ class Placement:
 
     @property
     def compiler_options(self) -> dict[str, str]:
-        """Of XLA, for every net that is compiled for these devices."""
-        return xla_options.compiler_options(
-            self.platform, version=importlib.metadata.version("jaxlib"), environment=os.environ
-        )
+        """XLA options for every program that is compiled for these devices."""
+        return xla_options.compiler_options(self._a_device)
+
+    @property
+    def option_lines(self) -> list[tuple[str, str]]:
+        """(name, text) rows for the console on XLA options; see `xla_options.option_lines`."""
+        return xla_options.option_lines(self._a_device)
+
+    @property
+    def _a_device(self) -> Any:
+        """One of this process; the first of a topology description, which has none."""
+        devices = self.mesh.devices.flat
+        index = jax.process_index()
+        return next((d for d in devices if d.process_index == index), self.mesh.devices.flat[0])
 
     @property
     def devices(self) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -34,7 +34,6 @@ def run(
     workdir: str | Path,
     *,
     command: Sequence[str] = (),
-    set_up: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Trains and evaluates `config` in `workdir`; continues an earlier run there.
 
@@ -43,7 +42,6 @@ def run(
         workdir: created if absent. The same workdir again resumes, and a finished run does the protocols
             that its report lacks.
         command: what the user typed, for run.json.
-        set_up: what was set before JAX started, for run.json.
 
     Returns:
         The content of report.json.
@@ -72,7 +70,7 @@ def run(
                 experiment, data, folder, stop_signal.check, begun=begun, process_group=group
             )
             experiment = experiment.with_statistics(statistics)
-        launch = {"command": list(command), "set_up": dict(set_up)}
+        launch = {"command": list(command), "xla_flags": os.environ.get("XLA_FLAGS", "")}
         return Run(experiment, data, folder, stop_signal, group).go(launch, warm_start)
 
 

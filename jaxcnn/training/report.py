@@ -44,6 +44,7 @@ def announce(run: Run, step: int, warm_start: WarmStart | None) -> None:
     began = f"resumed at step {step:,}" if step else "new run"
     rows = [
         ("devices", describe_devices()),
+        *experiment.placement.option_lines,
         *plan_lines(experiment.plan, experiment.grad_reduce, experiment.comm_mb),
         ("data", run.data.description),
         ("batch", f"{config['batch_size']} ({per_device} per device), images {side} x {side}"),
