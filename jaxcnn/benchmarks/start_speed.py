@@ -1,4 +1,4 @@
-"""From the start of `main.py` to the end of its first step, and where the seconds go.
+"""From the start of `jaxcnn train` to the end of its first step, and where the seconds go.
 
 Runs of the quick config that are one step long, each a program and a folder of its own: as they are,
 and with a compilation cache that a run before has filled. Phases are told by the lines that they print.
@@ -17,7 +17,6 @@ from pathlib import Path
 
 from jaxcnn.benchmarks.measurement import Measurement, machine
 
-MAIN = Path(__file__).parents[2] / "main.py"
 # What a phase ends with: the start of a line.
 PHASES = {
     "imports, config and data": "VGG(",
@@ -58,7 +57,7 @@ def _start(config: str, workdir: Path, extra: list[str]) -> dict[str, float]:
     command = [
         sys.executable,
         "-u",
-        str(MAIN),
+        *("-m", "jaxcnn", "train"),
         f"--config={config}",
         f"--workdir={workdir}",
         *extra,

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -16,7 +14,7 @@ import pytest
 
 from jaxcnn.cli import chain
 from jaxcnn.training.stages import read_chain
-from tests.training.runs import ROOT, TINY, signalling, state_of
+from tests.training.runs import TINY, signalling, state_of
 
 STAGES = ["net_a", "s256", "s384", "s256_512"]
 SMALL = {
@@ -24,6 +22,7 @@ SMALL = {
     "augment.pca": "off",
     "augment.mean": "(127.5,127.5,127.5)",
     "epochs": "1",
+    "mesh.data": "1",
 }
 # S of 32, 40 and 32 to 48 in place of 256, 384 and 256 to 512.
 SCALES = {"net_a": "(32,32)", "s256": "(32,32)", "s384": "(40,40)", "s256_512": "(32,48)"}
@@ -271,18 +270,15 @@ def test_the_next_stage_continues_from_the_weights_of_the_one_before(chained, tm
         np.testing.assert_array_equal(x, y)
 
 
-def test_as_a_user_types_it():
-    done = subprocess.run(
-        [sys.executable, "-m", "jaxcnn", "chain", "configs/vgg_e.py", "--list"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[2].split() == [
-        "s256", "vgg", "E", "256", "0.01", "74", "net_a", "to", "do",
-    ]  # fmt: skip
+def test_the_list_as_text_and_as_json(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, shown = start("configs/vgg_e.py", "--list")
+    assert code == 0
+    row = ["s256", "vgg", "E", "256", "0.01", "74", "net_a", "to", "do"]
+    assert shown.splitlines()[2].split() == row
+    code, shown = start("vgg_e", "--list", "--json")
+    assert code == 0
+    assert list(json.loads(shown)[1].values()) == [row[0], "vgg E", *row[3:7], "to do"]
 
 
 def test_the_papers_own_rule_for_the_rate_goes_through_all_stages(tmp_path):

@@ -1,46 +1,36 @@
 """jaxcnn figures on a run that was trained: files, their paths, and what cannot be drawn."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.cli.figures import main
-from jaxcnn.training import run
-from tests.training.runs import config
-
-ROOT = Path(__file__).parents[2]
-NAMES = ["kernels", "guesses", "neighbours", "score_maps"]
+from jaxcnn.cli.figures import NAMES, main
+from jaxcnn.research.figures.run_figures import FIGURES
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("figures") / "tiny"
-    run(config(epochs="1", mesh__data="1"), folder, command=["jaxcnn", "train"])
-    return folder
+@pytest.fixture
+def trained(trained_runs):
+    return Path(trained_runs[0])
 
 
-def test_as_a_user_starts_it(trained):
-    done = subprocess.run(
-        [sys.executable, "-m", "jaxcnn", "figures", "--workdir=tiny", "--training_images=40"],
-        cwd=trained.parent,
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    paths = [f"tiny/figures/{name}.png" for name in NAMES]
-    assert [line for line in done.stdout.splitlines() if line.endswith(".png")] == paths
+def test_all_figures(trained, monkeypatch, capsys):
+    """Their relative paths are printed, one a line."""
+    monkeypatch.chdir(trained.parent)
+    assert main([f"--workdir={trained.name}", "--training_images=40"]) == 0
+    paths = [f"{trained.name}/figures/{name}.png" for name in NAMES]
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in printed if line.endswith(".png")] == paths
     for path in paths:
-        with Image.open(trained.parent / path) as image:
+        with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
         assert pixels.shape[1] <= 1200
+
+
+def test_the_names_are_those_of_the_figures():
+    assert tuple(FIGURES) == NAMES
 
 
 def test_some_figures_of_some_images(trained, tmp_path, capsys):

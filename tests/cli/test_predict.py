@@ -2,9 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +11,6 @@ import jaxcnn
 from jaxcnn.cli.predict import main
 from tests.evaluation.small import CLASSES, pixels_of
 from tests.research.untrained import STEP, untrained
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -41,27 +36,20 @@ def expected(run, path):
     return [(int(label), float(found[label])) for label in np.argsort(-found)]
 
 
-def test_as_a_user_starts_it(run, folder, tmp_path):
-    """A file, a folder with a broken file in it, a missing one: all that can be done is."""
+def test_files_folders_and_errors(run, folder, capsys):
+    """A file, a folder with a broken file in it, a missing one: all that can be done is done."""
     paths = [str(folder / "c.png"), str(folder), "missing.png"]
-    done = subprocess.run(
-        [sys.executable, "-m", "jaxcnn", "predict", f"--workdir={run}", *paths, "--top=3"],
-        cwd=tmp_path,
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
+    assert main([f"--workdir={run}", *paths, "--top=3"]) == 1
+    printed = capsys.readouterr()
     images = [folder / "c.png", folder / "a.png", folder / "c.png"]
-    lines = done.stdout.splitlines()
+    lines = printed.out.splitlines()
     assert len(lines) == len(images) * 4
     for image, (path, *classes) in zip(images, zip(*[iter(lines)] * 4, strict=True), strict=True):
         assert path == str(image)
         rows = [(f"{p:.2%}", f"class_{k:03}") for k, p in expected(run, image)[:3]]
         assert [tuple(line.split()) for line in classes] == rows
         assert len({line.index("%") for line in classes}) == 1
-    said = done.stderr
+    said = printed.err
     assert f"cannot read {folder / 'b.jpg'}: truncated JPEG" in said
     assert "cannot read missing.png: No such file or directory" in said
     assert "2 of 5 images cannot be read" in said

@@ -145,18 +145,17 @@ def test_imagenet_end_to_end(small_tars, tmp_path, capsys):
     assert last == f"jaxcnn train --config=configs/vgg_e.py --config.data.data_dir={data_dir}"
 
 
-def test_pack_by_the_command(tmp_path):
+def test_pack_by_the_command(tmp_path, capsys):
     """Both splits of a prepared data set; again, it is there."""
     out = tmp_path / "packed"
-    command = [sys.executable, "-m", "jaxcnn", "prepare", "digits", f"--data_dir={tmp_path}"]
-    command += ["--pack", "--square", "--shorter_side=48", f"--out={out}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    command = ["digits", f"--data_dir={tmp_path}", "--pack", "--square", "--shorter_side=48"]
+    assert prepare.main([*command, f"--out={out}"]) == 0
+    printed = capsys.readouterr().out
     expected = f"jaxcnn train --config=configs/alexnet.py --config.data.source=packed:{out}"
-    assert done.stdout.splitlines()[-1].strip() == expected
-    assert "train: 1,442/1,442 images" in done.stdout
-    assert "validation: 355/355 images" in done.stdout
-    assert "from tfds:digits, central squares of 48): 10 classes, 1442 train, 355" in done.stdout
+    assert printed.splitlines()[-1].strip() == expected
+    assert "train: 1,442/1,442 images" in printed
+    assert "validation: 355/355 images" in printed
+    assert "from tfds:digits, central squares of 48): 10 classes, 1442 train, 355" in printed
     plain = open_data("tfds:digits", str(tmp_path)).evaluation
     data = open_data(f"packed:{out}")
     assert data.eval_split == "validation"

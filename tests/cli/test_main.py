@@ -1,0 +1,134 @@
+"""The program jaxcnn: its commands, their help, completion, and the files of its wheel."""
+
+import runpy
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import setuptools
+
+from jaxcnn.cli import completion, main
+from jaxcnn.cli.arguments import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_file_is_a_command():
+    others = {"__init__", "main", "arguments", "exit_codes"}
+    assert {p.stem for p in (ROOT / "jaxcnn" / "cli").glob("*.py")} - others == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_one_form(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main.main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: jaxcnn {command}")
+    assert text.index(COMMANDS[command]) < text.index("options:") < text.index("\nexample: ")
+    example = text.partition("\nexample: ")[2]
+    assert f"jaxcnn {command} " in example
+
+
+def test_the_program_lists_commands_and_its_version(capsys):
+    for flag, said in (("--help", COMMANDS), ("--version", ["jaxcnn 0."])):
+        with pytest.raises(SystemExit) as stop:
+            main.main([flag])
+        assert stop.value.code == 0
+        text = capsys.readouterr().out
+        assert all(word in text for word in said)
+
+
+def test_an_unknown_command_is_a_usage_error():
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxcnn", "trian"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "invalid choice: 'trian'" in done.stderr
+
+
+def test_main_py_is_train(monkeypatch):
+    seen = []
+    monkeypatch.setattr(main, "program", seen.append)
+    monkeypatch.setattr(sys, "argv", ["main.py", "--config=vgg_e"])
+    runpy.run_path(str(ROOT / "main.py"), run_name="__main__")
+    assert seen == [["train", "--config=vgg_e"]]
+
+
+def test_bash_completes(capsys):
+    """The script that is printed, sourced by bash."""
+    assert completion.main(["bash"]) == 0
+    script = capsys.readouterr().out
+
+    def complete(*words):
+        line = " ".join(f"'{word}'" for word in words)
+        ask = f'COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _jaxcnn; echo "${{COMPREPLY[@]}}"'
+        text = subprocess.run(
+            ["bash", "--norc", "-c", f"{script}\n{ask}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        return text.split()
+
+    assert complete("jaxcnn", "sta") == ["statistics"]
+    assert complete("jaxcnn", "evaluate", "--wo") == ["--workdir="]
+    assert complete("jaxcnn", "evaluate", "--js") == ["--json"]
+    assert complete("jaxcnn", "check", "vgg_a") == ["vgg_a", "vgg_a_lrn"]
+    assert complete("jaxcnn", "bench", "lo") == ["loop"]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_have_scripts(shell, capsys):
+    assert completion.main([shell]) == 0
+    script = capsys.readouterr().out
+    assert "--save_posteriors" in script
+    assert "complete" in script
+
+
+def test_the_wheel_holds_all_packages_and_configs(monkeypatch):
+    found = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **settings: found.update(settings))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    folders = {"/".join(p.parent.relative_to(ROOT).parts) for p in ROOT.glob("jaxcnn/**/*.py")}
+    folders |= {"jaxcnn/configs", "jaxcnn/configs/comparisons"}
+    assert {name.replace(".", "/") for name in found["packages"]} == folders
+    assert found["package_dir"] == {"jaxcnn.configs": "configs"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["scripts"] == {"jaxcnn": "jaxcnn.cli.main:program"}
+
+
+@pytest.mark.slow  # installs with pip, which fetches setuptools
+def test_installed_from_a_wheel_and_started_elsewhere(tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    installed = [p for p in sys.path if p.endswith("site-packages")]
+    (site / "base.pth").write_text("\n".join(installed))
+    source = tmp_path / "source"
+    source.mkdir()
+    archive = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, check=True,
+    ).stdout.decode().split("\0")  # fmt: skip
+    for name in filter(lambda name: name and (ROOT / name).is_file(), archive):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    pip = [python, "-m", "pip", "install", "--quiet", "--no-deps", source]
+    subprocess.run(pip, cwd=tmp_path, check=True)
+    program = tmp_path / "venv" / "bin" / "jaxcnn"
+    for command, said in (
+        (["check", "vgg_e"], "train step"),
+        (["train", "--config=quickstart", "--print_config"], "batch_size = 32"),
+        (["train", "--config=configs/vgg_a.py", "--print_config"], "model.column = 'A'"),
+        (["chain", "vgg_d", "--list"], "s256_512"),
+        (["summary", "alexnet"], "parameters"),
+    ):
+        done = subprocess.run(
+            [program, *command], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
