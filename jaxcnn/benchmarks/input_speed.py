@@ -24,7 +24,6 @@ from jaxcnn.data import Source, TrainLoader, open_data
 from jaxcnn.data.jpeg import read_header
 from jaxcnn.data.loader import available_cores
 from jaxcnn.data.sampler import train_indices
-from jaxcnn.data.sources.folder import scan_classes
 from jaxcnn.data.train_crops import Sampling
 
 SAMPLINGS = {
@@ -41,9 +40,8 @@ RECORDS = (10**3, 10**4, 10**5, 10**6)
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", default="", help="a folder of class folders of JPEGs")
-    parser.add_argument("--source", default="", help="or a source, as data.source")
-    parser.add_argument("--data_dir", default="", help="of a prepared source")
+    parser.add_argument("--source", required=True, help="as data.source: folder:PATH, packed:DIR")
+    parser.add_argument("--data_dir", default="", help="folder of prepared data sets")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sampling", action="append", choices=tuple(SAMPLINGS), default=[], help="(all)"
     )
-    parser.add_argument("--peer", action="store_true", help="time the DataLoader too; needs --data")
+    parser.add_argument(
+        "--peer", action="store_true", help="time the DataLoader too; needs folder:PATH"
+    )
     parser.add_argument(
         "--growth", action="store_true", help="1 to 4 threads, and indexes of 10^3 to 10^6 records"
     )
@@ -71,7 +71,7 @@ def measure(options: argparse.Namespace) -> Iterator[Measurement]:
     bare = _optional(lambda: _bare(source), missing)
     loader = None
     if options.peer:
-        loader = _optional(lambda: _loader(options.data, options.batch, count), missing)
+        loader = _optional(lambda: _loader(options.source, options.batch, count), missing)
     for name in options.sampling or SAMPLINGS:
         for threads in (1, 2, 3, 4) if options.growth else (options.threads,):
             peer = loader if name == "random_resized_crop" else None
@@ -92,14 +92,7 @@ def _optional(make: Callable[[], Any], missing: list[str]) -> Any:
 
 def source_of(options: argparse.Namespace) -> Source:
     """The images that `add_source`'s options name."""
-    if options.source:
-        return open_data(options.source, options.data_dir).train
-    if not options.data:
-        raise ValueError("give --data=FOLDER, class folders of JPEGs, or --source=SOURCE")
-    folder = Path(options.data).expanduser()
-    if not folder.is_dir():
-        raise ValueError(f"no folder {folder}; give one that holds a folder of JPEGs a class")
-    return scan_classes(folder)
+    return open_data(options.source, options.data_dir).train
 
 
 def _row(
@@ -202,16 +195,19 @@ def _bare(source: Source) -> _Bare | None:
     return _Bare(run, PASSES * len(jpegs), float(np.mean(sizes)) / 1e6)
 
 
-def _loader(folder: str, batch: int, count: int) -> _Loader:
-    if not folder:
-        raise ValueError("the DataLoader reads a folder of class folders: give --data=FOLDER")
+def _loader(source: str, batch: int, count: int) -> _Loader:
+    kind, _, path = source.partition(":")
+    if kind != "folder":
+        raise ValueError("the DataLoader of --peer reads files: give --source=folder:PATH")
     torch, vision = import_torch("torch"), import_torch("torchvision")
     transforms = vision.transforms
     steps = [
         transforms.RandomResizedCrop(SIDE),
         *(transforms.RandomHorizontalFlip(), transforms.PILToTensor()),
     ]
-    images = vision.datasets.ImageFolder(folder, transforms.Compose(steps))
+    images = vision.datasets.ImageFolder(
+        Path(path).expanduser() / "train", transforms.Compose(steps)
+    )
 
     # Epoch after epoch, and more than are timed, so that none is short of work meanwhile.
     order = torch.utils.data.RandomSampler(images, num_samples=(count + 2 * AHEAD) * batch)

@@ -16,15 +16,17 @@ from jaxcnn.cli import bench
 @pytest.fixture
 def folder(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    for name in ("ant", "bee"):
-        (tmp_path / name).mkdir()
-        for i in range(4):
-            Image.fromarray(pixels).save(tmp_path / name / f"{i}.jpg")
+    for split, count in (("train", 4), ("val", 1)):
+        for name in ("ant", "bee"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.jpg")
     return tmp_path
 
 
 def measured(folder, capsys, *options):
-    code = bench.main(["input", f"--data={folder}", "--batch=4", "--repeats=1", "--json", *options])
+    source = f"--source=folder:{folder}"
+    code = bench.main(["input", source, "--batch=4", "--repeats=1", "--json", *options])
     out, err = capsys.readouterr()
     return code, [json.loads(line) for line in out.splitlines()], err
 
@@ -43,7 +45,7 @@ def test_input_beside_bare_decoding(folder, capsys, monkeypatch):
         assert row["share_of_bare_decoding"] > 0
         assert row["ratio"] == pytest.approx(row["images_per_second"] / row["bound"], rel=1e-2)
     # To warm up, and once beside each: every image as often.
-    files = {path.read_bytes() for path in folder.glob("*/*.jpg")}
+    files = {path.read_bytes() for path in folder.glob("train/*/*.jpg")}
     assert {data for data, _ in seen} == files
     assert len(seen) == 4 * input_speed.PASSES * 8
 

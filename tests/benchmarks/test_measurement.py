@@ -47,12 +47,13 @@ def test_an_unknown_device_has_no_bound():
 
 @pytest.mark.parametrize(
     ("folder", "expected"),
-    [("absent", "no folder"), ("empty", "no class folders"), ("without", "no images")],
+    [("absent", "no folder"), ("empty", "train/"), ("without", "no class folders")],
 )
 def test_a_folder_without_images_is_told(folder, expected, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "without" / "class").mkdir(parents=True)
-    assert bench.main(["input", f"--data={tmp_path / folder}"]) == 1
+    (tmp_path / "without" / "train").mkdir(parents=True)
+    (tmp_path / "without" / "val").mkdir()
+    assert bench.main(["input", f"--source=folder:{tmp_path / folder}"]) == 1
     assert expected in capsys.readouterr().err
 
 
