@@ -1,4 +1,4 @@
-# Every target does its own set-up: an environment in .venv, made once and renewed when pyproject.toml changes.
+# Every target does its own set-up: an environment in .venv, made once and renewed when its requirements change.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -25,7 +25,7 @@ lint: $(READY)           ## format in place, then check style and types
 clean:                   ## remove the environment and every run
 	rm -rf .venv runs
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxcnn needs Python 3.11 or later; try make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
