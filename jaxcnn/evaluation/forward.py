@@ -76,8 +76,8 @@ class Forward:
         """Batch size at `shape`: a multiple of the number of devices."""
         area = shape.height * shape.width / self.net.image_size**2
         devices = self.placement.devices
-        wanted = self.batch_size if shape.kind != "dense" else self.batch_size / area
-        return max(1, int(wanted) // devices) * devices
+        rows = self.batch_size if shape.kind != "dense" else self.batch_size / area
+        return max(1, int(rows) // devices) * devices
 
     def empty(self, shape: InputShape) -> dict[str, np.ndarray]:
         """A batch of zeros at `shape`."""

@@ -1,4 +1,4 @@
-"""Evaluates a split by a protocol: error rates, and the posteriors where they are wanted."""
+"""Evaluates a split by a protocol: error rates and, on request, the posteriors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ProtocolRun:
     """Attributes:
     result: the error rates.
     corrupt: names of the corrupt images, which were evaluated as plain grey.
-    posteriors: of every image, where they were asked for.
+    posteriors: of every image, if requested.
     """
 
     result: Result

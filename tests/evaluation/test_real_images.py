@@ -87,15 +87,15 @@ def test_buckets_equal_one_image_at_a_time(name, fields, count):
     source, protocol = Photographs(count), Dense(flip=False)
     forward = Forward(net, MEAN, make_placement(data=1), 4 if count > 4 else 2)
     found, pixels = {}, {}
-    with EvalLoader(source, choose_crops(forward, protocol)) as pictures:
+    with EvalLoader(source, choose_crops(forward, protocol)) as loader:
 
         def kept():
-            for picture in pictures:
-                (pixels[picture.position],) = picture.pixels.values()
-                yield picture
+            for image in loader:
+                (pixels[image.position],) = image.pixels.values()
+                yield image
 
-        for picture, values in image_posteriors(forward, params, kept(), protocol):
-            found[picture.position] = values
+        for image, values in image_posteriors(forward, params, kept(), protocol):
+            found[image.position] = values
     alone = quick_jit(
         lambda p, i, s: mean_scores(*net.apply({"params": p}, i, s, method="score_map"))
     )

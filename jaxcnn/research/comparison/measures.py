@@ -182,7 +182,7 @@ def verdict(
     against = f"{measure.unit} against {baseline}{times}"
     combined = math.hypot(summary.deviation, base.deviation)
     if math.isnan(combined):
-        return f"{text} {against}; with a single run there is no deviation to judge it by."
+        return f"{text} {against}; a single run has no standard deviation."
     clear = abs(difference) > combined
     word = ("higher" if difference > 0 else "lower") if measure.name == "top1" else ""
     word = word or ("later" if difference > 0 else "sooner")

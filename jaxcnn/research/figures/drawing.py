@@ -122,9 +122,9 @@ def draw_guesses(shown: Sequence[Guess], *, title: str) -> "matplotlib.figure.Fi
     grid = figure.add_gridspec(2 * rows, columns, height_ratios=(slot - 0.2, bars) * rows)
     for number, guess in enumerate(shown):
         row, column = divmod(number, columns)
-        picture = figure.add_subplot(grid[2 * row, column])
-        _show(picture, guess.image)
-        picture.set_xlabel(_shortened(guess.title, slot - 0.3), fontsize=TEXT, parse_math=False)
+        above = figure.add_subplot(grid[2 * row, column])
+        _show(above, guess.image)
+        above.set_xlabel(_shortened(guess.title, slot - 0.3), fontsize=TEXT, parse_math=False)
         _bars(figure.add_subplot(grid[2 * row + 1, column]), guess, most, slot - 0.85)
     return figure
 

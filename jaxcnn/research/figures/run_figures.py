@@ -215,10 +215,10 @@ FIGURES: dict[str, Callable[[FigureRequest], Any]] = {
 }
 
 
-def evenly_spaced(there: int, wanted: int) -> Int[np.ndarray, " n"]:
-    """`wanted` evenly spaced positions in 0..there-1; all of them for 0 or if there are fewer."""
-    count = min(wanted or there, there)
-    return (2 * np.arange(count) + 1) * there // (2 * max(count, 1))
+def evenly_spaced(total: int, count: int) -> Int[np.ndarray, " n"]:
+    """`count` evenly spaced positions in 0..total-1; all of them if `count` is 0 or larger."""
+    count = min(count or total, total)
+    return (2 * np.arange(count) + 1) * total // (2 * max(count, 1))
 
 
 def readable_images(

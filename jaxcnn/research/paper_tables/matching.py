@@ -50,27 +50,27 @@ def ensemble_matches(row: TableRow, runs: Sequence[FinishedRun]) -> tuple[list[E
 
     The k-th ensemble takes the k-th runs of each net, in the order given.
     """
-    wanted: dict[Key, int] = {}
+    needed: dict[Key, int] = {}
     found: dict[Key, list[FinishedRun]] = {}
     keys = [(part.net, part.column, part.scale) for part in row.parts]
     for part, key in zip(row.parts, keys, strict=True):
-        wanted[key] = max(wanted.get(key, 0), part.nets)
+        needed[key] = max(needed.get(key, 0), part.nets)
         found[key] = [run for run in runs if trains_for(part, run.trained_config)]
-    lacking = [
+    missing = [
         f"{count} runs of {_net(key)} needed, {len(found[key])} given"
         if count > 1
         else f"no run of {_net(key)}"
-        for key, count in wanted.items()
+        for key, count in needed.items()
         if len(found[key]) < count
     ]
-    if lacking or not wanted:
-        return [], "; ".join(lacking) or row.note
-    times = min(len(found[key]) // count for key, count in wanted.items())
+    if missing or not needed:
+        return [], "; ".join(missing) or row.note
+    times = min(len(found[key]) // count for key, count in needed.items())
     return [
         tuple(
             (run, part.protocol.for_images_of(run.image_size))
             for part, key in zip(row.parts, keys, strict=True)
-            for run in found[key][k * wanted[key] : k * wanted[key] + part.nets]
+            for run in found[key][k * needed[key] : k * needed[key] + part.nets]
         )
         for k in range(times)
     ], ""

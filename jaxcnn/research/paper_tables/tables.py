@@ -175,7 +175,7 @@ VGG5 = PaperTable(
 
 VGG6 = PaperTable(
     "vgg6",
-    "Simonyan & Zisserman 2014, Table 6: fusion of nets, ILSVRC-2012",
+    "Simonyan & Zisserman 2014, Table 6: ensembles of nets, ILSVRC-2012",
     ("nets", "evaluation"),
     (TOP1, TOP5, TOP5_TEST),
     (
@@ -190,7 +190,7 @@ VGG6 = PaperTable(
 
 VGG7 = PaperTable(
     "vgg7",
-    "Simonyan & Zisserman 2014, Table 7: beside other methods, ILSVRC-2012",
+    "Simonyan & Zisserman 2014, Table 7: comparison with other methods, ILSVRC-2012",
     ("method", "nets"),
     (TOP1, TOP5, TOP5_TEST),
     (

@@ -1,4 +1,4 @@
-"""Measures of a run, means and deviations, verdicts: against values worked out by hand."""
+"""Measures of runs, means, standard deviations and verdicts, against values worked out by hand."""
 
 import math
 
@@ -132,7 +132,7 @@ def test_verdicts_without_a_mean_or_a_deviation():
     assert "relu diverged in 2 of 2 runs" in verdict("x", base, "relu", SeedSummary((), 0, 2), TOP1)
     single = verdict("x", SeedSummary((3.0,)), "base", SeedSummary((1.0,)), TOP1)
     assert single == (
-        "x: +2.00 points of top-1 against base; with a single run there is no deviation to judge it by."
+        "x: +2.00 points of top-1 against base; a single run has no standard deviation."
     )
 
 

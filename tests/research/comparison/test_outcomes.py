@@ -1,4 +1,4 @@
-"""Tables, pictures and what is published, from runs whose files were written by hand."""
+"""Tables, curves and published files, from runs whose files were written by hand."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Who does which run: states, locks, and what happens to runs that fail."""
+"""States of runs, locks, and runs that fail."""
 
 import json
 import os
@@ -34,7 +34,7 @@ with open(sys.argv[1] + "/holder.json", "a") as file:
 
 @pytest.fixture
 def holding():
-    """Another process that holds the run in a folder."""
+    """Another process that locks the run in a folder."""
     started = []
 
     def hold(folder):
@@ -54,14 +54,14 @@ def holding():
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Replaces training: notes which folders it was asked for, and finishes the run by hand."""
-    asked = []
+    """Replaces training: records the folders, and writes the files of a finished run."""
+    trained_folders = []
 
     def train(plan_of, outcome=None):
         runs = {run.folder: run for run in plan_of.runs()}
 
         def run(config, folder, *, command):
-            asked.append(folder.relative_to(plan_of.folder).as_posix())
+            trained_folders.append(folder.relative_to(plan_of.folder).as_posix())
             assert config == runs[folder].config
             assert command == ["compare"]
             if outcome and outcome(folder):
@@ -71,7 +71,7 @@ def trained(monkeypatch):
             finish(runs[folder])
 
         monkeypatch.setattr(work_queue, "train", run)
-        return asked
+        return trained_folders
 
     return train
 
@@ -113,7 +113,7 @@ def test_done_is_the_last_step_and_every_protocol(tmp_path):
     assert run_state(second) is not RunState.DONE
 
 
-def test_a_run_is_held_by_one_and_freed_by_a_kill(tmp_path, holding):
+def test_lock_has_one_owner_and_is_freed_by_a_kill(tmp_path, holding):
     folder = tmp_path / "run"
     other = holding(folder)
     with acquire(folder) as mine:
@@ -130,58 +130,58 @@ def test_a_run_is_held_by_one_and_freed_by_a_kill(tmp_path, holding):
         assert mine
 
 
-def test_only_what_is_missing_is_done(tmp_path, trained):
+def test_only_missing_runs_are_trained(tmp_path, trained):
     made = plan(tmp_path)
-    asked = trained(made)
+    trained_folders = trained(made)
     finish(made.runs()[1])
     diverge(made.runs()[2])
     assert do(made) == {}
-    assert asked == ["base/seed_0", "column_b/seed_1"]
+    assert trained_folders == ["base/seed_0", "column_b/seed_1"]
     assert do(made) == {}
-    assert len(asked) == 2
+    assert len(trained_folders) == 2
 
 
-def test_what_others_hold_is_waited_for_and_taken_where_they_are_killed(tmp_path, holding, trained):
+def test_runs_of_a_killed_process_are_taken_over(tmp_path, holding, trained):
     made = plan(tmp_path)
-    asked = trained(made)
+    trained_folders = trained(made)
     other = holding(made.runs()[0].folder)
     stop_signal = StopSignal()
 
     def kill_once_waiting():
-        if len(asked) == 3:
+        if len(trained_folders) == 3:
             other.kill()
 
     stop_signal.check = kill_once_waiting
     assert do(made, stop_signal) == {}
-    assert asked == ["column_b/seed_0", "base/seed_1", "column_b/seed_1", "base/seed_0"]
+    assert trained_folders == ["column_b/seed_0", "base/seed_1", "column_b/seed_1", "base/seed_0"]
 
 
-def test_runs_that_fail_stop_no_others(tmp_path, trained, capsys):
+def test_failed_runs_do_not_stop_the_others(tmp_path, trained, capsys):
     def outcome(folder):
         if "base/seed_0" in str(folder):
             return Diverged("step 3: the loss (nan) is not finite")
         return MemoryError("too much") if "column_b/seed_0" in str(folder) else None
 
     made = plan(tmp_path)
-    asked = trained(made, outcome)
+    trained_folders = trained(made, outcome)
     assert do(made) == {"tiny: column B, seed 0": "MemoryError: too much"}
-    assert len(asked) == 4  # the one that failed is not tried again and again
+    assert len(trained_folders) == 4  # the one that failed is not tried again and again
     assert [run_state(run) for run in made.runs()] == ["diverged", "to do", "done", "done"]
     shown = capsys.readouterr().out
     assert "tiny: base, seed 0 diverged: step 3: the loss (nan) is not finite" in shown
 
 
-def test_a_stop_reaches_the_caller_and_frees_the_run(tmp_path, trained):
+def test_stop_is_raised_and_frees_the_lock(tmp_path, trained):
     made = plan(tmp_path)
-    asked = trained(made, lambda _: Stopped("SIGTERM"))
+    trained_folders = trained(made, lambda _: Stopped("SIGTERM"))
     with pytest.raises(Stopped):
         do(made)
-    assert asked == ["base/seed_0"]
+    assert trained_folders == ["base/seed_0"]
     with acquire(made.runs()[0].folder) as mine:
         assert mine
 
 
-def test_workdirs_of_another_plan_are_named(tmp_path):
+def test_workdirs_of_another_config_are_named(tmp_path):
     made = plan(tmp_path)
     for run in made.runs()[:2]:
         finish(run)

@@ -1,4 +1,4 @@
-"""Where the cells of class score maps lie in the image: by hand, and by what the net looks at."""
+"""Places of the cells of class score maps in the image: by hand, and by gradients of the net."""
 
 import dataclasses
 
@@ -26,8 +26,8 @@ def test_centres_by_hand():
     np.testing.assert_array_equal(class_maps.cell_centres(net, 2), [46.5, 78.5])
 
 
-def test_the_centre_is_where_the_net_looks():
-    """A cell's score depends on the pixels of its field alone, which lie about its centre."""
+def test_cells_depend_on_their_receptive_fields():
+    """A cell's score only depends on the pixels of its receptive field, around its centre."""
     net = build("alexnet", image_size=72, width=0.05, num_classes=2, lrn="off")
     variables = random_variables(net)
     field, sizes = class_maps.cell_field(net), jnp.array([[300, 300]], jnp.int32)

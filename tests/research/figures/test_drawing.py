@@ -1,4 +1,4 @@
-"""The papers' pictures: pixels, bars and squares where the arrays say, and words that do not overlap."""
+"""The papers' figures: pixels, bars and squares at the given places, and text that does not overlap."""
 
 import dataclasses
 import io
@@ -62,7 +62,7 @@ def kernels(count, side=11):
     return RNG.standard_normal((side, side, 3, count), np.float32)
 
 
-def pictures(axes):
+def drawn_images(axes):
     return [one.images[0].get_array() for one in axes if one.images]
 
 
@@ -143,7 +143,7 @@ def test_numbers_and_sizes_of_kernels(count, side, towers, tile, grid):
     check_words(figure, {f"tower {n + 1}" for n in range(towers)} if towers > 1 else set())
     rows, columns = grid
     shape = (rows * (tile + 6) - 6, columns * (tile + 6) - 6, 3)
-    assert [one.shape for one in pictures(figure.axes)] == [shape] * towers
+    assert [one.shape for one in drawn_images(figure.axes)] == [shape] * towers
 
 
 def check_words(figure, expected):
@@ -206,14 +206,14 @@ def test_neighbours_have_a_row_per_image(count):
     assert len(shown) == 2 * (1 + count)
     assert len(figure.axes) == len(shown) + 1  # and the line
     expected = [picture for row in rows for picture in (row.image, *row.nearest)]
-    for seen, picture in zip(pictures(shown), expected, strict=True):
+    for seen, picture in zip(drawn_images(shown), expected, strict=True):
         np.testing.assert_array_equal(seen, picture)
     below = [axes.xaxis.label.get_window_extent().y1 for axes in shown]
     assert np.ptp(below[1 : 1 + count]) < 2  # in line, whatever the heights of the images
     labels = [axes.get_xlabel() for axes in shown]
     assert labels[1] == f"{labels[1].splitlines()[0]}\ndistance 1.235e+05"
     assert "distance" not in labels[0]
-    # The line stands in a gap that is wider than any between two neighbours, all down the figure.
+    # The line lies in a gap that is wider than any between two neighbours, all down the figure.
     (line,) = (axes.lines[0] for axes in figure.axes if axes.lines)
     between = line.get_window_extent()
     boxes = [axes.get_window_extent() for axes in shown]

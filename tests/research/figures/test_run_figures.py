@@ -70,16 +70,16 @@ def test_hidden_values_equal_those_of_each_image_alone(name, made):
     hidden, loaded = HiddenLayer(run), run.loaded
     assert hidden.layer == layer
     choose = choose_crops(run.forward, centre_protocol(run))
-    pictures = list(run_figures.readable_images(run, run.data.train, choose))
-    assert len(pictures) == 8  # of nine one is broken
-    ((same, values),) = hidden.values(pictures)
-    assert same == pictures
+    images = list(run_figures.readable_images(run, run.data.train, choose))
+    assert len(images) == 8  # of nine one is broken
+    ((same, values),) = hidden.values(images)
+    assert same == images
     assert values.shape == (8, count)
     every = {"capture_intermediates": True, "mutable": ["intermediates"]}
     apply = quick_jit(functools.partial(loaded.net.apply, **every))
-    for picture, found in zip(pictures[:3], values, strict=False):
-        ((cut, view),) = picture.pixels.items()
-        mean, scale = loaded.mean, cut.scale
+    for image, found in zip(images[:3], values, strict=False):
+        ((crop, view),) = image.pixels.items()
+        mean, scale = loaded.mean, crop.scale
         if mean.ndim == 3:  # a quarter of the net's side larger: the centre crop lies in the middle
             edge = (scale - run.image_size) // 2
             mean = mean[edge : edge + run.image_size, edge : edge + run.image_size]

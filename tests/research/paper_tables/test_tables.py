@@ -264,11 +264,11 @@ def test_nets_that_need_other_data_have_no_parts():
 
 
 def test_googlenets_table_3_counts_crops_and_nets():
-    looks = {"1": CenterCrop(), "10": TenCrops(), "144": Crops144()}
+    protocols = {"1": CenterCrop(), "10": TenCrops(), "144": Crops144()}
     for entry in TABLES["googlenet3"].rows:
         models, crops, cost = entry.cells
         (part,) = entry.parts
-        assert part == Contribution("googlenet", looks[crops], nets=int(models))
+        assert part == Contribution("googlenet", protocols[crops], nets=int(models))
         assert len(part.protocol.crops(400, 500, 224)) == int(crops)
         assert int(models) * int(crops) == int(cost)
 
