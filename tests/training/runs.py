@@ -1,4 +1,4 @@
-"""Small whole runs for tests: their config, what they leave behind, and how to stop them."""
+"""Small whole runs for tests: their config, their files, and how to stop them."""
 
 import functools
 import gc
@@ -39,8 +39,8 @@ TINY = {
 
 
 def orbax_leftovers(test):
-    """Of a checkpoint that cannot be read Orbax leaves half-read arrays to other threads and to the garbage
-    collector, which report their errors a second time: here, and not in the test that comes next."""
+    """Decorates a test of unreadable checkpoints: Orbax's threads and the garbage collector report the same
+    errors again later, which must happen in this test and not in the next."""
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     @functools.wraps(test)
@@ -65,7 +65,7 @@ def config(**changes):
 
 
 def child(*arguments, kilobytes="unlimited", **options):
-    """main.py as a user starts it, on one device, with a limit on the size of files."""
+    """main.py in a child process, on one device, with a limit on the size of files."""
     program = 'ulimit -f "$1"; shift; exec "$@"'
     return subprocess.Popen(
         [
@@ -91,7 +91,7 @@ def events(folder):
 
 
 def timeless(folder):
-    """Events without what the clock says."""
+    """The events without times and speeds."""
     clock = ("images_per_second", "data_wait", "seconds")
     return [{k: v for k, v in e.items() if k not in clock} for e in events(folder)]
 
@@ -107,7 +107,7 @@ def assert_same_state(a, b):
 
 
 def signalling(monkeypatch, where, at):
-    """Sends SIGTERM to this very process in a phase of the run."""
+    """Sends SIGTERM to this process in a phase of the run."""
 
     def after(count):
         if count == at:

@@ -1,4 +1,4 @@
-"""Schedules at listed epochs (papers.md section 6, O5), and steps against epochs."""
+"""Learning-rate schedules (papers.md section 6, O5), and steps and epochs."""
 
 import pytest
 
@@ -58,7 +58,7 @@ def test_the_papers_lengths_in_steps():
     assert Progress(1_281_167, 128, 90.0).total == 900_821
 
 
-def test_the_epoch_is_exact_where_a_schedule_looks():
+def test_epochs_are_exact_at_whole_steps():
     pace = Progress(examples=1437, batch_size=64, epochs=64.0)
     assert pace.total == 1437
     assert pace.epoch(1437) == 64.0

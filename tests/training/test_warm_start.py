@@ -1,4 +1,4 @@
-"""Starting from another run by layer name (papers.md section 6, I2), and what does not fit."""
+"""Initial weights from another run by layer name (papers.md section 6, I2), and layers that do not fit."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def net_a(tmp_path_factory):
 
 
 def begin(folder, source, layers=(), **changes):
-    """The state that a run with no updates saves."""
+    """The state saved by a run without updates."""
     settings = {"init__from_run": source, "init__layers": layers, "epochs": 0, **changes}
     run(config(**settings), folder)
     return state_of(folder)
@@ -66,7 +66,7 @@ def test_the_average_starts_from_the_layers_taken(net_a, tmp_path, capsys):
     assert "step 8, averaged weights: every layer" in capsys.readouterr().out
 
 
-def test_a_resumed_run_does_not_need_the_other(net_a, tmp_path):
+def test_a_resumed_run_does_not_need_its_source(net_a, tmp_path):
     source = shutil.copytree(net_a, tmp_path / "source")
     changes = {"init__from_run": source}
     run(config(epochs=1, **changes), tmp_path / "run")
@@ -99,7 +99,7 @@ def test_layers_that_do_not_fit_are_listed_with_those_that_do(net_a, tmp_path):
     assert "keep the layers that fit: --config.init.layers=\"('fc6',)\"" in text
 
 
-def test_every_layer_must_be_there_unless_some_are_named(net_a, tmp_path):
+def test_every_layer_must_exist_unless_some_are_named(net_a, tmp_path):
     with pytest.raises(WarmStartError) as caught:
         begin(tmp_path / "run", net_a, model__column="B")
     text = str(caught.value)
@@ -112,7 +112,7 @@ def test_a_net_of_another_width_fits_nowhere(net_a, tmp_path):
         begin(tmp_path / "run", net_a, model__width=0.125)
 
 
-def test_a_run_that_is_not_there_and_one_without_checkpoints(net_a, tmp_path):
+def test_a_missing_run_and_one_without_checkpoints(net_a, tmp_path):
     with pytest.raises(
         WarmStartError, match=r"nowhere holds no run(?s:.*)fc9: named in init.layers"
     ):
@@ -157,7 +157,7 @@ def test_the_layers_that_follow_the_number_of_classes(model, expected):
     assert classifiers(jaxcnn.build(model["name"], num_classes=8, **fields)) == expected
 
 
-def test_a_module_whose_layers_are_all_there_goes_by_its_name():
+def test_a_complete_module_is_listed_by_its_name():
     everything = ("conv1", "inception_3a/conv1x1", "inception_3a/conv3x3", "fc")
     assert grouped(everything[:3], everything) == ("conv1", "inception_3a")
     assert grouped(everything[:2], everything) == ("conv1", "inception_3a/conv1x1")
@@ -171,4 +171,4 @@ def test_a_run_of_an_older_config_is_read_and_a_broken_one_named(net_a, tmp_path
     (source / "config.json").write_text(json.dumps(old | {"optim": {"name": "sgd"}}))
     with pytest.raises(WarmStartError, match=r"config.json cannot be read as the config of a run"):
         begin(tmp_path / "b", source)
-    assert not (tmp_path / "b").exists()  # nothing is left that a corrected start would meet
+    assert not (tmp_path / "b").exists()  # so that a corrected start finds no leftovers

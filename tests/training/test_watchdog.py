@@ -1,4 +1,4 @@
-"""A step that takes far too long shows what every thread is doing, and the program goes on."""
+"""A step that takes far too long prints the stack of every thread, and the program continues."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ def hangs():
 
 @pytest.fixture
 def said_after(tmp_path, monkeypatch):
-    """A function: what standard error gets when a step hangs after `steps` of `median` seconds."""
+    """A function that returns the standard error of a step that hangs after `steps` of `median` seconds."""
     monkeypatch.setattr(step_metrics, "_WATCHDOG_MIN_SECONDS", 0.2)
 
     def said(times=20.0, median=0.01, steps=6, rests=False):
