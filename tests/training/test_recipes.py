@@ -98,8 +98,8 @@ def test_one_device_takes_the_same_batches(recipe, finished_with_batches, tmp_pa
     alone = record_batches(monkeypatch)
     settings = RECIPES[recipe] | {"epochs": 1.25, "log__every_steps": 1, "mesh__data": 1}
     run(config(**settings), tmp_path)
-    assert len(alone) == 10
-    for one, eight in zip(alone, batches, strict=False):
+    assert len(alone) >= 10  # and one drawn ahead, where the thread was fast enough
+    for one, eight in zip(alone[:10], batches[:10], strict=True):
         assert one.keys() == eight.keys() >= {"id", "box", "image", "label", "epoch", "mask"}
         for key, values in one.items():
             np.testing.assert_array_equal(values, eight[key])
