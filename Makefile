@@ -15,7 +15,7 @@ test: $(READY)           ## style, types and every fast test: what CI runs
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(READY)      ## the tests marked slow, up to an hour; those that need real images skip without them
-	$(BIN)/python -m pytest -m slow
+	JAX_DISABLE_MOST_OPTIMIZATIONS=false $(BIN)/python -m pytest -m slow
 
 lint: $(READY)           ## format in place, then check style and types
 	$(BIN)/ruff format .
