@@ -1,8 +1,8 @@
-"""JPEGs to augmented uint8 batches of 224 pixels, beside bare decoding.
+"""Training input: JPEGs to augmented uint8 batches of 224 pixels, compared with bare decoding.
 
-The bound is libjpeg-turbo's full decode of the same images by simplejpeg, bytes in memory, on a thread a
-core. The peer is a PyTorch DataLoader of two workers over torchvision's RandomResizedCrop on Pillow, of
-the same files. All by turns.
+The bound is a full decode of the same images by libjpeg-turbo (simplejpeg), bytes in memory, one thread per
+core. The peer is a PyTorch DataLoader with two workers and torchvision's RandomResizedCrop on Pillow, on the
+same files. Repeats of the three alternate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.benchmarks.measurement import Measurement, machine, peak_memory, seconds_of
+from jaxcnn.benchmarks.measurement import Measurement, machine, peak_memory, time_call
 from jaxcnn.benchmarks.torch_net import import_torch
 from jaxcnn.data import Source, TrainLoader, open_data
 from jaxcnn.data.jpeg import read_header
@@ -33,28 +33,30 @@ SAMPLINGS = {
 }
 SIDE = 224
 WORKERS = 2  # of the DataLoader
-IMAGES = 1000  # of a larger source, no more take part in one timing
-PASSES = 4  # about as often they come in it
-AHEAD = 6  # batches that are taken before the time is: more than anyone begins at once
+IMAGES = 1000  # at most so many images of a source are timed
+PASSES = 4  # over them in one timing
+AHEAD = 6  # batches taken before timing starts: more than any loader begins at once
 RECORDS = (10**3, 10**4, 10**5, 10**6)
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--source", required=True, help="as data.source: folder:PATH, packed:DIR")
-    parser.add_argument("--data_dir", default="", help="folder of prepared data sets")
+    parser.add_argument(
+        "--source", required=True, help="as data.source, such as folder:PATH or packed:DIR"
+    )
+    parser.add_argument("--data_dir", default="", help="directory of prepared data sets")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
-    parser.add_argument("--batch", type=int, default=32, help="images a batch (%(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="images per batch (%(default)s)")
     parser.add_argument(
-        "--threads", type=int, default=0, help="0 for one more than cores (%(default)s)"
+        "--threads", type=int, default=0, help="0: one more than cores (%(default)s)"
     )
     parser.add_argument(
         "--sampling", action="append", choices=tuple(SAMPLINGS), default=[], help="(all)"
     )
     parser.add_argument(
-        "--peer", action="store_true", help="time the DataLoader too; needs folder:PATH"
+        "--peer", action="store_true", help="also time the DataLoader; needs folder:PATH"
     )
     parser.add_argument(
         "--growth", action="store_true", help="1 to 4 threads, and indexes of 10^3 to 10^6 records"
@@ -62,8 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> Iterator[Measurement]:
-    """Raises:
-    ValueError: no images, or a peer that is not installed; what can be measured without it was yielded.
+    """Yields a row for each sampling.
+
+    Raises:
+        ValueError: no images; or, after all other rows, a peer is not installed.
     """
     source = source_of(options)
     count = max(4, PASSES * min(len(source), IMAGES) // options.batch)
@@ -91,7 +95,7 @@ def _optional(make: Callable[[], Any], missing: list[str]) -> Any:
 
 
 def source_of(options: argparse.Namespace) -> Source:
-    """The images that `add_source`'s options name."""
+    """The training images that the options of `add_source` name."""
     return open_data(options.source, options.data_dir).train
 
 
@@ -106,22 +110,17 @@ def _row(
 ) -> Measurement:
     seconds: dict[str, list[float]] = {"ours": [], "bare": [], "loader": []}
 
+    settings = {"seed": 0, "batch_size": options.batch, "image_size": SIDE, "threads": threads}
+
     def ours() -> float:
-        with TrainLoader(
-            source,
-            seed=0,
-            batch_size=options.batch,
-            image_size=SIDE,
-            sampling=SAMPLINGS[name],
-            threads=threads,
-        ) as batches:
+        with TrainLoader(source, sampling=SAMPLINGS[name], **settings) as batches:
             return _steady(batches, count)
 
     ours()
     for _ in range(options.repeats):
         seconds["ours"].append(ours() / options.batch)
         if bare:
-            seconds["bare"].append(seconds_of(bare.run) / bare.images)
+            seconds["bare"].append(time_call(bare.run) / bare.images)
         if loader:
             seconds["loader"].append(loader.run() / options.batch)
     median = {key: statistics.median(values) for key, values in seconds.items() if values}
@@ -144,18 +143,18 @@ def _row(
 
 
 def _steady(batches: Iterator[Any], count: int) -> float:
-    """Seconds a batch, of `count` after those that were begun at once: as much is begun ahead at the end of
-    the time as at its start."""
+    """Seconds per batch over `count` batches, after the first `AHEAD`: the loader is then equally far ahead
+    at the start and at the end of the timing."""
     for _ in range(AHEAD):
         next(batches)
-    begin = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(count):
         next(batches)
-    return (time.perf_counter() - begin) / count
+    return (time.perf_counter() - start) / count
 
 
 class _Bare(NamedTuple):
-    """Decodes `images` of them, some more than once."""
+    """Bare decoding: one `run` decodes `images` images, some of them several times."""
 
     run: Callable[[], None]
     images: int
@@ -163,7 +162,7 @@ class _Bare(NamedTuple):
 
 
 class _Loader(NamedTuple):
-    """Gives the seconds that a batch takes."""
+    """The peer: `run` returns the seconds per batch."""
 
     run: Callable[[], float]
     name: str
@@ -172,11 +171,11 @@ class _Loader(NamedTuple):
 def _bare(source: Source) -> _Bare | None:
     data = [source.read(i)[0] for i in range(min(len(source), IMAGES))]
     if all(isinstance(part, memoryview) for part in data):
-        return None  # a packed source: there is nothing to decode
+        return None  # a packed source has nothing to decode
     simplejpeg = import_torch("simplejpeg")
     jpegs = [d for d in map(bytes, data) if d[:2] == b"\xff\xd8" and read_header(d).components != 4]
     if not jpegs:
-        raise ValueError("none of the images is a JPEG in grey or RGB: nothing to decode barely")
+        raise ValueError("none of the images is a grey or RGB JPEG: there is nothing to decode")
     sizes = [read_header(d).height * read_header(d).width for d in jpegs]
     cores = available_cores()
     pool = ThreadPoolExecutor(cores)
@@ -201,17 +200,12 @@ def _loader(source: str, batch: int, count: int) -> _Loader:
         raise ValueError("the DataLoader of --peer reads files: give --source=folder:PATH")
     torch, vision = import_torch("torch"), import_torch("torchvision")
     transforms = vision.transforms
-    steps = [
-        transforms.RandomResizedCrop(SIDE),
-        *(transforms.RandomHorizontalFlip(), transforms.PILToTensor()),
-    ]
-    images = vision.datasets.ImageFolder(
-        Path(path).expanduser() / "train", transforms.Compose(steps)
-    )
-
-    # Epoch after epoch, and more than are timed, so that none is short of work meanwhile.
+    crop, flip = transforms.RandomResizedCrop(SIDE), transforms.RandomHorizontalFlip()
+    augment = transforms.Compose([crop, flip, transforms.PILToTensor()])
+    images = vision.datasets.ImageFolder(Path(path).expanduser() / "train", augment)
+    # Several epochs, and more batches than are timed, so that no worker runs out of work.
     order = torch.utils.data.RandomSampler(images, num_samples=(count + 2 * AHEAD) * batch)
-    # Its workers are forked now, before TensorFlow's threads are there.
+    # `run` below forks the workers now, before TensorFlow starts threads.
     loader = torch.utils.data.DataLoader(
         images, batch, sampler=order, num_workers=WORKERS, persistent_workers=True
     )
@@ -219,7 +213,7 @@ def _loader(source: str, batch: int, count: int) -> _Loader:
     def run() -> float:
         batches = iter(loader)
         seconds = _steady(batches, count)
-        for _ in batches:  # lest its workers are busy later
+        for _ in batches:  # the workers must be idle while others are timed
             pass
         return seconds
 
@@ -228,10 +222,10 @@ def _loader(source: str, batch: int, count: int) -> _Loader:
 
 
 def _index_row(count: int) -> Measurement:
-    """The start of an epoch over `count` records that lie nowhere: its order, and the first batch's rows."""
+    """Computing the order of an epoch over `count` records and the indices of its batches, without data."""
     rows = train_indices(count, seed=0, batch_size=256)
-    seconds = seconds_of(lambda: next(rows))
-    later = seconds_of(lambda: list(itertools.islice(rows, 3))) / 3
+    seconds = time_call(lambda: next(rows))
+    later = time_call(lambda: list(itertools.islice(rows, 3))) / 3
     return Measurement(
         what=f"order of an epoch, {count} records",
         images_per_second=256 / later,

@@ -1,9 +1,9 @@
-"""A net as a list of layers that another framework can build: plain data, read off the papers' tables.
+"""A net as a list of layers that another framework can build: plain data, from the papers' tables.
 
 ["conv", name, inputs, outputs, side, stride, before, after, groups]    with bias
 ["relu"]  ["max_pool", side, stride, before, after]  ["average_pool", side, stride]
-["lrn", n, alpha, beta, k, towers]    alpha is that of the sum, not of the mean
-["linear", name, inputs, outputs]    of maps flattened as (channel, row, column)
+["lrn", n, alpha, beta, k, towers]    alpha multiplies the sum, not the mean
+["linear", name, inputs, outputs]    feature maps are flattened as (channel, row, column)
 ["dropout", rate]  ["concat", [layer, ...], ...]  ["auxiliary", [layer, ...]]
 """
 
@@ -19,10 +19,10 @@ Layers = list[list[Any]]
 
 
 def layer_list(net: Any) -> Layers:
-    """The layers of a net with the papers' own fields, its auxiliary heads among them.
+    """The layers of a net without variants, auxiliary heads included.
 
     Raises:
-        ValueError: of a net, or a variant of one, that no peer is built of.
+        ValueError: no peer can be built of this net or variant.
     """
     if isinstance(net, vgg.VGG):
         return _vgg(net)
@@ -33,7 +33,7 @@ def layer_list(net: Any) -> Layers:
     ):
         return _googlenet(net)
     raise ValueError(
-        f"no peer is built of {net}: give alexnet, googlenet or a VGG without variants"
+        f"no peer can be built of {net}: give alexnet, googlenet or a VGG without variants"
     )
 
 
@@ -76,7 +76,7 @@ def _vgg(net: vgg.VGG) -> Layers:
 
 
 def _alexnet(net: alexnet.AlexNet) -> Layers:
-    """The towers as a convolution of two groups, which holds the same kernels."""
+    """The towers are convolutions of two groups with the same kernels."""
     found, inputs = [], net.inputs(net.width)
     maps = 3
     for spec in alexnet.FRONT + alexnet.BACK:

@@ -1,11 +1,10 @@
-"""The train loop beside its own compiled step, and its waits for data.
+"""Overhead of the train loop over its compiled step, waits for data, and waits for saves.
 
-`overhead`: a run of a small net whose batches are there already, every part of the loop real but the input,
-against the same compiled step called again and again with a batch on the device, by turns of a few steps.
-`data wait`: the real input, feed and clocks around a step that sleeps, as where an accelerator computes, for
-1.2 times what the input takes for a batch. Batches must be on the device when they are handed over.
-`save`: how long a step waits for the save of a full AlexNet's state, and how long the save takes until it is
-whole on disk.
+Overhead: a training run of a small net, all real but the input, against the same compiled step in a bare loop
+with one batch on the device; a few steps of each alternate.
+Data wait: the real input and prefetcher around a step that sleeps, as if an accelerator computed, for 1.2
+times the seconds that the input needs per batch. Each batch must be on the device when the loop gets it.
+Save: how long a step waits for the save of AlexNet's full state, and how long the save takes in all.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn import data as room
 from jaxcnn.benchmarks.measurement import Measurement, machine, peak_memory
+from jaxcnn.data import TrainLoader, open_data
 from jaxcnn.parallel import SINGLE_PROCESS
 from jaxcnn.training import schema
 from jaxcnn.training.builder import build_experiment, with_classes
@@ -34,22 +33,23 @@ from jaxcnn.training.checkpoint import Checkpoints
 from jaxcnn.training.console import Compiler, Console
 from jaxcnn.training.experiment import Experiment, synthetic_batch
 from jaxcnn.training.loop import Run
+from jaxcnn.training.prefetch import Prefetcher
 from jaxcnn.training.signals import StopSignal
 
-SLOWER = 1.2  # a step than its input
-TURN = 4  # steps of the loop, and then bare ones
+SLOWDOWN = 1.2  # seconds of the sleeping step over those of its input
+TURN = 4  # steps of the loop, then as many bare ones
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=int, default=40, help="a repeat (%(default)s)")
-    parser.add_argument("--batch", type=int, default=128, help="images a step (%(default)s)")
-    parser.add_argument("--width", type=float, default=0.25, help="of VGG A (%(default)s)")
+    parser.add_argument("--steps", type=int, default=40, help="steps per repeat (%(default)s)")
+    parser.add_argument("--batch", type=int, default=128, help="images per step (%(default)s)")
+    parser.add_argument("--width", type=float, default=0.25, help="width of VGG A (%(default)s)")
     parser.add_argument("--image_size", type=int, default=64, help="pixels (%(default)s)")
 
 
 def measure(options: argparse.Namespace) -> Iterator[Measurement]:
     config = _config(options)
-    data = room.open_data(config["data"]["source"])
+    data = open_data(config["data"]["source"])
     experiment = build_experiment(config)
     yield _overhead(experiment, data, options)
     yield _data_wait(experiment, data, options)
@@ -71,12 +71,12 @@ def _config(options: argparse.Namespace) -> Any:
 
 
 def _steps(options: argparse.Namespace) -> int:
-    """Of the loop: all repeats, the first turn, and the step that ends the last one."""
+    """Steps of the loop: all repeats, the first turn, and the step that ends the last turn."""
     return max(options.repeats * options.steps, TURN) + TURN + 1
 
 
 class _Timed(Run):
-    """A run whose batches exist already."""
+    """A run with one synthetic batch in place of the input."""
 
     def batches(self, start: int) -> Any:
         del start
@@ -85,9 +85,9 @@ class _Timed(Run):
 
 
 class _Alternating(Compiler):
-    """Compiles a step that alternates with the bare one, TURN steps each.
+    """Compiles a step that alternates with the bare step, TURN steps each.
 
-    `turns` has the seconds of a step of the loop and of a bare one, for each turn.
+    `turns` holds (seconds per step of the loop, seconds per bare step) of each turn.
     """
 
     def __init__(self, console: Console, experiment: Experiment) -> None:
@@ -107,7 +107,7 @@ class _Alternating(Compiler):
             if call % TURN == 0:
                 jax.block_until_ready(state)
                 seconds = (time.perf_counter() - began) / TURN
-                if call > TURN:  # in the first one all is new
+                if call > TURN:  # the first turn warms up
                     self.turns.append((seconds, bare.run(TURN)))
                 began = time.perf_counter()
             return compiled(state, batch, controls)
@@ -116,14 +116,14 @@ class _Alternating(Compiler):
 
 
 class _Bare:
-    """A step with a state, a batch and controls that are on the device."""
+    """The bare step: state, batch and controls are on the device."""
 
     def __init__(self, step: Any, experiment: Experiment) -> None:
         self._step, self._state = step, experiment.fresh_state()
         self._rest = synthetic_batch(experiment), experiment.put_controls(1e-3)
 
     def run(self, count: int) -> float:
-        """Seconds a step."""
+        """Seconds per step."""
         began = time.perf_counter()
         for _ in range(count):
             self._state, _ = self._step(self._state, *self._rest)
@@ -145,7 +145,7 @@ def _overhead(experiment: Experiment, data: Any, options: argparse.Namespace) ->
     with (
         tempfile.TemporaryDirectory() as folder,
         StopSignal() as stop_signal,
-        contextlib.redirect_stdout(io.StringIO()),  # what a run says is no row
+        contextlib.redirect_stdout(io.StringIO()),  # only measurements go to the console
     ):
         run = _Timed(experiment, data, Path(folder), stop_signal, SINGLE_PROCESS)
         compiler = run.compiler = _Alternating(run.console, experiment)
@@ -165,42 +165,42 @@ def _overhead(experiment: Experiment, data: Any, options: argparse.Namespace) ->
 
 
 def _data_wait(experiment: Experiment, data: Any, options: argparse.Namespace) -> Measurement:
-    from jaxcnn.training.prefetch import Prefetcher
-
     settings = {"seed": 0, "batch_size": options.batch, "image_size": options.image_size}
     with StopSignal() as stop_signal:
 
-        def fed(seconds: float) -> tuple[float, float]:
-            """(seconds a batch, of them waited) with a step of `seconds`."""
+        def time_batches(seconds: float) -> tuple[float, float]:
+            """(seconds per batch, of which waited for data) with a step of `seconds`."""
             with (
-                room.TrainLoader(data.train, **settings, sampling=experiment.augment) as batches,
-                Prefetcher(experiment, batches, stop_signal, SINGLE_PROCESS) as feed,
+                TrainLoader(data.train, **settings, sampling=experiment.augment) as batches,
+                Prefetcher(experiment, batches, stop_signal, SINGLE_PROCESS) as prefetcher,
             ):
-                feed.next(0.0, 0.0)
-                time.sleep(4 * seconds)  # as after a compilation: what is made ahead is there
-                waited, began = 0.0, time.perf_counter()
+                prefetcher.next(0.0, 0.0)
+                time.sleep(4 * seconds)  # as during a compilation: the prefetcher fills up
+                waited, start = 0.0, time.perf_counter()
                 for _ in range(options.steps):
                     asked = time.perf_counter()
-                    batch, _ = feed.next(0.0, 0.0)
+                    batch, _ = prefetcher.next(0.0, 0.0)
                     waited += time.perf_counter() - asked
                     if not all(column.is_ready() for column in batch.values()):
-                        raise AssertionError("a batch was handed over that is not on the device")
+                        raise AssertionError(
+                            "the prefetcher returned a batch that is not on the device"
+                        )
                     del batch  # as the loop does
                     time.sleep(seconds)
-                return (time.perf_counter() - began) / options.steps, waited / options.steps
+                return (time.perf_counter() - start) / options.steps, waited / options.steps
 
-        fed(0.0)  # makes the images
+        time_batches(0.0)  # generates the images
         rows = []
         for _ in range(options.repeats):
-            alone, _ = fed(0.0)
-            rows.append((alone, *fed(SLOWER * alone)))
+            alone, _ = time_batches(0.0)
+            rows.append((alone, *time_batches(SLOWDOWN * alone)))
     alone, total, waited = (statistics.median(values) for values in zip(*rows, strict=True))
     return Measurement(
-        what=f"data wait, a step {SLOWER:g} times as long as its input, batch {options.batch}",
+        what=f"data wait, a step {SLOWDOWN:g} times as long as its input, batch {options.batch}",
         images_per_second=options.batch / total,
         seconds=total,
         memory_bytes=peak_memory(),
-        bound=options.batch / (SLOWER * alone),
+        bound=options.batch / (SLOWDOWN * alone),
         facts={"data_wait": waited / total, "input_seconds": alone, **machine()},
     )
 
@@ -210,7 +210,7 @@ def _save_stall(repeats: int) -> Measurement:
     config = with_classes(config, 1000)
     state = build_experiment(config).fresh_state()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state) if leaf.dtype == np.float32)
-    stalls, wholes = [], []
+    stalls, totals = [], []
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder) / "checkpoints")
         try:
@@ -221,19 +221,19 @@ def _save_stall(repeats: int) -> Measurement:
                 checkpoints.save(state, {})
                 stalls.append(time.perf_counter() - began)
                 checkpoints.wait()
-                wholes.append(time.perf_counter() - began)
+                totals.append(time.perf_counter() - began)
         finally:
             checkpoints.close()
-    # The first one also makes folders and imports.
-    stall, whole = (statistics.median(values[1:]) for values in (stalls, wholes))
+    # The first save also creates folders and imports modules.
+    stall, total = (statistics.median(values[1:]) for values in (stalls, totals))
     return Measurement(
         what="save of AlexNet's state, seconds that a step waits",
         images_per_second=0.0,
         seconds=stall,
         memory_bytes=peak_memory(),
         facts={
-            "whole_seconds": whole,
-            "stall_over_whole": stall / whole,
+            "whole_seconds": total,
+            "stall_over_whole": stall / total,
             "bytes": size,
             **machine(),
         },

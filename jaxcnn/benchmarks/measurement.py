@@ -1,18 +1,20 @@
-"""What a measurement says: one `Row`, as JSON and as text."""
+"""The result of a measurement, as JSON and as text; timing, memory and speed of this machine."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import platform
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jaxcnn.data.loader import available_cores
 
@@ -22,15 +24,15 @@ class Measurement:
     """One measured figure.
 
     Attributes:
-        what: what was timed, with all that it depends on: `step vgg_d train float32 batch 16`.
+        what: what was timed, with everything that it depends on: `vgg_d train, float32, batch 16, 224 px`.
         images_per_second: from the median.
-        seconds: median of one repeat: a step, a batch, a start.
-        memory_bytes: peak of the process that did it, resident; 0 where it was not read.
-        bound: images a second that cannot be beaten here; None where nothing is known of the device.
-        peer: the program that it is compared with, with its version; '' for none.
-        peer_images_per_second: of the peer, in the same run.
-        ratio: to the peer, or to the bound where there is no peer.
-        facts: whatever else belongs to it, JSON values.
+        seconds: median over repeats of one step, batch or start.
+        memory_bytes: peak resident memory of the measured process; 0 if it was not read.
+        bound: upper bound of images per second on this device; None if unknown.
+        peer: the program it is compared with, and its version; '' for none.
+        peer_images_per_second: the peer's, measured in the same run.
+        ratio: to the peer, or to the bound if there is no peer.
+        facts: further JSON values.
     """
 
     what: str
@@ -44,8 +46,8 @@ class Measurement:
 
     @property
     def ratio(self) -> float | None:
-        beside = self.peer_images_per_second or self.bound
-        return self.images_per_second / beside if beside else None
+        reference = self.peer_images_per_second or self.bound
+        return self.images_per_second / reference if reference else None
 
     def record(self) -> dict[str, Any]:
         """A JSON object."""
@@ -54,7 +56,7 @@ class Measurement:
         return {**fields, "ratio": self.ratio, **facts}
 
     def line(self) -> str:
-        """The record on one line, figures to four digits."""
+        """The record as one line of JSON, figures rounded to four digits."""
         return json.dumps(_rounded(self.record()), allow_nan=False)
 
 
@@ -68,33 +70,27 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def median_seconds(work: Callable[[], Any], repeats: int, warm_up: int = 1) -> float:
-    """Median of `repeats` timed calls, after `warm_up` that are not timed. `work` waits for its result."""
-    for _ in range(warm_up):
-        work()
-    return statistics.median(seconds_of(work) for _ in range(repeats))
-
-
-def seconds_of(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
+def time_call(work: Callable[[], Any]) -> float:
+    """Seconds of one call. `work` waits for its result."""
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def peak_memory() -> int:
-    """Bytes of this process that were resident at most."""
+    """Peak resident memory of this process in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def machine() -> dict[str, Any]:
-    """The processor, the cores that this process may use, and the versions that figures depend on."""
+    """The processor, the cores available to this process, and the versions of JAX."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
-    return {"processor": processor(), "cores": available_cores(), **versions}
+    return {"processor": _processor(), "cores": available_cores(), **versions}
 
 
-def processor() -> str:
-    """The processor's name, or its architecture where the system does not say."""
+def _processor() -> str:
+    """The processor's name, or its architecture if the system does not give one."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -103,8 +99,36 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def text(rows: Sequence[Measurement]) -> str:
-    """A table for people."""
+_SIDE = 2048
+
+
+def matmul_flops() -> float:
+    """Floating-point operations per second of this machine's cores: a product of two float32[2048,2048], by
+    XLA or NumPy's BLAS, whichever is faster now."""
+    x = _operand()
+    seconds = []
+    for product in (_xla_product(), lambda: np.matmul(x, x)):
+        product()
+        seconds.append(time_call(product))
+    return 2.0 * _SIDE**3 / min(seconds)
+
+
+@functools.cache
+def _operand() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(_SIDE, _SIDE)).astype(np.float32)
+
+
+@functools.cache
+def _xla_product() -> Callable[[], Any]:
+    import jax
+
+    x = jax.device_put(_operand(), jax.devices("cpu")[0])
+    compiled = jax.jit(lambda x: x @ x).lower(x).compile()
+    return lambda: compiled(x).block_until_ready()
+
+
+def format_measurements(rows: Sequence[Measurement]) -> str:
+    """The measurements as a table for the console."""
     head = ("what", "images/s", "seconds", "memory", "bound", "peer", "peer images/s", "ratio")
     cells = [head, *(_cells(row) for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(head))]

@@ -1,7 +1,7 @@
-"""From the start of `jaxcnn train` to the end of its first step, and where the seconds go.
+"""Seconds from the start of `jaxcnn train` to the end of its first step, by phase.
 
-Runs of the quick config that are one step long, each a program and a folder of its own: as they are,
-and with a compilation cache that a run before has filled. Phases are told by the lines that they print.
+Runs the quick config for one step, in a new process and workdir each time: without a compilation cache, and
+with one that an earlier run filled. The lines that a run prints mark the ends of its phases.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from jaxcnn.benchmarks.measurement import Measurement, machine
 
-# What a phase ends with: the start of a line.
+# The beginning of the line that ends each phase.
 PHASES = {
     "imports, config and data": "VGG(",
     "net, state and input": "compiling the train step",
@@ -32,16 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> Iterator[Measurement]:
-    """Raises:
-    ValueError: a run that does not come to its first step.
+    """Yields a row without and one with a compilation cache.
+
+    Raises:
+        ValueError: a run did not reach its first step.
     """
     with tempfile.TemporaryDirectory() as folder:
         cache = f"--compilation_cache={folder}/cache"
         for name, extra in (("no cache", []), ("compilation cache", [cache])):
             runs = [
-                _start(options.config, Path(folder) / f"{name}_{i}", extra)
+                _time_phases(options.config, Path(folder) / f"{name}_{i}", extra)
                 for i in range(options.repeats + 1)
-            ][1:]  # the first fills caches, also the files'
+            ][1:]  # the first fills the caches, the file system's too
             phases = {phase: statistics.median(run[phase] for run in runs) for phase in PHASES}
             seconds = statistics.median(sum(run.values()) for run in runs)
             yield Measurement(
@@ -52,29 +54,23 @@ def measure(options: argparse.Namespace) -> Iterator[Measurement]:
             )
 
 
-def _start(config: str, workdir: Path, extra: list[str]) -> dict[str, float]:
+def _time_phases(config: str, workdir: Path, extra: list[str]) -> dict[str, float]:
     """Seconds of each phase."""
-    command = [
-        sys.executable,
-        "-u",
-        *("-m", "jaxcnn", "train"),
-        f"--config={config}",
-        f"--workdir={workdir}",
-        *extra,
-    ]
-    command += [f"--config.epochs={BATCH / IMAGES}", "--config.log.tensorboard=False"]
-    began = time.perf_counter()
+    command = [sys.executable, "-u", "-m", "jaxcnn", "train", f"--config={config}"]
+    command += [f"--workdir={workdir}", f"--config.epochs={BATCH / IMAGES}"]
+    command += ["--config.log.tensorboard=False", *extra]
+    start = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert child.stdout
-    left, phases, said = list(PHASES.items()), {}, []
+    left, phases, output = list(PHASES.items()), {}, []
     for line in child.stdout:
-        said.append(line)
+        output.append(line)
         while left and line.startswith(left[0][1]):
             now = time.perf_counter()
-            phases[left.pop(0)[0]] = now - began
-            began = now
+            phases[left.pop(0)[0]] = now - start
+            start = now
     if child.wait() or left:
         raise ValueError(
-            f"{' '.join(command)} did not come to its first step:\n{''.join(said[-5:])}"
+            f"{' '.join(command)} did not reach its first step:\n{''.join(output[-5:])}"
         )
     return phases

@@ -1,9 +1,9 @@
-"""Train and inference steps of the nets, beside this machine's matrix products and a peer.
+"""Training and inference steps of the nets, compared with this machine's matrix products and a peer.
 
-Each framework runs in a process of its own, one at a time, by turns: jaxcnn's real train step from a uint8
-batch (augmentation, loss, gradients, update), or its forward pass from float images; PyTorch's from float
-images, channels last, the same layers, momentum SGD; a convolution of two groups stands for two towers.
-The bound is what the net's multiply-adds take at the rate of a large matrix product, measured in between.
+Each framework runs in its own process; their steps alternate. jaxcnn: the train step from a uint8 batch
+(augmentation, loss, gradients, update), or the forward pass from float images. PyTorch: from float images,
+channels last, the same layers, momentum SGD; a convolution of two groups replaces two towers. The bound is
+the time of the net's multiply-adds at the speed of a large matrix product, measured between the steps.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxcnn.benchmarks.layer_list import layer_list
-from jaxcnn.benchmarks.measurement import Measurement, machine
-from jaxcnn.benchmarks.peak_flops import matmul_flops
+from jaxcnn.benchmarks.measurement import Measurement, machine, matmul_flops
 from jaxcnn.benchmarks.step_worker import config_of
 from jaxcnn.data.loader import available_cores
 from jaxcnn.malloc_tuning import large_pages
@@ -33,17 +32,17 @@ BATCHES, SIDES = (1, 2, 4, 8, 16, 32, 64), (64, 112, 224, 336, 448)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--net", action="append", default=[], help="a config; may be repeated (alexnet)"
-    )
-    parser.add_argument("--batch", type=int, default=16, help="images a step (%(default)s)")
+    parser.add_argument("--net", action="append", default=[], help="a config; repeatable (alexnet)")
+    parser.add_argument("--batch", type=int, default=16, help="images per step (%(default)s)")
     parser.add_argument("--image_size", type=int, default=224, help="pixels (%(default)s)")
-    parser.add_argument("--width", type=float, default=1.0, help="of the net (%(default)s)")
+    parser.add_argument("--width", type=float, default=1.0, help="width of the net (%(default)s)")
     parser.add_argument(
         "--dtype", action="append", choices=("float32", "bfloat16"), default=[], help="(float32)"
     )
     parser.add_argument("--mode", action="append", choices=MODES, default=[], help="(both)")
-    parser.add_argument("--peer", choices=("torch",), help="time it too, by turns")
+    parser.add_argument(
+        "--peer", choices=("torch",), help="also time this framework, in alternation"
+    )
     parser.add_argument(
         "--growth",
         action="store_true",
@@ -53,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One row: a net, as it is computed."""
+    """The settings of one row."""
 
     net: str
     batch: int
@@ -69,8 +68,10 @@ class Job:
 
 
 def measure(options: argparse.Namespace) -> Iterator[Measurement]:
-    """Raises:
-    ValueError: a config or a peer that cannot be used; what can be measured without it was yielded.
+    """Yields a row for each net, dtype, mode and shape.
+
+    Raises:
+        ValueError: an invalid config; or, after all rows, the peer cannot be used.
     """
     missing = ""
     for job in _jobs(options):
@@ -95,20 +96,16 @@ def _jobs(options: argparse.Namespace) -> Iterator[Job]:
 
 
 def _measured(job: Job, peer: str, repeats: int) -> tuple[Measurement, str]:
-    """The row, and why the peer is not in it."""
+    """(the row, why the peer is missing from it or '')."""
     from jaxcnn import models
 
     net = models.build(**config_of(dataclasses.asdict(job))["model"])
-    order = {
-        **dataclasses.asdict(job),
-        "classes": net.num_classes,
-        "cores": available_cores(),
-    }
-    ours, theirs, problem = _Worker({**order, "peer": ""}), None, ""
+    settings = {**dataclasses.asdict(job), "classes": net.num_classes, "cores": available_cores()}
+    ours, theirs, problem = _Worker({**settings, "peer": ""}), None, ""
     try:
         if peer:
             try:
-                theirs = _Worker({**order, "peer": peer, "layers": layer_list(net)})
+                theirs = _Worker({**settings, "peer": peer, "layers": layer_list(net)})
             except ValueError as error:
                 problem = str(error)
         times: dict[str, list[float]] = {"ours": [], "theirs": [], "matmul": []}
@@ -150,26 +147,26 @@ def _row(job: Job, net: Net, ours: Any, theirs: Any, median: Mapping[str, float]
 
 
 def flops_of(net: Net, mode: str) -> float:
-    """Floating-point operations an image, two for a multiply-add."""
+    """Floating-point operations per image; a multiply-add counts as two."""
     return roofline.step_cost(net).flops if mode == "train" else 2.0 * summarise(net).macs
 
 
 def _peak_of(facts: Mapping[str, Any], dtype: str) -> float | None:
-    """Of an accelerator that is known, in bfloat16; None of another."""
+    """bfloat16 FLOP/s of a known accelerator; None otherwise."""
     known = hardware.by_device_kind(facts["device"]) if dtype == "bfloat16" else None
     return known.flops * facts["devices"] if known else None
 
 
 class _Worker:
-    """A `step_worker`, ready.
+    """A `step_worker` process that is ready.
 
     Raises:
-        ValueError: it says why it cannot be.
+        ValueError: it failed; the reason that it gave.
     """
 
     def __init__(self, job: Mapping[str, Any]) -> None:
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
-        large_pages(environment)  # for both, so that neither has an advantage
+        large_pages(environment)  # for both frameworks
         self._child = subprocess.Popen(
             [sys.executable, "-m", "jaxcnn.benchmarks.step_worker", json.dumps(job)],
             stdin=subprocess.PIPE,
@@ -180,7 +177,7 @@ class _Worker:
         self.facts, self.memory = self._answer(), 0
 
     def step(self) -> float:
-        """Seconds that a step took."""
+        """Runs a step; its seconds."""
         assert self._child.stdin
         self._child.stdin.write("step\n")
         self._child.stdin.flush()
@@ -194,7 +191,11 @@ class _Worker:
     def _answer(self) -> dict[str, Any]:
         assert self._child.stdout
         line = self._child.stdout.readline()
-        answer = json.loads(line) if line else {"error": "it ended; its own lines say why"}
+        answer = (
+            json.loads(line)
+            if line
+            else {"error": "the worker process ended; its output above says why"}
+        )
         if "error" in answer:
             self._child.wait()
             raise ValueError(answer["error"])

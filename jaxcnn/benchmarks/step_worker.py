@@ -1,7 +1,7 @@
-"""One framework in a process of its own, that does a step when it is told to: see `step_speed`.
+"""The worker process of `step_speed`: one framework, one step per request.
 
-Started with one argument, a job as JSON; it answers with a line of JSON when it is ready, then with one for
-each line `step` that it reads, and ends at the end of its input.
+Its argument is a job as JSON. It writes a line of JSON when it is ready, and one for each line `step` on its
+standard input; it exits at the end of the input.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from jaxcnn.benchmarks.measurement import peak_memory
 from jaxcnn.malloc_tuning import give_back_freed
 
 CLASSES = 1000
-# An update that keeps the parameters where random images do not drive them away.
-_RATE, _MOMENTUM, _DECAY, _AUXILIARY = 1e-4, 0.9, 5e-4, 0.3
+# Small enough that random images do not drive the parameters away.
+_LEARNING_RATE, _MOMENTUM, _DECAY, _AUXILIARY = 1e-4, 0.9, 5e-4, 0.3
 
 
 def main(job: Mapping[str, Any]) -> None:
-    began = time.perf_counter()
+    start = time.perf_counter()
     step = (_torch if job["peer"] else _jax)(job)
     step()
-    _say({"ready": time.perf_counter() - began, **step.facts})
+    _write({"ready": time.perf_counter() - start, **step.facts})
     for _ in sys.stdin:
-        step()  # the caches hold what the other did
-        began = time.perf_counter()
+        step()  # the caches hold the other framework's data
+        start = time.perf_counter()
         step()
-        _say({"seconds": time.perf_counter() - began, "memory_bytes": peak_memory()})
+        _write({"seconds": time.perf_counter() - start, "memory_bytes": peak_memory()})
 
 
-def _say(what: Mapping[str, Any]) -> None:
-    print(json.dumps(what), flush=True)
+def _write(answer: Mapping[str, Any]) -> None:
+    print(json.dumps(answer), flush=True)
 
 
 class _Step:
-    """A call that ends when its result is there, and what is known of it."""
+    """A step that waits for its result, and facts about it."""
 
     def __init__(self, call: Callable[[], Any], **facts: Any) -> None:
         self._call, self.facts = call, facts
@@ -48,16 +48,16 @@ class _Step:
 
 
 def config_of(job: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The resolved config that a job means."""
+    """The resolved config of a job."""
     from jaxcnn.training import schema
     from jaxcnn.training.builder import with_classes
 
     side, width, dtype = job["image_size"], job["width"], job["dtype"]
     overrides = [
         *(f"batch_size={job['batch']}", "grad_accum_steps=1", f"model.image_size={side}"),
-        *(f"model.width={width}", f"model.dtype={dtype}", "evals=()"),  # nothing is evaluated
+        *(f"model.width={width}", f"model.dtype={dtype}", "evals=()"),  # no evaluation
     ]
-    if side > 256:  # views are cut from images of this size
+    if side > 256:  # the rescaled image must hold the crop
         overrides.append(f"augment.scale=({side},{side})")
     _, config = schema.read_resolved(job["net"], overrides)
     return with_classes(config, config["model"]["num_classes"] or CLASSES)
@@ -74,13 +74,13 @@ def _jax(job: Mapping[str, Any]) -> _Step:
 
     config = config_of(job)
     experiment = build_experiment(config)
-    began = time.perf_counter()
+    start = time.perf_counter()
     if job["mode"] == "train":
         compiled = experiment.lower_train().compile()
-        facts = {"compile_seconds": time.perf_counter() - began, **_device(jax)}
-        give_back_freed()  # as a run does
+        facts = {"compile_seconds": time.perf_counter() - start, **_device(jax)}
+        give_back_freed()  # as in training
         state, batch = experiment.fresh_state(), synthetic_batch(experiment)
-        controls = experiment.put_controls(_RATE)
+        controls = experiment.put_controls(_LEARNING_RATE)
 
         def train() -> None:
             nonlocal state
@@ -91,11 +91,9 @@ def _jax(job: Mapping[str, Any]) -> _Step:
     net, options = experiment.net, experiment.placement.compiler_options
     shape = (experiment.config["batch_size"], net.image_size, net.image_size, 3)
     images = jnp.zeros(shape, jnp.float32) + 1.0
-    # Handed over from the host, as a checkpoint's are: to draw them takes more memory than to use them.
-    rng, shapes = (
-        np.random.default_rng(0),
-        jax.eval_shape(partial(draw_params, net), jax.random.key(0)),
-    )
+    # From the host, like a checkpoint's: drawing them on the device takes more memory than the forward pass.
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(partial(draw_params, net), jax.random.key(0))
 
     def put(shape: jax.ShapeDtypeStruct) -> jax.Array:
         values = rng.standard_normal(shape.shape, np.float32)
@@ -105,7 +103,7 @@ def _jax(job: Mapping[str, Any]) -> _Step:
     variables = {"params": jax.tree.map(put, shapes)}
     forward = jax.jit(lambda v, x: net.apply(v, x)[0], compiler_options=options)
     compiled = forward.lower(variables, images).compile()
-    facts = {"compile_seconds": time.perf_counter() - began, **_device(jax)}
+    facts = {"compile_seconds": time.perf_counter() - start, **_device(jax)}
     give_back_freed()
     return _Step(lambda: compiled(variables, images).block_until_ready(), **facts)
 
@@ -140,7 +138,7 @@ def _torch(job: Mapping[str, Any]) -> _Step:
 
         return _Step(infer, **facts)
     update = torch.optim.SGD(
-        net.parameters(), _RATE, momentum=_MOMENTUM, weight_decay=_DECAY, foreach=True
+        net.parameters(), _LEARNING_RATE, momentum=_MOMENTUM, weight_decay=_DECAY, foreach=True
     )
     entropy = torch.nn.functional.cross_entropy
 
@@ -160,5 +158,5 @@ if __name__ == "__main__":
     try:
         main(json.loads(sys.argv[1]))
     except ValueError as error:
-        _say({"error": str(error)})
+        _write({"error": str(error)})
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""Saved measurements, as `jaxcnn bench KIND --json` prints them, as a Markdown table and as a plot."""
+"""Saved measurements of `jaxcnn bench KIND --json` as a Markdown table and a plot."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def write(options: argparse.Namespace) -> None:
-    """Prints the table of `add_arguments`' files, and draws the plot if one is asked for.
+    """Prints the table of the given files and draws the plot if requested.
 
     Raises:
-        ValueError: a file holds a line that is no measurement, or there is nothing to draw.
+        ValueError: a line is not a measurement, or there is nothing to draw.
     """
-    rows = [row for path in options.files for row in read(path)]
-    print(table(rows))
+    rows = [row for path in options.files for row in read_measurements(path)]
+    print(markdown_table(rows))
     if options.plot:
-        plot([row for row in rows if row["bound"] and row["peer"]], options.plot)
+        plot_shares([row for row in rows if row["bound"] and row["peer"]], options.plot)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The measurements in a file.
+def read_measurements(path: Path) -> list[dict[str, Any]]:
+    """The measurements in a file of JSON lines.
 
     Raises:
-        ValueError: `jaxcnn bench --json` did not write a line of it.
+        ValueError: a line is not one that `jaxcnn bench --json` writes.
     """
     rows = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
@@ -44,8 +44,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table."""
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The measurements as a Markdown table."""
     head = "| what | images/s | peer's | ratio | bound | of bound | memory, peer's (GB) |"
     lines = [head, "|---|---:|---:|---:|---:|---:|---:|"]
     for row in rows:
@@ -63,11 +63,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """jaxcnn's and the peer's images a second as shares of the bound.
+def plot_shares(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draws the images per second of jaxcnn and of the peer as shares of the bound.
 
     Raises:
-        ValueError: no row has both.
+        ValueError: no row has a bound and a peer.
     """
     if not rows:
         raise ValueError("no row has a bound and a peer: there is nothing to draw")
@@ -90,6 +90,6 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_yticks([n + 0.18 for n in range(len(rows))], [row["what"] for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * longest)  # room for a label
-    axes.set_xlabel("share of the bound; bars are labelled in images a second")
+    axes.set_xlabel("share of the bound; bars are labelled in images per second")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
     figure.savefig(path, dpi=110)

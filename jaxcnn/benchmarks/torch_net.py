@@ -1,4 +1,4 @@
-"""The same net in PyTorch, built of a `layer_list`, channels last. Knows nothing of JAX."""
+"""Builds a net in PyTorch from a `layer_list`, channels last. Does not import JAX."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 
 import numpy as np
 
-WHAT_TO_INSTALL = "pip install -e '.[bench]'"
+INSTALL = "pip install -e '.[bench]'"
 
 
 def import_torch(name: str) -> Any:
-    """A peer's module.
+    """Imports a module of a peer.
 
     Raises:
-        ValueError: it is not installed.
+        ValueError: it cannot be imported; the message says how to install it.
     """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ValueError(
-            f"the peer {name.partition('.')[0]} cannot be used ({error}); type: {WHAT_TO_INSTALL}"
+            f"cannot import the peer {name.partition('.')[0]} ({error}); install it: {INSTALL}"
         ) from error
 
 
 def build_torch(layers: list[list[Any]]) -> Any:
-    """A torch.nn.Module: images float[B,3,H,W] -> (logits, auxiliary logits where it trains)."""
+    """A torch.nn.Module: images float[B,3,H,W] -> (logits, auxiliary logits, which are [] in eval mode)."""
     torch = import_torch("torch")
 
     class Net(torch.nn.Module):
@@ -44,7 +44,7 @@ def build_torch(layers: list[list[Any]]) -> Any:
 
 
 def _sequence(net: Any, layers: list[list[Any]]) -> Callable[[Any], Any]:
-    steps = [_KINDS[kind](net, *given) for kind, *given in layers]
+    steps = [_KINDS[kind](net, *arguments) for kind, *arguments in layers]
 
     def run(x: Any) -> Any:
         for step in steps:
@@ -85,7 +85,7 @@ def _relu(net: Any) -> Callable[[Any], Any]:
 
 
 def _max_pool(net: Any, side: int, stride: int, before: int, after: int) -> Callable[[Any], Any]:
-    """The papers' pools are padded on both sides alike, or by Caffe's ceil rule."""
+    """The papers' pools pad both sides equally or follow Caffe's ceil rule."""
     del net
     pool = import_torch("torch").nn.functional.max_pool2d
     return lambda x: pool(x, side, stride, before, ceil_mode=after > before)
@@ -144,12 +144,12 @@ _KINDS: dict[str, Callable[..., Callable[[Any], Any]]] = {
 
 
 def _key(name: str) -> str:
-    """PyTorch refuses a slash in a module's name."""
+    """A module name without slashes, which PyTorch rejects."""
     return name.replace("/", "__")
 
 
-def take(net: Any, params: Mapping[str, Any]) -> None:
-    """Copies parameters of the JAX net, {layer: {kernel, bias}} with names such as inception_3a/conv1x1."""
+def copy_params(net: Any, params: Mapping[str, Any]) -> None:
+    """Copies the JAX net's parameters, {layer: {kernel, bias}}, nested for inception modules, into `net`."""
     torch = import_torch("torch")
     for name, module in net.layers.items():
         leaves: Any = params

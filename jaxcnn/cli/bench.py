@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     def work() -> None:
         if name == "table":
             return kind.write(options)
-        from jaxcnn.benchmarks.measurement import text
+        from jaxcnn.benchmarks.measurement import format_measurements
 
         rows = []
         for row in kind.measure(options):
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
             if options.json:
                 print(row.line(), flush=True)
         if not options.json:
-            print(text(rows))
+            print(format_measurements(rows))
         return None
 
     return exit_code(work, kept="nothing was written")

@@ -1,4 +1,4 @@
-"""The multiply-adds of an evaluation's views, and a row of `bench eval`."""
+"""Multiply-adds of score maps, and a row of `jaxcnn bench eval`."""
 
 import itertools
 import json
@@ -6,6 +6,7 @@ import json
 import pytest
 
 from jaxcnn import models
+from jaxcnn.benchmarks import eval_speed
 from jaxcnn.cli import bench
 from jaxcnn.models.costs import score_map_macs
 from jaxcnn.models.summary import summarise
@@ -14,13 +15,13 @@ SMALL = {"num_classes": 4, "width": 0.125}
 
 
 @pytest.mark.parametrize("net", ["alexnet", "vgg", "googlenet"])
-def test_a_map_of_one_cell_costs_what_the_plain_call_does(net):
+def test_a_score_map_of_one_cell_costs_as_much_as_the_plain_call(net):
     net = models.build(name=net, **SMALL)
     assert score_map_macs(net, net.image_size, net.image_size) == summarise(net).macs
 
 
-def test_a_map_costs_its_positions():
-    """VGG A's first layer at 64 x 96 pixels: 64 * 96 positions, 27 values for each of 8 maps; and so on."""
+def test_a_score_map_costs_its_positions():
+    """VGG A's first layer at 64 x 96 pixels: 64 * 96 positions, 27 weights per output channel; and so on."""
     net = models.build(name="vgg", column="A", image_size=32, **SMALL)
     channels, total, side = (3, 8, 16, 32, 32, 64, 64, 64, 64), 0, 64 * 96
     for layer, (inputs, outputs) in enumerate(itertools.pairwise(channels)):
@@ -31,7 +32,8 @@ def test_a_map_costs_its_positions():
     assert score_map_macs(net, 64, 96) == total
 
 
-def test_an_evaluation_of_synthetic_images_is_measured(capsys):
+def test_an_evaluation_of_synthetic_images_is_measured(capsys, monkeypatch):
+    monkeypatch.setattr(eval_speed, "FORWARD_SECONDS", 0.01)
     asked = ["--source=synthetic:4", "--net=vgg_a", "--width=0.05", "--image_size=32"]
     asked += ["--images=3", "--batch=8", "--repeats=1", "--protocol=ten_crops", "--json"]
     assert bench.main(["eval", *asked]) == 0
@@ -42,6 +44,6 @@ def test_an_evaluation_of_synthetic_images_is_measured(capsys):
     assert row["ratio"] == pytest.approx(row["gflops"] / row["forward_gflops"], rel=2e-3)
 
 
-def test_no_images_is_refused(capsys):
+def test_no_images_is_an_error(capsys):
     assert bench.main(["eval", "--source=synthetic:4", "--images=0"]) == 1
     assert "--images=0: expected 1 or more" in capsys.readouterr().err

@@ -1,8 +1,7 @@
-"""The input's bench on a folder of small pictures."""
+"""`jaxcnn bench input` on a folder of small images."""
 
 import json
 import sys
-import time
 import types
 
 import numpy as np
@@ -31,7 +30,7 @@ def measured(folder, capsys, *options):
     return code, [json.loads(line) for line in out.splitlines()], err
 
 
-def test_input_beside_bare_decoding(folder, capsys, monkeypatch):
+def test_input_and_bare_decoding_are_measured(folder, capsys, monkeypatch):
     seen = []
     decoder = types.SimpleNamespace(decode_jpeg=lambda data, space: seen.append((data, space)))
     monkeypatch.setitem(sys.modules, "simplejpeg", decoder)
@@ -44,13 +43,13 @@ def test_input_beside_bare_decoding(folder, capsys, monkeypatch):
         assert row["images_per_second"] > 0
         assert row["share_of_bare_decoding"] > 0
         assert row["ratio"] == pytest.approx(row["images_per_second"] / row["bound"], rel=1e-2)
-    # To warm up, and once beside each: every image as often.
+    # Once to warm up and once per sampling: every image equally often.
     files = {path.read_bytes() for path in folder.glob("train/*/*.jpg")}
     assert {data for data, _ in seen} == files
     assert len(seen) == 4 * input_speed.PASSES * 8
 
 
-def test_what_is_not_installed_is_told_and_the_rest_is_measured(folder, capsys, monkeypatch):
+def test_missing_peers_are_named_after_the_rest_is_measured(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     monkeypatch.setitem(sys.modules, "torch", None)
     code, rows, err = measured(folder, capsys, "--sampling=random_crop_in_square", "--peer")
@@ -63,12 +62,15 @@ def test_what_is_not_installed_is_told_and_the_rest_is_measured(folder, capsys, 
     assert "pip install" in err
 
 
-def test_what_is_begun_at_once_is_not_timed():
+def test_the_first_batches_are_not_timed(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(input_speed.time, "perf_counter", lambda: float(next(clock)))
+    seen = []
+
     def batches():
-        for _ in range(input_speed.AHEAD):
-            time.sleep(0.05)
-            yield
-        for _ in range(5):
+        while True:
+            seen.append(next(clock))
             yield
 
-    assert input_speed._steady(batches(), 5) < 0.02
+    assert input_speed._steady(batches(), 5) == 6 / 5  # ticks: five batches and the reading itself
+    assert len(seen) == input_speed.AHEAD + 5

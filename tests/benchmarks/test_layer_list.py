@@ -1,4 +1,4 @@
-"""The nets as other frameworks build them: the papers' parameter counts, and PyTorch's logits."""
+"""Layer lists have the papers' parameter counts, and PyTorch computes the same logits from them."""
 
 import importlib.util
 
@@ -51,11 +51,11 @@ def test_parameter_counts(name):
 
 
 def test_variants_have_no_peer():
-    with pytest.raises(ValueError, match="no peer is built of"):
+    with pytest.raises(ValueError, match="no peer can be built of"):
         layer_list(build("googlenet", module="naive"))
 
 
-def test_a_peer_that_is_missing_says_what_to_install():
+def test_missing_peer_names_the_install_command():
     with pytest.raises(ValueError, match=r"pip install -e '\.\[bench\]'"):
         torch_net.import_torch("a_peer_that_nobody_has")
 
@@ -70,7 +70,7 @@ def test_pytorch_gives_the_same_logits(name):
     expected, _ = quick_jit(lambda v, x: net.apply(v, x))(variables, images)
     torch = torch_net.import_torch("torch")
     other = torch_net.build_torch(layer_list(net)).eval()
-    torch_net.take(other, variables["params"])
+    torch_net.copy_params(other, variables["params"])
     with torch.no_grad():
         found, heads = other(torch.from_numpy(np.moveaxis(images, 3, 1).copy()))
     assert heads == []

@@ -1,10 +1,10 @@
-"""What a measurement says, and what the tool says of bad input."""
+"""Rows of measurements, and errors for bad input."""
 
 import json
 
 import pytest
 
-from jaxcnn.benchmarks.measurement import Measurement, median_seconds, text
+from jaxcnn.benchmarks.measurement import Measurement, format_measurements
 from jaxcnn.cli import bench
 from jaxcnn.planning import hardware
 
@@ -25,17 +25,12 @@ def test_a_row_is_one_object_on_one_line():
     assert (seen["cores"], seen["parts"]["x"]) == (2, 0.3333)
 
 
-def test_the_ratio_is_to_the_peer_where_there_is_one():
+def test_ratio_is_to_the_peer_if_there_is_one():
     row = Measurement("a", 10.0, 0.5, 0, 100.0, "other 1.0", 8.0)
     assert row.ratio == 1.25
     assert Measurement("a", 10.0, 0.5).ratio is None
-    assert text([row, Measurement("b", 1.0, 2.0)]).splitlines()[1].split()[-1] == "1.250"
-
-
-def test_the_median_leaves_out_the_warm_up():
-    calls = []
-    assert median_seconds(lambda: calls.append(1), repeats=3, warm_up=2) >= 0.0
-    assert len(calls) == 5
+    lines = format_measurements([row, Measurement("b", 1.0, 2.0)]).splitlines()
+    assert lines[1].split()[-1] == "1.250"
 
 
 def test_an_unknown_device_has_no_bound():
@@ -49,7 +44,7 @@ def test_an_unknown_device_has_no_bound():
     ("folder", "expected"),
     [("absent", "no folder"), ("empty", "train/"), ("without", "no class folders")],
 )
-def test_a_folder_without_images_is_told(folder, expected, tmp_path, capsys):
+def test_a_folder_without_images_is_an_error(folder, expected, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "without" / "train").mkdir(parents=True)
     (tmp_path / "without" / "val").mkdir()

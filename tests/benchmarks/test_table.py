@@ -1,4 +1,4 @@
-"""Measured rows as a table and a picture."""
+"""Measurements as a table and a plot."""
 
 import json
 
