@@ -23,8 +23,7 @@ from jaxcnn.data import EvalLoader, Source, Subset
 from jaxcnn.evaluation import PROTOCOLS, Forward, Protocol, evaluate
 from jaxcnn.evaluation.buckets import InputShape
 from jaxcnn.evaluation.posteriors import choose_crops, crops_of
-from jaxcnn.models.costs import score_map_macs
-from jaxcnn.models.summary import summarise
+from jaxcnn.models.summary import score_map_macs, summarise
 from jaxcnn.training.builder import build_experiment
 from jaxcnn.training.train_state import draw_params
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 from jaxcnn.models import alexnet, googlenet, ops, vgg
-from jaxcnn.models.net import channels, map_side
-from jaxcnn.models.ops import Window
+from jaxcnn.models.net import channels
+from jaxcnn.models.window import Window, map_side, same
 
 Layers = list[list[Any]]
 
@@ -54,7 +54,7 @@ def _lrn(constants: str, towers: int = 1) -> list[Any]:
 def _classifier(net: Any, maps: int, hidden: int) -> Layers:
     drop = ["dropout", net.dropout]
     return [
-        *(["linear", "fc6", maps * net.head_side() ** 2, hidden], ["relu"], drop),
+        *(["linear", "fc6", maps * net.classifier_side() ** 2, hidden], ["relu"], drop),
         *(["linear", "fc7", hidden, hidden], ["relu"], drop),
         ["linear", "fc8", hidden, net.num_classes],
     ]
@@ -67,7 +67,7 @@ def _vgg(net: vgg.VGG) -> Layers:
     ):
         for position, side in enumerate(sides, start=1):
             name, outputs = f"conv{number}_{position}", channels(full, net.width)
-            found += _conv(name, inputs, outputs, Window(side, 1, side // 2, side // 2))
+            found += _conv(name, inputs, outputs, same(side))
             inputs = outputs
             if column.lrn_after == name:
                 found.append(_lrn("paper"))
@@ -80,13 +80,14 @@ def _alexnet(net: alexnet.AlexNet) -> Layers:
     found, inputs = [], net.inputs(net.width)
     maps = 3
     for spec in alexnet.FRONT + alexnet.BACK:
-        outputs = net.maps_of(spec, net.width)
+        if isinstance(spec, alexnet.Pool):
+            found.append(_pool(net.window(spec)))
+            continue
+        outputs = net.channels_of(spec, net.width)
         found += _conv(spec.name, maps, outputs, spec.window, maps // inputs[spec.name])
         if spec.norm and net.lrn != "off":
             towers = net.towers if net.lrn == "tower" and not net.ungrouped else 1
             found.append(_lrn(net.lrn_constants, towers))
-        if spec.pool:
-            found.append(_pool(alexnet.POOLS[net.pooling]))
         maps = outputs
     return found + _classifier(net, maps, channels(alexnet.HIDDEN, net.width, net.towers))
 
@@ -101,7 +102,7 @@ def _googlenet(net: googlenet.GoogLeNet) -> Layers:
     found = [
         *(*conv("conv1", 3, googlenet.STEM_CHANNELS, googlenet.CONV1), pool, *norm),
         *conv("conv2_reduce", stem, googlenet.STEM_CHANNELS, one),
-        *(*conv("conv2", stem, googlenet.CONV2_CHANNELS, Window(3, 1, 1, 1)), *norm, pool),
+        *(*conv("conv2", stem, googlenet.CONV2_CHANNELS, same(3)), *norm, pool),
     ]
     inputs = channels(googlenet.CONV2_CHANNELS, net.width)
     for name, widths in googlenet.INCEPTION.items():
@@ -112,7 +113,7 @@ def _googlenet(net: googlenet.GoogLeNet) -> Layers:
         inputs = sum(channels(full, net.width) for full in outputs)
         if name in googlenet.AUXILIARY_AFTER and net.auxiliary:
             found.append(["auxiliary", _auxiliary(net, f"aux_{name}", inputs)])
-    side = net.head_side()
+    side = net.classifier_side()
     return [
         *(*found, ["average_pool", side, 1], ["dropout", net.dropout]),
         ["linear", "fc", inputs, net.num_classes],
@@ -122,7 +123,7 @@ def _googlenet(net: googlenet.GoogLeNet) -> Layers:
 def _inception(name: str, inputs: int, widths: googlenet.Widths, width: float) -> list[Any]:
     def conv(layer: str, inputs: int, side: int) -> Layers:
         outputs = channels(getattr(widths, layer), width)
-        return _conv(f"{name}/{layer}", inputs, outputs, Window(side, 1, side // 2, side // 2))
+        return _conv(f"{name}/{layer}", inputs, outputs, same(side))
 
     return [
         "concat",

@@ -1,36 +1,38 @@
-"""What of a net and of a batch one device computes: everything, or its part inside a `jax.shard_map`.
+"""What a forward pass knows besides the parameters: training or not, true image sizes, and sharding.
 
-The devices along one mesh axis are a group that shares layers. Each layer's kernel is cut along its
-outputs, as AlexNet's two GPUs cut it (Krizhevsky et al. 2012, section 3.2) and as Krizhevsky 2014
-(arXiv 1404.5997) cuts fully connected layers. Between layers each device holds maps in one of
-three ways, and `Part` brings them from one to another by the collectives named there.
+Inside a `jax.shard_map` the devices along one mesh axis are a group that shares layers. Each layer's kernel
+is sharded along its outputs, as AlexNet's two GPUs shard it (Krizhevsky et al. 2012, section 3.2) and as
+Krizhevsky 2014 (arXiv 1404.5997) shards fully connected layers. Between layers each device holds
+activations in one of three layouts, and `ShardContext` converts them by the collectives named there.
 """
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
+from jaxcnn.models.window import Sizes, Window
+
 
 class Layout(enum.Enum):
     """How the outputs of a layer lie on the devices of a group."""
 
-    BATCH_SHARDED = "own rows, every output"
-    REPLICATED = "the group's rows, every output"
-    FEATURE_SHARDED = "the group's rows, own outputs"
+    BATCH_SHARDED = "this device's images, every feature"
+    REPLICATED = "the group's images, every feature"
+    FEATURE_SHARDED = "the group's images, this device's features"
 
 
 @dataclass(frozen=True, eq=False)
 class ShardContext:
-    """The part that this device computes; by default the whole net on the whole batch.
+    """Which layers this device's group shares; by default none, and the device computes the whole net.
 
     Attributes:
-      rows: int32[b,2], (epoch, id) of each of this device's images, which key its dropout, so that
-        it depends on no device; None numbers them 0 to b - 1.
-      axis: the mesh axis of the group; '' where the whole net is here.
+      rows: int32[b,2], (epoch, id) of each of this device's images. They key dropout, which therefore
+        depends on no device; None numbers the images 0 to b - 1.
+      axis: the mesh axis of the group; '' where nothing is shared.
       size: devices in the group.
       layers: names of the layers whose outputs the group shares.
     """
@@ -41,60 +43,86 @@ class ShardContext:
     layers: frozenset[str] = field(default_factory=frozenset)
 
     def shard_count(self, name: str) -> int:
-        """Into how many the outputs of a layer are cut."""
+        """Into how many shards the outputs of a layer are divided."""
         return self.size if name in self.layers else 1
 
     def gather_rows(self, x: Array) -> Array:
-        """OWN to ALL: one all-gather, whose gradient is one reduce-scatter."""
+        """BATCH_SHARDED to REPLICATED: one all-gather, whose gradient is one reduce-scatter."""
         return lax.all_gather(x, self.axis, axis=0, tiled=True)
 
     def gather_outputs(self, x: Array) -> Array:
-        """SHARE to ALL: one all-gather, whose gradient is one reduce-scatter."""
+        """FEATURE_SHARDED to REPLICATED: one all-gather, whose gradient is one reduce-scatter."""
         return lax.all_gather(x, self.axis, axis=x.ndim - 1, tiled=True)
 
-    def replicate(self, x: Array, held: Layout) -> Array:
-        """What a layer reads whose outputs are shared."""
-        if held is Layout.REPLICATED:
+    def replicate(self, x: Array, layout: Layout) -> Array:
+        """REPLICATED, the input of a layer whose outputs are shared."""
+        if layout is Layout.REPLICATED:
             return x
-        return self.gather_rows(x) if held is Layout.BATCH_SHARDED else self.gather_outputs(x)
+        return self.gather_rows(x) if layout is Layout.BATCH_SHARDED else self.gather_outputs(x)
 
-    def to_batch_sharded(self, x: Array, held: Layout) -> Array:
-        """What a layer reads that each device computes for its own rows: from SHARE one all-to-all."""
-        if held is Layout.BATCH_SHARDED:
+    def to_batch_sharded(self, x: Array, layout: Layout) -> Array:
+        """BATCH_SHARDED, the input of a layer that is not shared; FEATURE_SHARDED takes one all-to-all."""
+        if layout is Layout.BATCH_SHARDED:
             return x
-        if held is Layout.FEATURE_SHARDED:
+        if layout is Layout.FEATURE_SHARDED:
             return lax.all_to_all(x, self.axis, split_axis=0, concat_axis=x.ndim - 1, tiled=True)
         count = x.shape[0] // self.size
         return lax.dynamic_slice_in_dim(x, lax.axis_index(self.axis) * count, count)
 
-    def identities(self, count: int, held: Layout) -> Int[Array, "n 2"]:
-        """(epoch, id) of `count` rows that are held in this way."""
+    def example_ids(self, count: int, layout: Layout) -> Int[Array, "n 2"]:
+        """(epoch, id) of the `count` images of an array in this layout."""
         if self.rows is None:
             numbers = jnp.arange(count, dtype=jnp.int32)
             return jnp.stack([jnp.zeros_like(numbers), numbers], axis=1)
-        return self.rows if held is Layout.BATCH_SHARDED else self.gather_rows(self.rows)
+        return self.rows if layout is Layout.BATCH_SHARDED else self.gather_rows(self.rows)
 
-    def local_outputs(self, x: Array, held: Layout) -> Array:
-        """Of values for every output those that this device holds."""
-        if held is not Layout.FEATURE_SHARDED:
+    def local_outputs(self, x: Array, layout: Layout) -> Array:
+        """The features of x that this device holds in a layout."""
+        if layout is not Layout.FEATURE_SHARDED:
             return x
         count = x.shape[-1] // self.size
         first = lax.axis_index(self.axis) * count
         return lax.dynamic_slice_in_dim(x, first, count, axis=x.ndim - 1)
 
-    def dropout_mask(self, key: Array, rate: float, x: Array, held: Layout) -> Array:
-        """Which values of x dropout keeps: bool, x's shape; drawn an image at a time.
+    def dropout_mask(self, key: Array, rate: float, x: Array, layout: Layout) -> Array:
+        """Which values of x dropout keeps: bool, x's shape, drawn image by image.
 
-        The draws are a function of (key, epoch, id, output), so they are the same on any number of devices
-        and for any cut of the layer.
+        The draws are a function of (key, epoch, id, feature): the same on any number of devices and for any
+        sharding of the layer.
         """
-        outputs = x.shape[-1] * (self.size if held is Layout.FEATURE_SHARDED else 1)
+        outputs = x.shape[-1] * (self.size if layout is Layout.FEATURE_SHARDED else 1)
 
         def one(row: Array) -> Array:
-            own = jax.random.fold_in(jax.random.fold_in(key, row[0]), row[1])
-            return jax.random.bernoulli(own, 1.0 - rate, (*x.shape[1:-1], outputs))
+            image_key = jax.random.fold_in(jax.random.fold_in(key, row[0]), row[1])
+            return jax.random.bernoulli(image_key, 1.0 - rate, (*x.shape[1:-1], outputs))
 
-        return self.local_outputs(jax.vmap(one)(self.identities(x.shape[0], held)), held)
+        return self.local_outputs(jax.vmap(one)(self.example_ids(x.shape[0], layout)), layout)
 
 
 UNSHARDED = ShardContext()
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Context:
+    """The state of a forward pass between two layers.
+
+    Attributes:
+      sizes: int32[B,2], the true (height, width) of each image in padded activations, whose values are zero
+        beyond them; None where nothing is padded.
+      train: whether dropout drops and auxiliary heads exist.
+      shard: which layers a group of devices shares.
+      layout: how the activations lie on the group's devices.
+    """
+
+    sizes: Sizes = None
+    train: bool = field(default=False, metadata={"static": True})
+    shard: ShardContext = field(default=UNSHARDED, metadata={"static": True})
+    layout: Layout = field(default=Layout.BATCH_SHARDED, metadata={"static": True})
+
+    def after(self, window: Window) -> "Context":
+        """The context after a layer with this window."""
+        return self if self.sizes is None else replace(self, sizes=window.out(self.sizes))
+
+
+INFERENCE = Context()

@@ -1,8 +1,8 @@
 """The CIFAR-10 net of Krizhevsky's cuda-convnet2, `layers-cifar10-11pct`.
 
 Krizhevsky et al. 2012 measure LRN on CIFAR-10 with a net for which they refer to cuda-convnet's
-files (section 3.3: 13 % error without, 11 % with). By its name and its error this file is the likely
-one. The net of their Fig. 1, ReLU against tanh, is not named at all.
+files (section 3.3: 13 % error without, 11 % with). This file is the likely one by its name and its
+error. The paper does not name the net of its Fig. 1, ReLU against tanh.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -11,36 +11,34 @@ import flax.linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcnn.models import initializers, ops
-from jaxcnn.models.context import ShardContext
+from jaxcnn.models.context import Context
 from jaxcnn.models.layers import (
     Conv,
     FullyConnected,
     LocallyConnected,
     LocalResponseNorm,
     MaxPool,
-    Sizes,
-    out_sizes,
 )
 from jaxcnn.models.net import Net, channels, check_images
-from jaxcnn.models.ops import Window
+from jaxcnn.models.window import Window, same
 
 
 class Layer(NamedTuple):
-    """A layer of the published file that keeps the size of its map."""
+    """A layer of the published file; it keeps the size of its input."""
 
     name: str
     window: Window
-    maps: int
-    std: float  # deviation of the first weights
+    channels: int
+    std: float  # standard deviation of the initial weights
 
 
-CONV1 = Layer("conv1", Window(5, 1, 2, 2), 64, 1e-4)
-CONV2 = Layer("conv2", Window(5, 1, 2, 2), 64, 0.01)
-LOCAL3 = Layer("local3", Window(3, 1, 1, 1), 64, 0.04)
-LOCAL4 = Layer("local4", Window(3, 1, 1, 1), 32, 0.04)
+CONV1 = Layer("conv1", same(5), 64, 1e-4)
+CONV2 = Layer("conv2", same(5), 64, 0.01)
+LOCAL3 = Layer("local3", same(3), 64, 0.04)
+LOCAL4 = Layer("local4", same(3), 32, 0.04)
 CLASSIFIER_STD = 0.01
 
-# cuda-convnet2 puts out ceil((side - 3) / 2) + 1 cells: its last window may hang over the edge.
+# cuda-convnet2's pools have ceil((side - 3) / 2) + 1 outputs: the last window may pass the edge.
 POOLS = {"overlapping": Window(3, 2, 0, 1), "non_overlapping": Window(2, 2)}
 
 
@@ -48,14 +46,14 @@ class CudaConvNet(Net):
     """Krizhevsky's CIFAR-10 net, on 24-pixel crops of the 32-pixel images.
 
     Layers: conv1, pool1, norm1, conv2, norm2, pool2, local3, local4, fc. The first LRN follows its
-    pool, the second comes before its own. local3 and local4 have a kernel and a bias of their own
-    at every position. Biases start at 0. The published net has no dropout, so `dropout` is 0.
+    pool, the second comes before its own. local3 and local4 have a separate kernel and bias at every
+    position. Biases start at 0. The published net has no dropout, so `dropout` is 0.
 
     Fields. activation: 'relu' or 'tanh' (Krizhevsky et al. 2012, Fig. 1), after conv1, conv2,
     local3 and local4. lrn: whether there is any (section 3.3). lrn_constants: a key of
     ops.LRN_CONSTANTS. pooling: 'overlapping' 3/2 or 'non_overlapping' 2/2 (section 3.4). local:
-    'unshared', or 'shared' for plain convolutions in local3 and local4, with which images of any
-    size have a score map. For the rest see `Net`.
+    'unshared', or 'shared' for plain convolutions in local3 and local4, which score maps of images of
+    any size need. For the other fields see `Net`.
     """
 
     num_classes: int = 10
@@ -88,36 +86,35 @@ class CudaConvNet(Net):
         return self.local == "shared"
 
     @nn.compact
-    def forward(self, images, sizes: Sizes, train: bool, part: ShardContext):
-        del train, part  # neither dropout nor auxiliary heads, nothing to share
+    def forward(self, images, context: Context):
         convolutions = nn.remat(_convolutions) if self.remat else _convolutions
         local_layers = nn.remat(_local_layers) if self.remat else _local_layers
-        x, sizes = convolutions(self, images.astype(self.dtype), sizes)
-        x, sizes = local_layers(self, x, sizes)
-        window = Window(self.head_side())
+        x, context = convolutions(self, images.astype(self.dtype), context)
+        x, context = local_layers(self, x, context)
+        window = Window(self.classifier_side())
         x = FullyConnected(
             self.num_classes,
             window,
-            initializers.gaussian(CLASSIFIER_STD, x.shape[-1], LOCAL4.maps),
+            initializers.gaussian(CLASSIFIER_STD, x.shape[-1], LOCAL4.channels),
             activation="none",
             dtype=self.dtype,
             output_dtype="float32",
             name="fc",
-        )(x, sizes)
-        return x, (), out_sizes(window, sizes)
+        )(x, context)
+        return x, (), context.after(window)
 
     def score_map(
         self, images: Float[Array, "b H W 3"], sizes: Int[Array, "b 2"]
     ) -> tuple[Float[Array, "b h w k"], Bool[Array, "b h w"]]:
-        """As `Net.score_map`; with local='unshared' for images of image_size only.
+        """`Net.score_map`; with local='unshared' for images of image_size only.
 
         Raises:
-          ValueError: too small images, or unshared kernels and images of another size.
+          ValueError: images too small, or of another size than image_size with unshared kernels.
         """
         check_images(images)
         side, seen = self.image_size, images.shape[1:3]
         if self.local == "unshared" and seen != (side, side):
-            positions = self.head_side()
+            positions = self.classifier_side()
             raise ValueError(
                 f"score_map was given {seen[0]}x{seen[1]} images, but local3 and local4 have a "
                 f"kernel for each of the {positions}x{positions} positions of image_size={side} "
@@ -127,24 +124,24 @@ class CudaConvNet(Net):
         return super().score_map(images, sizes)
 
 
-def _convolutions(net: CudaConvNet, x: Array, sizes: Sizes) -> tuple[Array, Sizes]:
+def _convolutions(net: CudaConvNet, x: Array, context: Context) -> tuple[Array, Context]:
     """conv1 to pool2."""
     pool = POOLS[net.pooling]
-    x, sizes = _layer(net, Conv, CONV1, 3, x, sizes)
-    x, sizes = MaxPool(pool, name="pool1")(x, sizes), out_sizes(pool, sizes)
+    x, context = _layer(net, Conv, CONV1, 3, x, context)
+    x, context = MaxPool(pool, name="pool1")(x, context), context.after(pool)
     if net.lrn:
         x = LocalResponseNorm(net.lrn_constants, name="norm1")(x)
-    x, sizes = _layer(net, Conv, CONV2, CONV1.maps, x, sizes)
+    x, context = _layer(net, Conv, CONV2, CONV1.channels, x, context)
     if net.lrn:
         x = LocalResponseNorm(net.lrn_constants, name="norm2")(x)
-    return MaxPool(pool, name="pool2")(x, sizes), out_sizes(pool, sizes)
+    return MaxPool(pool, name="pool2")(x, context), context.after(pool)
 
 
-def _local_layers(net: CudaConvNet, x: Array, sizes: Sizes) -> tuple[Array, Sizes]:
+def _local_layers(net: CudaConvNet, x: Array, context: Context) -> tuple[Array, Context]:
     """local3 and local4."""
     kind = LocallyConnected if net.local == "unshared" else Conv
-    x, sizes = _layer(net, kind, LOCAL3, CONV2.maps, x, sizes)
-    return _layer(net, kind, LOCAL4, LOCAL3.maps, x, sizes)
+    x, context = _layer(net, kind, LOCAL3, CONV2.channels, x, context)
+    return _layer(net, kind, LOCAL4, LOCAL3.channels, x, context)
 
 
 def _layer(
@@ -153,15 +150,15 @@ def _layer(
     spec: Layer,
     full_inputs: int,
     x: Array,
-    sizes: Sizes,
-) -> tuple[Array, Sizes]:
-    """The map behind a layer of the published file, and its true sizes."""
+    context: Context,
+) -> tuple[Array, Context]:
+    """The output of a layer of the published file, and the context after it."""
     layer = kind(
-        channels(spec.maps, net.width),
+        channels(spec.channels, net.width),
         spec.window,
         initializers.gaussian(spec.std, x.shape[-1], full_inputs),
         activation=net.activation,
         dtype=net.dtype,
         name=spec.name,
     )
-    return layer(x, sizes), out_sizes(spec.window, sizes)
+    return layer(x, context), context.after(spec.window)

@@ -1,12 +1,13 @@
 """GoogLeNet (Szegedy et al. 2014, arXiv 1409.4842v1): Table 1, Figure 3 and section 5."""
 
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxcnn.models import initializers, ops
-from jaxcnn.models.context import ShardContext
+from jaxcnn.models.context import Context
 from jaxcnn.models.layers import (
     AveragePool,
     Conv,
@@ -14,11 +15,9 @@ from jaxcnn.models.layers import (
     FullyConnected,
     LocalResponseNorm,
     MaxPool,
-    Sizes,
-    out_sizes,
 )
-from jaxcnn.models.net import Net, channels, map_side
-from jaxcnn.models.ops import Window
+from jaxcnn.models.net import Net, channels
+from jaxcnn.models.window import Window, map_side, same
 
 
 class Widths(NamedTuple):
@@ -45,14 +44,15 @@ INCEPTION = {
 }
 STEM_CHANNELS, CONV2_CHANNELS = 64, 192
 DEPTHWISE_MULTIPLIER = 8  # of the separable stem; Table 1's 2.7K parameters and 34M operations
+POOL_BEFORE = {"4a": "pool3", "5a": "pool4"}
 AUXILIARY_AFTER = ("4a", "4d")
 AUXILIARY_CHANNELS, HIDDEN = 128, 1024
 
-# Padding 3 of which Caffe's floor rule uses 3 and 2. SAME would be (2, 3), another function.
+# Caffe pads 3 and uses 3 and 2 of it by its floor rule. SAME would be (2, 3), another function.
 CONV1 = Window(7, 2, 3, 2)
-# Caffe's ceil rule: a last window past the edge, whose padding is -inf.
+# Caffe's ceil rule: the last window may pass the edge; that padding is -inf.
 POOL = Window(3, 2, 0, 1)
-POOL_IN_MODULE = Window(3, 1, 1, 1)
+POOL_IN_MODULE = same(3)
 AUXILIARY_POOL = Window(5, 3)
 
 
@@ -65,13 +65,13 @@ class GoogLeNet(Net):
     none otherwise; their parameters are made by an init with train=True.
 
     Fields. module: 'reduced', or 'naive' (Figure 2a: no 1x1 reductions, the pool passed through).
-    stem: 'conv', or 'separable' (conv1 as depthwise 7x7 and 1x1, what Table 1's figures for it
-    describe). head: 'average', or 'fully_connected', section 5's comparison, for which we choose
-    fc1 of 1024 over the whole map, as in the auxiliary heads. auxiliary: whether train=True has the
-    auxiliary heads. lrn and lrn_constants: the paper gives no constants; 'caffe' are BVLC's
-    (n 5, alpha 1e-4 over n, beta 0.75, k 1). dropout, aux_dropout: section 5. kernel_init and
+    stem: 'conv', or 'separable' (conv1 as depthwise 7x7 and 1x1, what Table 1's figures for it describe).
+    head: 'average', or 'fully_connected', section 5's comparison, for which we choose an fc1 of 1024 over
+    the whole feature map, as in the auxiliary heads. auxiliary: whether train=True has the auxiliary heads.
+    lrn and lrn_constants: the paper gives no constants; 'caffe' are BVLC's (n 5, alpha 1e-4 over n, beta
+    0.75, k 1). dropout, aux_dropout: section 5. kernel_init and
     init_bias: unstated in the paper; BVLC's "xavier" and 0.2, with 0 in the classifiers. For the
-    rest see `Net`.
+    other fields see `Net`.
     """
 
     dropout: float = 0.4
@@ -98,17 +98,17 @@ class GoogLeNet(Net):
         return (CONV1, POOL, POOL, POOL, POOL)
 
     @nn.compact
-    def forward(self, images, sizes: Sizes, train: bool, part: ShardContext):
-        x, aux = images.astype(self.dtype), []
+    def forward(self, images, context: Context):
+        aux: list[jnp.ndarray] = []
         stem = nn.remat(_stem) if self.remat else _stem
-        inception = nn.remat(Inception) if self.remat else Inception
-        x, sizes = stem(self, x, sizes)
+        inception = partial(nn.remat(Inception) if self.remat else Inception, self.settings())
+        x, context = stem(self, images.astype(self.dtype), context)
         for name, widths in INCEPTION.items():
-            if name in ("4a", "5a"):
-                pool = MaxPool(POOL, name="pool3" if name == "4a" else "pool4")
-                x, sizes = pool(x, sizes), out_sizes(POOL, sizes)
-            x = inception(self.settings(), widths, self.module, name=f"inception_{name}")(x, sizes)
-            if name in AUXILIARY_AFTER and train and self.auxiliary:
+            if name in POOL_BEFORE:
+                x = MaxPool(POOL, name=POOL_BEFORE[name])(x, context)
+                context = context.after(POOL)
+            x = inception(widths, self.module, name=f"inception_{name}")(x, context)
+            if name in AUXILIARY_AFTER and context.train and self.auxiliary:
                 head = Auxiliary(
                     self.settings(),
                     self.num_classes,
@@ -117,15 +117,15 @@ class GoogLeNet(Net):
                     self.dropout_convention,
                     name=f"aux_{name}",
                 )
-                aux.append(head(x, train, part))
-        x, sizes = _head(self, x, sizes, train, part)
-        return x, tuple(aux), sizes
+                aux.append(head(x, context))
+        x, context = _head(self, x, context)
+        return x, tuple(aux), context
 
     def settings(self) -> "Settings":
         return Settings(self.width, self.dtype, self.kernel_init, self.init_bias)
 
     def auxiliary_pool(self) -> Window:
-        """5x5/3 (section 5), or the whole map where image_size leaves less than 5x5 of it."""
+        """5x5/3 (section 5), or the whole feature map where image_size leaves less than 5x5."""
         side = map_side(self.trunk()[:-1], self.image_size)
         return AUXILIARY_POOL if side >= AUXILIARY_POOL.size else Window(side)
 
@@ -138,24 +138,23 @@ class Settings(NamedTuple):
     kernel_init: str
     bias: float
 
-    def conv(self, name: str, full: int, window: Window, **kinds) -> Conv:
-        start = initializers.fan_scaled(self.kernel_init, fully_connected=False)
+    def conv(self, name: str, full: int, window: Window) -> Conv:
+        kernel_init = initializers.fan_scaled(self.kernel_init, fully_connected=False)
         features = channels(full, self.width)
-        return Conv(features, window, start, bias=self.bias, dtype=self.dtype, name=name, **kinds)
+        return Conv(features, window, kernel_init, bias=self.bias, dtype=self.dtype, name=name)
 
     def hidden(self, name: str, full: int, side: int) -> FullyConnected:
-        start = initializers.fan_scaled(self.kernel_init, fully_connected=True)
-        features = channels(full, self.width)
+        kernel_init = initializers.fan_scaled(self.kernel_init, fully_connected=True)
+        features, window = channels(full, self.width), Window(side)
         return FullyConnected(
-            features, Window(side), start, bias=self.bias, dtype=self.dtype, name=name
+            features, window, kernel_init, bias=self.bias, dtype=self.dtype, name=name
         )
 
     def classifier(self, name: str, classes: int) -> FullyConnected:
-        start = initializers.fan_scaled(self.kernel_init, fully_connected=True)
         return FullyConnected(
             classes,
             Window(1),
-            start,
+            initializers.fan_scaled(self.kernel_init, fully_connected=True),
             activation="none",
             dtype=self.dtype,
             output_dtype="float32",
@@ -164,7 +163,7 @@ class Settings(NamedTuple):
 
 
 class Inception(nn.Module):
-    """An inception module (section 4, Figure 2b; 2a when naive): its branches side by side."""
+    """An inception module (section 4, Figure 2b; Figure 2a when naive)."""
 
     settings: Settings
     widths: Widths
@@ -173,12 +172,12 @@ class Inception(nn.Module):
     window: ClassVar[Window] = Window(1)
 
     @nn.compact
-    def __call__(self, x, sizes: Sizes = None):
+    def __call__(self, x, context: Context):
         def conv(name: str, side: int, x):
-            window = Window(side, 1, side // 2, side // 2)
-            return self.settings.conv(name, getattr(self.widths, name), window)(x, sizes)
+            layer = self.settings.conv(name, getattr(self.widths, name), same(side))
+            return layer(x, context)
 
-        pooled = MaxPool(POOL_IN_MODULE, name="pool")(x, sizes)
+        pooled = MaxPool(POOL_IN_MODULE, name="pool")(x, context)
         if self.module == "naive":
             branches = [conv("conv1x1", 1, x), conv("conv3x3", 3, x), conv("conv5x5", 5, x), pooled]
         else:
@@ -201,45 +200,45 @@ class Auxiliary(nn.Module):
     convention: str
 
     @nn.compact
-    def __call__(self, x, train: bool, part: ShardContext):
+    def __call__(self, x, context: Context):
         x = AveragePool(self.pool, name="pool")(x)
         x = self.settings.conv("conv", AUXILIARY_CHANNELS, Window(1))(x)
         x = self.settings.hidden("fc1", HIDDEN, x.shape[1])(x)
-        x = Dropout(self.dropout, self.convention, name="drop")(x, train, part)
+        x = Dropout(self.dropout, self.convention, name="drop")(x, context)
         return self.settings.classifier("fc2", self.num_classes)(x)
 
 
-def _stem(net: GoogLeNet, x, sizes: Sizes):
+def _stem(net: GoogLeNet, x, context: Context):
     """conv1 to pool2: the first LRN follows its pool, the second comes before its own."""
     layers = net.settings()
     if net.stem == "separable":
-        # The multiplier is slim's: a narrow stem has no more than its outputs a colour.
+        # slim's multiplier: a narrow stem has no more than its outputs a colour.
         features = 3 * max(1, min(DEPTHWISE_MULTIPLIER, channels(STEM_CHANNELS, net.width) // 3))
-        start = initializers.fan_scaled(net.kernel_init, fully_connected=False)
-        depthwise = {"depthwise": True, "activation": "none", "dtype": net.dtype}
-        x = Conv(features, CONV1, start, name="conv1_depthwise", **depthwise)(x, sizes)
-        sizes = out_sizes(CONV1, sizes)
-        x = layers.conv("conv1_pointwise", STEM_CHANNELS, Window(1))(x, sizes)
+        kernel_init = initializers.fan_scaled(net.kernel_init, fully_connected=False)
+        depthwise = partial(Conv, depthwise=True, activation="none", dtype=net.dtype)
+        x = depthwise(features, CONV1, kernel_init, name="conv1_depthwise")(x, context)
+        context = context.after(CONV1)
+        x = layers.conv("conv1_pointwise", STEM_CHANNELS, Window(1))(x, context)
     else:
-        x = layers.conv("conv1", STEM_CHANNELS, CONV1)(x, sizes)
-        sizes = out_sizes(CONV1, sizes)
-    x, sizes = MaxPool(POOL, name="pool1")(x, sizes), out_sizes(POOL, sizes)
+        x = layers.conv("conv1", STEM_CHANNELS, CONV1)(x, context)
+        context = context.after(CONV1)
+    x, context = MaxPool(POOL, name="pool1")(x, context), context.after(POOL)
     if net.lrn:
         x = LocalResponseNorm(net.lrn_constants, name="norm1")(x)
-    x = layers.conv("conv2_reduce", STEM_CHANNELS, Window(1))(x, sizes)
-    x = layers.conv("conv2", CONV2_CHANNELS, Window(3, 1, 1, 1))(x, sizes)
+    x = layers.conv("conv2_reduce", STEM_CHANNELS, Window(1))(x, context)
+    x = layers.conv("conv2", CONV2_CHANNELS, same(3))(x, context)
     if net.lrn:
         x = LocalResponseNorm(net.lrn_constants, name="norm2")(x)
-    return MaxPool(POOL, name="pool2")(x, sizes), out_sizes(POOL, sizes)
+    return MaxPool(POOL, name="pool2")(x, context), context.after(POOL)
 
 
-def _head(net: GoogLeNet, x, sizes: Sizes, train: bool, part: ShardContext):
-    """From the last map to the class scores."""
-    layers, window = net.settings(), Window(net.head_side())
+def _head(net: GoogLeNet, x, context: Context):
+    """From the last inception module to the class scores."""
+    layers, window = net.settings(), Window(net.classifier_side())
     if net.head == "average":
-        x = AveragePool(window, name="average_pool")(x, sizes)
+        x = AveragePool(window, name="average_pool")(x, context)
     else:
-        x = layers.hidden("fc1", HIDDEN, window.size)(x, sizes)
-    sizes = out_sizes(window, sizes)
-    x = Dropout(net.dropout, net.dropout_convention, name="drop")(x, train, part)
-    return layers.classifier("fc", net.num_classes)(x, sizes), sizes
+        x = layers.hidden("fc1", HIDDEN, window.size)(x, context)
+    context = context.after(window)
+    x = Dropout(net.dropout, net.dropout_convention, name="drop")(x, context)
+    return layers.classifier("fc", net.num_classes)(x, context), context

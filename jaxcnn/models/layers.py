@@ -1,35 +1,33 @@
 """The Linen layers of the nets.
 
-Every layer is called as `layer(x, sizes)` and returns its map. `sizes` int32[B,2] are the true
-(height, width) of x's images where x is padded, and the layer's output is then zero beyond the
-true output size; None where the whole of x is image. `layer.window` is the layer's geometry.
-A layer's output, as `capture_intermediates` shows it, is what follows its activation.
+Every layer is called as `layer(x, context)` and returns its output, zero beyond the true size of each image
+where the context has sizes; the next layer takes `context.after(layer.window)`. The output that
+`capture_intermediates` shows is the one after the activation.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxcnn.models import ops
-from jaxcnn.models.context import UNSHARDED, Layout, ShardContext
+from jaxcnn.models.context import INFERENCE, Context, Layout
 from jaxcnn.models.initializers import Initializer
-from jaxcnn.models.kernels.matmul import multiply, slide
-from jaxcnn.models.ops import Window
+from jaxcnn.models.kernels import dispatch
+from jaxcnn.models.window import Window
 
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "none": lambda x: x}
-
-Sizes = Int[Array, "b 2"] | None
 
 
 class Conv(nn.Module):
     """A convolution, its bias and its activation, with kernel (k, k, inputs, features).
 
-    With `tower` = t the layer computes only the t-th of `towers` equal parts of its outputs, from
-    the maps that this tower sees; the parameters hold all the towers side by side in the last axis,
-    in the shape of the paper.
+    With `tower` = t the layer computes only the t-th of `towers` equal parts of its outputs, from the
+    channels that this tower sees; the parameters keep the paper's shape, all towers along the last axis.
     """
 
     features: int
@@ -42,32 +40,31 @@ class Conv(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], sizes: Sizes = None, tower: int | None = None):
+    def __call__(
+        self, x: Float[Array, "b h w c"], context: Context = INFERENCE, tower: int | None = None
+    ):
         side = self.window.size
         inputs = 1 if self.depthwise else x.shape[-1]
         shape = (side, side, inputs, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = None
-        if not self.depthwise:
-            start = nn.initializers.constant(self.bias)
-            bias = self.param("bias", start, (self.features,), jnp.float32)
+        bias = None if self.depthwise else _bias(self, (self.features,))
         if tower is not None:
-            share = self.features // self.towers
-            own = slice(tower * share, (tower + 1) * share)
-            kernel = kernel[..., own]
-            bias = None if bias is None else bias[own]
+            count = self.features // self.towers
+            of_tower = slice(tower * count, (tower + 1) * count)
+            kernel = kernel[..., of_tower]
+            bias = None if bias is None else bias[of_tower]
         groups = x.shape[-1] if self.depthwise else 1
-        y = ops.convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.window, groups)
+        y = dispatch.convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.window, groups)
         if bias is not None:
             y = y + bias.astype(self.dtype)[None, None, None, :]
-        return ops.mask_outside(ACTIVATIONS[self.activation](y), out_sizes(self.window, sizes))
+        return _masked(ACTIVATIONS[self.activation](y), self.window, context)
 
 
 class LocallyConnected(nn.Module):
     """A convolution without shared weights: every position has its own kernel and biases.
 
-    Kernel (out height, out width, k, k, inputs, features), bias (out height, out width, features):
-    they fix the size of the map that the layer takes. Krizhevsky's cuda-convnet, layer type `local`.
+    Kernel (out height, out width, k, k, inputs, features), bias (out height, out width, features): they fix
+    the size of the input. Krizhevsky's cuda-convnet, layer type `local`.
     """
 
     features: int
@@ -78,24 +75,23 @@ class LocallyConnected(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], sizes: Sizes = None):
+    def __call__(self, x: Float[Array, "b h w c"], context: Context = INFERENCE):
         side = self.window.size
         positions = (self.window.out(x.shape[1]), self.window.out(x.shape[2]))
         shape = (*positions, side, side, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        start = nn.initializers.constant(self.bias)
-        bias = self.param("bias", start, (*positions, self.features), jnp.float32)
+        bias = _bias(self, (*positions, self.features))
         y = ops.convolve_locally(x.astype(self.dtype), kernel.astype(self.dtype), self.window)
         y = ACTIVATIONS[self.activation](y + bias.astype(self.dtype)[None])
-        return ops.mask_outside(y, out_sizes(self.window, sizes))
+        return _masked(y, self.window, context)
 
 
 class FullyConnected(nn.Module):
     """A fully connected layer that keeps a convolution's kernel (h, w, inputs, features).
 
-    On maps of exactly its own side (sizes None) it is one matrix product, to [B, features]; with
-    sizes it slides over larger maps, to [B, h, w, features]. Simonyan and Zisserman 2014, section
-    3.2. `result` is the dtype of the output where it differs from `dtype` (float32 logits).
+    On feature maps of exactly its own side it is one matrix product, to [B, features]; in a context with
+    sizes it slides over larger ones, to [B, h, w, features] (Simonyan and Zisserman 2014, section 3.2).
+    `output_dtype` is the dtype of the output where it differs from `dtype` (float32 logits).
     """
 
     features: int
@@ -107,19 +103,18 @@ class FullyConnected(nn.Module):
     output_dtype: str = ""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b *rest"], sizes: Sizes = None):
-        side, result = self.window.size, self.output_dtype or self.dtype
+    def __call__(self, x: Float[Array, "b *rest"], context: Context = INFERENCE):
+        side, output_dtype = self.window.size, self.output_dtype or self.dtype
         shape = (side, side, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
-        start = nn.initializers.constant(self.bias)
-        bias = self.param("bias", start, (self.features,), jnp.float32).astype(result)
+        bias = _bias(self, (self.features,)).astype(output_dtype)
         x = x.astype(self.dtype)
-        if sizes is None:
+        if context.sizes is None:
             rows = x.reshape(x.shape[0], -1)
-            y = multiply(rows, kernel.reshape(-1, self.features), result)
+            y = dispatch.multiply(rows, kernel.reshape(-1, self.features), output_dtype)
             return ACTIVATIONS[self.activation](y + bias[None, :])
-        y = slide(x, kernel).astype(result) + bias[None, None, None, :]
-        return ops.mask_outside(ACTIVATIONS[self.activation](y), out_sizes(self.window, sizes))
+        y = dispatch.slide(x, kernel).astype(output_dtype) + bias[None, None, None, :]
+        return _masked(ACTIVATIONS[self.activation](y), self.window, context)
 
 
 class MaxPool(nn.Module):
@@ -127,10 +122,10 @@ class MaxPool(nn.Module):
 
     window: Window
 
-    def __call__(self, x: Float[Array, "b h w c"], sizes: Sizes = None):
+    def __call__(self, x: Float[Array, "b h w c"], context: Context = INFERENCE):
         if self.window.before or self.window.after:  # as beyond the edge of the image alone
-            x = ops.mask_outside(x, sizes, -jnp.inf)
-        return ops.mask_outside(ops.max_pool(x, self.window), out_sizes(self.window, sizes))
+            x = ops.mask_outside(x, context.sizes, -jnp.inf)
+        return _masked(dispatch.max_pool(x, self.window), self.window, context)
 
 
 class AveragePool(nn.Module):
@@ -138,41 +133,75 @@ class AveragePool(nn.Module):
 
     window: Window
 
-    def __call__(self, x: Float[Array, "b h w c"], sizes: Sizes = None):
-        return ops.mask_outside(ops.average_pool(x, self.window), out_sizes(self.window, sizes))
+    def __call__(self, x: Float[Array, "b h w c"], context: Context = INFERENCE):
+        return _masked(ops.average_pool(x, self.window), self.window, context)
 
 
 class LocalResponseNorm(nn.Module):
-    """Local response normalisation across the maps given, with one of ops.LRN_CONSTANTS."""
+    """Local response normalisation across channels, with one of ops.LRN_CONSTANTS. Zeros stay zeros."""
 
     window: ClassVar[Window] = Window(1)
     constants: str = "paper"
 
-    def __call__(self, x: Float[Array, "b h w c"], sizes: Sizes = None):
-        del sizes  # zeros stay zeros
+    def __call__(self, x: Float[Array, "b h w c"]):
         return ops.lrn(x, *ops.LRN_CONSTANTS[self.constants])
 
 
 class Dropout(nn.Module):
-    """Dropout in one of two conventions; it draws from the 'dropout' stream when train."""
+    """Dropout in one of two conventions; it draws from the 'dropout' stream in training."""
 
     window: ClassVar[Window] = Window(1)
     rate: float
     convention: str
 
-    def __call__(
-        self,
-        x: Float[Array, "b *rest"],
-        train: bool,
-        part: ShardContext = UNSHARDED,
-        held: Layout = Layout.BATCH_SHARDED,
-    ):
-        kept = None
-        if train and self.rate > 0.0:
-            kept = part.dropout_mask(self.make_rng("dropout"), self.rate, x, held)
-        return ops.dropout(x, self.rate, self.convention, kept)
+    def __call__(self, x: Float[Array, "b *rest"], context: Context = INFERENCE):
+        mask = None
+        if context.train and self.rate > 0.0:
+            key = self.make_rng("dropout")
+            mask = context.shard.dropout_mask(key, self.rate, x, context.layout)
+        return ops.dropout(x, self.rate, self.convention, mask)
 
 
-def out_sizes(window: Window, sizes: Sizes) -> Sizes:
-    """The true sizes behind a window, or None where there are none to follow."""
-    return None if sizes is None else window.out(sizes)
+FULLY_CONNECTED = ("fc6", "fc7", "fc8")
+
+
+def classify(
+    layer: Callable[[str, int, int], FullyConnected],
+    dropout: Callable[..., Dropout],
+    x: Float[Array, "b h w c"],
+    context: Context,
+) -> tuple[Array, Context]:
+    """fc6, fc7 and fc8 of AlexNet and VGG, with dropout after fc6 and fc7.
+
+    Args:
+      layer: (name, input channels, shard count) -> the layer, or one of `shard count` equal parts of it.
+      dropout: name -> the dropout layer.
+      x: output of the last pool.
+    """
+    for name in FULLY_CONNECTED:
+        shards = context.shard.shard_count(name)
+        if shards == 1:
+            x = context.shard.to_batch_sharded(x, context.layout)
+            context = replace(context, layout=Layout.BATCH_SHARDED)
+        else:
+            x = context.shard.replicate(x, context.layout)
+            context = replace(context, layout=Layout.FEATURE_SHARDED)
+        module = layer(name, x.shape[-1], shards)
+        x, context = module(x, context), context.after(module.window)
+        if name != "fc8":
+            x = dropout(name=f"drop{name[-1]}")(x, context)
+    return context.shard.to_batch_sharded(x, context.layout), context
+
+
+def shareable(features: Callable[[str], int], size: int) -> frozenset[str]:
+    """The fully connected layers whose outputs, `features(name)` of them, `size` devices can share evenly."""
+    return frozenset(name for name in FULLY_CONNECTED if features(name) % size == 0)
+
+
+def _bias(layer: Conv | LocallyConnected | FullyConnected, shape: tuple[int, ...]) -> Array:
+    return layer.param("bias", nn.initializers.constant(layer.bias), shape, jnp.float32)
+
+
+def _masked(y: Float[Array, "b h w c"], window: Window, context: Context) -> Array:
+    """A layer's output, zero beyond the true size of each image."""
+    return ops.mask_outside(y, context.after(window).sizes)

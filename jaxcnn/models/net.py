@@ -1,4 +1,4 @@
-"""What the nets share: fields, their check, the plain call and the score map."""
+"""The base class of the nets: fields and their check, the plain call and the score map."""
 
 from typing import Any, ClassVar
 
@@ -7,17 +7,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcnn.models import ops
-from jaxcnn.models.context import UNSHARDED, ShardContext
-from jaxcnn.models.layers import Sizes
-from jaxcnn.models.ops import Window
+from jaxcnn.models.context import UNSHARDED, Context, ShardContext
+from jaxcnn.models.window import Window, map_side, min_input_size
 
 
 class Net(nn.Module):
-    """An abstract net; a concrete one gives `trunk` and `run`, and adds its own fields.
+    """An abstract net; a concrete one defines `trunk` and `forward`, and adds its own fields.
 
     Fields. num_classes: outputs. image_size: side in pixels of the images of the plain call; it
     fixes the kernel of the first fully connected layer or of the average pool. width: multiplies
-    every channel count but num_classes. dtype: of the computation; parameters, logits and the sums
+    every channel count except num_classes. dtype: of the computation; parameters, logits and the sums
     of LRN are float32. dropout: the probability of zeroing. dropout_convention: 'inverted', or
     'paper' (Krizhevsky et al. 2012, section 4.2). remat: recompute each block in the backward pass.
     """
@@ -41,7 +40,7 @@ class Net(nn.Module):
             raise ValueError(f"{type(self).__name__}: " + "; ".join(problems))
 
     def problems(self) -> list[str]:
-        """What is wrong with the values of the fields, a sentence each."""
+        """Errors in the values of the fields, one sentence each."""
         choices = {
             "dtype": ("float32", "bfloat16"),
             "dropout_convention": ("inverted", "paper"),
@@ -68,13 +67,11 @@ class Net(nn.Module):
         return found
 
     def trunk(self) -> tuple[Window, ...]:
-        """The windows, in order, that bring an image to the map that the head reads."""
+        """The windows, in order, from the image to the feature map that the classifier reads."""
         raise NotImplementedError
 
-    def forward(
-        self, images: Array, sizes: Sizes, train: bool, part: ShardContext
-    ) -> tuple[Array, tuple[Array, ...], Any]:
-        """(scores, auxiliary logits, sizes of the score maps); sizes None means the plain call."""
+    def forward(self, images: Array, context: Context) -> tuple[Array, tuple[Array, ...], Context]:
+        """(scores, auxiliary logits, the context after the last layer); no sizes means the plain call."""
         raise NotImplementedError
 
     def fully_connected(self, size: int) -> frozenset[str]:
@@ -83,35 +80,35 @@ class Net(nn.Module):
         return frozenset()
 
     def towers_problem(self) -> str:
-        """Why the net cannot be cut into two towers, one a device; '' where it can."""
+        """Why two devices cannot hold a tower each; '' where they can."""
         return f"{type(self).__name__} has no towers"
 
     def tower_layers(self) -> frozenset[str]:
         """Names of the layers whose outputs two towers share, where there is no `towers_problem`."""
         return frozenset()
 
-    def head_side(self) -> int:
-        """Side of the map that the head reads at image_size: 7 for VGG at 224."""
+    def classifier_side(self) -> int:
+        """Side of the feature map that the classifier reads at image_size: 7 for VGG at 224."""
         return map_side(self.trunk(), self.image_size)
 
     def min_image_size(self) -> int:
         """The smallest image side for which `score_map` has a cell."""
-        return min_input_size(self.trunk(), self.head_side())
+        return min_input_size(self.trunk(), self.classifier_side())
 
     def supports_dense(self) -> bool:
         """Whether `score_map` takes images of any size."""
         return True
 
     def __call__(
-        self, images: Float[Array, "b h w 3"], train: bool = False, part: ShardContext = UNSHARDED
+        self, images: Float[Array, "b h w 3"], train: bool = False, shard: ShardContext = UNSHARDED
     ) -> tuple[Float[Array, "b k"], tuple[Float[Array, "b k"], ...]]:
         """Class scores before the softmax.
 
         Args:
           images: RGB of 0..255 minus the mean, image_size square.
           train: True drops values at random (rngs={'dropout': key}) and adds the auxiliary heads.
-          part: what this device computes, inside a `jax.shard_map`; parameters of a layer that is
-            shared are this device's part of it, cut along the last axis.
+          shard: which layers this device shares with others, inside a `jax.shard_map`; parameters of a
+            shared layer are this device's shard, along the last axis.
 
         Returns:
           (logits float32[B,K], aux): aux is a tuple of auxiliary logits, () where there are none.
@@ -128,7 +125,7 @@ class Net(nn.Module):
                 f"them to {side}x{side}, build the net with another image_size, or use "
                 "method='score_map' for images of any size"
             )
-        logits, aux, _ = self.forward(images, None, train, part)
+        logits, aux, _ = self.forward(images, Context(train=train, shard=shard))
         return logits, aux
 
     def score_map(
@@ -145,10 +142,10 @@ class Net(nn.Module):
 
         Returns:
           (scores float32, zero where not valid; valid, the cells that each image has). An image
-          smaller than `smallest_image()` has no valid cell.
+          smaller than `min_image_size()` has no valid cell.
 
         Raises:
-          ValueError: the padded images are smaller than `smallest_image()`.
+          ValueError: the padded images are smaller than `min_image_size()`.
         """
         check_images(images)
         smallest = self.min_image_size()
@@ -158,8 +155,9 @@ class Net(nn.Module):
                 f"score_map was given {seen} images, too small for {type(self).__name__} with "
                 f"image_size={self.image_size}: the smallest side is {smallest}"
             )
-        scores, _, cells = self.forward(ops.mask_outside(images, sizes), sizes, False, UNSHARDED)
-        return scores, ops.inside(cells, scores.shape[1], scores.shape[2])
+        scores, _, context = self.forward(ops.mask_outside(images, sizes), Context(sizes))
+        assert context.sizes is not None
+        return scores, ops.inside(context.sizes, scores.shape[1], scores.shape[2])
 
 
 def check_images(images: Array) -> None:
@@ -171,20 +169,6 @@ def check_images(images: Array) -> None:
             f"images are {images.dtype}; expected floats, RGB of 0..255 minus the mean: "
             "see jaxcnn.preprocessing"
         )
-
-
-def map_side(windows: tuple[Window, ...], side: int) -> int:
-    """The side of the map behind a chain of windows."""
-    for window in windows:
-        side = window.out(side)
-    return side
-
-
-def min_input_size(windows: tuple[Window, ...], out: int) -> int:
-    """The smallest input side of a chain of windows whose map has side `out`."""
-    for window in reversed(windows):
-        out = window.smallest_input(out)
-    return out
 
 
 def channels(full: int, width: float, multiple: int = 1) -> int:

@@ -1,9 +1,8 @@
-"""What the nets compute, as pure functions over arrays in NHWC.
+"""Operations of the nets as pure functions over arrays in NHWC; `jaxcnn.models.layers` adds parameters.
 
-No parameters, no modules and no state: `jaxcnn.models.layers` adds those.
+Convolutions, max-pools and the products of fully connected layers are in `jaxcnn.models.kernels.dispatch`.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,9 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxcnn.models.kernels import max_pool as max_pool_kernel
-from jaxcnn.models.kernels.dispatch import Window as Window
-from jaxcnn.models.kernels.dispatch import convolve as convolve
+from jaxcnn.models.kernels.dispatch import pool_arguments
+from jaxcnn.models.window import Sizes, Window
 
 
 class LrnConstants(NamedTuple):
@@ -26,7 +24,7 @@ class LrnConstants(NamedTuple):
     alpha_over_n: bool
 
 
-# One name for each convention met in the literature; each constant stands here only.
+# One name for each convention in the literature.
 LRN_CONSTANTS = {
     # Krizhevsky et al. 2012, section 3.3, as printed.
     "paper": LrnConstants(2.0, 5, 1e-4, 0.75, False),
@@ -47,12 +45,12 @@ def lrn(
     beta: float,
     alpha_over_n: bool = False,
 ) -> Float[Array, "*batch c"]:
-    """Local response normalisation across maps (Krizhevsky et al. 2012, section 3.3).
+    """Local response normalisation across channels (Krizhevsky et al. 2012, section 3.3).
 
     Divides each value by (k + alpha · s)^beta, where s sums the squares of the n neighbouring
     channels at the same pixel, fewer at the first and last channels. `alpha_over_n` divides alpha
     by n, as Caffe, PyTorch and cuda-convnet do. Sums and powers are float32 whatever the dtype of
-    x; the result has x's dtype. ValueError for an even n, whose window has no centre.
+    x; the output has x's dtype. ValueError for an even n, whose window has no centre.
     """
     if n < 1 or n % 2 == 0:
         raise ValueError(f"lrn: n is {n}, but the window needs a centre: use an odd n such as 5")
@@ -71,7 +69,7 @@ def lrn(
 def _neighbour_sums(x: Float[Array, "*batch c"], reach: int) -> Float[Array, "*batch c"]:
     """Sums over channels i-reach..i+reach: a product with a banded matrix of ones.
 
-    On a CPU this takes a fifth of reduce_window's time, and its gradient is the same product.
+    On a CPU this takes a fifth of reduce_window's time, and the gradient is the same product.
     """
     channel = jnp.arange(x.shape[-1])
     band = jnp.abs(channel[:, None] - channel[None, :]) <= reach
@@ -81,103 +79,62 @@ def _neighbour_sums(x: Float[Array, "*batch c"], reach: int) -> Float[Array, "*b
 def convolve_locally(
     x: Float[Array, "b h w c"], kernel: Float[Array, "oh ow kh kw c co"], window: Window
 ) -> Float[Array, "b oh ow co"]:
-    """Cross-correlation with a kernel of its own at every position (oh, ow) of the output.
+    """Cross-correlation with a separate kernel at every position (oh, ow) of the output.
 
-    A batch of matrix products over explicit patches: on a CPU its gradient takes the time of a
-    shared convolution's, and `lax.conv_general_dilated_local`'s 29 times that.
+    A batch of matrix products over explicit patches: on a CPU its gradient takes as long as a shared
+    convolution's, and that of `lax.conv_general_dilated_local` 29 times as long.
     """
     padded = jnp.pad(x, ((0, 0), *window.padding, (0, 0)))
     height, width, rows, columns = kernel.shape[:4]
     stride = window.stride
     down, across = (height - 1) * stride + 1, (width - 1) * stride + 1
-    views = [
+    shifted = [
         padded[:, i : i + down : stride, j : j + across : stride]
         for i in range(rows)
         for j in range(columns)
     ]
-    patches = jnp.concatenate(views, axis=-1)
+    patches = jnp.concatenate(shifted, axis=-1)
     weights = kernel.reshape(height, width, -1, kernel.shape[-1])
     return jnp.einsum("bhwp,hwpo->bhwo", patches, weights)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def max_pool(x: Float[Array, "b h w c"], window: Window) -> Float[Array, "b oh ow c"]:
-    """Max-pool whose padding is -inf, so that it is never the maximum.
-
-    Among equal maxima of a window the first, row by row, takes its gradient.
-    """
-    on_cpu = partial(max_pool_kernel.max_pool_by_slices, window=_shape(window))
-    return lax.platform_dependent(x, cpu=on_cpu, default=partial(_max_pool, window=window))
-
-
-def _max_pool(x: Array, window: Window) -> Array:
-    return lax.reduce_window(x, -jnp.inf, lax.max, *_pool_arguments(window))
-
-
-def _max_pool_forward(x: Array, window: Window) -> tuple[Array, tuple[Array, Array]]:
-    y: Array = max_pool(x, window)
-    return y, (x, y)
-
-
-def _max_pool_backward(window: Window, kept: tuple[Array, Array], slope: Array) -> tuple[Array]:
-    def plain(x: Array, y: Array, slope: Array) -> Array:
-        del y
-        return jax.vjp(partial(_max_pool, window=window), x)[1](slope)[0]
-
-    on_cpu = partial(max_pool_kernel.gradient, window=_shape(window))
-    return (lax.platform_dependent(*kept, slope, cpu=on_cpu, default=plain),)
-
-
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
-
-
-def _shape(window: Window) -> tuple[int, int, int, int]:
-    return window.size, window.stride, window.before, window.after
 
 
 def average_pool(x: Float[Array, "b h w c"], window: Window) -> Float[Array, "b oh ow c"]:
     """Mean over each window. None of the papers pads one, so padding is a ValueError."""
     if window.before or window.after:
         raise ValueError(f"average_pool: {window} has padding: use a window without any")
-    sums = lax.reduce_window(x, 0.0, lax.add, *_pool_arguments(window))
+    sums = lax.reduce_window(x, 0.0, lax.add, *pool_arguments(window))
     return sums * (1.0 / window.size**2)
 
 
-def _pool_arguments(window: Window):
-    dimensions = (1, window.size, window.size, 1)
-    strides = (1, window.stride, window.stride, 1)
-    return dimensions, strides, ((0, 0), *window.padding, (0, 0))
-
-
 def dropout(
-    x: Float[Array, "*shape"], rate: float, convention: str, kept: Bool[Array, "*shape"] | None
+    x: Float[Array, "*shape"], rate: float, convention: str, mask: Bool[Array, "*shape"] | None
 ) -> Float[Array, "*shape"]:
-    """Zeroes the values that are not `kept`, each with probability `rate`; None means test time.
+    """Zeroes the values outside `mask`, which keeps each with probability 1 - rate; None means test time.
 
     'paper' (Krizhevsky et al. 2012, section 4.2): not rescaled in training, times (1 - rate) at
     test. 'inverted': divided by (1 - rate) in training, untouched at test.
     """
     if rate == 0.0:
         return x
-    scale_here = (convention == "inverted") == (kept is not None)
-    if kept is not None:
-        x = jnp.where(kept, x, jnp.zeros_like(x))
+    scale_here = (convention == "inverted") == (mask is not None)
+    if mask is not None:
+        x = jnp.where(mask, x, jnp.zeros_like(x))
     if not scale_here:
         return x
     return x / (1.0 - rate) if convention == "inverted" else x * (1.0 - rate)
 
 
 def inside(sizes: Int[Array, "b 2"], height: int, width: int) -> Bool[Array, "b {height} {width}"]:
-    """Which cells of padded maps belong to each image, whose true (height, width) is in sizes."""
+    """Which cells of padded feature maps belong to each image, whose true (height, width) is in sizes."""
     rows = jnp.arange(height)[None, :, None] < sizes[:, 0][:, None, None]
     columns = jnp.arange(width)[None, None, :] < sizes[:, 1][:, None, None]
     return rows & columns
 
 
 def mask_outside(
-    x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"] | None, fill: float = 0.0
+    x: Float[Array, "b h w c"], sizes: Sizes, fill: float = 0.0
 ) -> Float[Array, "b h w c"]:
-    """`fill` beyond each image's true size; zero is what the padding of the image alone would be."""
+    """`fill` beyond each image's true size; zero equals the padding that the image alone would have."""
     if sizes is None:
         return x
     keep = inside(sizes, x.shape[1], x.shape[2])[..., None]

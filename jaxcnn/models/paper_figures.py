@@ -1,7 +1,7 @@
-"""The figures that the papers print about their nets, for comparison only.
+"""Figures that the papers print about their nets, for comparison only.
 
-Some are slips of the papers, so nothing is derived from them: `jaxcnn.models.summary` shows each
-beside our own count. They describe the papers' nets and are left out for any other.
+Some are errors of the papers, so nothing is derived from them: `jaxcnn.models.summary` shows each with our
+own count. They describe the papers' nets and are left out for any other net.
 """
 
 from dataclasses import dataclass, replace
@@ -21,12 +21,12 @@ class PaperFigure:
     of: str  # 'parameters', 'macs' or 'neurons'
     text: str  # as printed
     value: float
-    unit: float  # what one in the last printed digit is worth
+    unit: float  # the value of one in the last printed digit
     where: str
     layers: tuple[str, ...] = ()
     ours: int = -1  # our count, once known
 
-    def beside(self, ours: int) -> "PaperFigure":
+    def with_ours(self, ours: int) -> "PaperFigure":
         return replace(self, ours=ours)
 
     @property
@@ -35,7 +35,7 @@ class PaperFigure:
         return abs(self.ours - self.value) < self.unit
 
 
-# Figure 2's caption. conv1's is a slip: 55·48·96, where the layer has 55·55·96 = 290,400.
+# Figure 2's caption. conv1's is an error: 55·48·96, where the layer has 55·55·96 = 290,400.
 ALEXNET_NEURONS = {
     "conv1": 253_440,
     "conv2": 186_624,
@@ -69,13 +69,13 @@ GOOGLENET_TABLE = {
 
 
 def paper_rows(net: Net) -> dict[str, tuple[PaperFigure, ...]]:
-    """The paper's figures by the layer beside which they stand; empty for a net of our own."""
-    if isinstance(net, AlexNet) and _is_printed(net):
+    """The paper's figures by layer; empty for any other net."""
+    if isinstance(net, AlexNet) and _is_the_papers(net):
         return {
             layer: (PaperFigure("neurons", f"{count:,}", float(count), 1.0, "Figure 2", (layer,)),)
             for layer, count in ALEXNET_NEURONS.items()
         }
-    if isinstance(net, GoogLeNet) and _is_printed(net):
+    if isinstance(net, GoogLeNet) and _is_the_papers(net):
         rows = {}
         for layers, (parameters, operations) in GOOGLENET_TABLE.items():
             if layers == ("conv1",) and net.stem == "separable":
@@ -93,8 +93,8 @@ def paper_rows(net: Net) -> dict[str, tuple[PaperFigure, ...]]:
 
 
 def paper_totals(net: Net) -> tuple[PaperFigure, ...]:
-    """The paper's figures for the whole net; empty for a net of our own."""
-    if not _is_printed(net):
+    """The paper's figures for the whole net; empty for any other net."""
+    if not _is_the_papers(net):
         return ()
     if isinstance(net, AlexNet):
         return (
@@ -109,8 +109,8 @@ def paper_totals(net: Net) -> tuple[PaperFigure, ...]:
     return ()
 
 
-def _is_printed(net: Net) -> bool:
-    """Whether the net is one that its paper prints figures of."""
+def _is_the_papers(net: Net) -> bool:
+    """Whether the paper prints figures of this net."""
     if (net.num_classes, net.image_size, net.width) != (1000, 224, 1.0):
         return False
     if isinstance(net, AlexNet):

@@ -1,9 +1,8 @@
-"""A net as a table: shapes, parameters, multiply-adds and receptive fields, beside the paper's.
+"""A net as a table: shapes, parameters, multiply-adds and receptive fields, with the paper's figures.
 
-Everything comes from tracing the net on abstract images, so nothing is computed, and from the same
-layers that train. Multiply-adds (MACs) are output height · width · kernel values, for convolutions
-and fully connected layers, and the kernel values alone where every position has its own; biases,
-activations, LRN and pools are not counted.
+All figures come from tracing the layers that train on abstract images; nothing is computed. Multiply-adds
+(MACs) are output height · width · kernel values, for convolutions and fully connected layers, and the kernel
+values alone where every position has its own; biases, activations, LRN and pools are not counted.
 """
 
 import dataclasses
@@ -16,25 +15,26 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.models.layers import Conv, FullyConnected
 from jaxcnn.models.net import Net
-from jaxcnn.models.ops import Window
 from jaxcnn.models.paper_figures import PaperFigure, paper_rows, paper_totals
 from jaxcnn.models.vgg import VGG
+from jaxcnn.models.window import Window
 
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """What one cell of a map sees of the image, in pixels along one side.
+    """The pixels along one side of the image that one cell of a feature map depends on.
 
-    The first cell sees `start` to `start + size - 1`, where what is negative or past the image is
-    padding; each next cell sees `stride` further.
+    The first cell depends on `start` to `start + size - 1`, where pixels below zero or past the image are
+    padding; each next cell is `stride` pixels further.
     """
 
     size: int = 1
     stride: int = 1
     start: int = 0
 
-    def behind(self, window: Window) -> "ReceptiveField":
+    def after(self, window: Window) -> "ReceptiveField":
         return ReceptiveField(
             self.size + (window.size - 1) * self.stride,
             self.stride * window.stride,
@@ -47,11 +47,11 @@ WEIGHTED = ("Conv", "LocallyConnected", "FullyConnected")
 
 @dataclass(frozen=True)
 class Row:
-    """A layer, or an inception module or auxiliary head, whose counts are its layers' sums."""
+    """A layer; or an inception module or auxiliary head, whose counts are the sums of its layers."""
 
     layer: str  # path in the parameter tree, 'inception_3a/conv3x3'
     kind: str
-    shape: tuple[int, ...]  # of the output of one image
+    shape: tuple[int, ...]  # of one image's output
     parameters: int
     macs: int
     field: ReceptiveField
@@ -73,7 +73,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """A net's rows in the order of computation, and its totals without what only training has."""
+    """A net's rows in the order of computation, and its totals without training-only layers."""
 
     net: str
     rows: tuple[Row, ...]
@@ -108,7 +108,7 @@ def summarise(net: Net) -> Summary:
         rows=tuple(_with_paper(rows, paper_rows(net))),
         training_parameters=sum(row.parameters for row in leaves),
         activations=sum(math.prod(row.shape) for row in inference),
-        paper=tuple(figure.beside(totals[figure.of]) for figure in paper_totals(net)),
+        paper=tuple(figure.with_ours(totals[figure.of]) for figure in paper_totals(net)),
         **totals,
     )
 
@@ -126,14 +126,14 @@ def _title(net: Net) -> str:
 
 
 def _with_paper(rows: Sequence[Row], printed: Mapping[str, tuple[PaperFigure, ...]]) -> list[Row]:
-    """The rows with the paper's figures, each beside our count of the same layers."""
+    """The rows with the paper's figures, each with our count of the same layers."""
     by_name = {row.layer: row for row in rows}
 
     def ours(figure: PaperFigure) -> int:
         return sum(getattr(by_name[layer], figure.of) for layer in figure.layers)
 
     return [
-        replace(row, paper=tuple(f.beside(ours(f)) for f in printed.get(row.layer, ())))
+        replace(row, paper=tuple(f.with_ours(ours(f)) for f in printed.get(row.layer, ())))
         for row in rows
     ]
 
@@ -142,9 +142,8 @@ def _trace(net: Net) -> list[Row]:
     """A row for each module that the training form of the net calls, in order."""
     net = net.clone(remat=False)
     calls: dict[str, Row] = {}
-    known: dict[
-        int, tuple[jax.Array, ReceptiveField]
-    ] = {}  # by id, which the array kept here reserves
+    # By id(array); the dict keeps the array alive, so that no other array takes its id.
+    known: dict[int, tuple[jax.Array, ReceptiveField]] = {}
     last = ReceptiveField()
 
     def record(call, args, kwargs, context):
@@ -153,7 +152,7 @@ def _trace(net: Net) -> list[Row]:
         if context.method_name != "__call__" or not path:
             return call(*args, **kwargs)
         if path not in calls:
-            # A map that was cut or joined since its layer is not known: it is the last one's.
+            # An array that was sliced or concatenated after its layer: it has the last layer's field.
             field = known[id(args[0])][1] if id(args[0]) in known else last
             calls[path] = Row(path, type(module).__name__, (), 0, 0, field)
         result = call(*args, **kwargs)
@@ -179,11 +178,11 @@ def _called(calls: Mapping[str, Row], path: str, module: Any, shape: tuple[int, 
     if row.kind in CONTAINERS:
         inner = [other.field for name, other in calls.items() if name.startswith(f"{path}/")]
         return replace(row, shape=shape, field=max(inner, key=lambda field: field.size))
-    return replace(row, shape=shape, field=row.field.behind(module.window))
+    return replace(row, shape=shape, field=row.field.after(module.window))
 
 
 def _counted(row: Row, params: Any) -> Row:
-    """The row with the parameters of its own and their multiply-adds."""
+    """The row with its own parameters and their multiply-adds."""
     for part in row.layer.split("/"):
         params = params.get(part, {})
     if row.kind in CONTAINERS or "kernel" not in params:
@@ -252,3 +251,29 @@ def _notes(summary: Summary) -> list[str]:
     if any(not f.agrees for row in summary.rows for f in row.paper):
         notes.append("* printed so, but not what the paper's own layer table gives")
     return notes
+
+
+def score_map_macs(net: Net, height: int, width: int) -> int:
+    """Multiply-adds of `score_map` of one image of height x width without padding. Computes nothing."""
+    total = 0
+
+    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        nonlocal total
+        output = call(*args, **kwargs)
+        if context.method_name == "__call__" and isinstance(context.module, Conv | FullyConnected):
+            kernel = context.module.variables["params"]["kernel"].shape
+            total += math.prod(output.shape) * math.prod(kernel[:-1])
+        return output
+
+    side = net.image_size
+    variables = jax.eval_shape(
+        lambda: net.init(jax.random.key(0), jnp.zeros((1, side, side, 3), jnp.float32))
+    )
+
+    def trace(variables: Any) -> Any:
+        image, size = jnp.zeros((1, height, width, 3), jnp.float32), jnp.array([[height, width]])
+        return net.apply(variables, image, size, method="score_map")
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(trace, variables)
+    return total

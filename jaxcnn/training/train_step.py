@@ -67,7 +67,7 @@ def make_train_step(
             {"params": params},
             images,
             train=True,
-            part=dataclasses.replace(part, rows=rows),
+            shard=dataclasses.replace(part, rows=rows),
             rngs={"dropout": keys.dropout},
         )
         total = lambda x: jnp.sum(jnp.where(batch["mask"], x, 0.0))  # noqa: E731

@@ -8,8 +8,7 @@ import pytest
 from jaxcnn import models
 from jaxcnn.benchmarks import eval_speed
 from jaxcnn.cli import bench
-from jaxcnn.models.costs import score_map_macs
-from jaxcnn.models.summary import summarise
+from jaxcnn.models.summary import score_map_macs, summarise
 
 SMALL = {"num_classes": 4, "width": 0.125}
 

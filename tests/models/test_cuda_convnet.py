@@ -10,6 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxcnn.models import build, ops
+from jaxcnn.models.kernels import dispatch
 from jaxcnn.models.ops import LRN_CONSTANTS, Window
 from tests.models.narrow import picture, quick_jit, random_variables
 
@@ -45,12 +46,12 @@ def test_order_of_the_layers(activation):
         return ops.lrn(x, *LRN_CONSTANTS["cifar10"])
 
     expected = {
-        "conv1": weighted("conv1", images, ops.convolve, Window(5, 1, 2, 2)),
-        "pool1": ops.max_pool(seen["conv1"], POOL),
+        "conv1": weighted("conv1", images, dispatch.convolve, Window(5, 1, 2, 2)),
+        "pool1": dispatch.max_pool(seen["conv1"], POOL),
         "norm1": lrn(seen["pool1"]),
-        "conv2": weighted("conv2", seen["norm1"], ops.convolve, Window(5, 1, 2, 2)),
+        "conv2": weighted("conv2", seen["norm1"], dispatch.convolve, Window(5, 1, 2, 2)),
         "norm2": lrn(seen["conv2"]),
-        "pool2": ops.max_pool(seen["norm2"], POOL),
+        "pool2": dispatch.max_pool(seen["norm2"], POOL),
         "local3": weighted("local3", seen["pool2"], ops.convolve_locally, Window(3, 1, 1, 1)),
         "local4": weighted("local4", seen["local3"], ops.convolve_locally, Window(3, 1, 1, 1)),
         "fc": jnp.einsum("bhwc,hwck->bk", seen["local4"], variables["params"]["fc"]["kernel"])

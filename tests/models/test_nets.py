@@ -14,8 +14,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jaxcnn.models import NETS, build
 from jaxcnn.models.initializers import fan_scaled
 from jaxcnn.models.layers import FullyConnected
-from jaxcnn.models.ops import Window
 from jaxcnn.models.summary import summarise
+from jaxcnn.models.window import Window
 from tests.models.narrow import picture, quick_jit, random_variables
 
 # Receptive fields worked out from the papers' tables; an image large enough to hold one whole.
@@ -287,7 +287,7 @@ def test_alexnet_start(width):
     )
     for number, name in enumerate(ours):
         shrinkage = ours[name]["kernel"].shape[2] / theirs[name]["kernel"].shape[2]
-        drawn = np.asarray(net.start(name)(jax.random.key(number), (1, 1, 128, 128)))
+        drawn = np.asarray(net.initializer(name)(jax.random.key(number), (1, 1, 128, 128)))
         assert_allclose(drawn.std(), 0.01 / math.sqrt(shrinkage), rtol=0.02, err_msg=name)
         assert abs(drawn.mean()) < 5 * drawn.std() / 128
         assert name != "conv1" or shrinkage == 1

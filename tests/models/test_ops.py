@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jaxcnn.models import ops
 from jaxcnn.models.context import UNSHARDED, Layout
 from jaxcnn.models.googlenet import AUXILIARY_POOL, CONV1, POOL, POOL_IN_MODULE
+from jaxcnn.models.kernels import dispatch
 from jaxcnn.models.ops import LRN_CONSTANTS, LrnConstants, Window
 
 
@@ -144,7 +145,7 @@ def test_local_convolution_with_equal_kernels_is_a_convolution():
     x, kernel, window = normal(2, 7, 7, 3), normal(3, 3, 3, 4, seed=1), Window(3, 1, 1, 1)
     everywhere = jnp.broadcast_to(kernel[None, None], (7, 7, 3, 3, 3, 4))
     ours = ops.convolve_locally(x, everywhere, window)
-    assert_allclose(ours, ops.convolve(x, kernel, window), rtol=1e-4, atol=1e-5)
+    assert_allclose(ours, dispatch.convolve(x, kernel, window), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [0, 4])
@@ -163,14 +164,14 @@ def caffe_ceil_pool(x, size, stride):
 @pytest.mark.parametrize("side", [112, 56, 28, 14, 13, 7])
 def test_googlenet_pool_is_caffes_ceil_pool(side):
     x = -np.abs(np.random.default_rng(0).normal(size=(side, side))).astype(np.float32) - 1
-    y = ops.max_pool(jnp.asarray(x)[None, :, :, None], POOL)[0, :, :, 0]
+    y = dispatch.max_pool(jnp.asarray(x)[None, :, :, None], POOL)[0, :, :, 0]
     assert y.shape == (POOL.out(side),) * 2 == (side // 2,) * 2
     assert_array_equal(y, caffe_ceil_pool(x, 3, 2))  # negative values: a zero pad would show
 
 
 def test_inception_pool_pads_with_minus_infinity():
     x = -jnp.ones((1, 4, 4, 1))
-    assert_array_equal(ops.max_pool(x, POOL_IN_MODULE), x)
+    assert_array_equal(dispatch.max_pool(x, POOL_IN_MODULE), x)
 
 
 def test_auxiliary_pool_is_not_adaptive():
@@ -188,9 +189,9 @@ def test_googlenet_conv1_padding_is_not_same():
     """(3, 2), what Caffe's pad of 3 comes to, where SAME would be (2, 3)."""
     x = normal(1, 224, 224, 3)
     kernel = normal(7, 7, 3, 2, seed=1)
-    ours = ops.convolve(x, kernel, CONV1)
-    caffe = ops.convolve(x, kernel, Window(7, 2, 3, 3))  # the floor rule drops the last row
-    same = ops.convolve(x, kernel, Window(7, 2, 2, 3))
+    ours = dispatch.convolve(x, kernel, CONV1)
+    caffe = dispatch.convolve(x, kernel, Window(7, 2, 3, 3))  # the floor rule drops the last row
+    same = dispatch.convolve(x, kernel, Window(7, 2, 2, 3))
     assert ours.shape == caffe.shape == same.shape == (1, 112, 112, 2)
     assert_array_equal(ours, caffe)
     assert not np.allclose(ours, same, atol=1.0)
@@ -198,13 +199,13 @@ def test_googlenet_conv1_padding_is_not_same():
 
 @pytest.mark.parametrize("window", [Window(11, 4, 0, 3), Window(3, 2), Window(3, 2, 0, 1)])
 def test_window_sizes(window):
-    """`out` for numbers and arrays agrees with what XLA gives; `smallest_input` is its inverse."""
+    """`out` for numbers and arrays agrees with what XLA gives; `min_input` is its inverse."""
     for side in range(8, 60):
         x = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
-        y = jax.eval_shape(lambda x: ops.max_pool(x, window), x)
+        y = jax.eval_shape(lambda x: dispatch.max_pool(x, window), x)
         assert window.out(side) == y.shape[1] == int(window.out(jnp.int32(side)))
     for out in range(1, 9):
-        smallest = window.smallest_input(out)
+        smallest = window.min_input(out)
         assert window.out(smallest) == out
         assert smallest == 1 or window.out(smallest - 1) == out - 1
 
@@ -242,6 +243,6 @@ def test_a_stack_of_3x3_sees_what_one_larger_kernel_sees():
     for count, side in ((2, 5), (3, 7)):
         seen = point
         for _ in range(count):
-            seen = ops.convolve(seen, kernel, Window(3, 1, 1, 1))
+            seen = dispatch.convolve(seen, kernel, Window(3, 1, 1, 1))
         rows = np.flatnonzero(np.asarray(seen).sum(axis=(0, 2, 3)))
         assert (rows[0], rows[-1]) == (7 - side // 2, 7 + side // 2)

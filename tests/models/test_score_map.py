@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxcnn.models import build, ops
-from jaxcnn.models.ops import Window
+from jaxcnn.models import build
+from jaxcnn.models.kernels import dispatch
+from jaxcnn.models.window import Window
 from tests.models.narrow import picture, quick_jit, random_variables
 
 # Narrow nets on small images; AlexNet needs 64 pixels for a map of 1x1.
@@ -91,10 +92,10 @@ def test_without_padding_a_cell_is_the_crops_output():
     head = jnp.asarray(rng.normal(size=(3, 3, 4, 5)), jnp.float32)
 
     def toy(x):
-        x = jax.nn.relu(ops.convolve(x, first, Window(3)))
-        x = ops.max_pool(x, Window(2, 2))
-        x = jax.nn.relu(ops.convolve(x, second, Window(3, 2)))
-        return ops.convolve(x, head, Window(3))
+        x = jax.nn.relu(dispatch.convolve(x, first, Window(3)))
+        x = dispatch.max_pool(x, Window(2, 2))
+        x = jax.nn.relu(dispatch.convolve(x, second, Window(3, 2)))
+        return dispatch.convolve(x, head, Window(3))
 
     # Sides: 18 -> 16 -> 8 -> 3 -> 1, with a stride of 4.
     image = jnp.asarray(picture(18 + 2 * 4, 18 + 3 * 4)[None])
@@ -142,7 +143,7 @@ def test_mean_of_the_fc7_map_then_fc8_is_the_mean_of_the_scores():
 def test_too_small_images(name, smallest, full):
     with pytest.raises(ValueError, match=rf"image_size={smallest - 1} is too small.*{smallest}"):
         build(name, image_size=smallest - 1)
-    assert build(name, image_size=smallest).head_side() == 1
+    assert build(name, image_size=smallest).classifier_side() == 1
     net = build(name, width=0.01, num_classes=2)
     assert net.min_image_size() == full
     variables = jax.eval_shape(

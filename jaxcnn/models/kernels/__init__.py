@@ -1,1 +1,1 @@
-"""Forms of an operation for one platform; dispatch.py alone chooses."""
+"""Forms of an operation that are faster on one platform; dispatch.py alone chooses."""

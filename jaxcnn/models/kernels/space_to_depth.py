@@ -1,34 +1,34 @@
 """A strided convolution of few channels as one of many channels without strides, for GPUs.
 
-Their matrix units take channels by the eight, and the first layers of AlexNet (11 x 11, stride 4) and of
-GoogLeNet (7 x 7, stride 2) have three. Each stride x stride square of pixels becomes one cell with all their
-channels ("space to depth"), and the kernel, grown by zeros to a multiple of the stride, is folded likewise:
-3 x 3 of 48 channels, 4 x 4 of 12. The products and their sums are the same.
+Tensor cores want channel counts that are multiples of 8, and the first layers of AlexNet (11 x 11, stride
+4) and of GoogLeNet (7 x 7, stride 2) have three. Each stride x stride square of pixels becomes one cell
+with all their
+channels, and the kernel, padded with zeros to a multiple of the stride, is folded the same way: 3 x 3 of 48
+channels, 4 x 4 of 12. Products and sums are the same. The gain is not measured: no GPU was at hand.
 """
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxcnn.models.window import Window
+
 
 def convolve_space_to_depth(
-    x: Float[Array, "b h w c"],
-    kernel: Float[Array, "k k c o"],
-    stride: int,
-    before: int,
-    after: int,
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c o"], window: Window
 ) -> Float[Array, "b oh ow o"]:
-    """Cross-correlation with zero padding `before` and `after` along both sides."""
-    side, blocks = kernel.shape[0], -(-kernel.shape[0] // stride)
+    """Cross-correlation with the stride and the zero padding of `window`."""
+    side, stride, before, after = window.size, window.stride, window.before, window.after
+    blocks = -(-side // stride)
     cells = [(length + before + after - side) // stride + blocks for length in x.shape[1:3]]
-    # Past the last window the padding is cut, or grown to whole squares.
+    # Padding after the last window is cropped, or grown to whole squares.
     ends = [n * stride - before - m for n, m in zip(cells, x.shape[1:3], strict=True)]
     zero = jnp.zeros((), x.dtype)
     padding = ((0, 0, 0), *((before, end, 0) for end in ends), (0, 0, 0))
     x = _squares(lax.pad(x, zero, padding), stride)
     grown = (0, blocks * stride - side, 0)
     kernel = lax.pad(kernel, zero, (grown, grown, (0, 0, 0), (0, 0, 0)))
-    # Its outputs stand where an image's channels do, so that both are folded by one rule.
+    # The kernel's outputs take the place of a batch, so that one rule folds both.
     folded = _squares(jnp.moveaxis(kernel, 3, 0), stride)
     return lax.conv_general_dilated(
         x, folded, (1, 1), "VALID", dimension_numbers=("NHWC", "OHWI", "NHWC")

@@ -1,8 +1,9 @@
 """Convolutions of 3x3 with fewer multiplications, for CPUs: Winograd's F(2x2, 3x3).
 
 Four neighbouring outputs take 16 products instead of 36, as 16 matrix products over all tiles of 2x2
-outputs, between sums and differences of the image's and the results' values (Lavin and Gray 2015,
-arXiv 1509.09308, section 4.1). In float32 it is as far from the exact result as the plain form.
+outputs, between sums and differences of the input's and the output's values (Lavin and Gray 2015,
+arXiv 1509.09308, section 4.1). In float32 its error is that of the plain form.
+Measured gain, two cores of an AMD EPYC (AVX2), 16 images: 1.2 to 1.7 times as fast for the shapes of `pays`.
 """
 
 import functools
@@ -13,43 +14,40 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-# Rows of the paper's matrices: G of the kernel, B^T of the image, A^T of the result.
+# Rows of the paper's matrices: G of the kernel, B^T of the input, A^T of the output.
 _KERNEL = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
-_IMAGE = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
-_RESULT = ((1, 1, 1, 0), (0, 1, -1, -1))
+_INPUT = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
+_OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))
 _TILE, _SPAN = 2, 4
-# Rows of a matrix product, tiles, that are worth its overhead; the images of a group have as many. More
-# would not stay in the cache.
+# Tiles, the rows of a matrix product, in a group of images: enough to be worth the overhead of the product,
+# few enough to stay in the cache.
 _TILES = 1568
 
 
 def pays(image: Sequence[int], kernel: Sequence[int]) -> bool:
-    """Whether this form is worth it for x of shape (b, h, w, c) and a kernel (3, 3, c, k).
+    """Whether this form is faster for x of shape (b, h, w, c) and a kernel (3, 3, c, k).
 
-    Measured on two cores of an AMD EPYC (AVX2), 16 images: 1.2 to 1.7 times as fast from 14 to 56 pixels
-    and from 64 x 192 channels on; no faster at 7 pixels, at 112 pixels with 128 x 128 channels, and below.
-    It is some forty small programs to compile: in GoogLeNet, with many small layers, ten more seconds for
-    nothing gained in the whole step.
+    Measured as above: a gain from 14 to 56 pixels and from 64 x 192 channels on; none at 7 pixels, at 112
+    pixels with 128 x 128 channels, and below. The form compiles to some forty small programs: in GoogLeNet,
+    with many small layers, ten more seconds of compilation and no gain in the whole step.
     """
     side, channels = max(image[1:3]), kernel[2] * kernel[3]
     if side < 24:
         return side >= 12 and channels >= 256 * 256
-    # Beyond, what the products take would no longer be small beside the image.
+    # In larger maps the products' memory is no longer small compared with the input's.
     return side <= 128 and channels >= 128 * 256
 
 
 def convolve_winograd(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c k"]
 ) -> Float[Array, "b h w k"]:
-    """Cross-correlation with a padding of one zero on every side, as `ops.convolve` gives it."""
+    """Cross-correlation with one zero of padding on every side."""
     height, width = x.shape[1:3]
     dtype = x.dtype
-    if (
-        dtype == jnp.bfloat16
-    ):  # in which the sums of the image's values would lose what makes them right
+    if dtype == jnp.bfloat16:  # too coarse for sums and differences of the input
         x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
     parts = _transformed_kernel(kernel)
-    # An odd side is made even; the last row or column of results is cut off again.
+    # An odd side is padded to an even one; the last row or column of the output is cropped.
     bottom, right = 1 + height % _TILE, 1 + width % _TILE
     padded = jnp.pad(x, ((0, 0), (1, bottom), (1, right), (0, 0)))
     tiles = -(-height // _TILE) * -(-width // _TILE)
@@ -62,7 +60,7 @@ def convolve_winograd(
 
 
 def _transformed_kernel(kernel: Array) -> list[list[Array]]:
-    """The 16 matrices (c, k), as arrays of their own: a loop would cut them from one each time."""
+    """The 16 matrices (c, k), as separate arrays: a loop would slice one array each time."""
     g = np.array(_KERNEL, kernel.dtype)
     whole = jnp.einsum("ai,bj,ijck->abck", g, g, kernel, precision=lax.Precision.HIGHEST)
     return [[whole[a, b] for b in range(_SPAN)] for a in range(_SPAN)]
@@ -72,19 +70,19 @@ def _convolve_padded(x: Array, kernel: Sequence[Sequence[Array]]) -> Array:
     images, height, width = x.shape[0], x.shape[1] - 2, x.shape[2] - 2
     rows, columns = height // _TILE, width // _TILE
 
-    def corner(i: int, j: int) -> Array:
+    def tile_value(i: int, j: int) -> Array:
         """Value (i, j) of every tile: (tiles, c)."""
-        cut = x[:, i : i + height : _TILE, j : j + width : _TILE]
-        return cut.reshape(-1, x.shape[3])
+        values = x[:, i : i + height : _TILE, j : j + width : _TILE]
+        return values.reshape(-1, x.shape[3])
 
-    image = _both_ways(_IMAGE, [[corner(i, j) for j in range(_SPAN)] for i in range(_SPAN)])
+    image = _both_ways(_INPUT, [[tile_value(i, j) for j in range(_SPAN)] for i in range(_SPAN)])
     products = [
         [jnp.matmul(v, u, precision=lax.Precision.HIGHEST) for v, u in zip(*pair, strict=True)]
         for pair in zip(image, kernel, strict=True)
     ]
     result = [
         [part.reshape(images, rows, columns, -1) for part in row]
-        for row in _both_ways(_RESULT, products)
+        for row in _both_ways(_OUTPUT, products)
     ]
     across = [jnp.stack(row, axis=3).reshape(images, rows, width, -1) for row in result]
     return jnp.stack(across, axis=2).reshape(images, height, width, -1)

@@ -11,9 +11,9 @@ from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 
 from jaxcnn.evaluation.buckets import bucket
 from jaxcnn.evaluation.forward import mean_scores
-from jaxcnn.models.net import Net, min_input_size
-from jaxcnn.models.ops import Window
+from jaxcnn.models.net import Net
 from jaxcnn.models.summary import ReceptiveField
+from jaxcnn.models.window import Window, min_input_size
 from jaxcnn.training.load_run import Loaded
 
 CELLS = 4  # per side of the smallest map that is worth drawing
@@ -64,14 +64,14 @@ class ClassMaps:
 
 def map_scale(net: Net) -> int:
     """The shorter side to draw a map at: twice that of the net's images, or more to get 4 cells per side."""
-    return max(2 * net.image_size, min_input_size(net.trunk(), net.head_side() + CELLS - 1))
+    return max(2 * net.image_size, min_input_size(net.trunk(), net.classifier_side() + CELLS - 1))
 
 
 def cell_field(net: Net) -> ReceptiveField:
     """The receptive field of a cell of the net's score map."""
     field = ReceptiveField()
-    for window in (*net.trunk(), Window(net.head_side())):
-        field = field.behind(window)
+    for window in (*net.trunk(), Window(net.classifier_side())):
+        field = field.after(window)
     return field
 
 

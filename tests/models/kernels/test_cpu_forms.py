@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxcnn.models import build, ops
+from jaxcnn.models import build
 from jaxcnn.models.googlenet import POOL, POOL_IN_MODULE
-from jaxcnn.models.kernels import dispatch, max_pool, winograd
-from jaxcnn.models.ops import Window
+from jaxcnn.models.kernels import dispatch, max_pool_slices, winograd
+from jaxcnn.models.window import Window
 from tests.models.narrow import quick_jit
 
 NETS = {
@@ -28,13 +28,13 @@ def shapes_of(name, monkeypatch):
     """What a net at its full width gives to `convolve` and `max_pool`, in training."""
     seen = {"convolve": set(), "max_pool": set()}
     for function, calls in seen.items():
-        plain = getattr(ops, function)
+        plain = getattr(dispatch, function)
 
         def spy(x, *rest, plain=plain, calls=calls):
             calls.add((x.shape[1:], *(getattr(r, "shape", r) for r in rest)))
             return plain(x, *rest)
 
-        monkeypatch.setattr(ops, function, spy)
+        monkeypatch.setattr(dispatch, function, spy)
     net, fields = NETS[name]
     net = build(net, **fields)
     images = jax.ShapeDtypeStruct((1, net.image_size, net.image_size, 3), jnp.float32)
@@ -94,12 +94,12 @@ def test_winograd_equals_the_plain_convolution(side, c, k, dtype):
     with jax.enable_x64(dtype == "float64"):
         x, kernel = drawn(dtype, (1, side, side, c), (3, 3, c, k))
         assert winograd.pays(x.shape, kernel.shape)
-        ours = lambda x, kernel: ops.convolve(x, kernel, SAME)  # noqa: E731
+        ours = lambda x, kernel: dispatch.convolve(x, kernel, SAME)  # noqa: E731
         text = str(jax.make_jaxpr(ours)(x, kernel))
         assert "platform_index" in text
         check(
             ours,
-            lambda x, k: dispatch.plain(x, k, SAME),
+            lambda x, k: dispatch.plain_convolve(x, k, SAME),
             (x, kernel),
             1e-5 if dtype == "float32" else 1e-12,
         )
@@ -111,13 +111,13 @@ def test_winograd_on_odd_maps_and_in_groups(height, width, images, monkeypatch):
     monkeypatch.setattr(winograd, "_TILES", 12)  # three groups of eight tiles and more, one of less
     x, kernel = drawn("float32", (images, height, width, 3), (3, 3, 3, 5))
     y = jax.jit(winograd.convolve_winograd)(x, kernel)
-    assert_allclose(y, dispatch.plain(x, kernel, SAME), rtol=0, atol=1e-4)
+    assert_allclose(y, dispatch.plain_convolve(x, kernel, SAME), rtol=0, atol=1e-4)
 
 
 def test_winograd_in_bfloat16_is_rounded_once():
     x, kernel = drawn("bfloat16", (1, 8, 8, 32), (3, 3, 32, 16))
     y = winograd.convolve_winograd(x, kernel)
-    exact = dispatch.plain(x.astype(jnp.float32), kernel.astype(jnp.float32), SAME)
+    exact = dispatch.plain_convolve(x.astype(jnp.float32), kernel.astype(jnp.float32), SAME)
     assert y.dtype == jnp.bfloat16
     assert_allclose(y.astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)
 
@@ -138,10 +138,10 @@ def test_pools_equal_reduce_window_in_value_and_gradient(dtype, room, monkeypatc
         for side, window in {(min(s, 9 + s % 2), w) for s, w in found} | {(9, Window(2, 2))}:
             whole = np.random.default_rng(side).integers(-3, 4, (6, side, side, 8))
             x = jnp.asarray(np.maximum(whole, 0), dtype)
-            monkeypatch.setattr(max_pool, "_GROUP_VALUES", room * x[0].size)
+            monkeypatch.setattr(max_pool_slices, "_GROUP_VALUES", room * x[0].size)
             ours, plain = (
                 quick_jit(lambda x, f=f, w=window: value_and_gradients(lambda x: f(x, w), x))(x)
-                for f in (ops.max_pool, ops._max_pool)
+                for f in (dispatch.max_pool, dispatch.plain_max_pool)
             )
             assert_array_equal(ours[0], plain[0])
             # sums of up to nine slopes, in another order
@@ -154,7 +154,7 @@ def test_other_platforms_compute_the_plain_forms():
     x, kernel = drawn("float32", (1, 28, 28, 256), (3, 3, 256, 512))
 
     def net(x, kernel):
-        return ops.max_pool(ops.convolve(x, kernel, SAME), Window(2, 2)).sum()
+        return dispatch.max_pool(dispatch.convolve(x, kernel, SAME), Window(2, 2)).sum()
 
     gradient = jax.jit(jax.grad(net, argnums=(0, 1)))
     for platform, plain in (("tpu", True), ("cuda", True), ("cpu", False)):

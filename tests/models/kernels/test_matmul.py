@@ -8,9 +8,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxcnn.models import build
-from jaxcnn.models.kernels import matmul
+from jaxcnn.models.context import Context
+from jaxcnn.models.kernels import dispatch, matmul
 from jaxcnn.models.layers import FullyConnected
-from jaxcnn.models.ops import Window
+from jaxcnn.models.window import Window
 from tests.models.kernels.test_cpu_forms import NETS, check, drawn
 
 # (inputs, outputs) of the eight nets' layers that take a form of their own.
@@ -38,7 +39,7 @@ def shapes_of(name):
 
 def test_the_nets_have_such_layers():
     found = set().union(*map(shapes_of, NETS))
-    assert {(i, o) for i, o in found if i * o > matmul._LARGE} == set(LARGE)
+    assert {(i, o) for i, o in found if i * o > matmul.LARGE} == set(LARGE)
 
 
 def test_the_layer_takes_them():
@@ -48,7 +49,7 @@ def test_the_layer_takes_them():
     slope = jax.grad(lambda x, params: layer.apply(params, x).sum())
     assert "platform_index" in str(jax.make_jaxpr(slope)(x, params))
     sizes = jax.ShapeDtypeStruct((2, 2), jnp.int32)
-    over_maps = jax.make_jaxpr(lambda params, x, sizes: layer.apply(params, x, sizes))
+    over_maps = jax.make_jaxpr(lambda params, x, sizes: layer.apply(params, x, Context(sizes)))
     assert "platform_index" in str(over_maps(params, x, sizes))
 
 
@@ -63,8 +64,8 @@ def test_products_equal_the_plain_product(dtype, inputs, outputs):
         for rows in (3, 130) if inputs * outputs == 4096 * 4096 else (3,):
             arrays = drawn(dtype, (rows, inputs), (inputs, outputs))
             check(
-                lambda x, kernel: matmul.multiply(x, kernel, dtype),
-                lambda x, kernel: matmul._plain(x, kernel, dtype),
+                lambda x, kernel: dispatch.multiply(x, kernel, dtype),
+                lambda x, kernel: matmul.plain(x, kernel, dtype),
                 arrays,
                 1e-5 if dtype == "float32" else 1e-12,
             )
@@ -73,7 +74,7 @@ def test_products_equal_the_plain_product(dtype, inputs, outputs):
 @pytest.fixture
 def small(monkeypatch):
     """Small layers take the forms of large ones."""
-    for name, value in {"_LARGE": 0, "_ROWS": 4, "_WIDE": 0, "_BLOCK": 8}.items():
+    for name, value in {"LARGE": 0, "_ROWS": 4, "_WIDE": 0, "_BLOCK": 8}.items():
         monkeypatch.setattr(matmul, name, value)
 
 
@@ -82,11 +83,11 @@ def small(monkeypatch):
 @pytest.mark.parametrize("inputs", [24, 12])  # three blocks; not whole blocks
 def test_products_in_any_number_of_rows(rows, inputs):
     arrays = drawn("float32", (rows, inputs), (inputs, 10))
-    text = str(jax.make_jaxpr(lambda x, k: matmul.multiply(x, k, "float32"))(*arrays))
+    text = str(jax.make_jaxpr(lambda x, k: dispatch.multiply(x, k, "float32"))(*arrays))
     assert ("platform_index" in text) == (rows > 4)
     check(
-        lambda x, kernel: matmul.multiply(x, kernel, "float32"),
-        lambda x, kernel: matmul._plain(x, kernel, "float32"),
+        lambda x, kernel: dispatch.multiply(x, kernel, "float32"),
+        lambda x, kernel: matmul.plain(x, kernel, "float32"),
         arrays,
         1e-5,
     )
@@ -95,10 +96,10 @@ def test_products_in_any_number_of_rows(rows, inputs):
 @pytest.mark.usefixtures("small")
 def test_products_of_bfloat16_come_out_in_float32_and_their_gradients_do_not():
     rows, kernel = drawn("bfloat16", (6, 16), (16, 10))
-    y, pull = jax.vjp(lambda x, k: matmul.multiply(x, k, "float32"), rows, kernel)
+    y, pull = jax.vjp(lambda x, k: dispatch.multiply(x, k, "float32"), rows, kernel)
     assert y.dtype == jnp.float32
     assert [g.dtype for g in pull(y)] == [jnp.bfloat16, jnp.bfloat16]
-    plain = jax.vjp(lambda x, k: matmul._plain(x, k, "float32"), rows, kernel)[1](y)
+    plain = jax.vjp(lambda x, k: matmul.plain(x, k, "float32"), rows, kernel)[1](y)
     for found, expected in zip(pull(y), plain, strict=True):
         found, expected = np.asarray(found, np.float32), np.asarray(expected, np.float32)
         assert_allclose(found, expected, rtol=0, atol=2**-7 * np.abs(expected).max())
@@ -108,4 +109,4 @@ def test_products_of_bfloat16_come_out_in_float32_and_their_gradients_do_not():
 @pytest.mark.parametrize("side", [1, 3])
 def test_a_layer_that_slides_is_a_convolution(side):
     arrays = drawn("float32", (2, 5, 7, 4), (side, side, 4, 6))
-    check(matmul.slide, matmul._slide_plain, arrays, 1e-5)
+    check(dispatch.slide, dispatch.plain_slide, arrays, 1e-5)

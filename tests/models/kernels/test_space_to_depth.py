@@ -8,22 +8,20 @@ from numpy.testing import assert_allclose
 
 from jaxcnn.models import build
 from jaxcnn.models.kernels import dispatch, space_to_depth
-from jaxcnn.models.ops import Window
+from jaxcnn.models.window import Window
 from tests.models.kernels.test_cpu_forms import all_shapes, check, drawn
 from tests.models.narrow import quick_jit
 
 
 def fold(x, kernel, window):
-    return space_to_depth.convolve_space_to_depth(
-        x, kernel, window.stride, window.before, window.after
-    )
+    return space_to_depth.convolve_space_to_depth(x, kernel, window)
 
 
 def first_layers(monkeypatch):
     """(image, kernel, window) of the nets' layers that stride over colours."""
     found = all_shapes(monkeypatch)["convolve"]
     monkeypatch.undo()
-    return {s[:3] for s in found if s[1][2] <= dispatch.COLOURS and s[2].stride > 1}
+    return {s[:3] for s in found if s[1][2] <= dispatch.IMAGE_CHANNELS and s[2].stride > 1}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -35,7 +33,7 @@ def test_the_nets_first_layers(dtype, monkeypatch):
             arrays = drawn(dtype, (2, *image), (*kernel[:3], 8))
             check(
                 lambda x, k, w=window: fold(x, k, w),
-                lambda x, k, w=window: dispatch.plain(x, k, w),
+                lambda x, k, w=window: dispatch.plain_convolve(x, k, w),
                 arrays,
                 1e-5 if dtype == "float32" else 1e-12,
             )
@@ -50,7 +48,7 @@ def test_other_windows_and_sides(size, stride, before, after):
         x, kernel = drawn("float32", (1, height, width, 3), (size, size, 3, 2))
         assert_allclose(
             quick_jit(lambda x, k: fold(x, k, window))(x, kernel),
-            quick_jit(lambda x, k: dispatch.plain(x, k, window))(x, kernel),
+            quick_jit(lambda x, k: dispatch.plain_convolve(x, k, window))(x, kernel),
             rtol=0,
             atol=1e-4,
         )

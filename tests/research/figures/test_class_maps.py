@@ -61,4 +61,4 @@ def test_the_scale_gives_four_cells_a_side():
         cells = scale
         for window in net.trunk():
             cells = window.out(cells)
-        assert cells - net.head_side() + 1 >= 4
+        assert cells - net.classifier_side() + 1 >= 4
