@@ -74,30 +74,3 @@ def rescaled_crop(
     above, before = square_corner(height, width, scale) if square else (0, 0)
     crop = crop_in_source(height, width, scale, (top + above, left + before, side, side))
     return crop._replace(box=(top, left, side, side), interpolation=interpolation)
-
-
-def resized_center_crop(
-    height: int,
-    width: int,
-    *,
-    scale: int,
-    image_size: int,
-    square: bool = False,
-    interpolation: str = "bilinear",
-) -> ResizedCrop:
-    """Returns the centre crop of side `image_size` after the rescale of the shorter side to `scale`.
-
-    An odd margin leaves its extra pixel at the bottom and on the right. With `square` the crop is centred
-    in the central square, and its box is relative to that; it may then lie a pixel higher or further left.
-    """
-    tall, wide = (scale, scale) if square else rescaled_size(height, width, scale)
-    return rescaled_crop(
-        height,
-        width,
-        scale=scale,
-        top=(tall - image_size) // 2,
-        left=(wide - image_size) // 2,
-        side=image_size,
-        square=square,
-        interpolation=interpolation,
-    )

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jaxcnn.data.crops import ResizedCrop, resized_center_crop
-from jaxcnn.data.decode import DecodeTask, decode, decode_many, load_decoders, peek
+from jaxcnn.data.crops import ResizedCrop
+from jaxcnn.data.decode import DecodeTask, decode_many, load_decoders, peek
 from jaxcnn.data.errors import CorruptImage, DataError
-from jaxcnn.data.eval_crops import EvalCrop, bounding_crops
+from jaxcnn.data.eval_crops import EvalCrop, bounding_crops, center_crop
 from jaxcnn.data.loader import MID_GREY, Loader, available_cores
 from jaxcnn.data.sources.source import Source
 from jaxcnn.data.train_crops import check_holds_crop
@@ -170,7 +170,8 @@ def preprocess(
             "BMP or WebP file"
         ) from error
     try:
-        crop = resized_center_crop(*peek(data), scale=scale, image_size=image_size, square=square)
-        return decode(data, crop)[None]
+        size = peek(data)
+        crop = center_crop(*size, scale, image_size, square=square)
+        return decode_eval_crops(data, size, [crop])[crop][None]
     except CorruptImage as error:
         raise DataError(f"cannot decode the image {path}: {error}") from error

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from jaxcnn.data.crops import ResizedCrop, rescaled_crop, rescaled_size, resized_center_crop
+from jaxcnn.data.crops import ResizedCrop, rescaled_crop, rescaled_size
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sampler import RandomStream, random_bits
 
@@ -149,23 +149,17 @@ def draw_train_crop(
     low, high = sampling.scale
     if sampling.sampling == "random_resized_crop":
         return _random_resized_crop(height, width, sampling, image_size, bits, interpolation)
-    if sampling.sampling == "center_crop":
-        return resized_center_crop(
-            height,
-            width,
-            scale=low,
-            image_size=image_size,
-            square=True,
-            interpolation=interpolation,
-        )
     scale, square = low + bits.scale % (high - low + 1), sampling.from_square
     tall, wide = (scale, scale) if square else rescaled_size(height, width, scale)
+    top, left = bits.top % (tall - image_size + 1), bits.left % (wide - image_size + 1)
+    if sampling.sampling == "center_crop":
+        top = left = (scale - image_size) // 2
     return rescaled_crop(
         height,
         width,
         scale=scale,
-        top=bits.top % (tall - image_size + 1),
-        left=bits.left % (wide - image_size + 1),
+        top=top,
+        left=left,
         side=image_size,
         square=square,
         interpolation=interpolation,

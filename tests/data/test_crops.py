@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from jaxcnn.data.crops import rescaled_crop, rescaled_size, resized_center_crop
+from jaxcnn.data.crops import rescaled_crop, rescaled_size
 from jaxcnn.data.train_crops import (
     ASPECT_LAWS,
     INTERPOLATIONS,
@@ -41,17 +41,6 @@ def test_shorter_side_is_exact_and_aspect_is_kept_to_a_pixel():
                 assert abs(wide / width * height - tall) <= 0.5 * max(1, height / width)
 
 
-def test_centre_view_is_symmetric():
-    assert resized_center_crop(375, 500, scale=256, image_size=224).box == (
-        16,
-        58,
-        224,
-        224,
-    )  # of 256 x 341
-    assert resized_center_crop(500, 375, scale=256, image_size=224).box == (58, 16, 224, 224)
-    assert resized_center_crop(9, 9, scale=224, image_size=224).box == (0, 0, 224, 224)
-
-
 def test_region_is_the_crop_in_the_image_s_own_pixels():
     """40 x 60 at S = 20 is 20 x 30: two of the image's pixels for one."""
     crop = rescaled_crop(40, 60, scale=20, top=3, left=5, side=16)
@@ -64,22 +53,6 @@ def test_region_is_the_crop_in_the_image_s_own_pixels():
     assert rescaled_crop(2, 3, scale=3, top=0, left=1, side=3).region == pytest.approx(
         (0.6, 0, 2.4, 2)
     )
-
-
-def test_the_centre_of_the_square_is_the_image_s_centre_within_a_pixel():
-    """32 x 41: the crop of 23 is at (41 - 23) / 2 = 9; the square at 4, and the crop in it at 4."""
-    whole = resized_center_crop(32, 41, scale=32, image_size=23)
-    inside = resized_center_crop(32, 41, scale=32, image_size=23, square=True)
-    assert (whole.box, inside.box) == ((4, 9, 23, 23), (4, 4, 23, 23))
-    assert (whole.region[0], inside.region[0]) == (9.0, 8.0)
-    for width in range(32, 60):
-        for side in (20, 23, 32):
-            one, other = (
-                resized_center_crop(32, width, scale=32, image_size=side, square=s)
-                for s in (False, True)
-            )
-            assert one.region[0] - other.region[0] in (0, 1)
-            assert one.region[1] == other.region[1]
 
 
 def draw(example_id, *, image_size, height=30, width=40, seed=0, epoch=0, **sampling):
@@ -168,7 +141,7 @@ def test_crops_cover_the_central_square(sampling, shape):
 def test_center_crop_is_not_random():
     settings = {"sampling": "center_crop", "scale": (32, 32), "image_size": 24}
     crops = {draw(i, epoch=i, **settings) for i in range(50)}
-    assert crops == {resized_center_crop(30, 40, scale=32, image_size=24, square=True)}
+    assert crops == {rescaled_crop(30, 40, scale=32, top=4, left=4, side=24, square=True)}
     assert crops.pop().box == (4, 4, 24, 24)
 
 

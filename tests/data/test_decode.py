@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.data.crops import ResizedCrop, rescaled_crop, rescaled_size, resized_center_crop
+from jaxcnn.data.crops import ResizedCrop, crop_in_source, rescaled_crop, rescaled_size
 from jaxcnn.data.decode import decode, peek
 from jaxcnn.data.errors import CorruptImage
+from jaxcnn.data.eval_crops import center_crop
 from jaxcnn.data.jpeg import read_header
 
 
 def centre(data):
     """The centre crop of an encoded image that `decode` takes."""
-    return resized_center_crop(*peek(data), scale=32, image_size=32)
+    return crop_in_source(*peek(data), 32, center_crop(*peek(data), 32, 32).box)
 
 
 def decode_centre(data):

@@ -96,6 +96,8 @@ def test_a_square_of_the_crops_own_side_is_not_resized():
 
 def test_centre_and_whole():
     assert center_crop(*LANDSCAPE, 256, 224).box == (16, 58, 224, 224)
+    assert center_crop(*PORTRAIT, 256, 224).box == (58, 16, 224, 224)
+    assert center_crop(9, 9, 224, 224).box == (0, 0, 224, 224)
     # The central square of an odd margin lies half a pixel to the left, and its centre with it.
     assert rescaled_size(300, 403, 256) == (256, 344)
     assert center_crop(300, 403, 256, 225).box == (15, 59, 225, 225)

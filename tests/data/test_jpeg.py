@@ -6,7 +6,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from jaxcnn.data import jpeg
-from jaxcnn.data.crops import resized_center_crop
+from jaxcnn.data.crops import rescaled_crop
 from jaxcnn.data.decode import DecodeTask, decode, decode_many, peek
 from jaxcnn.data.errors import CorruptImage
 from jaxcnn.data.tensorflow import JpegWindow
@@ -47,8 +47,10 @@ def test_pixels_are_written_to_the_given_array(images, encoded, smooth_image, in
     cmyk = Image.fromarray(smooth_image(40, 60)).convert("CMYK")
     for data in [images[0], encoded(smooth_image(40, 60), "PNG"), encoded(cmyk)]:
         size = peek(data)
-        scale = min(size) if side == 20 else 32
-        crop = resized_center_crop(*size, scale=scale, image_size=side, interpolation=interpolation)
+        scale = min(size) if side == 20 else 36
+        crop = rescaled_crop(
+            *size, scale=scale, top=3, left=5, side=side, interpolation=interpolation
+        )
         batch = np.zeros((3, side, side, 3), np.uint8)
         (found,) = decode_many([DecodeTask(data, [crop], [batch[1]])])[0]
         assert np.shares_memory(found, batch)

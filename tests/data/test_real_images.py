@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from jaxcnn.data import TrainLoader, class_table, open_data
-from jaxcnn.data.crops import rescaled_size, resized_center_crop
+from jaxcnn.data.crops import crop_in_source, rescaled_size
 from jaxcnn.data.decode import decode, peek
+from jaxcnn.data.eval_crops import center_crop
 
 ARCHIVE = Path(__file__).parents[2].parent / "shared" / "data" / "imagenet_200.tar"
 
@@ -45,9 +46,9 @@ def test_window_equals_full_decode(images, scale, side, interpolation):
     far = 0
     filters = {"bilinear": Image.Resampling.BILINEAR, "cubic": Image.Resampling.BICUBIC}
     for content in images.values():
-        crop = resized_center_crop(
-            *peek(content), scale=scale, image_size=side, interpolation=interpolation
-        )
+        size = peek(content)
+        box = center_crop(*size, scale, side).box
+        crop = crop_in_source(*size, scale, box)._replace(interpolation=interpolation)
         got = decode(content, crop)
         whole = Image.open(io.BytesIO(content)).convert("RGB")
         tall, wide = rescaled_size(whole.height, whole.width, scale)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.data import DataError, Sampling, TrainLoader, open_data
-from jaxcnn.data.crops import resized_center_crop
+from jaxcnn.data.crops import rescaled_crop
 from jaxcnn.data.decode import decode, peek
 from jaxcnn.data.sources import tfrecord_index as records_module
 from jaxcnn.data.sources.tfds import find_prepared
@@ -180,7 +180,7 @@ def test_prepared_data_set(prepared):
     for i in range(23):
         content, label = data.train.read(i)
         height, width = peek(content)
-        pixels = decode(content, resized_center_crop(height, width, scale=20, image_size=20))
+        pixels = decode(content, rescaled_crop(height, width, scale=20, top=0, left=0, side=20))
         number = width - 20
         assert label == number % 3
         assert pixels[0, 0, 0] == 8 * number
