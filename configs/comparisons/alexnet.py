@@ -1,0 +1,44 @@
+"""AlexNet's two structural comparisons on ImageNet: one tower or two, and one layer less.
+
+COMMAND   jaxcnn compare configs/comparisons/alexnet.py --out=runs/alexnet_comparisons
+DATA      tfds:imagenet2012 (docs/data.md prepares it)
+HOURS     two seeds of each variant: six and ten runs of configs/alexnet.py; nobody has run them here
+EXPECT    the figures of the paper in `about`
+"""
+
+COMMON = {"evals": ({"name": "ten_crops", "scale": 256},)}
+
+
+def get_comparisons() -> dict[str, dict]:
+    return {
+        "towers": {
+            "about": (
+                "Krizhevsky et al. 2012, section 3.2: two towers reduce the top-1 and top-5 error by 1.7 and "
+                "1.2 points against a one-GPU net with half the kernels in each convolution but the last."
+            ),
+            "base": "alexnet",
+            "overrides": COMMON,
+            "variants": {
+                "two towers": {},
+                "one tower": {"model.towers": 1},
+                "two towers, all connected": {"model.ungrouped": True},
+            },
+            "seeds": (0, 1),
+        },
+        "depth": {
+            "about": (
+                "Krizhevsky et al. 2012, section 7: removing any of the middle layers loses about 2 points "
+                "of top-1."
+            ),
+            "base": "alexnet",
+            "overrides": COMMON,
+            "variants": {
+                "base": {},
+                **{
+                    f"no {name}": {"model.drop_layer": name} for name in ("conv2", "conv3", "conv4")
+                },
+                "no conv5": {"model.drop_layer": "conv5"},
+            },
+            "seeds": (0, 1),
+        },
+    }
