@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test test-slow lint clean
+.PHONY: run test test-slow lint docs clean
 
 run: $(READY)            ## prepare the embedded digits, train on them, evaluate
 	$(BIN)/python main.py
@@ -22,8 +22,12 @@ lint: $(READY)           ## format in place, then check style and types
 	$(BIN)/ruff check --fix .
 	$(BIN)/pyright
 
-clean:                   ## remove the environment and every run
-	rm -rf .venv runs
+docs: $(READY)           ## the documentation as a site in site/, which needs no network to read
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m mkdocs build --strict
+
+clean:                   ## remove the environment, every run and the site
+	rm -rf .venv runs site
 
 $(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxcnn needs Python 3.11 or later; try make PYTHON=python3.11")'

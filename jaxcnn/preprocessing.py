@@ -181,7 +181,7 @@ def pca_lighting(
 ) -> Float[np.ndarray, "3 3"]:
     """Returns the shifts of R, G and B, on the 0..255 scale, for a draw of 1 along each principal component.
 
-    The paper adds [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T, a formula that depends on the unit of pixels.
+    The paper adds `[p1 p2 p3] [a1 l1, a2 l2, a3 l3]^T`, a formula that depends on the unit of pixels.
 
     Args:
         values: eigenvalues l of the covariance of pixels of 0..255.

@@ -1,6 +1,7 @@
-"""The code blocks of README.md and docs/ run as they stand, and its figures are those of the reports."""
+"""Code blocks of the README, docs/ and the notebook run as shown; figures are those of the reports."""
 
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -11,23 +12,26 @@ from pathlib import Path
 
 import pytest
 
+from jaxcnn.cli import main as cli
+
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# What sets up an environment, or is tested by itself (`make run` below; `make test` is this).
-NOT_HERE = ("make ", "pip install")
+DOCS = ROOT / "docs"
+NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+# What sets up an environment. `make run` is tested below, and `make test` is this.
+SKIPPED = ("make ", "pip install")
 
 
-def blocks(language):
-    for page in PAGES:
-        for text in re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S):
-            yield page.name, text
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)
 
 
 COMMANDS = [
     line.partition("#")[0].strip()
-    for _, text in blocks("bash")
+    for page in PAGES
+    for text in blocks(page, "bash")
     for line in text.splitlines()
-    if line.strip() and not line.startswith(NOT_HERE)
+    if line.strip() and not line.startswith(SKIPPED)
 ]
 
 
@@ -52,21 +56,75 @@ def test_there_are_commands():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands(command, tmp_path):
+def test_commands(command, tmp_path, monkeypatch, capsys):
+    """`python main.py` as a process; `jaxcnn COMMAND` in this one (tests/cli starts each as a process)."""
     program, *arguments = shlex.split(command)
     program = program.removeprefix(".venv/bin/")
     assert program in ("python", "jaxcnn"), f"{command}: is it a command that a test can start?"
     if program == "jaxcnn":
-        arguments = ["-m", "jaxcnn", *arguments]
+        monkeypatch.chdir(ROOT)
+        code = cli.main(arguments)
+        assert code == 0, capsys.readouterr().err
+        return
     done = start(arguments, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("page", "text"), list(blocks("python")))
-def test_python_blocks(page, text, tmp_path):
-    done = start(["-c", text], tmp_path)
-    assert done.returncode == 0, f"{page}: {done.stderr}"
+# Each text has a namespace of its own; all share one process, which imports JAX once.
+RUN_BLOCKS = """
+import json, sys
+for name, text in json.load(sys.stdin):
+    try:
+        exec(compile(text, name, "exec"), {"__name__": "__main__"})
+    except BaseException:
+        print("in", name, file=sys.stderr)
+        raise
+print("all done")
+"""
+
+
+def test_python_blocks_and_notebooks():
+    """The blocks of a page run one after the other, as do the cells of a notebook."""
+    texts = [(page.name, "\n".join(blocks(page, "python"))) for page in PAGES]
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text())["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        texts.append((path.name, "\n".join(code)))
+    assert sum(bool(text) for _, text in texts) >= 3  # README, extend.md, the notebook
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_BLOCKS],
+        input=json.dumps(texts),
+        cwd=ROOT,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.endswith("all done\n")
+
+
+def test_notebooks_hold_small_text_outputs():
+    for path in NOTEBOOKS:
+        assert path.stat().st_size < 20_000
+        for cell in json.loads(path.read_text())["cells"]:
+            assert cell.get("execution_count") is None
+            assert all(output["output_type"] == "stream" for output in cell.get("outputs", ()))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("mkdocs", "material", "mkdocstrings")),
+    reason="needs the extra 'docs'",
+)
+def test_the_site_builds_and_loads_nothing_from_the_network(tmp_path):
+    done = start(["-m", "mkdocs", "build", "--strict", f"--site-dir={tmp_path}/site"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    loaded = r"""<(?:script|link|img|iframe)[^>]*(?:src|href)=["']?(?:https?:)?//[^"'> ]*"""
+    for page in (tmp_path / "site").rglob("*.html"):
+        found = [tag for tag in re.findall(loaded, page.read_text()) if "canonical" not in tag]
+        assert not found, f"{page}: {found}"
 
 
 def test_links_lead_somewhere():
@@ -86,7 +144,7 @@ def test_readme_figures_come_from_reports(report):
 @pytest.mark.parametrize("table", sorted((ROOT / "results").glob("cifar10_protocols/*.md")))
 def test_tables_of_protocols_are_those_that_were_published(table):
     lines = [line for line in table.read_text().splitlines() if line.startswith("|")]
-    page = (ROOT / "docs" / "evaluation.md").read_text()
+    page = (DOCS / "evaluation.md").read_text()
     assert len(lines) > 3
     assert [line for line in lines if line not in page] == []
 

@@ -1,10 +1,12 @@
 """A net as a list of layers that another framework can build: plain data, from the papers' tables.
 
+```text
 ["conv", name, inputs, outputs, side, stride, before, after, groups]    with bias
 ["relu"]  ["max_pool", side, stride, before, after]  ["average_pool", side, stride]
 ["lrn", n, alpha, beta, k, towers]    alpha multiplies the sum, not the mean
 ["linear", name, inputs, outputs]    feature maps are flattened as (channel, row, column)
 ["dropout", rate]  ["concat", [layer, ...], ...]  ["auxiliary", [layer, ...]]
+```
 """
 
 from __future__ import annotations
