@@ -12,23 +12,39 @@ from tests.parallel.witness import digest
 from tests.training.runs import arguments, events, state_of
 
 MAIN = ROOT / "main.py"
-EXAMPLES, EPOCHS = 256, 4
-# At TINY's rate this narrow net blows rounding up a thousandfold in twenty steps.
-SETTINGS = arguments(epochs=EPOCHS, log__every_steps=1, schedule__rate=0.0001)
+EXAMPLES, EPOCHS = 256, 2  # 8 updates an epoch
+# At TINY's learning rate, rounding grows a thousandfold in twenty updates of this narrow net.
+SETTINGS = arguments(
+    epochs=EPOCHS,
+    log__every_steps=1,
+    schedule__rate=0.0001,
+    checkpoint__every_epochs=0.5,
+)
+# Every save ends before the next update begins; a dead process is noticed in seconds.
+STEADY = {"WAIT_FOR_SAVES": "1", "HEARTBEAT_SECONDS": "10"}
 
 
-def judged(workdir):
-    """(n, right, right in five) of each evaluation, as integers."""
+def eval_counts(workdir):
+    """(n, correct, correct among five) of each evaluation, as integers."""
     rows = [e for e in events(workdir) if e["kind"] == "eval"]
     return [(e["n"], round(e["n"] * e["top1"]), round(e["n"] * e["top5"])) for e in rows]
 
 
+def assert_same_run(workdir, other):
+    """Losses and counts to rounding: gradients are summed in another order on other devices, and an image
+    whose two best scores are equal to rounding may fall on either side."""
+    np.testing.assert_allclose(losses(workdir), losses(other), rtol=1e-4)
+    mine, theirs = np.array(eval_counts(workdir)), np.array(eval_counts(other))
+    np.testing.assert_array_equal(mine[:, 0], theirs[:, 0])
+    np.testing.assert_allclose(mine, theirs, atol=2)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """(workdir, ids by update) of a run of one process on eight devices."""
+    """(workdir, ids by update) of a run of one process on four devices."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with LaunchedGroup(
-        folder / "group", 1, 8, *SETTINGS, f"--workdir={folder / 'run'}"
+        folder / "group", 1, 4, *SETTINGS, f"--workdir={folder / 'run'}"
     ) as process_group:
         assert process_group.wait() == [0], process_group.told()
     done = ledger([process_group])
@@ -36,75 +52,59 @@ def undisturbed(tmp_path_factory):
     return folder / "run", done
 
 
-def test_two_processes_are_one_run(undisturbed, tmp_path):
-    workdir, ids = undisturbed
-    with LaunchedGroup(
-        tmp_path / "group", 2, 4, *SETTINGS, f"--workdir={tmp_path / 'run'}"
-    ) as process_group:
-        assert process_group.wait() == [0, 0], process_group.told()
-    # Each process reads its half of the rows, which together are the batch in its order.
-    assert all(
-        [len(rows) for rows in halves] == [16, 16] for halves in process_group.ids().values()
-    )
-    assert ledger([process_group]) == ids
-    np.testing.assert_allclose(losses(tmp_path / "run"), losses(workdir), rtol=1e-6)
-    assert judged(tmp_path / "run") == judged(workdir)
-    # One writes and speaks.
-    assert process_group.lines(1) == ["process 1/2, 4 local devices, 8 global"]
-    assert "process 0/2, 4 local devices, 8 global" in process_group.lines(0)
-    (start,) = starts(tmp_path / "run")
-    assert (start["processes"], len(start["devices"])) == (2, 8)
-    assert {p.name for p in (tmp_path / "run").iterdir()} == {p.name for p in workdir.iterdir()}
-
-
-# What becomes of a process whose fellow is gone: an error, where its connection broke; an abort by JAX, where
-# it did not and a heartbeat was missed, or where the coordinator's service ended with process 0.
+# How a process ends whose peer is gone: with an error where its connection broke; aborted by JAX where it
+# did not and a heartbeat was missed, or where the coordinator's service ended with process 0.
 BEREFT = {1, -6}
-# (processes, devices of each), which process is struck, where and by what, and the exit codes.
+# (processes, devices of each), STRIKE, exit codes by process, the update that it starts from.
 STARTS = [
-    ((2, 4), "1 train 18 0 KILL", (BEREFT, {-9})),
-    ((2, 4), "0 train 20 0 KILL", ({-9}, BEREFT)),
-    ((2, 4), "1 train 21 0 TERM", ({143}, {143})),
-    ((1, 4), "0 train 28 0 TERM", ({143},)),
-    ((1, 1), "", ({0},)),
+    ((2, 2), "1 train 6 0 KILL", (BEREFT, {-9}), {0}),
+    ((2, 2), "0 train 10 0 KILL", ({-9}, BEREFT), {4}),
+    ((2, 2), "1 train 13 0 TERM", ({143}, {143}), {8}),
+    (
+        (1, 1),
+        "",
+        ({0},),
+        {12, 13, 14, 15},
+    ),  # the stop takes effect an update or two after the signal
 ]
 
 
 def test_kills_stops_and_other_counts_of_devices(undisturbed, tmp_path):
-    """Five starts of one run: each goes on from the very bits that were saved, with the example that was
-    next, and in the end it is the run that nothing disturbed."""
-    folder, process_groups = tmp_path / "run", []
-    for (count, devices), strike, codes in STARTS:
-        saved = [(int(s.step), digest(s)) for s in [state_of(folder)]] if process_groups else []
+    """Four starts of one run: each restores the exact state that was saved last and draws the examples that
+    come next; the result is that of the undisturbed run."""
+    folder, groups = tmp_path / "run", []
+    for (count, devices), strike, codes, _ in STARTS:
+        saved = [(int(s.step), digest(s)) for s in [state_of(folder)]] if groups else []
         with LaunchedGroup(
-            tmp_path / f"group_{len(process_groups)}", count, devices, *SETTINGS, f"--workdir={folder}",
-            **({"STRIKE": strike} if strike else {}),
+            tmp_path / f"group_{len(groups)}", count, devices, *SETTINGS, f"--workdir={folder}",
+            **STEADY, **({"STRIKE": strike} if strike else {}),
         ) as process_group:  # fmt: skip
             ended = process_group.wait()
         assert all(a in b for a, b in zip(ended, codes, strict=True)), (ended, process_group.told())
         assert process_group.restored() == saved * count
-        if strike:
-            assert max(map(process_group.seconds_to_end, range(count))) < 45
-        process_groups.append(process_group)
-    # Its own words, or the watchdog's and JAX's.
-    assert re.search(
-        "another process ended first|stopped sending heartbeats", process_groups[0].err(0)
-    )
-    assert "loop.py" in process_groups[0].err(0)
-    assert "stopped by SIGTERM of process 1; the state is saved" in process_groups[2].err(0)
-    assert "stopped by SIGTERM; the state is saved" in process_groups[3].err(0)
+        groups.append(process_group)
+    # jaxcnn's own message, or the watchdog's and JAX's.
+    assert re.search("another process ended first|stopped sending heartbeats", groups[0].err(0))
+    assert "loop.py" in groups[0].err(0)
+    assert "stopped by SIGTERM of process 1; the state is saved" in groups[2].out(0) + groups[
+        2
+    ].err(0)
     begun = starts(folder)
     assert [(s["processes"], len(s["devices"])) for s in begun] == [
         (count, count * devices) for (count, devices), *_ in STARTS
     ]
-    assert begun[0]["step"] == 0 < begun[1]["step"] <= begun[2]["step"] == 16
-    assert 21 <= begun[3]["step"] < 27 <= begun[4]["step"] < 32
-    assert ledger(process_groups) == undisturbed[1]
-    np.testing.assert_allclose(losses(folder), losses(undisturbed[0]), rtol=1e-6)
-    assert judged(folder) == judged(undisturbed[0])
+    assert all(s["step"] in steps for s, (*_, steps) in zip(begun, STARTS, strict=True))
+    assert ledger(groups) == undisturbed[1]
+    assert_same_run(folder, undisturbed[0])
+    # Process 0 alone writes and prints; process 1 prints one line.
+    assert groups[2].lines(1) == ["process 1/2, 2 local devices, 4 global"]
+    assert "process 0/2, 2 local devices, 4 global" in groups[2].lines(0)
+    # Each process reads its half of the rows, which together are the batch in its order.
+    assert {len(rows) for halves in groups[2].ids().values() for rows in halves} == {16}
+    assert {p.name for p in folder.iterdir()} == {p.name for p in undisturbed[0].iterdir()}
 
 
-# What is wrong is said on both, before anything is trained.
+# Bad input is reported by both processes before anything is trained.
 
 
 def refused(tmp_path, *typed, **options):

@@ -1,9 +1,11 @@
-"""main.py with a witness, for tests of many processes: WITNESS=FOLDER python witness.py ARGUMENTS...
+"""main.py with a witness, for tests of several processes: WITNESS=FOLDER python witness.py ARGUMENTS...
 
 In FOLDER each process keeps a file of JSON lines: the ids that it drew for each update, the state that it
-went on from, and when it was struck. STRIKE="PROCESS PHASE NUMBER DELAY SIGNAL" has that process send itself
-a signal DELAY seconds after it began on something: the batch of update NUMBER ("train"), the picture NUMBER
-of its evaluations ("evaluation"), the save of update NUMBER ("save").
+restored, and the signal that it sent itself. STRIKE="PROCESS PHASE NUMBER DELAY SIGNAL" has that process send
+itself a signal DELAY seconds after it began on the batch of update NUMBER ("train"), on image NUMBER of its
+evaluations ("evaluation") or on the save of update NUMBER ("save"); at once, in the main thread, where DELAY
+is 0. WAIT_FOR_SAVES=1 makes each save finish before the next update begins. HEARTBEAT_SECONDS is how long
+a dead process stays unnoticed.
 """
 
 import collections
@@ -31,14 +33,18 @@ class Witness:
         with path.open("a") as file:
             file.write(json.dumps(what) + "\n")
 
-    def reach(self, phase, number):
+    def reach(self, phase, count):
         import jax
 
         index, wanted, at, delay, name = os.environ.get("STRIKE", "-1 none 0 0 TERM").split()
-        here = (jax.process_index(), phase) == (int(index), wanted) and number >= int(at)
+        here = (jax.process_index(), phase) == (int(index), wanted) and count >= int(at)
         if here and not self.struck:
             self.struck = True
-            threading.Timer(float(delay), self.strike, [signal.Signals[f"SIG{name}"]]).start()
+            number = signal.Signals[f"SIG{name}"]
+            if float(delay):
+                threading.Timer(float(delay), self.strike, [number]).start()
+            else:
+                self.strike(number)
 
     def strike(self, number):
         self.note(struck=time.time(), signal=number)
@@ -46,7 +52,7 @@ class Witness:
 
 
 def digest(state):
-    """Of every bit of a state, whole on this process."""
+    """SHA-256 of a state that is whole on this process."""
     import jax
     import numpy as np
 
@@ -57,11 +63,12 @@ def digest(state):
 
 
 def attend(witness):
-    """Has `witness` told of what the run does."""
+    """Patches the run so that `witness` records what it does."""
     from jax.experimental import multihost_utils
 
     from jaxcnn import data as room
     from jaxcnn.evaluation import run_protocol
+    from jaxcnn.parallel import distributed
     from jaxcnn.training.checkpoint import Checkpoints
     from jaxcnn.training.prefetch import Prefetcher
 
@@ -88,17 +95,19 @@ def attend(witness):
             witness.reach("train", done[0])
         return taken
 
-    class Pictures(run_protocol.EvalLoader):
+    class EvalLoader(run_protocol.EvalLoader):
         seen = 0
 
         def __next__(self):
-            Pictures.seen += 1
-            witness.reach("evaluation", Pictures.seen)
+            EvalLoader.seen += 1
+            witness.reach("evaluation", EvalLoader.seen)
             return super().__next__()
 
     def save(self, state, *arguments, **keys):
         witness.reach("save", int(state.step))
         saved(self, state, *arguments, **keys)
+        if os.environ.get("WAIT_FOR_SAVES"):
+            self.wait()
 
     def restore(self, *arguments):
         found = restored(self, *arguments)
@@ -107,10 +116,12 @@ def attend(witness):
             witness.note(restored=int(whole.step), state=digest(whole))
         return found
 
+    if seconds := os.environ.get("HEARTBEAT_SECONDS"):
+        distributed.HEARTBEAT_SECONDS = int(seconds)
     made.__next__ = next_batch
     room.TrainLoader = make
     Prefetcher.next = next_update
-    run_protocol.EvalLoader, Checkpoints.save, Checkpoints.restore = Pictures, save, restore
+    run_protocol.EvalLoader, Checkpoints.save, Checkpoints.restore = EvalLoader, save, restore
 
 
 if __name__ == "__main__":
