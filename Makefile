@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# The tested versions for this Python: jax 0.10 on 3.11, jax 0.12 on 3.13.
+CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints-newest.txt" if sys.version_info >= (3, 13) else "constraints.txt")')
 
 .PHONY: run test test-slow lint docs clean
 
@@ -23,14 +25,14 @@ lint: $(READY)           ## format in place, then check style and types
 	$(BIN)/pyright
 
 docs: $(READY)           ## the documentation as a site in site/, which needs no network to read
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[docs]'
 	$(BIN)/python -m mkdocs build --strict
 
 clean:                   ## remove the environment, every run and the site
 	rm -rf .venv runs site
 
-$(READY): pyproject.toml setup.py constraints.txt
+$(READY): pyproject.toml setup.py $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxcnn needs Python 3.11 or later; try make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $(READY)
