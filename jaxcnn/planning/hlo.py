@@ -24,6 +24,8 @@ _COLLECTIVE = re.compile(
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _GROUP = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA_GROUP = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
+_MESH_GROUP = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")  # since jaxlib 0.12
+_AXIS = re.compile(r"'(\w+)'(?:=(\d+))?")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = .*?[\}\)\]] ([a-z][\w\-]*)\(")
@@ -113,9 +115,9 @@ def cycles(text: str) -> int:
 
 
 def layer(name: str) -> str:
-    """`conv1_2` of `jit(step)/.../VGG.run/conv1_2/conv_general_dilated`; else the last part."""
+    """`conv1_2` of `jit(step)/.../VGG.forward/conv1_2/conv_general_dilated`; else the last part."""
     parts = name.split("/")
-    inside = [i for i, part in enumerate(parts) if part.endswith(".run")]
+    inside = [i for i, part in enumerate(parts) if part.endswith(".forward")]
     return "/".join(parts[inside[0] + 1 : -1]) or parts[-1] if inside else parts[-1]
 
 
@@ -234,4 +236,7 @@ def _devices(line: str) -> int:
         return len(group[1].split(","))
     if group := _IOTA_GROUP.search(line):
         return int(group[2])
+    if group := _MESH_GROUP.search(line):
+        sizes = {name: int(size) for name, size in _AXIS.findall(group[1])}
+        return math.prod(sizes[name] for name, _ in _AXIS.findall(group[2]))
     return 1

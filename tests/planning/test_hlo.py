@@ -28,14 +28,14 @@ HloModule jit_step, is_scheduled=true
 }
 
 ENTRY %main.1 (a: bf16[8,4096]) -> f32[4096,1000] {
-  %fusion.0 = f32[4096,1000]{1,0:T(8,128)} fusion(%a), kind=kOutput, calls=%wgrad, metadata={op_name="jit(step)/transpose(jvp(VGG))/VGG.run/fc7/dot_general"}, backend_config={"window_config":{"estimated_cycles":"400"}}
+  %fusion.0 = f32[4096,1000]{1,0:T(8,128)} fusion(%a), kind=kOutput, calls=%wgrad, metadata={op_name="jit(step)/transpose(jvp(VGG))/VGG.forward/fc7/dot_general"}, backend_config={"window_config":{"estimated_cycles":"400"}}
   %copy.1 = f32[4096,1000]{1,0:T(8,128)S(1)} copy(%fusion.0)
   %async-collective-start = (f32[4096,1000]{1,0:T(8,128)}, u32[]{:S(2)}) fusion(%copy.1), kind=kCustom, calls=%start
   %get-tuple-element.1 = f32[4096,1000]{1,0:T(8,128)} get-tuple-element(%async-collective-start), index=0
-  %fusion.1 = (f32[3,3,64,64]{3,2,1,0:T(8,128)}, f32[4096,1000]{1,0:T(8,128)}) fusion(%get-tuple-element.1, %b), kind=kCustom, calls=%async_collective_fusion.1, metadata={op_name="jit(step)/transpose(jvp(VGG))/VGG.run/conv2_1/conv_general_dilated"}, backend_config={"window_config":{"estimated_cycles":"900"}}
+  %fusion.1 = (f32[3,3,64,64]{3,2,1,0:T(8,128)}, f32[4096,1000]{1,0:T(8,128)}) fusion(%get-tuple-element.1, %b), kind=kCustom, calls=%async_collective_fusion.1, metadata={op_name="jit(step)/transpose(jvp(VGG))/VGG.forward/conv2_1/conv_general_dilated"}, backend_config={"window_config":{"estimated_cycles":"900"}}
   %fusion.2 = bf16[8,8,64]{2,1,0:T(8,128)} fusion(%b), kind=kLoop, calls=%elementwise, backend_config={"window_config":{"estimated_cycles":"50"}}
   %async-collective-done = f32[4096,1000]{1,0:T(8,128)} fusion(%get-tuple-element.1), kind=kCustom, calls=%done
-  %reduce_sum.1 = f32[64]{0:T(128)} reduce(%fusion.2, %zero), dimensions={0,1}, metadata={op_name="jit(step)/transpose(jvp(VGG))/VGG.run/conv2_1/reduce_sum"}
+  %reduce_sum.1 = f32[64]{0:T(128)} reduce(%fusion.2, %zero), dimensions={0,1}, metadata={op_name="jit(step)/transpose(jvp(VGG))/VGG.forward/conv2_1/reduce_sum"}
   %all-reduce.4 = (f32[64]{0:T(128)}, f32[]{:T(128)}) all-reduce(%reduce_sum.1, %loss), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add, metadata={op_name="jit(step)/psum"}
 }
 """
@@ -43,9 +43,9 @@ ENTRY %main.1 (a: bf16[8,4096]) -> f32[4096,1000] {
 # As XLA:GPU writes it: a -start, work, a -done.
 GPU = """\
 ENTRY %main.1 (a: f32[8]) -> f32[8] {
-  %fusion.0 = f32[1024]{0} fusion(%a), kind=kLoop, calls=%f, metadata={op_name="jit(step)/VGG.run/fc6/dot_general"}
+  %fusion.0 = f32[1024]{0} fusion(%a), kind=kLoop, calls=%f, metadata={op_name="jit(step)/VGG.forward/fc6/dot_general"}
   %all-reduce-start = f32[1024]{0} all-reduce-start(%fusion.0), channel_id=1, replica_groups=[1,8]<=[8], to_apply=%add
-  %fusion.1 = f32[64]{0} fusion(%a), kind=kLoop, calls=%g, metadata={op_name="jit(step)/VGG.run/conv5_3/mul"}
+  %fusion.1 = f32[64]{0} fusion(%a), kind=kLoop, calls=%g, metadata={op_name="jit(step)/VGG.forward/conv5_3/mul"}
   %all-reduce-done = f32[1024]{0} all-reduce-done(%all-reduce-start)
   %fusion.2 = f32[64]{0} fusion(%a), kind=kLoop, calls=%g
   %all-gather-start = (f32[128]{0}, f32[1024]{0}) all-gather-start(%fusion.2), replica_groups=[1,8]<=[8], dimensions={0}
@@ -58,7 +58,7 @@ def test_an_asynchronous_all_reduce_is_one_transfer_with_its_carriers():
     whole, tuple_of_small = read_transfers(TPU)
     assert whole.asynchronous
     assert whole.sent[:4] == ("all-reduce", 4096 * 1000 * 4, "f32", 4)
-    assert whole.what.endswith("VGG.run/fc7/dot_general")  # behind the copy
+    assert whole.what.endswith("VGG.forward/fc7/dot_general")  # behind the copy
     assert [(c.name.split("/")[-2], c.cycles) for c in whole.carriers] == [("conv2_1", 900)]
     assert whole.cycles == 900
     assert not tuple_of_small.asynchronous
@@ -82,7 +82,7 @@ def test_pairs_of_start_and_done():
     assert reduced.asynchronous
     assert reduced.sent.devices == 8
     assert reduced.what.endswith("fc6/dot_general")
-    assert [c.name for c in reduced.carriers] == ["jit(step)/VGG.run/conv5_3/mul"]
+    assert [c.name for c in reduced.carriers] == ["jit(step)/VGG.forward/conv5_3/mul"]
     assert gathered.sent[:2] == ("all-gather", 4096)
     assert gathered.asynchronous
     assert gathered.carriers == ()  # nothing stands between
@@ -96,7 +96,19 @@ def test_a_program_without_collectives():
 
 
 def test_names_of_layers():
-    run = "jit(step)/shard_map/transpose(jvp(GoogLeNet))/GoogLeNet.run"
+    run = "jit(step)/shard_map/transpose(jvp(GoogLeNet))/GoogLeNet.forward"
     assert layer(f"{run}/inception_3a/conv3x3/conv_general_dilated") == "inception_3a/conv3x3"
     assert layer("jit(step)/shard_map/psum") == "psum"
     assert layer("fusion.12") == "fusion.12"
+
+
+def test_groups_of_devices_in_every_notation():
+    """Lists, iota tiles, and since jaxlib 0.12 axes of a mesh: two groups of four of eight devices."""
+    for groups in ("{{0,1,2,3},{4,5,6,7}}", "[2,4]<=[8]", "mesh['data'=2,'model'=4] {'model'}"):
+        line = (
+            f"  %x = f32[2]{{0}} reduce-scatter(%p), channel_id=1, replica_groups={groups}, dim=0"
+        )
+        (sent,) = collectives(line)
+        assert (sent.devices, sent.bytes) == (4, 32)
+    line = line.replace("{'model'}", "{'data','model'}")
+    assert collectives(line)[0].devices == 8
