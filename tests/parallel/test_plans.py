@@ -57,7 +57,7 @@ PLANS = {
     "vgg in buckets": (
         "vgg",
         {"plan": "data", "bucket_mb": 0.02},
-        {"all-reduce": 1 if jax.__version_info__ < (0, 12) else 8},
+        {"all-reduce": 1 if jax.__version_info__ < (0, 12) else 7},
     ),
 }
 
