@@ -1,4 +1,6 @@
-"""The forms that CPUs compute convolutions and pools by, against the plain ones, values and gradients."""
+"""Forms of convolutions and pools for CPUs against the plain ones: values and gradients."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -22,30 +24,32 @@ NETS = {
     "googlenet": ("googlenet", {}),
 }
 SAME = Window(3, 1, 1, 1)
+# (side, input channels, output channels)
+LARGE_CONVOLUTIONS = [
+    *((56, 128, 256), (56, 256, 256), (28, 256, 512), (28, 512, 512), (14, 512, 512)),
+]
 
 
-def shapes_of(name, monkeypatch):
-    """What a net at its full width gives to `convolve` and `max_pool`, in training."""
-    seen = {"convolve": set(), "max_pool": set()}
-    for function, calls in seen.items():
-        plain = getattr(dispatch, function)
+@functools.cache
+def operand_shapes():
+    """What the nets at full width pass to each operation of dispatch.py in training: (x without the batch,
+    other operands' shapes or values) by operation. Traced once; callers share it."""
+    seen = {"convolve": set(), "max_pool": set(), "multiply": set()}
+    with pytest.MonkeyPatch.context() as patch:
+        for function, calls in seen.items():
+            plain = getattr(dispatch, function)
 
-        def spy(x, *rest, plain=plain, calls=calls):
-            calls.add((x.shape[1:], *(getattr(r, "shape", r) for r in rest)))
-            return plain(x, *rest)
+            def spy(x, *rest, plain=plain, calls=calls):
+                calls.add((x.shape[1:], *(getattr(r, "shape", r) for r in rest)))
+                return plain(x, *rest)
 
-        monkeypatch.setattr(dispatch, function, spy)
-    net, fields = NETS[name]
-    net = build(net, **fields)
-    images = jax.ShapeDtypeStruct((1, net.image_size, net.image_size, 3), jnp.float32)
-    keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-    jax.eval_shape(lambda x: net.init(keys, x, train=True), images)
+            patch.setattr(dispatch, function, spy)
+        for net, fields in NETS.values():
+            net = build(net, **fields)
+            images = jax.ShapeDtypeStruct((1, net.image_size, net.image_size, 3), jnp.float32)
+            keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+            jax.eval_shape(lambda x, net=net, keys=keys: net.init(keys, x, train=True), images)
     return seen
-
-
-def all_shapes(monkeypatch):
-    seen = [shapes_of(name, monkeypatch) for name in NETS]
-    return {kind: set().union(*(s[kind] for s in seen)) for kind in seen[0]}
 
 
 def value_and_gradients(function, *arrays):
@@ -68,11 +72,11 @@ def drawn(dtype, *shapes):
     return [jnp.asarray(generator.normal(size=shape), dtype) for shape in shapes]
 
 
-def test_the_nets_have_such_convolutions(monkeypatch):
-    found = all_shapes(monkeypatch)["convolve"]
+def test_convolutions_of_the_nets_that_take_winograd():
+    found = operand_shapes()["convolve"]
     taken = {s for s in found if s[2] == SAME and winograd.pays((1, *s[0]), s[1])}
     assert {(x[0], kernel[2], kernel[3]) for x, kernel, *_ in taken} == {
-        *((56, 128, 256), (56, 256, 256), (28, 256, 512), (28, 512, 512), (14, 512, 512)),
+        *LARGE_CONVOLUTIONS,
         (13, 256, 384),
     }
 
@@ -81,16 +85,12 @@ def test_the_nets_have_such_convolutions(monkeypatch):
 @pytest.mark.parametrize(
     ("side", "c", "k"),
     [
-        (56, 128, 256),
-        (56, 256, 256),
-        (28, 256, 512),
-        (28, 512, 512),
-        (14, 512, 512),
+        *(pytest.param(*shape, marks=pytest.mark.slow) for shape in LARGE_CONVOLUTIONS),
         (13, 256, 384),
     ],
 )
 def test_winograd_equals_the_plain_convolution(side, c, k, dtype):
-    """Every shape of the eight nets that takes this form."""
+    """An odd side of AlexNet; the other shapes of the nets that take this form are slow tests."""
     with jax.enable_x64(dtype == "float64"):
         x, kernel = drawn(dtype, (1, side, side, c), (3, 3, c, k))
         assert winograd.pays(x.shape, kernel.shape)
@@ -122,17 +122,12 @@ def test_winograd_in_bfloat16_is_rounded_once():
     assert_allclose(y.astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)
 
 
-def pools(monkeypatch):
-    return {(x[0], window) for x, window in all_shapes(monkeypatch)["max_pool"]}
-
-
 @pytest.mark.parametrize("room", [1, 5, 6])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_pools_equal_reduce_window_in_value_and_gradient(dtype, room, monkeypatch):
-    """Every pool of the eight nets, eight channels of it, and odd ones; with ties, as after a ReLU. Six
-    images; the gradient of one, of three (as five are no divisor) and of all at once."""
-    found = pools(monkeypatch)
-    monkeypatch.undo()
+    """Every window of the nets on smaller sides, with ties as after a ReLU. Six images; `room` images fit a
+    group, so the gradient takes one, three (five is no divisor) or all at once."""
+    found = {(x[0], window) for x, window in operand_shapes()["max_pool"]}
     assert {(28, POOL_IN_MODULE), (112, POOL), (55, Window(3, 2)), (224, Window(2, 2))} <= found
     with jax.enable_x64(dtype == "float64"):
         for side, window in {(min(s, 9 + s % 2), w) for s, w in found} | {(9, Window(2, 2))}:
@@ -163,3 +158,28 @@ def test_other_platforms_compute_the_plain_forms():
         assert ("stablehlo.select_and_scatter" in text) == plain
         assert text.count("stablehlo.convolution") == (3 if plain else 1)
         assert ("stablehlo.dot_general" in text) == (not plain)
+
+
+def test_one_switch_leaves_the_plain_forms(monkeypatch):
+    arrays = drawn("float32", (1, 13, 13, 256), (3, 3, 256, 384), (1, 35, 35, 3), (11, 11, 3, 8))
+    arrays += drawn("float32", (130, 1024), (1024, 2304))
+
+    def results(setting):
+        monkeypatch.setenv(dispatch.SWITCH, setting)
+
+        def compute(
+            x, kernel, image, first, rows, weights
+        ):  # a new function, which JAX has not traced
+            pooled = dispatch.max_pool(dispatch.convolve(x, kernel, SAME), Window(3, 2))
+            first = dispatch.convolve(image, first, Window(11, 4, 0, 3))
+            return pooled, first, dispatch.multiply(rows, weights, "float32")
+
+        return str(jax.make_jaxpr(compute)(*arrays)), quick_jit(compute)(*arrays)
+
+    (text_on, on), (text_off, off) = results("on"), results("off")
+    assert text_on.count("platform_index[") >= 4  # one an operation
+    assert "platform_index" not in text_off
+    for one, other in zip(on, off, strict=True):
+        assert_allclose(one, other, rtol=0, atol=1e-5 * float(jnp.abs(other).max()))
+    with pytest.raises(ValueError, match=r"JAXCNN_KERNELS='no'.*'on'.*'off'"):
+        results("no")

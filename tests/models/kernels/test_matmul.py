@@ -1,4 +1,4 @@
-"""Products of fully connected layers: their forms for CPUs against the plain ones, values and gradients."""
+"""Products of fully connected layers: forms for CPUs against the plain ones, values and gradients."""
 
 import flax.linen as nn
 import jax
@@ -7,42 +7,22 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxcnn.models import build
 from jaxcnn.models.context import Context
 from jaxcnn.models.kernels import dispatch, matmul
 from jaxcnn.models.layers import FullyConnected
 from jaxcnn.models.window import Window
-from tests.models.kernels.test_cpu_forms import NETS, check, drawn
+from tests.models.kernels.test_cpu_forms import check, drawn, operand_shapes
 
-# (inputs, outputs) of the eight nets' layers that take a form of their own.
+# (inputs, outputs) of the nets' layers that take a form of their own.
 LARGE = [(9216, 4096), (4096, 4096), (4096, 1000), (25088, 4096)]
 
 
-def shapes_of(name):
-    """(inputs, outputs) of a net's fully connected layers, in training."""
-    net, fields = NETS[name]
-    net = build(net, **fields)
-    images = jax.ShapeDtypeStruct((1, net.image_size, net.image_size, 3), jnp.float32)
-    keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-    found = set()
-
-    def spy(call, arguments, keywords, context):
-        y = call(*arguments, **keywords)
-        if isinstance(context.module, FullyConnected):
-            found.add((arguments[0].size, y.shape[-1]))
-        return y
-
-    with nn.intercept_methods(spy):
-        jax.eval_shape(lambda x: net.init(keys, x, train=True), images)
-    return found
-
-
-def test_the_nets_have_such_layers():
-    found = set().union(*map(shapes_of, NETS))
+def test_layers_of_the_nets_that_take_a_form_of_their_own():
+    found = {(*rows, kernel[1]) for rows, kernel, *_ in operand_shapes()["multiply"]}
     assert {(i, o) for i, o in found if i * o > matmul.LARGE} == set(LARGE)
 
 
-def test_the_layer_takes_them():
+def test_layer_takes_the_form_of_its_platform():
     layer = FullyConnected(4096, Window(1), nn.initializers.zeros)
     x = jax.ShapeDtypeStruct((2, 1, 1, 4096), jnp.float32)
     params = jax.eval_shape(layer.init, jax.random.key(0), x)
@@ -53,13 +33,22 @@ def test_the_layer_takes_them():
     assert "platform_index" in str(over_maps(params, x, sizes))
 
 
-# Of the largest, float64 takes gigabytes.
+# The largest takes gigabytes in float64.
 @pytest.mark.parametrize(
     ("dtype", "inputs", "outputs"),
-    [("float32", *shape) for shape in LARGE] + [("float64", *shape) for shape in LARGE[:3]],
+    [
+        *(("float32", 4096, 1000), ("float64", 4096, 1000)),
+        *(
+            pytest.param("float32", *shape, marks=pytest.mark.slow)
+            for shape in LARGE
+            if shape[1] > 1000
+        ),
+        *(pytest.param("float64", *shape, marks=pytest.mark.slow) for shape in LARGE[:2]),
+    ],
 )
 def test_products_equal_the_plain_product(dtype, inputs, outputs):
-    """Every shape of the eight nets; 130 rows are two groups of 65."""
+    """The smallest of the nets' shapes, the others slow; 130 rows are two groups of 65, which
+    `test_products_in_any_number_of_rows` has at small sizes."""
     with jax.enable_x64(dtype == "float64"):
         for rows in (3, 130) if inputs * outputs == 4096 * 4096 else (3,):
             arrays = drawn(dtype, (rows, inputs), (inputs, outputs))

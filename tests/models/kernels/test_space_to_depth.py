@@ -1,4 +1,4 @@
-"""The first layers' folded form, which GPUs and TPUs compute, against the plain convolution."""
+"""The space-to-depth form of first layers, which GPUs use, against the plain convolution."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from jaxcnn.models import build
 from jaxcnn.models.kernels import dispatch, space_to_depth
 from jaxcnn.models.window import Window
-from tests.models.kernels.test_cpu_forms import all_shapes, check, drawn
+from tests.models.kernels.test_cpu_forms import check, drawn, operand_shapes
 from tests.models.narrow import quick_jit
 
 
@@ -17,20 +17,20 @@ def fold(x, kernel, window):
     return space_to_depth.convolve_space_to_depth(x, kernel, window)
 
 
-def first_layers(monkeypatch):
-    """(image, kernel, window) of the nets' layers that stride over colours."""
-    found = all_shapes(monkeypatch)["convolve"]
-    monkeypatch.undo()
+def first_layers():
+    """(image, kernel, window) of the nets' strided layers on three channels."""
+    found = operand_shapes()["convolve"]
     return {s[:3] for s in found if s[1][2] <= dispatch.IMAGE_CHANNELS and s[2].stride > 1}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_nets_first_layers(dtype, monkeypatch):
-    layers = first_layers(monkeypatch)
+def test_the_nets_first_layers(dtype):
+    layers = first_layers()
     assert {(kernel[0], window.stride) for _, kernel, window in layers} == {(11, 4), (7, 2)}
     with jax.enable_x64(dtype == "float64"):
         for image, kernel, window in layers:
-            arrays = drawn(dtype, (2, *image), (*kernel[:3], 8))
+            side = image[0] if dtype == "float32" else 64
+            arrays = drawn(dtype, (1, side, side, 3), (*kernel[:3], 8))
             check(
                 lambda x, k, w=window: fold(x, k, w),
                 lambda x, k, w=window: dispatch.plain_convolve(x, k, w),
