@@ -112,7 +112,7 @@ def test_map_sides_at_the_papers_scales():
     """By the algebra of windows, which the traced net confirms at two scales."""
     net = build("vgg", width=0.01, num_classes=2)
     scales = (224, 256, 288, 352, 384, 416, 512, 640, 768)
-    sides = [map_side((*net.trunk(), Window(net.head_side())), scale) for scale in scales]
+    sides = [map_side((*net.trunk(), Window(net.classifier_side())), scale) for scale in scales]
     assert sides == [1, 2, 3, 5, 6, 7, 10, 14, 18]
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     variables = jax.eval_shape(net.init, jax.random.key(0), images)
