@@ -1,9 +1,9 @@
+"""jaxcnn prepare: data sets of TFDS, packing, and what cannot be prepared."""
+
+import contextlib
 import io
-import subprocess
-import sys
 import tarfile
 from collections import namedtuple
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -13,18 +13,24 @@ from jaxcnn.data import DataError, class_table, open_data
 from jaxcnn.data.preparation import imagenet as imagenet_module
 from jaxcnn.data.preparation.imagenet import TARS, Tar, check_disk, check_tars, prepare_imagenet
 
-ROOT = Path(__file__).parents[2]
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
 
-def test_digits_by_the_command(tmp_path):
-    command = [sys.executable, "-m", "jaxcnn", "prepare", "digits", f"--data_dir={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "10 classes, 1442 train, 355 validation" in done.stdout
-    expected = f"jaxcnn train --config=configs/quickstart.py --config.data.data_dir={tmp_path}"
-    assert done.stdout.splitlines()[-1].strip() == expected
-    assert (tmp_path / "digits" / "1.0.0" / "jaxcnn-index-train.npz").is_file()
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """(data_dir, output) of `jaxcnn prepare digits`."""
+    data_dir, shown = tmp_path_factory.mktemp("digits"), io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        assert prepare.main(["digits", f"--data_dir={data_dir}"]) == 0
+    return data_dir, shown.getvalue()
+
+
+def test_digits_by_the_command(digits):
+    data_dir, shown = digits
+    assert "10 classes, 1442 train, 355 validation" in shown
+    expected = f"jaxcnn train --config=configs/quickstart.py --config.data.data_dir={data_dir}"
+    assert shown.splitlines()[-1].strip() == expected
+    assert (data_dir / "digits" / "1.0.0" / "jaxcnn-index-train.npz").is_file()
 
 
 def test_usage_errors(capsys):
@@ -145,10 +151,10 @@ def test_imagenet_end_to_end(small_tars, tmp_path, capsys):
     assert last == f"jaxcnn train --config=configs/vgg_e.py --config.data.data_dir={data_dir}"
 
 
-def test_pack_by_the_command(tmp_path, capsys):
-    """Both splits of a prepared data set; again, it is there."""
-    out = tmp_path / "packed"
-    command = ["digits", f"--data_dir={tmp_path}", "--pack", "--square", "--shorter_side=48"]
+def test_pack_by_the_command(digits, tmp_path, capsys):
+    """Both splits of a prepared data set."""
+    data_dir, out = digits[0], tmp_path / "packed"
+    command = ["digits", f"--data_dir={data_dir}", "--pack", "--square", "--shorter_side=48"]
     assert prepare.main([*command, f"--out={out}"]) == 0
     printed = capsys.readouterr().out
     expected = f"jaxcnn train --config=configs/alexnet.py --config.data.source=packed:{out}"
@@ -156,7 +162,7 @@ def test_pack_by_the_command(tmp_path, capsys):
     assert "train: 1,442/1,442 images" in printed
     assert "validation: 355/355 images" in printed
     assert "from tfds:digits, central squares of 48): 10 classes, 1442 train, 355" in printed
-    plain = open_data("tfds:digits", str(tmp_path)).evaluation
+    plain = open_data("tfds:digits", str(data_dir)).evaluation
     data = open_data(f"packed:{out}")
     assert data.eval_split == "validation"
     assert data.evaluation.name(3) == plain.name(3)
