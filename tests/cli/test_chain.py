@@ -17,7 +17,7 @@ from jaxcnn.training.stages import read_chain
 from tests.training.runs import TINY, signalling, state_of
 
 STAGES = ["net_a", "s256", "s384", "s256_512"]
-# The stages that the tests run. The fourth starts like the third; test_the_papers_order_of_training has its config.
+# The stages that the tests run; the config of the fourth is in test_the_papers_order_of_training.
 CHOSEN = STAGES[:3]
 SMALL = {
     **{k: v for k, v in TINY.items() if k != "augment.scale"},
