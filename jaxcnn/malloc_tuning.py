@@ -1,8 +1,8 @@
-"""Memory that the C library hands out, on Linux: large pages for it, and its return.
+"""glibc malloc on Linux: transparent huge pages, and returning freed memory to the system.
 
-A train step on a CPU asks for gigabytes anew at each step, and the kernel gives them page by page: 4 KiB at a
-time that takes a fifth of the step of VGG D or AlexNet. The C library reads this setting when a program
-starts, so it is for programs that are about to be started.
+A training step on a CPU allocates gigabytes anew, and the kernel maps them in pages of 4 KiB: a fifth of the
+step time of VGG D and AlexNet. glibc reads the setting when a program starts, so it must be in the
+environment before that.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ import sys
 from collections.abc import MutableMapping
 
 VARIABLE, SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
+_DEBUGGERS_AND_PROFILERS = ("pdb", "pydevd", "debugpy", "cProfile")
 
 
 def large_pages(environment: MutableMapping[str, str]) -> bool:
-    """Sets the environment of a program to come; what the user set of it stays. Whether it is changed."""
+    """Adds the huge-page setting to the environment of a program to be started, unless the user chose one.
+
+    Returns:
+        Whether `environment` was changed.
+    """
     known = environment.get(VARIABLE, "")
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc" or "hugetlb" in known:
         return False
@@ -27,13 +32,22 @@ def large_pages(environment: MutableMapping[str, str]) -> bool:
 
 
 def start_again_with_large_pages() -> None:
-    """Starts this program once more, in this process, where its environment lacks the setting."""
-    if large_pages(os.environ):
+    """Re-executes this program in the same process if its environment lacks the setting.
+
+    Does nothing under a debugger or profiler, which the new program image would drop.
+    """
+    if not _is_debugged() and large_pages(os.environ):
         os.execv(sys.executable, sys.orig_argv)
 
 
+def _is_debugged() -> bool:
+    """Whether a debugger, profiler or tracer is active or loaded."""
+    active = sys.gettrace() is not None or sys.getprofile() is not None
+    return active or any(name in sys.modules for name in _DEBUGGERS_AND_PROFILERS)
+
+
 def give_back_freed() -> None:
-    """Hands memory that this process freed back to the system, where the C library does not do so by itself.
-    A compilation leaves up to a gigabyte of it, on which the first step would come on top."""
-    with contextlib.suppress(OSError, AttributeError):  # another library than glibc
+    """Returns freed memory to the system, which glibc does not always do. Compilation leaves up to a gigabyte
+    of it, which would add to the memory of the first step."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,12 +1,13 @@
-"""Large pages: what a program that is about to start is told."""
+"""Huge pages: the environment of a program to be started, re-execution, and returned memory."""
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
 
-from jaxcnn.malloc_tuning import SETTING, VARIABLE, large_pages
+from jaxcnn.malloc_tuning import SETTING, VARIABLE, large_pages, start_again_with_large_pages
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
@@ -27,6 +28,41 @@ def test_other_systems_are_left_alone(monkeypatch):
     environment = {}
     assert not large_pages(environment)
     assert environment == {}
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    """Argument lists given to a replaced `os.execv`, with no debugger, profiler or setting present."""
+    calls = []
+    monkeypatch.setattr(os, "execv", lambda _, arguments: calls.append(arguments))
+    monkeypatch.setattr(sys, "gettrace", lambda: None)
+    monkeypatch.setattr(sys, "getprofile", lambda: None)
+    for name in ("pdb", "pydevd", "debugpy", "cProfile"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setenv(VARIABLE, "")  # restored after the test
+    return calls
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_a_program_without_the_setting_is_executed_again_once(executed):
+    start_again_with_large_pages()
+    assert executed == [sys.orig_argv]
+    start_again_with_large_pages()
+    assert executed == [sys.orig_argv]
+
+
+@pytest.mark.parametrize("hook", ["gettrace", "getprofile"])
+def test_no_execution_under_a_tracer_or_profiler(hook, executed, monkeypatch):
+    monkeypatch.setattr(sys, hook, lambda: print)
+    start_again_with_large_pages()
+    assert executed == []
+
+
+@pytest.mark.parametrize("module", ["pdb", "pydevd", "debugpy", "cProfile"])
+def test_no_execution_with_a_debugger_loaded(module, executed, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, sys)
+    start_again_with_large_pages()
+    assert executed == []
 
 
 def test_help_does_not_wait_for_jax():
