@@ -167,17 +167,17 @@ def test_one_switch_leaves_the_plain_forms(monkeypatch):
     def results(setting):
         monkeypatch.setenv(dispatch.SWITCH, setting)
 
-        def compute(
-            x, kernel, image, first, rows, weights
-        ):  # a new function, which JAX has not traced
+        # A new function each time: JAX keeps the program of one that it has traced.
+        def compute(x, kernel, image, first, rows, weights):
             pooled = dispatch.max_pool(dispatch.convolve(x, kernel, SAME), Window(3, 2))
             first = dispatch.convolve(image, first, Window(11, 4, 0, 3))
-            return pooled, first, dispatch.multiply(rows, weights, "float32")
+            product = dispatch.multiply(rows, weights, "float32")
+            return pooled, first, product, dispatch.slide(x, kernel)
 
         return str(jax.make_jaxpr(compute)(*arrays)), quick_jit(compute)(*arrays)
 
     (text_on, on), (text_off, off) = results("on"), results("off")
-    assert text_on.count("platform_index[") >= 4  # one an operation
+    assert text_on.count("platform_index[") >= 5  # one an operation
     assert "platform_index" not in text_off
     for one, other in zip(on, off, strict=True):
         assert_allclose(one, other, rtol=0, atol=1e-5 * float(jnp.abs(other).max()))
