@@ -7,7 +7,7 @@ import shlex
 import stat
 from pathlib import Path
 
-from jaxcnn.parallel.environment import Environment
+from jaxcnn.parallel.accelerators import Environment
 
 
 def use_compilation_cache(environment: Environment, folder: str) -> tuple[str, str]:

@@ -1,8 +1,9 @@
-"""The start on many processes: what --distributed means, the wait for one another, and what went wrong.
+"""Starts distributed JAX: parses --distributed, waits for the coordinator, and explains failures.
 
-What JAX says of a failed start is a stack trace from C++ that Python cannot catch, so whatever can be told
-beforehand is: a coordinator that nobody reaches, a port that is taken, processes that each think they are
-alone. Imports of JAX wait until it is started.
+If initialization fails, JAX prints a C++ stack trace and aborts, which Python cannot catch. Detectable
+problems are
+therefore checked before: an unreachable coordinator, a port in use, processes that would each train alone.
+JAX is imported only when it is started.
 """
 
 from __future__ import annotations
@@ -17,35 +18,35 @@ import threading
 import time
 from collections.abc import Iterator
 
-from jaxcnn.parallel.environment import Environment
+from jaxcnn.parallel.accelerators import Environment
 from jaxcnn.parallel.launcher_hints import Processes, detect, launcher_hints, split_address
 
 __all__ = ["Processes", "StartError", "check_not_alone", "describe", "parse", "start"]
 
-# A process that is gone is noticed, and the others end, after so long.
+# A process without a heartbeat for this long counts as dead, and the others exit.
 HEARTBEAT_SECONDS = 30
-# So long a start is silent.
+# A start that takes longer prints what it waits for.
 PATIENCE_SECONDS = 15.0
 
 USAGE = (
-    "--distributed takes auto, off or HOST:PORT,N,I: process 0 listens at HOST:PORT, and this one is number "
-    "I of N, counted from 0; the first of four: --distributed=node1:8476,4,0 and the last: "
-    "--distributed=node1:8476,4,3"
+    "--distributed takes auto, off or HOST:PORT,N,I: process 0 listens at HOST:PORT, N is the number of "
+    "processes and I the index of this one, from 0. For the first of four: --distributed=node1:8476,4,0; "
+    "for the last: --distributed=node1:8476,4,3"
 )
 
 
 class StartError(RuntimeError):
-    """The processes did not find each other, with what to check."""
+    """The processes could not connect; the message says what to check."""
 
 
 def parse(text: str, environment: Environment) -> Processes | None:
-    """What `--distributed=text` means in `environment`.
+    """Parses the value of --distributed, with `environment` for `auto`.
 
     Returns:
-        None where this process trains alone: `off`; `auto` without a cluster, or in one of one process.
+        None if this process trains alone: for `off`, and for `auto` without a cluster or with one process.
 
     Raises:
-        ValueError: a text or a variable that cannot be read, with what to type.
+        ValueError: the text or a variable is invalid; the message says what to type.
     """
     if text == "off":
         return None
@@ -62,40 +63,41 @@ def parse(text: str, environment: Environment) -> Processes | None:
 
 
 def check_not_alone(environment: Environment, processes: Processes | None) -> None:
-    """After `parse("auto", ...)`: where this process would train alone, nothing may say that others do too.
+    """After `parse("auto", ...)`: checks that a process about to train alone was not started with others.
 
     Raises:
-        StartError: something does. Each process would train by itself and write the same workdir.
+        StartError: it was. Each process would train alone and write to the same workdir.
     """
     sign = launcher_hints(environment)
     if processes is not None or sign is None or sign[2] == 1:
         return
     size, index, count = sign
-    missing = "nothing says where process 0 of them listens"
+    missing = "the address of process 0 is unknown"
     if index == "TPU_WORKER_ID":
-        missing = "JAX can use no TPU here (is jaxcnn[tpu] installed, JAX_PLATFORMS unset?)"
+        missing = "JAX can use no TPU here (is jaxcnn[tpu] installed and JAX_PLATFORMS unset?)"
     total = "N" if size == index else count
     raise StartError(
-        f"{size}={environment[size]} says that {count} processes or more were started together, but "
-        f"{missing}. Each would train alone and write the same workdir. Give each its number: "
-        f"sh -c 'jaxcnn train ... --distributed=HOST:PORT,{total},${index}'. For runs that have nothing to "
-        "do with each other: --distributed=off, each with a --workdir of its own"
+        f"{size}={environment[size]} means that at least {count} processes were started together, but "
+        f"{missing}. Each would train alone and write to the same workdir. Pass each its index: "
+        f"sh -c 'jaxcnn train ... --distributed=HOST:PORT,{total},${index}'. For independent "
+        "runs: --distributed=off, with a different --workdir for each"
     )
 
 
 def start(processes: Processes, timeout: float = 300.0) -> None:
-    """Starts JAX on all processes together. To be called once, before anything asks for devices.
+    """Initializes JAX on all processes. Must be called once, before any use of devices.
 
     Args:
-        timeout: seconds to wait for process 0, and then for all.
+        timeout: seconds to wait for process 0, and then for all processes.
 
     Raises:
-        StartError: nobody answers at the coordinator's address, its port is taken, or the processes were
-            given different numbers. If process 0 answers and others never come, JAX aborts (exit code 134).
+        StartError: the coordinator does not answer, its port is in use, or the processes were given
+            inconsistent counts or indices. If process 0 answers but others never connect, JAX aborts (exit
+            code 134).
     """
     import jax
 
-    # jaxcnn answers SIGTERM itself, alone and with others; JAX's own handler would take it away.
+    # jaxcnn handles SIGTERM; JAX's preemption service would replace its handler.
     jax.config.update("jax_enable_preemption_service", False)
     where = {}
     if processes.coordinator:
@@ -109,7 +111,7 @@ def start(processes: Processes, timeout: float = 300.0) -> None:
             "cluster_detection_method": "deactivate",
         }
     try:
-        with _told_when_slow(processes, timeout):
+        with _report_if_slow(processes, timeout):
             jax.distributed.initialize(
                 **where,
                 initialization_timeout=math.ceil(timeout),
@@ -121,13 +123,13 @@ def start(processes: Processes, timeout: float = 300.0) -> None:
         raise StartError(f"{_name(processes)} did not start: {error}{_hint(processes)}") from error
     if counted != (processes.count, processes.index):
         raise StartError(
-            f"this is {_name(processes)}, but JAX counts {counted[0]} processes and takes it for number "
-            f"{counted[1]}: give all of them the same HOST:PORT and N, and each another I"
+            f"this is {_name(processes)}, but JAX has {counted[0]} processes and gave this one index "
+            f"{counted[1]}: pass the same HOST:PORT and N to all, and a different I to each"
         )
 
 
 def describe() -> str:
-    """Of a start: `process 1/4, 2 local devices, 8 global`. The first process is 0."""
+    """Describes the started process: `process 1/4, 2 local devices, 8 global`, indices from 0."""
     import jax
 
     process = f"process {jax.process_index()}/{jax.process_count()}"
@@ -137,14 +139,14 @@ def describe() -> str:
 def _meet(processes: Processes, timeout: float) -> None:
     host, port = split_address(processes.coordinator)
     if processes.index:
-        with _told_when_slow(processes, timeout):
+        with _report_if_slow(processes, timeout):
             _wait_for(processes, host, port, timeout)
     elif "JAX_COORDINATOR_BIND_ADDRESS" not in os.environ:
         _check_free(processes, port)
 
 
 def _wait_for(processes: Processes, host: str, port: int, timeout: float) -> None:
-    """Returns once something listens at the coordinator's address."""
+    """Waits until something listens at the coordinator's address."""
     began = time.monotonic()
     while True:
         left = began + timeout - time.monotonic()
@@ -154,20 +156,20 @@ def _wait_for(processes: Processes, host: str, port: int, timeout: float) -> Non
         except socket.gaierror as error:
             trouble, known = error, f"the name {host} does not resolve here"
         except OSError as error:
-            trouble, known = error, f"nothing listens there or nothing gets through ({error})"
+            trouble, known = error, f"nothing listens there, or the connection is blocked ({error})"
         waited = time.monotonic() - began
         if waited >= timeout:
             raise StartError(
                 f"{_name(processes)} waited {waited:.0f} s for process 0 at {processes.coordinator}: "
-                f"{known}. Check that process 0 runs (what does its log say?) on the machine that {host} "
-                "names, that no firewall is in between, and that all were given the same HOST:PORT and N."
+                f"{known}. Check that process 0 runs on {host} (see its log), that no firewall blocks the "
+                "port, and that all processes were given the same HOST:PORT and N."
                 f"{_hint(processes)}"
             ) from trouble
         time.sleep(min(0.5, timeout - waited))
 
 
 def _check_free(processes: Processes, port: int) -> None:
-    """Process 0 can listen at its port. If not, JAX would crash, or share it with this user's other run."""
+    """Checks that process 0 can listen at its port. Else JAX would crash, or share it with another run."""
     family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     with socket.socket(family) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -177,18 +179,18 @@ def _check_free(processes: Processes, port: int) -> None:
             trial.bind(("", port))
         except OSError as error:
             raise StartError(
-                f"{_name(processes)} cannot listen at port {port} here ({error}): is another run on this "
-                "machine? Choose another port, the same for all: --distributed=HOST:PORT,N,I, or "
-                "JAX_COORDINATOR_PORT in the environment where a cluster was found"
+                f"{_name(processes)} cannot listen at port {port} here ({error}). Does another run use this "
+                "machine? Choose another port, the same for all processes: --distributed=HOST:PORT,N,I, or "
+                "set JAX_COORDINATOR_PORT if the cluster was detected"
             ) from error
 
 
 @contextlib.contextmanager
-def _told_when_slow(processes: Processes, timeout: float) -> Iterator[None]:
-    """Says on stderr what is waited for, once it takes long."""
+def _report_if_slow(processes: Processes, timeout: float) -> Iterator[None]:
+    """Prints to stderr what this process waits for, after PATIENCE_SECONDS."""
     text = (
-        f"{_name(processes)} still waits for the others{_at(processes)}, {timeout:.0f} s at most; "
-        f"DEADLINE_EXCEEDED after that means that one of them never came.{_hint(processes)}"
+        f"{_name(processes)} is still waiting for the others{_at(processes)}, {timeout:.0f} s at most; "
+        f"DEADLINE_EXCEEDED after that means that one of them never connected.{_hint(processes)}"
     )
     timer = threading.Timer(PATIENCE_SECONDS, lambda: print(text, file=sys.stderr, flush=True))
     timer.daemon = True
@@ -208,17 +210,17 @@ def _at(processes: Processes) -> str:
 
 
 def _hint(processes: Processes) -> str:
-    """What else has kept processes apart."""
+    """Further causes of a failed connection, by launcher and environment."""
     text = ""
     if not processes.coordinator:
         text += (
-            " On TPUs JAX looks for the others itself: is jaxcnn[tpu] installed on each? By hand: "
-            "--distributed=HOST:PORT,N,I."
+            " On TPUs, JAX finds the other processes itself: is jaxcnn[tpu] installed on each? To set them "
+            "explicitly: --distributed=HOST:PORT,N,I."
         )
     if processes.found_by.startswith("Open MPI"):
         text += (
-            " Process 0 is taken to run where mpirun does; where it does not, set JAX_COORDINATOR_ADDRESS="
-            "HOST:PORT for all (mpirun -x)."
+            " Process 0 is assumed to run on mpirun's host; if it does not, set JAX_COORDINATOR_ADDRESS="
+            "HOST:PORT for all processes (mpirun -x)."
         )
     proxies = sorted(name for name in os.environ if "_proxy" in name.lower())
     if proxies:

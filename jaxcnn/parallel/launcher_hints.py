@@ -1,8 +1,7 @@
-"""Which process of how many this one is: what launchers say in their variables.
+"""Detects the process count and index from launchers' environment variables. Starts nothing.
 
-Nothing here starts anything. JAX's own detectors are not asked, except on TPUs: under SLURM and Open MPI
-they give a process one device (jax-ml/jax#16788), they take a batch script outside srun for one task of
-several, and they do not know Open MPI 5.
+JAX's own detectors are used only on TPUs. Under SLURM and Open MPI they give a process one device
+(jax-ml/jax#16788), treat a batch script outside srun as one task of many, and do not support Open MPI 5.
 """
 
 from __future__ import annotations
@@ -11,20 +10,27 @@ import dataclasses
 import re
 from collections.abc import Callable
 
-from jaxcnn.parallel import gpus, tpus
-from jaxcnn.parallel.environment import Environment, Found, number
+from jaxcnn.parallel.accelerators import (
+    Environment,
+    Found,
+    number,
+    task_gpus,
+    tpu_hosts,
+    tpu_machines,
+    tpu_pods,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """This process among those that train together.
+    """The process count and index of a distributed run, and how to reach its coordinator.
 
     Attributes:
-        found_by: what said so, for people: SLURM, Open MPI 5, --distributed.
-        coordinator: HOST:PORT where process 0 listens; '' where JAX finds it itself, on TPUs.
-        count: processes in all.
-        index: this one's number, from 0.
-        local_device_ids: which of the visible GPUs are this process's; None for all.
+        found_by: source of these values, for messages: SLURM, Open MPI 5, --distributed.
+        coordinator: HOST:PORT where process 0 listens; '' on TPUs, where JAX finds it.
+        count: total number of processes.
+        index: index of this process, from 0.
+        local_device_ids: the visible GPUs that this process uses; None for all.
     """
 
     found_by: str
@@ -46,10 +52,10 @@ class Processes:
 
 
 def detect(environment: Environment) -> Processes | None:
-    """The cluster that `environment` tells of, which may be one of a single process; None without any.
+    """Detects the cluster from `environment`; it may have a single process. None if there is no cluster.
 
     Raises:
-        ValueError: a variable that cannot be read.
+        ValueError: a variable has an invalid value.
     """
     for name, detector in DETECTORS:
         found = detector(environment)
@@ -59,11 +65,11 @@ def detect(environment: Environment) -> Processes | None:
 
 
 def launcher_hints(environment: Environment) -> tuple[str, str, int] | None:
-    """What tells how many processes were started together, even where nothing tells how they meet.
+    """Finds the number of processes that were started together, even if the coordinator is unknown.
 
     Returns:
-        The variable that says it, the one that numbers the processes, and how many; None without any. The
-        launcher nearest to the process decides: mpirun starts its helpers by srun.
+        (variable with the process count, variable with the process index, count), or None. The innermost
+        launcher takes precedence, since mpirun starts its helpers with srun.
     """
     for size, index in SIZES:
         if size in environment:
@@ -72,14 +78,14 @@ def launcher_hints(environment: Environment) -> tuple[str, str, int] | None:
         return "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", step_tasks(environment)
     for size in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
         if environment.get(size):
-            return size, "TPU_WORKER_ID", len(tpus.hosts(environment))
+            return size, "TPU_WORKER_ID", len(tpu_hosts(environment))
     if number(environment, "JOB_COMPLETION_INDEX", default=0) > 0:
         pods = number(environment, "JOB_COMPLETION_INDEX") + 1
         return "JOB_COMPLETION_INDEX", "JOB_COMPLETION_INDEX", pods
     return None
 
 
-# Of Open MPI; MPICH, Intel MPI and srun --mpi=pmi2; torchrun.
+# (count, index) variables: JAX; Open MPI; MPICH, Intel MPI and srun --mpi=pmi2; torchrun.
 SIZES = (
     ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
@@ -89,10 +95,10 @@ SIZES = (
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """`node1:8476` or `[fd00::2]:8476` as host and port.
+    """Splits `node1:8476` or `[fd00::2]:8476` into host and port.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the text has another form.
     """
     parts = re.fullmatch(r"(?:\[([^\[\]\s]+)\]|([^:\[\]\s,]+)):([0-9]{1,5})", text)
     if parts is None or not 0 < int(parts[3]) < 65536:
@@ -101,13 +107,13 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 def first_host(nodes: str) -> str:
-    """The first of SLURM's compressed list: `gpu[03-05,9],x1` gives gpu03."""
+    """Returns the first host of SLURM's compressed list: gpu03 for `gpu[03-05,9],x1`."""
     head = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", head.group() if head else "")
 
 
 def tasks_on_node(compressed: str, node: int) -> int:
-    """Tasks on node number `node`, from SLURM's `2(x3),1`, that is 2, 2, 2, 1; 1 past its end."""
+    """Returns the task count of node `node` from SLURM's `2(x3),1`, meaning 2, 2, 2, 1; 1 past the end."""
     counts: list[int] = []
     for tasks, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", compressed):
         counts += [int(tasks)] * int(times or 1)
@@ -115,12 +121,12 @@ def tasks_on_node(compressed: str, node: int) -> int:
 
 
 def step_tasks(environment: Environment) -> int:
-    """Tasks of the srun step that this process is one of; 1 outside any.
+    """Returns the number of tasks in this process's srun step; 1 outside a step.
 
-    A batch script has the SLURM_NTASKS of its job and a SLURM_PROCID, but is one process: what srun alone
-    sets are the STEP variables. A script submitted from inside a step inherits those, and a shell under
-    salloc has some of its own: they then disagree with SLURM_NTASKS. They also count mpirun's helpers,
-    when PMI_SIZE counts the processes.
+    A batch script is one process, although it has its job's SLURM_NTASKS and a SLURM_PROCID: only srun sets
+    the STEP variables. A script submitted from inside a step inherits them and a shell under salloc has
+    different ones, but there they disagree with SLURM_NTASKS. Under mpirun they count its helpers, while
+    PMI_SIZE counts the processes.
     """
     tasks = number(environment, "SLURM_STEP_NUM_TASKS")
     agree = (number(environment, v, tasks) == tasks for v in ("SLURM_NTASKS", "PMI_SIZE"))
@@ -128,7 +134,7 @@ def step_tasks(environment: Environment) -> int:
 
 
 def _by_hand(environment: Environment) -> Found | None:
-    # Kubernetes numbers the pods of an indexed Job.
+    # Kubernetes sets JOB_COMPLETION_INDEX in the pods of an indexed Job.
     index = "JAX_PROCESS_ID" if "JAX_PROCESS_ID" in environment else "JOB_COMPLETION_INDEX"
     if not {"JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", index} <= set(environment):
         return None
@@ -137,7 +143,7 @@ def _by_hand(environment: Environment) -> Found | None:
 
 
 def _open_mpi_4(environment: Environment) -> Found | None:
-    # 1531576320.0;tcp://10.96.0.1,10.148.0.1:34911;tcp6://[fe80::b9b,2620:10d::2]:43370, of mpirun.
+    # mpirun's URI: 1531576320.0;tcp://10.96.0.1,10.148.0.1:34911;tcp6://[fe80::b9b,2620:10d::2]:43370.
     uri = environment.get("OMPI_MCA_orte_hnp_uri", "")
     mpirun = re.match(r"(\d+)\.\d+;(?:tcp://([^,:;]+)|tcp6://\[([^,\]]+))", uri)
     if mpirun is None:
@@ -147,7 +153,7 @@ def _open_mpi_4(environment: Environment) -> Found | None:
 
 
 def _open_mpi_5(environment: Environment) -> Found | None:
-    # prterun-HOST-PID@JOB, of mpirun.
+    # Format: prterun-HOST-PID@JOB.
     mpirun = re.fullmatch(r"\w+-(.+)-(\d+)@(\d+)", environment.get("PMIX_NAMESPACE", ""))
     if mpirun is None:
         return None
@@ -162,7 +168,7 @@ def _open_mpi(environment: Environment, host: str, job: int) -> Found | None:
         _address(environment, host, job),
         number(environment, "OMPI_COMM_WORLD_SIZE"),
         number(environment, "OMPI_COMM_WORLD_RANK"),
-        gpus.share(environment, number(environment, "OMPI_COMM_WORLD_LOCAL_RANK", 0), tasks),
+        task_gpus(environment, number(environment, "OMPI_COMM_WORLD_LOCAL_RANK", 0), tasks),
     )
 
 
@@ -171,7 +177,7 @@ def _slurm(environment: Environment) -> Found | None:
     count = step_tasks(environment)
     if count == 1 or not needed <= set(environment):
         return None
-    # Steps of one job may run side by side on one node.
+    # Steps of one job may run concurrently on one node, so each needs a different port.
     job = number(environment, "SLURM_JOB_ID") + 257 * number(environment, "SLURM_STEP_ID")
     node = number(environment, "SLURM_NODEID", 0)
     tasks = tasks_on_node(environment.get("SLURM_STEP_TASKS_PER_NODE", ""), node)
@@ -179,22 +185,22 @@ def _slurm(environment: Environment) -> Found | None:
         _address(environment, first_host(environment["SLURM_STEP_NODELIST"]), job),
         count,
         number(environment, "SLURM_PROCID"),
-        gpus.share(environment, number(environment, "SLURM_LOCALID", 0), tasks),
+        task_gpus(environment, number(environment, "SLURM_LOCALID", 0), tasks),
     )
 
 
 def _address(environment: Environment, host: str, job: int) -> str:
-    """Where process 0 listens: at a port that follows from the job, above those that Linux hands out."""
+    """HOST:PORT of process 0. The port is derived from the job, above Linux's ephemeral port range."""
     port = number(environment, "JAX_COORDINATOR_PORT", 61440 + job % 4096)
     return environment.get("JAX_COORDINATOR_ADDRESS", f"{host}:{port}")
 
 
-# Asked in this order: what a person set, then the launcher nearest to the process.
+# In order of precedence: explicit settings, then the innermost launcher.
 DETECTORS: tuple[tuple[str, Callable[[Environment], Found | None]], ...] = (
     ("JAX_COORDINATOR_ADDRESS", _by_hand),
     ("Open MPI 4", _open_mpi_4),
     ("Open MPI 5", _open_mpi_5),
     ("SLURM", _slurm),
-    ("GKE TPU", tpus.from_kubernetes),
-    ("TPU VM", tpus.from_metadata),
+    ("GKE TPU", tpu_pods),
+    ("TPU VM", tpu_machines),
 )

@@ -1,7 +1,7 @@
-"""The processes of a run: what they tell each other beside the arrays, and how they end together.
+"""Host-side coordination of a run's processes: key-value exchange, errors and shutdown.
 
-Messages go through the coordination service of `jax.distributed`, not through devices: a wait has no
-limit of its own, and it ends when a process is gone, since the service misses its heartbeat.
+Messages go through the coordination service of `jax.distributed`, not through devices. Waits have no
+timeout; they end if a process dies, because the service detects the missing heartbeat.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ import jax
 _POLL_SECONDS = 0.5
 _LEAVE_SECONDS = 5.0
 _GONE = "jaxcnn/gone"
-# The service outlives a run: the next one in a program needs keys of its own.
-_ASSEMBLED = itertools.count()
+# The service outlives a run: each run in a program needs distinct keys.
+_GROUP_NUMBERS = itertools.count()
 
 Value = TypeVar("Value")
 
 
 class PeerFailed(RuntimeError):
-    """Another process could not go on; its own message says why."""
+    """Another process failed; its own message says why."""
 
 
 @dataclasses.dataclass(eq=False)
 class ProcessGroup:
-    """This process among those of the run. `Crew()` is a process alone.
+    """The processes of a run, seen from this one. `ProcessGroup()` is a single process.
 
     Attributes:
-        index, count: this process, and how many there are.
+        index: index of this process, from 0.
+        count: number of processes.
     """
 
     index: int = 0
@@ -45,97 +46,97 @@ class ProcessGroup:
     _name: str = "jaxcnn"
     _round: int = 0
     _polled: float = 0.0
-    _called: str = ""
+    _stop_reason: str = ""
 
     @property
     def is_primary(self) -> bool:
-        """Whether this process writes and speaks for all."""
+        """Whether this process writes files and logs for all."""
         return self.index == 0
 
     def gather(self, value: Any) -> list[Any]:
-        """`value` of every process, by index; all of them must call it. Values are JSON."""
+        """Returns the JSON `value` of every process, by index. All processes must call it."""
         if self.count == 1:
             return [value]
         client, self._round = _client(), self._round + 1
         client.key_value_set(self._key(self._round, self.index), json.dumps(value))
         values = [json.loads(self._wait(self._key(self._round, i))) for i in range(self.count)]
-        if self._round > 2:  # all have read these: each told something after that
+        if self._round > 2:  # all processes have read these: each has sent a later value
             client.key_value_delete(self._key(self._round - 2, self.index))
         return values
 
     def run_on_all(self, work: Callable[[], Value]) -> Value:
-        """What `work` gives here, once it is done on every process. All of them must call it.
+        """Returns the local result of `work` once every process is done. All processes must call it.
 
         Raises:
-            What `work` raised, here; where it raised on other processes alone, the error of the first of
-            them if it is one of jaxcnn's, else OtherFailed.
+            The local error of `work`. If `work` failed only on other processes: the error of the first of
+            them if its class belongs to jaxcnn, else PeerFailed.
         """
         if self.count == 1:
             return work()
         try:
             mine = work()
         except Exception as error:
-            self.gather(_told(error))
+            self.gather(_describe(error))
             raise
         for index, failure in enumerate(self.gather(None)):
             if failure is not None:
-                raise _again(index, *failure)
+                raise _as_local_error(index, *failure)
         return mine
 
     def gather_results(self, work: Callable[[], Any]) -> list[Any]:
-        """What `work` gives on every process, by index, as JSON; for the rest see `own`."""
+        """Returns the JSON result of `work` of every process, by index. Raises as `run_on_all` does."""
         return self.gather(self.run_on_all(work))
 
     def run_on_primary(self, work: Callable[[], Any]) -> Any:
-        """What `work` gives on the first process, which alone does it. All of them must call this."""
+        """Runs `work` on process 0 only; returns its JSON result everywhere. All processes must call it."""
         return self.gather_results(work if self.is_primary else lambda: None)[0]
 
     def request_stop(self, what: str) -> None:
-        """Asks all processes to stop, because of `what`. Called by a signal's handler, which must not raise:
-        where the service is gone, the others end by themselves."""
+        """Asks all processes to stop because of `what`. Signal handlers call it, so it does not raise: if the
+        service is gone, the other processes exit anyway."""
         if self.count == 1:
             return
-        words = f"{what} of process {self.index}"
+        reason = f"{what} of process {self.index}"
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            _client().key_value_set(f"{self._name}/stop/{self.index}", words, allow_overwrite=True)
+            _client().key_value_set(f"{self._name}/stop/{self.index}", reason, allow_overwrite=True)
 
     def stop_requested(self) -> str:
-        """Why a process asked all to stop, or ''. Cheap: asks twice a second at most."""
+        """Why a process asked all to stop, or ''. Cheap: polls the service at most twice a second."""
         now = time.monotonic()
-        if self.count > 1 and not self._called and now - self._polled > _POLL_SECONDS:
+        if self.count > 1 and not self._stop_reason and now - self._polled > _POLL_SECONDS:
             self._polled = now
             found = _client().key_value_dir_get(f"{self._name}/stop")
-            self._called = found[0][1] if found else ""
-        return self._called
+            self._stop_reason = found[0][1] if found else ""
+        return self._stop_reason
 
     def _key(self, round_: int, index: int) -> str:
         return f"{self._name}/round/{round_}/{index}"
 
     def _wait(self, key: str) -> str:
-        while True:  # in short waits, so that signals are handled
+        while True:  # short waits, so that signal handlers can run
             try:
                 return _client().blocking_key_value_get(key, 500)
             except jax.errors.JaxRuntimeError as error:
                 if "DEADLINE_EXCEEDED" not in str(error):
                     raise PeerFailed(f"lost the other processes: {_line(error)}") from None
             if gone := _gone():
-                raise PeerFailed(f"process {gone[0]} could not go on; its own message says why")
+                raise PeerFailed(f"process {gone[0]} failed; its own message says why")
 
 
 SINGLE_PROCESS = ProcessGroup()
 
 
 def join_process_group() -> ProcessGroup:
-    """The processes that `jax.distributed` has joined. All of them must call it, as often as each other."""
-    return ProcessGroup(jax.process_index(), jax.process_count(), f"jaxcnn/{next(_ASSEMBLED)}")
+    """Returns the group of all `jax.distributed` processes. All must call it equally often."""
+    return ProcessGroup(jax.process_index(), jax.process_count(), f"jaxcnn/{next(_GROUP_NUMBERS)}")
 
 
 def leave_process_group(code: int) -> None:
-    """Ends this process with `code`, at once, where it is one of several; returns where it is alone.
+    """Exits this process immediately with `code` if there are other processes; returns if there are none.
 
-    For a process that cannot go on. Others may wait for it: in `gather` they learn that it is gone, in a
-    collective its connections break. At its ordinary end it would wait for them instead, and be aborted
-    with pages of C++. The first process waits a little, since all are aborted when it ends.
+    For a process that failed while others may wait for it: in `gather` they see that it is gone, and in a
+    collective its connections break. A regular exit would wait for the others, and then abort with a long
+    C++ trace. Process 0 waits a few seconds first, because all processes abort when it exits.
     """
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         return
@@ -151,10 +152,10 @@ def leave_process_group(code: int) -> None:
 
 
 def check_same(process_group: ProcessGroup, what: str, value: Any, advice: str) -> None:
-    """Checks that every process has the same `value`.
+    """Checks that every process has the same JSON `value`.
 
     Raises:
-        ValueError: on every process: who has another one, and where it differs.
+        ValueError: on every process, with the processes whose value differs and the difference.
     """
     values = process_group.gather(value)
     others = [i for i, other in enumerate(values) if other != values[0]]
@@ -167,7 +168,7 @@ def check_same(process_group: ProcessGroup, what: str, value: Any, advice: str) 
 
 
 def _difference(value: Any, other: Any) -> str:
-    """Of two JSON values what differs in the first."""
+    """Formats the entries of `value` that differ from `other`; both are JSON."""
     if isinstance(value, dict) and isinstance(other, dict):
         keys = [k for k in {**value, **other} if value.get(k) != other.get(k)]
         parts = []
@@ -178,17 +179,15 @@ def _difference(value: Any, other: Any) -> str:
     return json.dumps(value)[:100]
 
 
-def _told(error: Exception) -> tuple[str, str, str]:
+def _describe(error: Exception) -> tuple[str, str, str]:
     return type(error).__module__, type(error).__name__, str(error)
 
 
-def _again(index: int, module: str, name: str, text: str) -> Exception:
-    """An error of another process, as one of this."""
+def _as_local_error(index: int, module: str, name: str, text: str) -> Exception:
+    """Recreates an error of process `index`, so that callers catch jaxcnn's errors by class."""
     if module.startswith("jaxcnn."):
         return getattr(importlib.import_module(module), name)(text)
-    return PeerFailed(
-        f"process {index} could not go on: {name}: {text.splitlines()[0] if text else ''}"
-    )
+    return PeerFailed(f"process {index} failed: {name}: {text.splitlines()[0] if text else ''}")
 
 
 def _gone() -> list[int]:
@@ -200,6 +199,6 @@ def _line(error: BaseException) -> str:
 
 
 def _client() -> Any:
-    from jax._src import distributed  # as Orbax does: JAX has no public way to this service
+    from jax._src import distributed  # JAX has no public API for this service; Orbax does the same
 
     return distributed.global_state.client

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxcnn.parallel.environment import Environment
+from jaxcnn.parallel.accelerators import Environment
 from jaxcnn.planning.hardware import CHIPS, Chip
 
 # Slices that libtpu 0.0.42 makes; it cannot list them.

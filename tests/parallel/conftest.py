@@ -1,12 +1,11 @@
-"""Tests of the start see a machine without GPUs or TPUs, whatever this one has."""
+"""Hides this machine's GPUs and TPUs from the tests."""
 
 import pytest
 
-from jaxcnn.parallel import gpus, tpus
+from jaxcnn.parallel import accelerators
 
 
 @pytest.fixture(autouse=True)
 def no_devices(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpus, "DEVICE_FILES", tmp_path)
-    monkeypatch.setattr(tpus, "DEVICE_FILES", tmp_path)
-    monkeypatch.setattr(tpus, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(accelerators, "DEVICE_FILES", tmp_path)
+    monkeypatch.setattr(accelerators, "RETRY_SECONDS", 0.0)

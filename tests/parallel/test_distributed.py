@@ -1,4 +1,4 @@
-"""The start on many processes: what is refused, what is waited for, and two that meet."""
+"""Distributed start: refused values, the wait for process 0, and two processes that connect."""
 
 import ast
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcnn.parallel import distributed, environment, gpus, launcher_hints, tpus
+from jaxcnn.parallel import accelerators, distributed, launcher_hints
 from jaxcnn.parallel.distributed import Processes, StartError
 from tests.parallel.launchers import free_port
 
@@ -71,7 +71,7 @@ def test_a_long_wait_says_what_for(monkeypatch, capsys):
     with pytest.raises(StartError):
         distributed.start(Processes("--distributed", address, 2, 1), timeout=0.3)
     assert (
-        f"process 1/2 (--distributed) still waits for the others at {address}"
+        f"process 1/2 (--distributed) is still waiting for the others at {address}"
         in capsys.readouterr().err
     )
 
@@ -118,7 +118,7 @@ def test_two_processes_meet():
     said = [one.communicate(timeout=60) for one in both]
     assert [one.returncode for one in both] == [0, 0], said
     for index, (out, _) in enumerate(said):
-        # Gloo says at some time that it connected.
+        # Gloo reports its connection on stdout at some point.
         assert f"process {index}/2, 2 local devices, 4 global\n" in out
         assert "6.0" in out.splitlines()
 
@@ -130,8 +130,8 @@ def test_where_jax_finds_no_tpu_slice():
 
 
 def test_only_a_start_imports_jax():
-    """Flags are read, and refused, before JAX is there."""
-    for module in (distributed, launcher_hints, gpus, tpus, environment):
+    """Flags are parsed and checked before JAX is imported."""
+    for module in (distributed, launcher_hints, accelerators):
         for node in ast.parse(Path(str(module.__file__)).read_text()).body:
             if isinstance(node, ast.Import):
                 assert not {a.name.split(".")[0] for a in node.names} & {"jax", "tensorflow"}

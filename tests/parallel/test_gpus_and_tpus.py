@@ -1,11 +1,11 @@
-"""The devices of a task: its share of a node's GPUs, and the machines of a TPU slice."""
+"""Devices of a process: its share of a node's GPUs, and the machines of a TPU slice."""
 
 import http.server
 import threading
 
 import pytest
 
-from jaxcnn.parallel import gpus
+from jaxcnn.parallel.accelerators import task_gpus
 from jaxcnn.parallel.distributed import Processes, parse
 from tests.parallel.launchers import GKE, OPEN_MPI_5, SLICES, SRUN, free_port
 
@@ -41,13 +41,13 @@ from tests.parallel.launchers import GKE, OPEN_MPI_5, SLICES, SRUN, free_port
     ],
 )
 def test_shares_of_gpus(environment, task, tasks, expected):
-    assert gpus.share(environment, task, tasks) == expected
+    assert task_gpus(environment, task, tasks) == expected
 
 
 def test_shares_of_device_files(tmp_path):
     for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
-    assert gpus.share({}, 1, 2) == (1,)
+    assert task_gpus({}, 1, 2) == (1,)
     found = parse("auto", OPEN_MPI_5)
     assert found is not None
     assert found.local_device_ids == (1,)
@@ -57,7 +57,7 @@ def test_gpus_that_do_not_split():
     with pytest.raises(
         ValueError, match=r"3 tasks on this node see the same 4 GPUs.*JAX_LOCAL_DEVICE_IDS"
     ):
-        gpus.share({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, 0, 3)
+        task_gpus({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, 0, 3)
 
 
 def test_gpus_under_slurm():
@@ -138,6 +138,6 @@ def test_machines_of_a_tpu_slice(tpu, metadata):
 def test_a_tpu_whose_metadata_server_is_silent(tpu):
     where = {"GCE_METADATA_IP": f"127.0.0.1:{free_port()}"}
     with pytest.raises(
-        ValueError, match=r"did not say whether it is one of several.*--distributed=off"
+        ValueError, match=r"did not answer whether it belongs to a slice.*--distributed=off"
     ):
         parse("auto", tpu | where)

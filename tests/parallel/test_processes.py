@@ -136,7 +136,7 @@ def test_a_config_that_one_of_them_cannot_read(tmp_path):
     each = [[], ["--config.optim.momntum=1"]]
     codes, said = refused(tmp_path, f"--workdir={tmp_path / 'run'}", each=each)
     assert codes == [1, 2]
-    assert "error: process 1 could not go on; its own message says why" in said[0]
+    assert "error: process 1 failed; its own message says why" in said[0]
     assert "config error: unknown key optim.momntum" in said[1]
 
 
