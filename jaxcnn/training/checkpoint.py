@@ -1,4 +1,4 @@
-"""Orbax behind one module: whole states, the latest two and the best, restored exactly or not at all."""
+"""Checkpoints (Orbax): complete states, the latest ones and the best, restored exactly or not at all."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from jaxcnn.training.train_state import TrainState, describe_leaves
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written or does not fit; says what to do."""
+    """A checkpoint cannot be written, read or used with this net; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """When states are saved and how many are kept; the end and a stop always save.
+    """When states are saved and how many are kept. The end of a run and a stop always save.
 
     Attributes:
         every_epochs: epochs between saves.
-        keep: how many of the latest are kept, beside the best on `data.held_out` where there is one.
+        keep: number of latest checkpoints kept, in addition to the best one on `data.held_out` images.
     """
 
     every_epochs: float = 1.0
@@ -53,10 +53,10 @@ class Checkpoints:
         read_only: bool = False,
         process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        """Of several processes all must call every method but `steps`; they share one folder."""
+        """All processes of a group must call every method except `steps`; they share one folder."""
         _quieten()
         self._process_group = process_group
-        self.folder = folder.absolute()  # Orbax fails late and loudly on a relative path
+        self.folder = folder.absolute()  # Orbax rejects relative paths, but only later
         preserve = policies.AnyPreservationPolicy(
             [
                 policies.LatestN(keep),
@@ -75,25 +75,25 @@ class Checkpoints:
             create=not read_only,
             read_only=read_only,
         )
-        # Named here too, so that a manager that has not saved yet can read metadata.
+        # Given here too, because a manager that has not saved yet needs them to read metadata.
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
         self._read_only = read_only
-        self._last: int | None = None  # the step of the latest save, which may still be under way
+        self._last: int | None = None  # the step of the latest save, which may still be in progress
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that were written to their end, lowest first."""
+        """Steps of the complete checkpoints, in ascending order."""
         return sorted(
             s for s in self._manager.all_steps() if (self.folder / str(s) / "state").is_dir()
         )
 
     def save(self, state: TrainState, meta: Mapping[str, Any], best: float | None = None) -> None:
-        """Saves `state` under its step; a step that is there already is left as it is.
+        """Saves `state` under its step. A step that is already saved is not written again.
 
         Args:
-            state: on devices; it may be donated once this returns.
-            meta: JSON values kept with it.
-            best: top-1 on the held-out images, where there are any: the highest is kept.
+            state: arrays on devices; they may be donated after this returns.
+            meta: JSON values saved with the state.
+            best: top-1 on the held-out images, if there are any; the checkpoint with the highest is kept.
 
         Raises:
             CheckpointError: an earlier save could not be written.
@@ -106,7 +106,7 @@ class Checkpoints:
                 lambda: bool(self._manager.metrics(step))
             ):
                 return
-            self._manager.delete(step)  # saved by a stop before its held-out images were judged
+            self._manager.delete(step)  # a stop saved it before the held-out images were evaluated
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
         )
@@ -121,7 +121,7 @@ class Checkpoints:
             raise self._not_written(step, error) from error
 
     def wait(self) -> None:
-        """Returns once the last save is whole on disk."""
+        """Waits until the last save is complete on disk."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -131,15 +131,15 @@ class Checkpoints:
     def restore(
         self, like: TrainState, step: int | None = None
     ) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest whole checkpoint (or that of `step`) and its meta; None where there is none.
+        """Returns the newest complete checkpoint (or that of `step`) and its meta; None if there is none.
 
         Args:
-            like: shapes, dtypes and shardings to restore to.
-            step: which one; None takes the newest, and goes back one where the newest cannot be read.
+            like: shapes, dtypes and shardings of the restored arrays.
+            step: step to restore; None takes the newest checkpoint that can be read.
 
         Raises:
-            CheckpointError: it is of another net (names and shapes that differ are listed), or none of
-                those there can be read.
+            CheckpointError: the checkpoint belongs to another net (the message lists names and shapes that
+                differ), or no checkpoint can be read.
         """
         failures: dict[int, str] = {}
         candidates = self._process_group.run_on_primary(self.steps) if step is None else [step]
@@ -161,13 +161,13 @@ class Checkpoints:
             lines = [f"  step {step}: {problem}" for step, problem in failures.items()]
             raise CheckpointError(
                 f"no checkpoint in {self.folder} can be read:\n" + "\n".join(lines) + "\n"
-                "see whether the disk is well and the versions are those of run.json; or train in "
+                "check the disk, and compare the installed versions with run.json; or train in "
                 "another --workdir. Nothing was changed"
             )
         return None
 
     def best(self) -> dict[str, Any] | None:
-        """`step` and `top1` of the best checkpoint on the held-out images; None without any."""
+        """`step` and `top1` of the best checkpoint on the held-out images; None if none was evaluated."""
         step = self._manager.best_step()
         metrics = None if step is None else self._manager.metrics(step)
         return {"step": step, "top1": metrics["top1"]} if metrics else None
@@ -175,16 +175,16 @@ class Checkpoints:
     def close(self) -> None:
         self._manager.close()
 
-    def _set_aside(self, unreadable: Mapping[int, str]) -> None:
-        """Warns of checkpoints newer than the one read, and moves them away, so that their steps can be
-        saved again."""
-        for step, problem in unreadable.items():
-            text = f"checkpoint of step {step} cannot be read ({problem}), going on from the one before"
+    def _set_aside(self, corrupt: Mapping[int, str]) -> None:
+        """Warns about corrupt checkpoints newer than the restored one, and moves them away, so that their
+        steps can be saved again."""
+        for step, problem in corrupt.items():
+            text = f"checkpoint of step {step} cannot be read ({problem}); resuming from the previous one"
             if not self._read_only:
                 aside = self.folder.with_name("unreadable_checkpoints")
                 aside.mkdir(exist_ok=True)
                 (self.folder / str(step)).rename(aside / f"{step}_{time.time_ns()}")
-                text += f"; it is now in {aside}"
+                text += f"; it was moved to {aside}"
             logging.getLogger("jaxcnn").warning("%s", text)
 
     def _read(self, step: int, like: TrainState) -> Any:
@@ -199,10 +199,10 @@ class Checkpoints:
     def _check_fits(self, step: int, like: TrainState) -> None:
         saved = self._manager.item_metadata(step)["state"]
         if saved is None:
-            raise ValueError("its state has no metadata")
+            raise ValueError("the saved state has no metadata")
         there, wanted = describe_leaves(saved.tree), describe_leaves(_as_saved(like))
         lines = [
-            f"  {name}: checkpoint has {there.get(name, 'nothing')}, the config's net wants "
+            f"  {name}: checkpoint has {there.get(name, 'nothing')}, the config's net needs "
             f"{wanted.get(name, 'nothing')}"
             for name in sorted({*there, *wanted})
             if there.get(name) != wanted.get(name) and not name.startswith("opt_state")
@@ -210,9 +210,9 @@ class Checkpoints:
         if lines:
             more = [f"  and {len(lines) - 8} more"] if len(lines) > 8 else []
             raise CheckpointError(
-                f"checkpoint {step} in {self.folder} is of another net:\n"
+                f"checkpoint {step} in {self.folder} belongs to another net:\n"
                 + "\n".join(lines[:8] + more)
-                + "\nuse the config it was trained with, or another --workdir"
+                + "\nuse the config that it was trained with, or another --workdir"
             )
 
     def _check_room(self, step: int, state: TrainState) -> None:
@@ -225,25 +225,29 @@ class Checkpoints:
 
     def _not_written(self, step: int | None, error: Exception) -> CheckpointError:
         what = "a checkpoint" if step is None else f"checkpoint {step}"
-        whole = self.steps()
-        left = f"the last whole one is step {whole[-1]}" if whole else "there is no whole one yet"
+        complete = self.steps()
+        left = (
+            f"the last complete one is step {complete[-1]}"
+            if complete
+            else "there is no complete one yet"
+        )
         return CheckpointError(
             f"{what} could not be written to {self.folder}: {_first_line(error)}\n"
-            f"{left}; if the disk is full, make room on the disk (or choose another --workdir), then the "
-            "same command goes on"
+            f"{left}; if the disk is full, make room on the disk (or choose another --workdir), then run "
+            "the same command again to resume"
         )
 
 
 def abstract(state: Any, sharding: Any) -> Any:
-    """Shapes and dtypes of `state`, to be restored with `sharding`."""
+    """`state` as `jax.ShapeDtypeStruct`s with `sharding`, for `Checkpoints.restore`."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
 
 
 def _quieten() -> None:
-    """Leaves what goes wrong to the errors raised here, which say it in a line.
+    """Silences Orbax's logs and thread tracebacks.
 
-    Orbax logs each save, and prints pages for an exception in one of its threads although `wait` and
-    `save` raise that exception too.
+    Orbax logs each save, and prints a long traceback for an exception in one of its threads, although
+    `wait` and `save` raise that exception too.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     before = threading.excepthook

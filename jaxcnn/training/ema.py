@@ -1,4 +1,4 @@
-"""Averages of the weights over updates: what evaluation sees where a run averages."""
+"""Weight averages over updates; evaluation uses the average if a run has one."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ KINDS = ("off", "uniform", "exponential")
 class WeightAverage:
     """Polyak averaging (Szegedy et al. 2014, section 6, which gives neither its window nor its weights).
 
-    Training goes on from the weights themselves; every evaluation, the choice of the best checkpoint and
+    Training continues from the raw weights. Every evaluation, the choice of the best checkpoint and
     `jaxcnn.load` use the average.
 
     Attributes:
-        kind: 'off'; 'uniform', the mean of the weights after each update, for up to some million updates
-            (beyond, a single one is lost in the float32 mean: set from_epoch); or 'exponential', whose
-            latest update weighs 1 - decay. The exponential one is the mean too until 1 / (1 - decay)
-            updates are in it, so that its first weights do not outweigh all others.
-        decay: of 'exponential'.
-        from_epoch: the first update that counts is the first after so many epochs; until then the
-            average is the weights.
+        kind: 'off'; 'uniform', the mean of the weights after each update, for up to a few million updates
+            (with more, a float32 mean loses single updates: set from_epoch); or 'exponential', which gives
+            the latest weights the factor 1 - decay. Until it holds 1 / (1 - decay) updates the
+            exponential average is a plain mean, so that the first weights do not dominate.
+        decay: decay of 'exponential', per update.
+        from_epoch: averaging begins with the first update after this many epochs; before it the
+            average equals the weights.
     """
 
     kind: str = "off"
@@ -42,28 +42,28 @@ class WeightAverage:
             raise ValueError(f"from_epoch must be 0 or more, got {self.from_epoch}")
 
     def lines(self) -> list[tuple[str, str]]:
-        """(name, text) rows for a person; none when off."""
+        """(name, text) rows for the console; none when off."""
         if self.kind == "off":
             return []
         decay = f", decay {self.decay:g}" if self.kind == "exponential" else ""
         since = f"from epoch {self.from_epoch:g}" if self.from_epoch else "from the start"
-        return [("average", f"of the weights, {self.kind}{decay}, {since}: what is evaluated")]
+        return [("average", f"of the weights, {self.kind}{decay}, {since}; used for evaluation")]
 
     def start(self, params: Any) -> dict[str, Any]:
-        """The average before any update: `params` (copies, both are donated) and `count` int32[], the
-        updates in it. Empty when off."""
+        """The average before any update: `params` (copies, because both are donated) and `count` int32[],
+        the number of updates in the average. Empty when off."""
         if self.kind == "off":
             return {}
         return {"params": jax.tree.map(jnp.copy, params), "count": jnp.zeros((), jnp.int32)}
 
     def counts(self, epoch: float) -> bool:
-        """Whether the update that is made after `epoch` epochs counts."""
+        """Whether the average includes the update made after `epoch` epochs."""
         return epoch >= self.from_epoch
 
     def take_in(
         self, average: dict[str, Any], params: Any, counts: Bool[Array, ""]
     ) -> dict[str, Any]:
-        """The average once the weights `params` are in it, or those weights where they do not count."""
+        """The average including the weights `params`, or those weights if they do not count."""
         if self.kind == "off":
             return {}
         first = ~counts | (average["count"] == 0)

@@ -11,16 +11,17 @@ import optax
 def momentum(
     *, momentum: float = 0.9, weight_decay: float = 5e-4, decay_biases: bool = False
 ) -> optax.GradientTransformationExtraArgs:
-    """v <- momentum*v - weight_decay*rate*w - rate*g; w <- w + v (Krizhevsky et al. 2012, section 5).
+    """v <- momentum*v - weight_decay*lr*w - lr*g; w <- w + v (Krizhevsky et al. 2012, section 5).
 
-    The rate is inside the momentum buffer, so a drop of the rate reaches the weights slowly; `optax.sgd`
-    and PyTorch keep it outside. Call `tx.update(grads, state, params, learning_rate=rate)`.
+    The learning rate lr is inside the momentum buffer, so a drop takes effect gradually; `optax.sgd` and
+    PyTorch multiply by it outside. Call `tx.update(grads, state, params, learning_rate=lr)`.
 
     Args:
         momentum: 0.9 in all three papers.
-        weight_decay: multiplies the weight; 5e-4 in Krizhevsky et al. 2012 and Simonyan & Zisserman 2014.
-        decay_biases: whether biases decay too. The papers speak of weights; Krizhevsky's later code and
-            BVLC's nets leave biases out.
+        weight_decay: factor of the weight in the gradient; 5e-4 in Krizhevsky et al. 2012 and in Simonyan &
+            Zisserman 2014.
+        decay_biases: whether biases decay too. The papers mention only weights; Krizhevsky's later code and
+            BVLC's nets do not decay biases.
     """
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
@@ -34,12 +35,12 @@ def momentum(
 
 
 def decayed(params: Any) -> Any:
-    """True at every leaf called `kernel`: the leaves that decay when biases do not."""
+    """Mask of the leaves that decay when biases do not: True at every leaf named `kernel`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 class _Empty(NamedTuple):
-    """This transformation keeps nothing."""
+    """State of a transformation without state."""
 
 
 def _minus_learning_rate() -> optax.GradientTransformationExtraArgs:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C ask the run to save and leave, on all its processes; a second Ctrl-C ends it at once."""
+"""SIGTERM and Ctrl-C ask all processes of a run to save and exit; a second Ctrl-C exits at once."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
 
 
 class Stopped(Exception):
-    """The run was asked to leave."""
+    """A signal asked the run to stop."""
 
 
 class StopSignal:
-    """While entered, a signal sets a flag that the loop looks at between steps and batches.
+    """Context manager in which a signal sets a flag that the loop checks between steps and batches.
 
-    `answer` is the line printed when a signal arrives. A signal to one process of `process_group` reaches
-    the others through it.
+    `answer` is printed when a signal arrives. `process_group` forwards a signal from one process to the
+    others.
     """
 
     def __init__(
@@ -30,8 +30,8 @@ class StopSignal:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
-        # Python lets only the main thread set handlers; elsewhere (a notebook's worker) signals stay
-        # with whoever has them.
+        # Only the main thread may set handlers. In another thread (of a notebook, for example) the
+        # existing handlers stay.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._handle)
@@ -44,18 +44,17 @@ class StopSignal:
         trace: TracebackType | None,
     ) -> None:
         for number, handler in self._before.items():
-            # None: one that Python did not set, and cannot set again
+            # None: the handler was not set from Python and cannot be restored
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # pyright: ignore[reportArgumentType]
             outer = getattr(handler, "__self__", None)
-            if isinstance(
-                outer, StopSignal
-            ):  # several runs in one program: it hears of the signal too
+            if isinstance(outer, StopSignal):  # nested: the outer one gets the signal too
                 outer.signal = outer.signal or self.signal
 
     def check(self) -> None:
-        """Raises Stopped once a signal has come, to this process or another.
+        """Raises Stopped after a signal to this process or another.
 
-        Processes do not see it at the same moment: it is for work that ends in `Crew.each`."""
+        Processes do not see the signal at the same moment, so in several processes
+        the work that calls this must run in `ProcessGroup.run_on_all`, which makes them fail together."""
         if self.signal:
             raise Stopped(self.signal)
         if called := self._process_group.stop_requested():
@@ -67,4 +66,4 @@ class StopSignal:
             os._exit(130)
         self.signal = signal.Signals(number).name
         self._process_group.request_stop(self.signal)
-        os.write(2, f"\n{self.signal}: {self._answer} (Ctrl-C again leaves at once)\n".encode())
+        os.write(2, f"\n{self.signal}: {self._answer} (Ctrl-C again exits at once)\n".encode())

@@ -1,4 +1,4 @@
-"""What training changes: one dataclass of arrays, a pure function of (config, updates done)."""
+"""The training state: one dataclass of arrays, a pure function of (config, updates done)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from jaxcnn.training.schedules import Plateau
 
 @struct.dataclass
 class TrainState:
-    """Fields are arrays, or what stands for arrays in abstract evaluation.
+    """Everything that an update changes. Fields are arrays, or shapes and dtypes in abstract evaluation.
 
     Attributes:
         step: int32[], updates done.
         params: the net's parameters, float32.
-        opt_state: the optimiser's buffers.
-        plateau: best, waited, drops and judged of the plateau rule (`Plateau.initial_state`); empty where the
-            schedule is another.
-        average: params and count of Polyak averaging (`Average`); empty when it is off.
+        opt_state: the optimizer's buffers.
+        plateau: best, waited, drops and judged of the plateau rule (`Plateau.initial_state`); empty with
+            another schedule.
+        average: params and count of Polyak averaging (`WeightAverage`); empty when it is off.
     """
 
     step: Any
@@ -38,22 +38,22 @@ class TrainState:
 
     @property
     def evaluated(self) -> Any:
-        """The parameters that every evaluation uses: the averaged ones where there are such."""
+        """The parameters that every evaluation uses: the averaged ones if averaging is on."""
         return self.average["params"] if self.average else self.params
 
 
 @struct.dataclass
 class Controls:
-    """What the host hands to each update. Arguments of the compiled step, so that runs which differ in
-    them alone share one program.
+    """Inputs of an update from the host. They are arguments of the compiled step, so that runs which
+    differ only in them share one program.
 
     Attributes:
         learning_rate: float32[].
-        seed: int32[], of dropout.
-        data_seed: int32[], of augmentation.
-        averaged: bool[], whether the update counts in the average.
-        calls: int32[devices,2], a row a device: whether its process asks all to stop after this update,
-            and whether it has no batch for it.
+        seed: int32[], seed of dropout.
+        data_seed: int32[], seed of augmentation.
+        averaged: bool[], whether the average includes this update.
+        calls: int32[devices,2], one row per device: whether its process asks all to stop after this
+            update, and whether its process has no batch for this update.
     """
 
     learning_rate: Any
@@ -65,14 +65,14 @@ class Controls:
 
 @dataclasses.dataclass(frozen=True)
 class InitConfig:
-    """Where parameters start.
+    """Initial parameters.
 
     Attributes:
-        seed: they are drawn from it; -1 takes the config's `seed`.
-        from_run: workdir of another run, relative to the current directory: a fresh run takes layers
-            from its newest checkpoint by name, the averaged weights where it averages. '' takes none.
-        layers: those to take, with all that is inside them; () takes every layer. A classifier of
-            another number of classes is drawn anew.
+        seed: seed of the random initial weights; -1 takes the config's `seed`.
+        from_run: workdir of another run, relative to the current directory. A fresh run copies layers
+            by name from its newest checkpoint, the averaged weights if that run averages. '': none.
+        layers: layers or modules to copy; () copies every layer. A classifier for another number of
+            classes is initialized at random.
     """
 
     seed: int = -1
@@ -87,7 +87,7 @@ class InitConfig:
 def create_state(
     net: Any, tx: optax.GradientTransformation, schedule: Any, average: WeightAverage, key: Array
 ) -> TrainState:
-    """A fresh state, its parameters drawn from `key`."""
+    """A fresh state with parameters drawn from `key`."""
     params = draw_params(net, key)
     plateau = schedule.initial_state() if isinstance(schedule, Plateau) else {}
     step = jnp.zeros((), jnp.int32)
@@ -97,7 +97,7 @@ def create_state(
 def state_specs(
     shapes: TrainState, tx: optax.GradientTransformation, reduction: GradReduce
 ) -> TrainState:
-    """How each array of the state lies on the mesh: a `TrainState` of partition specs."""
+    """The layout of each array of the state on the mesh: a `TrainState` of partition specs."""
 
     def params(tree: Any) -> Any:
         return jax.tree.map(lambda x, leaf: leaf.spec(x.ndim), tree, reduction.leaves)
@@ -117,14 +117,14 @@ def state_specs(
 
 
 def draw_params(net: Any, key: Array) -> Any:
-    """A net's parameters, in training form: auxiliary heads are made."""
+    """Random initial parameters of a net in training form, with auxiliary heads."""
     images = jnp.zeros((1, net.image_size, net.image_size, 3), jnp.float32)
     key, dropout = jax.random.split(key)
     return net.init({"params": key, "dropout": dropout}, images, train=True)["params"]
 
 
 def describe_leaves(tree: Any) -> dict[str, str]:
-    """Every array of `tree` as name -> `float32[3,3,64,64]`, for diffs a reader can use."""
+    """Name -> `float32[3, 3, 64, 64]` for every array of `tree`, for readable diffs."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"

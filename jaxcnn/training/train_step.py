@@ -1,7 +1,7 @@
-"""One update: batch and state in, state and sums out. Pure: no jit and no mesh of its own.
+"""One update: batch and state in, state and sums out. A pure function without jit or mesh.
 
-Each device computes this on its own rows, inside a `jax.shard_map`; what it sends to others is said by
-`jaxcnn.parallel`, and nothing else is sent.
+Each device computes it on its own rows, inside a `jax.shard_map`. `jaxcnn.parallel` does all communication
+between devices.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Sums = dict[str, Float[Array, ""]]
 
 
 class Keys(NamedTuple):
-    """Of augmentation, the same at every update, and of this update's dropout."""
+    """Random keys: of augmentation, the same at every update, and of dropout, another at each update."""
 
     data: Array
     dropout: Array
@@ -40,24 +40,24 @@ def make_train_step(
     objective: Objective,
     device_preprocess: DevicePreprocess,
     average: WeightAverage,
-    part: ShardContext,
+    shard: ShardContext,
     reduction: GradReduce,
     grad_accum_steps: int = 1,
 ) -> Callable[[TrainState, Batch, Controls], tuple[TrainState, Sums]]:
-    """(state, batch, controls) -> (state, sums), on one device's rows and part of the state.
+    """Makes (state, batch, controls) -> (state, sums) on one device's rows and shard of the state.
 
     Sums are float32 over all examples whose mask is True: `loss` (the objective, nats), `top1`, `top5`
-    (counts), `n`; `finite`: 1 where loss and gradients are finite; `leave` and `failed`: devices whose
-    process asks to stop, or has no batch. An update that is not finite, or lacks a batch, leaves the
-    state as it was, so no such value reaches the parameters or a checkpoint.
+    (counts), `n`; `finite`: 1 where loss and gradients are finite; `leave` and `failed`: the number
+    of devices whose process asks to stop, or has no batch. An update that is not finite, or lacks a batch,
+    does not change the state, so no such value reaches the parameters or a checkpoint.
 
-    The gradient is of the summed objective and divided by n once it is summed over the devices, so that
-    counts travel with gradients.
+    The gradient of the summed objective is divided by n after the sum over devices, so that one
+    collective carries counts and gradients.
 
     Args:
-        part: which layers the devices of a group share; its rows are those of the batch.
-        reduction: how gradients are summed over devices.
-        grad_accum_steps: slices of the batch whose gradients are computed one after the other and summed.
+        shard: the layers that the devices of a group share; the step sets `rows` from the batch.
+        reduction: sum of gradients over devices.
+        grad_accum_steps: number of slices of the batch, whose gradients are computed in sequence and summed.
     """
 
     def sums(params: Any, batch: Batch, keys: Keys) -> tuple[Float[Array, ""], Sums]:
@@ -67,7 +67,7 @@ def make_train_step(
             {"params": params},
             images,
             train=True,
-            shard=dataclasses.replace(part, rows=rows),
+            shard=dataclasses.replace(shard, rows=rows),
             rngs={"dropout": keys.dropout},
         )
         total = lambda x: jnp.sum(jnp.where(batch["mask"], x, 0.0))  # noqa: E731
@@ -85,7 +85,7 @@ def make_train_step(
         total = {**total, "leave": leave, "failed": failed}
         grads, total = reduction.reduce(grads, total)
         finite = reduction.everywhere(jnp.isfinite(total["loss"]) & _all_finite(grads))
-        # Times, not by: XLA:CPU would lay down every quotient, a pass over memory for each layer.
+        # Multiply, do not divide: XLA:CPU would materialize every quotient, one pass over memory per layer.
         share = 1.0 / jnp.maximum(total["n"], 1.0)
         grads = jax.tree.map(lambda g: g * share, grads)
         own = reduction.own(state.params)
@@ -108,17 +108,17 @@ def make_train_step(
 
 
 def _all_finite(grads: Any) -> Array:
-    """bool[]: a value that is not finite shows in every sum that it is in.
+    """bool[]: whether all gradients are finite. A sum with a nonfinite term is nonfinite, so sums suffice.
 
-    On a CPU the sums are of columns: with the norm XLA takes a fifth longer to compile GoogLeNet's step. On a
-    TPU they would cost AlexNet's step, 8 images a chip, a twentieth more cycles than the norm.
+    On a CPU the sums are over columns, because XLA takes a fifth longer to compile GoogLeNet's step with the
+    norm. On a TPU column sums would cost AlexNet's step, at 8 images per chip, 5 % more cycles than the norm.
     """
     return jax.lax.platform_dependent(grads, cpu=_finite_columns, default=_finite_norm)
 
 
 def _finite_columns(grads: Any) -> Array:
-    # Were the order not reversed XLA:CPU would compute VGG's large gradients, of its last layers, while it
-    # still needs the first layers' maps.
+    # Reversed, because XLA:CPU would otherwise compute the large gradients of VGG's last layers while the
+    # first layers' feature maps are still in memory.
     sums = [g.reshape(-1, g.shape[-1]).sum(axis=0) for g in reversed(jax.tree.leaves(grads))]
     return jnp.isfinite(jnp.concatenate(sums)).all()
 
@@ -130,9 +130,9 @@ def _finite_norm(grads: Any) -> Array:
 def _accumulated(
     gradient: Any, params: Any, batch: Batch, keys: Keys, slices: int
 ) -> tuple[Any, Sums]:
-    """`gradient` of the whole batch, summed over `slices` parts of it one after the other.
+    """`gradient` of the whole batch, accumulated over `slices` slices in sequence.
 
-    A part takes every slices-th row. What dropout keeps follows the image, not the part.
+    A slice takes every slices-th row. Dropout masks follow the image, not the slice.
     """
     if slices == 1:
         return gradient(params, batch, keys)

@@ -159,7 +159,7 @@ def test_a_workdir_of_another_config_or_net(folder, tmp_path, capsys):
     shutil.rmtree(tmp_path / "wide" / "checkpoints")
     shutil.copytree(tmp_path / "run" / "checkpoints", tmp_path / "wide" / "checkpoints")
     assert start(folder, tmp_path / "wide", model__width="0.125") == 1
-    assert "is of another net" in capsys.readouterr().err
+    assert "belongs to another net" in capsys.readouterr().err
 
 
 def test_a_workdir_that_cannot_be_written(folder, tmp_path, capsys):

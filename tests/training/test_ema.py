@@ -74,7 +74,7 @@ def averaged(tmp_path_factory):
 def test_a_run_prints_that_it_averages(tmp_path, capsys):
     run(config(**ON, epochs=0), tmp_path / "run")
     assert (
-        "average  of the weights, exponential, decay 0.9, from epoch 1: what is evaluated"
+        "average  of the weights, exponential, decay 0.9, from epoch 1; used for evaluation"
         in capsys.readouterr().out
     )
 

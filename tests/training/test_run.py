@@ -253,7 +253,7 @@ def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(finished, tmp_p
     with caplog.at_level(logging.WARNING):
         run(config(), folder)
     assert "checkpoint of step 24" in caplog.text
-    assert "going on from the one before" in caplog.text
+    assert "resuming from the previous one" in caplog.text
     assert_same_state(state_of(folder), state_of(finished))
 
 
@@ -266,7 +266,7 @@ def test_a_checkpoint_of_another_net_shows_a_short_diff(finished, tmp_path):
         run(config(model__width=0.125), folder)
     text = str(caught.value)
     assert (
-        "params/conv1_1/kernel: checkpoint has float32[3, 3, 3, 4], the config's net wants" in text
+        "params/conv1_1/kernel: checkpoint has float32[3, 3, 3, 4], the config's net needs" in text
     )
     assert len(text.splitlines()) < 15
 
