@@ -1,6 +1,6 @@
 """AlexNet's two structural comparisons on ImageNet: one tower or two, and one layer less.
 
-COMMAND   jaxcnn compare configs/comparisons/alexnet.py --out=runs/alexnet_comparisons
+COMMAND   jaxcnn compare alexnet --out=runs/alexnet_comparisons
 DATA      tfds:imagenet2012 (docs/data.md prepares it)
 HOURS     two seeds of each variant: six and ten runs of configs/alexnet.py; nobody has run them here
 EXPECT    the figures of the paper in `about`

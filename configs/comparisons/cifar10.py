@@ -1,6 +1,6 @@
 """The papers' own comparisons, repeated small: narrow nets on 10,000 CIFAR-10 images, three seeds.
 
-COMMAND   jaxcnn compare configs/comparisons/cifar10.py --out=runs/cifar10_ablations
+COMMAND   jaxcnn compare cifar10 --out=runs/cifar10_ablations
 DATA      folder:data/cifar10 (docs/data.md rebuilds the subset)
 """
 

@@ -1,6 +1,6 @@
 """GoogLeNet's structural options on ImageNet: naive modules and the separable stem.
 
-COMMAND   jaxcnn compare configs/comparisons/googlenet.py --out=runs/googlenet_comparisons
+COMMAND   jaxcnn compare googlenet --out=runs/googlenet_comparisons
 DATA      tfds:imagenet2012 (docs/data.md prepares it)
 HOURS     two seeds of each variant: four runs each of configs/googlenet.py; nobody has run them here
 EXPECT    unstated: the paper gives no figures for either

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,21 +15,21 @@ if TYPE_CHECKING:
 
 # In the order of use; each is a module of this package.
 COMMANDS = {
-    "prepare": "Prepare a data set for training, once.",
-    "statistics": "Compute the statistics of a config's training images, once for many runs.",
-    "check": "Show what a config means: every key, shape and size; computes nothing.",
-    "plan": "Estimate memory and speed of a config on chips that are not here.",
-    "summary": "Print a net's layers, parameters and multiply-adds next to the paper's figures.",
+    "prepare": "Prepare a data set for training; each is prepared once.",
+    "statistics": "Compute pixel statistics of a config's training images, for any number of runs.",
+    "check": "Show every key, shape and size of a config; computes nothing.",
+    "plan": "Estimate memory and speed of a config on accelerators that this machine lacks.",
+    "summary": "Print a net's layers, parameters and multiply-adds, compared with the paper's figures.",
     "views": "Draw the augmented training images of a config.",
-    "train": "Train and evaluate a config; the same workdir again resumes the run.",
+    "train": "Train and evaluate a config; the same command resumes a stopped run.",
     "chain": "Train a config in stages, each starting from an earlier one (VGG's schedule).",
     "compare": "Train variants of a config with several seeds and compare them.",
     "evaluate": "Evaluate a trained run by test protocols.",
     "fuse": "Average saved posteriors and print the error rates of the mean.",
-    "table": "Print a table of the papers next to your runs' figures; evaluates what is missing.",
+    "table": "Compare your runs with a table of a paper; evaluates what is missing.",
     "predict": "Print the most probable classes of image files.",
     "figures": "Draw kernels, predictions, nearest neighbours and score maps of a run.",
-    "bench": "Measure speed next to its bounds and to other programs.",
+    "bench": "Measure speed, compared with its bounds and with other programs.",
     "completion": "Print a shell completion script.",
 }
 
@@ -49,10 +50,15 @@ def add_json(parser: argparse.ArgumentParser, what: str = "print the result as J
     parser.add_argument("--json", action="store_true", help=f"{what}; messages go to stderr")
 
 
+def messages(as_json: bool) -> contextlib.AbstractContextManager[object]:
+    """Sends what is printed within to stderr if the result, printed after it, is JSON."""
+    return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     """CONFIG [SECTION.KEY=VALUE ...]; `parse` reads them."""
     parser.add_argument("config", help="file, or name of a file in configs/")
-    parser.add_argument("overrides", nargs="*", metavar="SECTION.KEY=VALUE", help="config keys")
+    parser.add_argument("overrides", nargs="*", metavar="SECTION.KEY=VALUE", help="override keys")
 
 
 def add_run(parser: argparse.ArgumentParser, batch_size: int = 32, overrides: bool = True) -> None:
@@ -61,13 +67,15 @@ def add_run(parser: argparse.ArgumentParser, batch_size: int = 32, overrides: bo
         help_text = "override the run's data section: data.source=folder:PATH, data.eval_split=test"
         parser.add_argument("overrides", nargs="*", metavar="data.KEY=VALUE", help=help_text)
     parser.add_argument("--workdir", required=True, help="folder of a trained run")
-    parser.add_argument("--step", type=int, default=None, help="checkpoint (default: the newest)")
+    parser.add_argument(
+        "--step", type=int, default=None, help="step of the checkpoint (the newest)"
+    )
     add_batch_size(parser, batch_size)
 
 
 def add_batch_size(parser: argparse.ArgumentParser, default: int = 32) -> None:
     parser.add_argument(
-        "--batch_size", type=at_least(1), default=default, help="crops a batch (%(default)s)"
+        "--batch_size", type=at_least(1), default=default, help="crops per batch (%(default)s)"
     )
 
 

@@ -20,14 +20,14 @@ KINDS = {
     "table": "table",
 }
 NOTES = """kinds:
-  input    JPEGs to augmented uint8 batches: images a second, next to bare decoding
-  step     train and inference steps of the nets, next to this machine's matrix products
-  eval     evaluations by the papers' protocols, next to the net's forward pass
-  loop     the train loop next to its compiled step, and waits for data
+  input    JPEGs to augmented uint8 batches: images per second, compared with bare decoding
+  step     training and inference steps of the nets, compared with this machine's matrix products
+  eval     evaluations by the papers' protocols, compared with the net's forward pass
+  loop     overhead of the train loop over its compiled step, and waits for data
   resume   seconds from the start of a program to its first step, by phase
-  table    saved measurements as a Markdown table and as a plot
+  table    saved measurements as a Markdown table and a plot
 
-jaxcnn bench KIND --help describes a kind. Other programs to compare with: pip install -e '.[bench]'"""
+jaxcnn bench KIND --help describes a kind. --peer needs other programs: pip install -e '.[bench]'"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -61,7 +61,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _kind_parser(name: str, kind: ModuleType) -> argparse.ArgumentParser:
-    example = "table rows.jsonl" if name == "table" else f"{name} --json"
+    source = " --source=folder:PATH" if name in ("input", "eval") else ""
+    example = "table rows.jsonl" if name == "table" else f"{name}{source} --json"
     result = make_parser(f"bench {name}", example=f"jaxcnn bench {example}")
     result.description = kind.__doc__
     kind.add_arguments(result)
@@ -70,7 +71,7 @@ def _kind_parser(name: str, kind: ModuleType) -> argparse.ArgumentParser:
             "--repeats",
             type=at_least(1),
             default=5,
-            help="timed repeats; the median counts (%(default)s)",
+            help="timed repeats; the result is their median (%(default)s)",
         )
-        add_json(result, "print one JSON object a line, for each row")
+        add_json(result, "print one JSON object per row and line")
     return result

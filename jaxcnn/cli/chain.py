@@ -7,9 +7,9 @@ import gc
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from jaxcnn.cli.arguments import add_json, align, make_parser
+from jaxcnn.cli.arguments import add_json, align, make_parser, messages
 from jaxcnn.cli.exit_codes import EXIT_DONE, exit_code
 from jaxcnn.cli.train import kept_text
 
@@ -33,10 +33,11 @@ def main(arguments: Sequence[str]) -> int:
         stages.extend(read_chain(options.config, workdir, overrides))
         chosen.extend(_chosen(options.stages, [stage.name for stage in stages]))
         rows = [_row(stage, stage.name in chosen) for stage in stages]
-        if options.json:
+        if options.json and options.list:
             print(json.dumps(rows))
         else:
-            print(align([tuple(rows[0]), *(tuple(row.values()) for row in rows)]), flush=True)
+            with messages(options.json):
+                print(align([tuple(rows[0]), *(tuple(row.values()) for row in rows)]), flush=True)
         _check(stages, chosen)
 
     code = exit_code(plan, kept=kept_text(workdir, command))
@@ -47,12 +48,14 @@ def main(arguments: Sequence[str]) -> int:
 
             def work(stage: Stage = stage) -> None:
                 stop_signal.check()
-                _train(stage, ["jaxcnn", *command])
+                with messages(options.json):
+                    _train(stage, ["jaxcnn", *command])
 
             code = exit_code(work, kept=kept_text(stage.folder, command), config=stage.config)
             if code != EXIT_DONE:
                 return code
-    print(_results([stage for stage in stages if stage.name in chosen]), flush=True)
+    results = _results([stage for stage in stages if stage.name in chosen])
+    print(json.dumps(results) if options.json else _table(results), flush=True)
     return EXIT_DONE
 
 
@@ -121,33 +124,42 @@ def _row(stage: Stage, chosen: bool) -> dict[str, str]:
     }
 
 
-def _results(stages: Sequence[Stage]) -> str:
+def _results(stages: Sequence[Stage]) -> list[dict[str, Any]]:
+    """The rows of the stages' reports."""
     from jaxcnn.training.report import read_report
 
+    return [
+        {"stage": stage.name, **row}
+        for stage in stages
+        for row in read_report(stage.folder / "report.json")["results"]
+    ]
+
+
+def _table(results: Sequence[Mapping[str, Any]]) -> str:
     rows = [("stage", "step", "protocol", "split", "images", "top-1", "top-5", "loss")]
-    for stage in stages:
-        for row in read_report(stage.folder / "report.json")["results"]:
-            figures = f"{row['top1']:.2%}", f"{row['top5']:.2%}", f"{row['loss']:.4f}"
-            images = f"{row['n']:,}"
-            step = f"{row['step']:,}"
-            rows.append((stage.name, step, row["protocol"], row["split"], images, *figures))
+    for row in results:
+        figures = f"{row['top1']:.2%}", f"{row['top5']:.2%}", f"{row['loss']:.4f}"
+        counts = f"{row['step']:,}", row["protocol"], row["split"], f"{row['n']:,}"
+        rows.append((row["stage"], *counts, *figures))
     return "\n" + align(rows)
 
 
 def parser() -> argparse.ArgumentParser:
     result = make_parser(
         "chain",
-        notes="A finished stage is skipped, an unfinished one resumes. Any key of the config:\n"
-        "--config.SECTION.KEY=VALUE for all stages, --STAGE.SECTION.KEY=VALUE for one.",
+        notes="Finished stages are skipped, unfinished stages resume. --config.SECTION.KEY=VALUE overrides\n"
+        "a key of the config in all stages, --STAGE.SECTION.KEY=VALUE in one.",
         example="jaxcnn chain vgg_d --config.batch_size=128 --s384.epochs=20",
     )
     result.add_argument("config", help="file, or name of a file in configs/")
-    result.add_argument("--workdir", default="", help="a folder for each stage (runs/NAME_chain)")
-    result.add_argument("--stages", default="", help="names, separated by commas (all)")
     result.add_argument(
-        "--list", action="store_true", help="print the stages and their states only"
+        "--workdir", default="", help="folder that holds one folder per stage (runs/NAME_chain)"
     )
-    add_json(result, "print the stages as JSON; with --list")
+    result.add_argument("--stages", default="", help="names of stages, separated by commas (all)")
+    result.add_argument(
+        "--list", action="store_true", help="print the stages and their states; train nothing"
+    )
+    add_json(result, "print the results as JSON; with --list: the stages")
     return result
 
 
@@ -161,7 +173,4 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Mapping[str, l
             overrides.setdefault(stage, []).append(rest)
         else:
             typed.append(argument)
-    options = (command := parser()).parse_args(typed)
-    if options.json and not options.list:
-        command.error("--json needs --list")
-    return options, overrides
+    return parser().parse_args(typed), overrides

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import argparse
 import ast
+import csv
 import dataclasses
 import difflib
+import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jaxcnn.cli.arguments import make_parser, parse
+from jaxcnn.cli.arguments import add_json, make_parser, messages, parse
 from jaxcnn.cli.exit_codes import EXIT_DONE, EXIT_ERROR, exit_code
+
+if TYPE_CHECKING:
+    from jaxcnn.research.comparison.grid import Grid
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,6 +30,7 @@ def main(arguments: Sequence[str]) -> int:
             compare,
             overview,
             publish,
+            run_rows,
             share_compilation_cache,
         )
         from jaxcnn.research.comparison.grid import make_grid
@@ -34,10 +40,11 @@ def main(arguments: Sequence[str]) -> int:
         out = Path(options.out)
         plans = make_grid(_comparisons(options, overrides), out)
         if options.list:
-            print(overview(plans))
+            print(json.dumps(run_rows(plans)) if options.json else overview(plans))
             return EXIT_DONE
         share_compilation_cache(out / "compiled")
-        with StopSignal() as stop_signal:
+        published: list[Path] = []
+        with messages(options.json), StopSignal() as stop_signal:
             errors = compare(
                 plans,
                 command=["jaxcnn", "compare", *arguments],
@@ -47,12 +54,52 @@ def main(arguments: Sequence[str]) -> int:
         for name, error in errors.items():
             print(f"failed: {name}: {error}", file=sys.stderr)
         if options.publish and not errors:
-            folders = publish(plans, Path(options.publish))
-            print(f"published in {', '.join(map(str, folders))}")
+            published = publish(plans, Path(options.publish))
+        if options.json:
+            print(json.dumps(_record(plans, errors, published)))
+        elif published:
+            print(f"published in {', '.join(map(str, published))}")
         return EXIT_ERROR if errors else EXIT_DONE  # after an error the other runs are done
 
     again = shlex.join(["jaxcnn", "compare", *arguments])
     return exit_code(work, kept=f"what was trained is saved. To go on: {again}")
+
+
+def _record(
+    grids: Sequence[Grid], errors: Mapping[str, str], published: Sequence[Path]
+) -> dict[str, Any]:
+    """The result for JSON: the rows of every table.csv, and where the files are."""
+
+    def row(grid: Grid, cells: Mapping[str, str]) -> dict[str, Any]:
+        texts = ("variant", *grid.comparison.grid)
+        found: dict[str, Any] = {
+            key: cell if key in texts else float(cell) if cell else None
+            for key, cell in cells.items()
+            if key != "values"
+        }
+        return {**found, "values": [float(value) for value in cells["values"].split()]}
+
+    comparisons = []
+    for grid in grids:
+        table = csv.DictReader((grid.folder / "table.csv").read_text().splitlines())
+        rows = [row(grid, cells) for cells in table]
+        where = {"name": grid.comparison.name, "folder": str(grid.folder)}
+        comparisons.append({**where, "rows": rows})
+    return {
+        "comparisons": comparisons,
+        "errors": dict(errors),
+        "published": [str(folder) for folder in published],
+    }
+
+
+def _find(options: argparse.Namespace) -> Path:
+    """The file that CONFIG names. A bare name without variants is first looked up in configs/comparisons/."""
+    from jaxcnn import config as configs
+
+    name = Path(options.config)
+    comparisons = configs.CONFIGS / "comparisons" / f"{name.name}.py"
+    bare = len(name.parts) == 1 and not name.is_file() and not (options.variant or options.grid)
+    return comparisons if bare and comparisons.is_file() else configs.find_config(options.config)
 
 
 def _comparisons(options: argparse.Namespace, overrides: Sequence[str]) -> list[Any]:
@@ -64,7 +111,7 @@ def _comparisons(options: argparse.Namespace, overrides: Sequence[str]) -> list[
     from jaxcnn import config as configs
     from jaxcnn.research.comparison.spec import comparison_from_dict, read_comparisons
 
-    path = configs.find_config(options.config)
+    path = _find(options)
     typed: dict[str, Any] = {"seeds": _seeds(options.seeds)} if options.seeds else {}
     typed |= {k: v for k in ("budget", "measure") if (v := getattr(options, k))}
     common = dict(_pair(text, "--config.") for text in overrides)
@@ -147,12 +194,15 @@ def _seeds(text: str) -> tuple[int, ...]:
 def parser() -> argparse.ArgumentParser:
     result = make_parser(
         "compare",
-        notes="Finished runs are not trained again; any number of processes may share one --out, started in\n"
-        "any order. Any key of the config, for all variants: --config.SECTION.KEY=VALUE.",
-        example="jaxcnn compare alexnet --out=runs/lrn --variant=base --variant='no LRN: model.lrn=off'",
+        notes="A bare NAME means configs/comparisons/NAME.py if that file exists and neither --variant nor\n"
+        "--grid is given, else configs/NAME.py. Finished runs are not trained again. Several processes may\n"
+        "share one --out, started in any order. --config.SECTION.KEY=VALUE overrides a key of the config in\n"
+        "all variants.",
+        example="jaxcnn compare alexnet --out=runs/lrn --variant=base --variant='no LRN: model.lrn=off'\n"
+        "         jaxcnn compare cifar10 --out=runs/cifar10_ablations --list",
     )
     add = result.add_argument
-    add("config", help="config, or a file with get_comparisons(); or the name of one in configs/")
+    add("config", help="config, or file with get_comparisons(): a path, or a name, see below")
     add("--out", required=True, help="folder of runs, tables and compiled programs")
     add(
         "--variant",
@@ -164,12 +214,17 @@ def parser() -> argparse.ArgumentParser:
         "--grid",
         action="append",
         default=[],
-        help="KEY=VALUE,VALUE: try all, and take each variant's best",
+        help="KEY=VALUE,VALUE: train each variant with every value and keep its best; may be repeated",
     )
     add("--only", default="", help="names of comparisons, separated by commas")
-    add("--seeds", default="", help="separated by commas (0,1,2)")
-    add("--budget", default="", help="what all variants have in common: epochs or macs (epochs)")
-    add("--measure", default="", help="top1 or epochs_to_train_error=RATE (top1)")
-    add("--list", action="store_true", help="print the runs and their states only")
-    add("--publish", default="", metavar="DIR", help="copy tables and reports there once complete")
+    add("--seeds", default="", help="whole numbers, separated by commas (0,1,2)")
+    add(
+        "--budget",
+        default="",
+        help="what is equal for all variants: epochs, or macs: multiply-adds (epochs)",
+    )
+    add("--measure", default="", help="what is compared: top1 or epochs_to_train_error=RATE (top1)")
+    add("--list", action="store_true", help="print the runs and their states; train nothing")
+    add("--publish", default="", metavar="DIR", help="copy tables and reports to DIR at the end")
+    add_json(result, "print the rows of the tables as JSON; with --list: the runs")
     return result

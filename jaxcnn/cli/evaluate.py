@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 NOTES = """protocols:
   centre scale=256                     one centre crop
   ten_crops scale=256                  corners and centre of the central square, and mirrors (AlexNet)
-  dense scales=(256,) flip=True        the class score map of the whole image, averaged; several Q (VGG)
+  dense scales=(256,) flip=True        class score map of the whole image, averaged; one or more Q (VGG)
   multi_crop scales=(256,) grid=5 flip=True
-                                       5 x 5 crops and mirrors a scale: 50, with three scales 150 (VGG)
-  multi_crop_dense scales=(256,)       the mean of both (VGG)
+                                       5 x 5 crops and their mirrors per scale: 50; three scales: 150 (VGG)
+  multi_crop_dense scales=(256,)       the mean of multi_crop and dense (VGG)
   crops_144 scales=(256,288,320,352)   three squares, six crops of each, mirrors, four scales (GoogLeNet)
-These are the default scales for nets of 224 pixels; other nets scale them in proportion.
+These are the default scales for nets of 224 pixels; for other nets they are scaled in proportion.
 
-Results are printed, and written into the run's report.json."""
+Results are printed and written to the run's report.json."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -71,7 +71,11 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="NAME, or 'NAME KEY=VALUE ...'; may be repeated",
     )
-    result.add_argument("--save_posteriors", action="store_true", help="for jaxcnn fuse")
-    result.add_argument("--again", action="store_true", help="even if report.json has the result")
+    result.add_argument(
+        "--save_posteriors", action="store_true", help="save posteriors for jaxcnn fuse"
+    )
+    result.add_argument(
+        "--again", action="store_true", help="evaluate even if report.json has the result"
+    )
     add_json(result, "print the rows as one JSON list")
     return result

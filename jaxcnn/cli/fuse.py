@@ -45,10 +45,12 @@ def main(arguments: Sequence[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     result = make_parser(
         "fuse",
-        notes="The files are those that jaxcnn evaluate --save_posteriors writes; their weights are equal.",
+        notes="jaxcnn evaluate --save_posteriors writes the files. All have the same weight in the mean.",
         example="jaxcnn fuse RUN_1/posteriors/FILE.npz RUN_2/posteriors/FILE.npz",
     )
     result.add_argument("files", nargs="+", help="posteriors of the same images and classes")
-    result.add_argument("--out", default="", help="file for the mean, which counts as one file")
+    result.add_argument(
+        "--out", default="", help="file to write the mean to; as an input it counts as one file"
+    )
     add_json(result, "print one JSON list, the mean last")
     return result

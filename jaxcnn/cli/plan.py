@@ -13,13 +13,13 @@ from jaxcnn.cli.arguments import add_json, make_parser, parse
 from jaxcnn.cli.exit_codes import exit_code
 
 NOTES = """topologies:
-  v5e:4x4     a slice of TPUs (also v4:2x2x4, v5p:2x2x4, v6e:4x4): the TPU's compiler compiles the step,
-              minutes for VGG at full size. It needs no TPU, but: pip install 'libtpu==0.0.42.*'
-  v5e:512     a number of TPUs: a model
-  h100:16     GPUs (also a100, v100), 8 a node: a model; h100:16,4 has 4 a node
-Figures are marked 'compiled', read from the compiled step, or 'model', from the net's layers and the plan.
-No step is faster than the bounds, which assume the chip's peak rates. GB are 10^9 bytes. The exit code is 1
-where a step does not fit. Any key of the config: --config.SECTION.KEY=VALUE."""
+  v5e:4x4     a slice of TPUs (also v4:2x2x4, v5p:2x2x4, v6e:4x4): the TPU compiler compiles the step, which
+              takes minutes for VGG at full size. It needs no TPU, but: pip install 'libtpu==0.0.42.*'
+  v5e:512     a number of TPUs: figures from a model
+  h100:16     GPUs (also a100, v100), 8 per node: figures from a model; h100:16,4 means 4 per node
+Each figure is marked 'compiled' (read from the compiled step) or 'model' (computed from the net's layers and
+the parallelism plan). The bounds assume the chip's peak rates; no step is faster. 1 GB = 10^9 bytes. The exit
+code is 1 if a step does not fit. --config.SECTION.KEY=VALUE overrides a key of the config."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -64,10 +64,14 @@ def parser() -> argparse.ArgumentParser:
         type=_gbps,
         default=0.0,
         metavar="GBPS",
-        help="Gb/s that a node of GPUs sends to the others, all its cards together (h100 3200, others 100)",
+        help="network bandwidth of a node of GPUs, all its GPUs together, in Gb/s (h100: 3200, others: 100)",
     )
-    add("--fit", action="store_true", help="compile again at the largest batch, to verify it")
-    add("--hlo", default="", metavar="FILE", help="write the compiled program there")
+    add(
+        "--fit",
+        action="store_true",
+        help="compile again at the largest batch size, to verify that it fits",
+    )
+    add("--hlo", default="", metavar="FILE", help="write the compiled program to FILE")
     add_json(result)
     return result
 

@@ -12,9 +12,9 @@ from typing import Any
 from jaxcnn.cli.arguments import add_json, add_run, at_least, make_parser, open_runs
 from jaxcnn.cli.exit_codes import EXIT_DONE, EXIT_ERROR, exit_code
 
-NOTES = """--json prints one object a line for each image, {"image": PATH, "classes": [{"label", "name",
+NOTES = """--json prints one object per image and line, {"image": PATH, "classes": [{"label", "name",
 "probability"}, ...], "protocol": LABEL}, or {"image": PATH, "error": TEXT}. The exit code is 1 if an
-image cannot be read; the others are done."""
+image cannot be read; the other images are still classified."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -82,6 +82,8 @@ def parser() -> argparse.ArgumentParser:
         default="",
         help="NAME or 'NAME KEY=VALUE ...', as for jaxcnn evaluate (the first of the run's evals)",
     )
-    result.add_argument("--top", type=at_least(1), default=5, help="classes an image (%(default)s)")
+    result.add_argument(
+        "--top", type=at_least(1), default=5, help="classes per image (%(default)s)"
+    )
     add_json(result, "print one JSON object a line")
     return result

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jaxcnn.cli.arguments import at_least, make_parser
+from jaxcnn.cli.arguments import add_json, at_least, make_parser, messages
 from jaxcnn.cli.exit_codes import exit_code
 from jaxcnn.data import DataError, default_data_dir, open_data
 from jaxcnn.data.preparation import cifar10_subset
@@ -22,11 +23,11 @@ from jaxcnn.data.tensorflow import load_tfds
 SUBSET = "cifar10_subset"
 NOTES = """names:
   imagenet2012    from the two tars of image-net.org, which you download yourself
-  digits          the handwritten digits of scikit-learn; nothing is downloaded
+  digits          the handwritten digits of scikit-learn, without a download
   cifar10_subset  a subset of CIFAR-10 as JPEGs: jaxcnn prepare cifar10_subset --help
-  another NAME    an image data set of TFDS, which is downloaded, such as cifar10
+  another NAME    an image data set of TFDS, such as cifar10; TFDS downloads it
 
---pack decodes and rescales the images once; training then reads packed:OUT. It also takes sources that need
+--pack decodes and rescales the images once; training then reads packed:OUT. It also accepts sources that need
 no preparation: tfds:NAME, folder:PATH, synthetic:K. What is already prepared or packed is kept; the same
 command resumes packing that was stopped."""
 # Seconds between two lines of progress.
@@ -44,13 +45,17 @@ def main(arguments: Sequence[str]) -> int:
     def work() -> None:
         name = options.name or options.source
         data_dir = (options.data_dir or default_data_dir()).expanduser().absolute()
-        if not _is_source(name):
-            config = _prepare(name, data_dir, options.tars, options.checksums)
-            name = f"tfds:{name}"
-            if not options.pack:
-                _finish(name, config, data_dir)
-        if options.pack:
-            _pack(name, data_dir, options)
+        result: dict[str, object] = {}
+        with messages(options.json):
+            if not _is_source(name):
+                config = _prepare(name, data_dir, options.tars, options.checksums)
+                name = f"tfds:{name}"
+                if not options.pack:
+                    result = _finish(name, config, data_dir)
+            if options.pack:
+                result = _pack(name, data_dir, options)
+        if options.json:
+            print(json.dumps(result))
 
     return exit_code(work, kept="give the same command again")
 
@@ -76,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
         "         jaxcnn prepare folder:PATH --pack --shorter_side=256 --square --out=DIR",
     )
     add = result.add_argument
-    add("name", nargs="?", help="a name from the list below, or a source")
+    add("name", nargs="?", help="a name from the list below; with --pack also a source")
     add("--source", default="", help="the same as NAME")
     add("--tars", type=Path, help="folder of ImageNet's two tars")
     add(
@@ -85,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
         help="folder of prepared data sets ($TFDS_DATA_DIR or ~/tensorflow_datasets)",
     )
     add("--checksums", action="store_true", help="also check the tars' SHA-256 (reads them whole)")
+    add_json(result)
     add = result.add_argument_group("packing").add_argument
     add("--pack", action="store_true", help="decode and rescale the images once")
     add("--out", type=Path, help="folder of the packed data set")
@@ -94,9 +100,14 @@ def parser() -> argparse.ArgumentParser:
         help="largest shorter side in pixels; with --square, the side",
     )
     add("--square", action="store_true", help="keep the central square only")
-    add("--threads", type=at_least(0), default=0, help="0: one for each core (%(default)s)")
-    add("--train_split", default="train", help="(%(default)s)")
-    add("--eval_split", default="", help="as data.eval_split")
+    add(
+        "--threads",
+        type=at_least(0),
+        default=0,
+        help="threads that decode; 0: one per core (%(default)s)",
+    )
+    add("--train_split", default="train", help="name of the training split (%(default)s)")
+    add("--eval_split", default="", help="name of the evaluation split (as data.eval_split)")
     return result
 
 
@@ -148,16 +159,26 @@ def _prepare(name: str, data_dir: Path, tars: Path | None, checksums: bool) -> s
     return "configs/vgg_e.py"
 
 
-def _finish(source: str, config: str, data_dir: Path) -> None:
+def _finish(source: str, config: str, data_dir: Path) -> dict[str, object]:
+    """Prints what was prepared and how to train on it; returns the same for JSON."""
     # Indexes the records now, so that the first training starts at once.
-    print(open_data(source, str(data_dir)).description)
+    description = open_data(source, str(data_dir)).description
+    print(description)
     print("train with:")
     known = source.removeprefix("tfds:").partition(":")[0] in (IMAGENET, "digits")
     flag = "" if known else f" --config.data.source={source}"
-    print(f"  jaxcnn train --config={config}{flag} --config.data.data_dir={data_dir}")
+    command = f"jaxcnn train --config={config}{flag} --config.data.data_dir={data_dir}"
+    print(f"  {command}")
+    return {
+        "source": source,
+        "data_dir": str(data_dir),
+        "description": description,
+        "train_with": command,
+    }
 
 
-def _pack(source: str, data_dir: Path, options: argparse.Namespace) -> None:
+def _pack(source: str, data_dir: Path, options: argparse.Namespace) -> dict[str, object]:
+    """Packs both splits; prints and returns as `_finish`."""
     out = options.out.expanduser().absolute()
     kind, _, place = source.partition(":")
     if kind == "folder":
@@ -182,7 +203,14 @@ def _pack(source: str, data_dir: Path, options: argparse.Namespace) -> None:
     size = sum(file.stat().st_size for file in out.glob("*/*"))
     print(f"{size / 1e9:.3g} GB; train with:")
     config = "configs/alexnet.py" if options.square else "configs/vgg_e.py"
-    print(f"  jaxcnn train --config={config} --config.data.source=packed:{out}")
+    command = f"jaxcnn train --config={config} --config.data.source=packed:{out}"
+    print(f"  {command}")
+    return {
+        "source": f"packed:{out}",
+        "bytes": size,
+        "description": packed.description,
+        "train_with": command,
+    }
 
 
 def _progress() -> Callable[[str, int, int], None]:

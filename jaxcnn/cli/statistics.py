@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from jaxcnn.preprocessing import Augment
     from jaxcnn.training.console import Console
 
-NOTES = """The statistics are the mean of R, G and B, their covariance, and the mean image of the central
-squares. The squares have the side augment.scale[0] where training crops are taken from such squares
-(augment.sampling 'random_crop_in_square' or
-'center_crop'), else model.image_size."""
+NOTES = """The statistics are the mean of R, G and B, their covariance, and the mean image of central squares.
+The side of the squares is augment.scale[0] if training crops are taken from such squares (augment.sampling
+'random_crop_in_square' or 'center_crop'), else model.image_size."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -149,6 +148,8 @@ def parser() -> argparse.ArgumentParser:
         example="jaxcnn statistics alexnet data.source=folder:PATH --out=mine.npz",
     )
     add_config(result)
-    result.add_argument("--out", default="", metavar="FILE", help="(statistics/NAME.npz)")
+    result.add_argument(
+        "--out", default="", metavar="FILE", help="file to write (statistics/NAME.npz)"
+    )
     add_json(result)
     return result

@@ -107,19 +107,19 @@ def _name(text: str) -> str:
 def parser() -> argparse.ArgumentParser:
     result = make_parser(
         "table",
-        notes=f"tables: {', '.join(NAMES)}; and protocols: all results in the runs' reports, over seeds.\n"
-        "Rows that no run fills say so.",
+        notes=f"tables: {', '.join(NAMES)};\n"
+        "protocols: all results in the runs' reports, averaged over seeds. Rows without a run are marked.",
         example="jaxcnn table vgg3 runs/vgg_*",
     )
     add = result.add_argument
-    add("name", type=_name, help="of one table, such as vgg3: Table 3 of the VGG paper")
+    add("name", type=_name, help="name of a table, see below: vgg3 is Table 3 of the VGG paper")
     add("runs", nargs="*", help="folders of trained runs")
-    add("--out", default="", help="folder for NAME.txt, NAME.md and NAME.csv")
+    add("--out", default="", help="folder to write NAME.txt, NAME.md and NAME.csv to")
     add(
         "--format",
         choices=("text", "markdown", "csv"),
         default="text",
-        help="printed (%(default)s)",
+        help="form of the printed table (%(default)s)",
     )
     add_json(result, "print the rows as one JSON list")
     add("--list", action="store_true", help="print what is missing; evaluate nothing")

@@ -105,7 +105,7 @@ def _start(options: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     result = make_parser(
         "train",
-        notes="Any key of the config: --config.SECTION.KEY=VALUE.",
+        notes="--config.SECTION.KEY=VALUE overrides a key of the config; --print_config shows all keys.",
         example="jaxcnn train --config=vgg_e --config.batch_size=64 --config.data.source=folder:PATH",
     )
     add = result.add_argument
@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--distributed",
         default="auto",
-        help="several processes as one run: auto detects SLURM, Open MPI, Kubernetes and TPUs; off; or "
+        help="several processes as one run: auto (detects SLURM, Open MPI, Kubernetes and TPUs), off, or "
         "HOST:PORT,N,I: process 0 listens at HOST:PORT, this is process I of N (%(default)s)",
     )
     add(
@@ -128,13 +128,21 @@ def parser() -> argparse.ArgumentParser:
         "--compilation_cache",
         default="",
         metavar="DIR",
-        help="keep compiled programs in DIR for the next start; who can write there can run code here",
+        help="keep compiled programs in DIR for the next start; whoever can write to DIR can run code here",
     )
     add(
         "--deterministic",
         action="store_true",
-        help="exclude operations whose bits depend on timing (GPUs; slower)",
+        help="use only operations whose results do not depend on timing (on GPUs slower)",
     )
-    add("--dry_run", action="store_true", help="one step of the real shapes: memory and time")
-    add("--print_config", action="store_true", help="print every key, its value and its origin")
+    add(
+        "--dry_run",
+        action="store_true",
+        help="run one step at the real shapes; print its memory and time",
+    )
+    add(
+        "--print_config",
+        action="store_true",
+        help="print every key, its value and its origin; train nothing",
+    )
     return result

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxcnn.cli.arguments import add_config, at_least, make_parser, numbers, parse
+from jaxcnn.cli.arguments import add_config, add_json, at_least, make_parser, numbers, parse
 from jaxcnn.cli.exit_codes import exit_code
 
-NOTES = """A row is an image with the outlines of its crops, then its crop in each of the first epochs as the
-net sees it, with the mean added back. Under a crop are its resize filter, its share of the image's area, its
-aspect ratio, and whether it is mirrored."""
+NOTES = """Each row shows an image with the outlines of its crops, then its crop in each of the first epochs
+as the net gets it, with the mean added back. The text under a crop gives its resize filter, its share of the
+image's area, its aspect ratio, and whether it is mirrored."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,7 +27,12 @@ def main(arguments: Sequence[str]) -> int:
         config = schema.read_resolved(options.config, overrides)[1]
         images, ids, views = options.images, options.ids, options.views
         count = draw_views(config, out, images=images, ids=ids, views=views)
-        print(f"{count} x {views} views of {config['data']['source']} in {out}")
+        source = config["data"]["source"]
+        if options.json:
+            result = {"file": str(out), "source": source, "images": count, "views": views}
+            print(json.dumps(result))
+        else:
+            print(f"{count} x {views} views of {source} in {out}")
 
     return exit_code(work, kept="nothing was drawn")
 
@@ -39,8 +45,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add_config(result)
     add = result.add_argument
-    add("--out", type=Path, default=None, help="image file (runs/views/NAME.png)")
-    add("--images", type=at_least(1), default=4, help="rows (%(default)s)")
+    add("--out", type=Path, default=None, help="image file to write (runs/views/NAME.png)")
+    add("--images", type=at_least(1), default=4, help="images, one per row (%(default)s)")
     add("--ids", type=numbers, default=(), help="image ids, separated by commas; not with --images")
-    add("--views", type=at_least(1), default=6, help="crops of an image (%(default)s)")
+    add("--views", type=at_least(1), default=6, help="crops per image (%(default)s)")
+    add_json(result)
     return result

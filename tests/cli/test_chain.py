@@ -135,12 +135,20 @@ def test_the_plan_and_the_results_are_tables(chained):
         ]  # fmt: skip
 
 
-def test_a_finished_chain_trains_nothing(chained):
+def test_a_finished_chain_trains_nothing(chained, capsys):
     workdir, _ = chained
     before = {p: p.read_bytes() for p in workdir.glob("*/*.json*")}
     code, shown = start(*arguments(workdir))
     assert code == 0
     assert shown.count("is finished") == 3
+    code = chain.main([*arguments(workdir), "--json"])
+    results, shown = capsys.readouterr()
+    assert code == 0
+    assert shown.count("is finished") == 3
+    assert [row["stage"] for row in json.loads(results)] == CHOSEN
+    assert json.loads(results)[0] == {
+        "stage": "net_a", **json.loads((workdir / "net_a" / "report.json").read_text())["results"][0]
+    }  # fmt: skip
     assert {p: p.read_bytes() for p in workdir.glob("*/*.json*")} == before
 
 

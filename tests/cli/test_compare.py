@@ -134,6 +134,15 @@ def test_the_list_computes_nothing(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "vgg_a: more decay, seed 1  to do" in shown
     assert "4 runs: 4 to do" in shown
+    assert main(command(tmp_path / "out", "--list", "--json")) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[3] == {
+        "run": "vgg_a: more decay, seed 1",
+        "state": "to do",
+        "steps": rows[0]["steps"],
+        "pid": None,
+        "workdir": str(tmp_path / "out" / "vgg_a" / "more_decay" / "seed_1"),
+    }
     assert not (tmp_path / "out").exists()
 
 
@@ -147,6 +156,33 @@ def test_a_complete_comparison_is_printed_and_published(tmp_path, capsys):
     assert "more decay: -25.00 ± 12.50 points of top-1 against base: lower." in shown
     assert f"published in {tmp_path / 'results' / 'vgg_a'}" in shown
     assert (tmp_path / "results" / "vgg_a" / "base" / "seed_1" / "report.json").exists()
+    assert main(command(tmp_path / "out", f"--publish={tmp_path / 'results'}", "--json")) == 0
+    result, shown = capsys.readouterr()
+    assert "points of top-1 against base" in shown
+    result = json.loads(result)
+    assert result["errors"] == {}
+    assert result["published"] == [str(tmp_path / "results" / "vgg_a")]
+    (found,) = result["comparisons"]
+    assert (found["name"], found["folder"]) == ("vgg_a", str(tmp_path / "out" / "vgg_a"))
+    assert [(row["variant"], row["n"]) for row in found["rows"]] == [("base", 2), ("more decay", 2)]
+    assert [row["values"] for row in found["rows"]] == [[50.0, 62.5], [25.0, 37.5]]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["cifar10"], "unknown comparison 'nosuch' (valid: "),
+        (["cifar10", "--variant=base"], "configs/cifar10.py is a config"),
+        (["cifar10", "--grid=schedule.rate=1,2"], "configs/cifar10.py is a config"),
+        (["configs/cifar10.py"], "configs/cifar10.py is a config"),
+        (["configs/comparisons/cifar10.py"], "unknown comparison 'nosuch' (valid: "),
+        (["vgg_b"], "configs/vgg_b.py is a config"),
+    ],
+)
+def test_a_bare_name_means_comparisons_unless_variants_are_given(given, message, tmp_path, capsys):
+    """The message about --only says which file was found."""
+    assert main([*given, f"--out={tmp_path / 'out'}", "--only=nosuch"]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """jaxcnn figures on a run that was trained: files, their paths, and what cannot be drawn."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,8 @@ def test_some_figures_of_some_images(trained, tmp_path, capsys):
 
 def test_kernels_need_no_data(trained, tmp_path, capsys):
     arguments = [f"--workdir={trained}", f"--out={tmp_path}", "data.source=folder:nowhere"]
-    assert main([*arguments, "--only=kernels"]) == 0
+    assert main([*arguments, "--only=kernels", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [str(tmp_path / "kernels.png")]
     assert main([*arguments, "--only=guesses"]) == 1
     assert "nowhere" in capsys.readouterr().err
 

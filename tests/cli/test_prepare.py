@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import tarfile
 from collections import namedtuple
 
@@ -148,7 +149,15 @@ def test_imagenet_end_to_end(small_tars, tmp_path, capsys):
     arguments = ["imagenet2012", f"--tars={tmp_path}", f"--data_dir={data_dir}"]
     assert prepare.main(arguments) == 0
     last = capsys.readouterr().out.splitlines()[-1].strip()
-    assert last == f"jaxcnn train --config=configs/vgg_e.py --config.data.data_dir={data_dir}"
+    command = f"jaxcnn train --config=configs/vgg_e.py --config.data.data_dir={data_dir}"
+    assert last == command
+    assert prepare.main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "source": "tfds:imagenet2012",
+        "data_dir": str(data_dir),
+        "description": data.description,
+        "train_with": command,
+    }
 
 
 def test_pack_by_the_command(digits, tmp_path, capsys):
@@ -180,6 +189,13 @@ def test_pack_a_source(image_folder, tmp_path, capsys, monkeypatch):
         printed = capsys.readouterr().out
         assert last in printed
         assert f"packed:{out}" in printed.splitlines()[-1]
+    assert prepare.main([*arguments, "--json"]) == 0
+    result, shown = capsys.readouterr()
+    assert "all of it is packed already" in shown
+    result = json.loads(result)
+    assert result["source"] == f"packed:{out}"
+    assert result["bytes"] == sum(file.stat().st_size for file in out.glob("*/*"))
+    assert result["train_with"].endswith(f"--config.data.source=packed:{out}")
     # Where it came from is kept whole.
     assert open_data(f"packed:{out}").train.metadata["source"] == f"folder:{image_folder}"
     assert prepare.main([*arguments, "--square"]) == 1

@@ -1,5 +1,7 @@
 """jaxcnn views: one image file, and errors."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,11 +13,15 @@ SMALL = ["data.source=synthetic:4", "model.image_size=96", "data.seed=7"]
 
 def test_command(tmp_path, capsys):
     out = tmp_path / "new" / "views.png"
-    assert views.main(["alexnet", *SMALL, f"--out={out}", "--images=2", "--views=3"]) == 0
-    assert "2 x 3 views of synthetic:4" in capsys.readouterr().out
+    command = ["alexnet", *SMALL, f"--out={out}"]
+    assert views.main([*command, "--images=2", "--views=3"]) == 0
+    assert f"2 x 3 views of synthetic:4 in {out}" in capsys.readouterr().out
     with Image.open(out) as image:
         assert image.width > image.height > 100
         assert len(np.unique(np.asarray(image).reshape(-1, 4), axis=0)) > 1000
+    assert views.main([*command, "--images=1", "--views=2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result == {"file": str(out), "source": "synthetic:4", "images": 1, "views": 2}
 
 
 @pytest.mark.parametrize(

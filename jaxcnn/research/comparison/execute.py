@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -59,18 +60,32 @@ def compare(
     return errors
 
 
+def run_rows(grids: Sequence[Grid]) -> list[dict[str, Any]]:
+    """Name, state, steps, process id (None if it is not running) and workdir of every run."""
+    rows = []
+    for run in (run for grid in grids for run in grid.runs()):
+        state = run_state(run)
+        pid = lock_owner(run.folder).get("pid", "?") if state is RunState.RUNNING else None
+        row = {"run": run.name, "state": state.value, "steps": run.steps, "pid": pid}
+        rows.append({**row, "workdir": str(run.folder)})
+    return rows
+
+
 def overview(grids: Sequence[Grid]) -> str:
     """A table of every run with its state and workdir, and the number of runs in each state."""
-    lines, states = [], []
-    for grid in grids:
-        for run in grid.runs():
-            state = run_state(run)
-            pid = (
-                f"pid {lock_owner(run.folder).get('pid', '?')}" if state is RunState.RUNNING else ""
-            )
-            states.append(state)
-            lines.append([run.name, state.value, f"{run.steps:,}", pid, str(run.folder)])
-    counts = ", ".join(f"{states.count(s)} {s.value}" for s in RunState if s in states)
+    rows = run_rows(grids)
+    lines = [
+        [
+            row["run"],
+            row["state"],
+            f"{row['steps']:,}",
+            "" if row["pid"] is None else f"pid {row['pid']}",
+            row["workdir"],
+        ]
+        for row in rows
+    ]
+    states = [row["state"] for row in rows]
+    counts = ", ".join(f"{states.count(s.value)} {s.value}" for s in RunState if s.value in states)
     table = text_table(["run", "state", "steps", "", "workdir"], lines)
     return f"{table}\n\n{len(lines)} runs: {counts}"
 
