@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     """A flag for each field of each net; the same field may belong to several nets."""
     result = make_parser(
         "summary",
-        notes="NAME is a net, or a column of VGG such as vgg_a_lrn. Any field of the net is an argument.",
+        notes="NAME is a net, or a column of VGG such as vgg_a_lrn. Every field of the net is an option.",
         example="jaxcnn summary vgg_e --width=0.5",
     )
     result.add_argument("name", metavar="NAME", choices=list(names()), help=", ".join(names()))

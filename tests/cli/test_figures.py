@@ -19,7 +19,7 @@ def trained(trained_runs):
 def test_all_figures(trained, monkeypatch, capsys):
     """Their relative paths are printed, one a line."""
     monkeypatch.chdir(trained.parent)
-    assert main([f"--workdir={trained.name}", "--training_images=40"]) == 0
+    assert main([f"--workdir={trained.name}", "--training_images=16", "--images=4"]) == 0
     paths = [f"{trained.name}/figures/{name}.png" for name in NAMES]
     printed = capsys.readouterr().out.splitlines()
     assert [line for line in printed if line.endswith(".png")] == paths
