@@ -212,6 +212,13 @@ def test_migration_renames_keys_and_values_and_drops_harmless_keys(monkeypatch):
     assert migration.migrate({"mesh": {"unused": 1}}) == {"mesh": {"unused": 1}}
 
 
+def test_migration_tells_a_flip_probability_from_an_old_switch():
+    """1.0 equals True in Python; a saved flip probability of 1.0 must not become 0.5."""
+    for value in (0.0, 1.0, 0.3):
+        assert migration.migrate({"augment": {"flip": value}}) == {"augment": {"flip": value}}
+    assert migration.migrate({"augment": {"flip": True}}) == {"augment": {"flip": 0.5}}
+
+
 def test_an_old_name_is_an_error_that_gives_the_new_one(monkeypatch):
     assert errors("vgg_e", "loss.accumulate=2") == "loss.accumulate is now grad_accum_steps"
     assert errors("vgg_e", "augment.sampling=area") == (

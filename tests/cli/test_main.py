@@ -11,6 +11,9 @@ import setuptools
 
 from jaxcnn.cli import completion, main
 from jaxcnn.cli.arguments import COMMANDS
+from jaxcnn.cli.exit_codes import exit_code
+from jaxcnn.config import ConfigError
+from jaxcnn.training import Diverged, Stopped
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,6 +21,27 @@ ROOT = Path(__file__).parents[2]
 def test_every_file_is_a_command():
     others = {"__init__", "main", "arguments", "exit_codes"}
     assert {p.stem for p in (ROOT / "jaxcnn" / "cli").glob("*.py")} - others == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Stopped("SIGTERM"), 143),
+        (KeyboardInterrupt(), 130),
+        (Diverged("loss is nan"), 3),
+        (ConfigError("unknown key"), 2),
+        (OSError("disk full"), 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_command_leaves_with_the_code_of_its_error(error, code, capsys):
+    def work():
+        raise error
+
+    assert exit_code(work, kept="nothing is saved") == code
+    shown = capsys.readouterr().err
+    assert str(error) in shown
+    assert ("nothing is saved" in shown) == (code in (130, 143))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

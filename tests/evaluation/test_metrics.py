@@ -48,6 +48,13 @@ def test_unknown_labels_count_as_wrong():
     assert (tally.n, tally.top1, tally.top5) == (6, 2, 3)
 
 
+def test_top5_counts_the_fifth_class_and_not_the_sixth():
+    posteriors = np.array([[0.25, 0.22, 0.19, 0.15, 0.12, 0.07]] * 6, np.float32)
+    tally = Tally()
+    tally.add(posteriors, np.arange(6))
+    assert (tally.n, tally.top1, tally.top5) == (6, 1, 5)
+
+
 def test_result_of_a_split():
     tally, posteriors = Tally(), jax.nn.softmax(jnp.array([2.0, 1.0]))
     for label in (0, 1, 0):
