@@ -1,8 +1,10 @@
-"""The embedded default: handwritten digits by VGG A at 1/8 width, the code path of vgg_e in two minutes.
+"""The default config: VGG A at 1/8 width on handwritten digits, by the code path of vgg_e.
 
-COMMAND   python main.py
-DATA      scikit-learn's 1,797 handwritten digits, upscaled, as a tfds dataset of JPEGs (made once)
+COMMAND   jaxcnn train
+DATA      scikit-learn's 1,797 handwritten digits, upscaled, as JPEGs in TFDS (prepared on the first run)
+TIME      33 s on two cores of an AMD EPYC, without set-up
 MEMORY    under 2 GB
+EXPECT    98.0 % top-1 on 355 validation images (results/quickstart)
 """
 
 from ml_collections import ConfigDict
@@ -20,8 +22,8 @@ def get_config() -> ConfigDict:
             "data": {"source": "tfds:digits"},
             "augment": {
                 "scale": (56, 60),
-                "flip": 0.0,  # a mirrored digit is another sign
-                "pca": "off",  # the digits are grey
+                "flip": 0.0,  # mirroring changes a digit
+                "pca": "off",  # the images are greyscale
                 "mean": (127.5, 127.5, 127.5),
             },
             "schedule": {"rate": 5e-3, "drops": (15.0, 18.0)},

@@ -1,8 +1,10 @@
 """VGG A, 11 layers (Simonyan & Zisserman 2014), on ImageNet. The other columns build on this file.
 
-COMMAND   python main.py --config=configs/vgg_a.py
-PAPER     29.6 % top-1 and 10.4 % top-5 error on the validation set (Table 3: S = Q = 256, dense)
-MEMORY    20.4 GB for a step of 256 on one device (float32, compiled for CPU); elsewhere: add --dry_run
+COMMAND   jaxcnn train --config=vgg_a
+DATA      tfds:imagenet2012 (docs/data.md describes how to prepare it)
+HOURS     not measured; docs/performance.md has images per second
+EXPECT    paper: 29.6 % top-1 and 10.4 % top-5 error on the validation set (Table 3: S = Q = 256, dense)
+MEMORY    20.4 GB for a step of 256 on one device (float32, compiled for CPU); on other devices: add --dry_run
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +19,7 @@ def get_config() -> ConfigDict:
             "model": {
                 "name": "vgg",
                 "column": "A",  # Table 1
-                # section 3.1: Glorot and Bengio's start works without net A; uniform or normal is unstated
+                # section 3.1: Glorot & Bengio's initializer works without net A; the distribution is unstated
                 "kernel_init": "glorot_uniform",
             },
             "data": {"source": "tfds:imagenet2012"},
@@ -25,16 +27,16 @@ def get_config() -> ConfigDict:
                 "sampling": "random_crop",  # section 3.1: one crop of the rescaled image
                 "scale": (256, 256),  # section 3.1: S, smallest side of the rescaled image
                 "flip": 0.5,  # section 3.1
-                # section 3.1: the colour shift of Krizhevsky et al. 2012, section 4.1. The unit of its
-                # formula is unstated: here pixels of 0..1.
+                # section 3.1: the colour shift of Krizhevsky et al. 2012, section 4.1. The unit of the
+                # formula is unstated: pixel values of 0..1 here.
                 "pca": "unit",
                 "pca_std": 0.1,
-                "statistics": "imagenet",  # for 'pca': Krizhevsky's figures (cuda-convnet2)
+                "statistics": "imagenet",  # for 'pca': Krizhevsky's values (cuda-convnet2)
                 "mean": (
                     123.68,
                     116.779,
                     103.939,
-                ),  # section 2.1 says the mean RGB value; figures: the released weights' readme
+                ),  # section 2.1: the mean RGB value; values: readme of the released weights
             },
             "optim": {
                 "name": "momentum",
@@ -44,8 +46,8 @@ def get_config() -> ConfigDict:
             "schedule": {
                 "name": "listed",
                 "rate": 1e-2,  # section 3.1
-                # section 3.1: three drops, when validation stops improving. At which epochs is unstated:
-                # a quarter of the run for each rate, as in Krizhevsky's cuda-convnet2 configs.
+                # section 3.1: three drops, when validation stops improving. The epochs are unstated: a
+                # quarter of the run for each learning rate, as in Krizhevsky's cuda-convnet2 configs.
                 "drops": (18.5, 37.0, 55.5),
                 "factor": 0.1,  # section 3.1
             },
@@ -63,7 +65,7 @@ SEVERAL_Q = {
 
 
 def evals(column: str, low: int, high: int) -> tuple[dict, ...]:
-    """What the paper reports of a column trained at S from `low` to `high`, and a centre crop to watch."""
+    """The paper's protocols for a column trained at S from `low` to `high`, and a centre crop to monitor."""
     q = (low + high) // 2  # section 3.2
     several = SEVERAL_Q[low, high]
     found = (
@@ -83,17 +85,17 @@ def get_chain() -> tuple[dict, ...]:
 
 
 def chain(column: str) -> tuple[dict, ...]:
-    """The order in which section 3.1 trains the nets of a column, for `jaxcnn chain`.
+    """The training stages of a column in the order of section 3.1, for `jaxcnn chain`.
 
-    Table 3 has figures at S = 384 and S in [256, 512] for C, D and E alone.
+    Table 3 has results at S = 384 and S in [256, 512] only for C, D and E.
     """
     deeper = column not in ("A", "A-LRN")
-    # Section 3.1: four convolutions and the fully connected layers come from net A. By their place in the
-    # net the shapes of the convolutions would not fit; by name they do.
+    # Section 3.1: the first four convolutions and the fully connected layers come from net A. The shapes
+    # match by name, not by position in the net.
     from_net_a = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8")
     later = {
-        "schedule.rate": 1e-3,  # section 3.1, of S = 384; of S in [256, 512] it is unstated
-        # Unstated: the first stage's schedule from its first drop on, three quarters of its length.
+        "schedule.rate": 1e-3,  # section 3.1 for S = 384; unstated for S in [256, 512]
+        # Unstated: the first stage's schedule after its first drop, three quarters of its length.
         "epochs": 55.5,
         "schedule.drops": (18.5, 37.0),
     }

