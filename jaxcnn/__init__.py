@@ -1,7 +1,7 @@
 """AlexNet, VGG A to E and GoogLeNet in JAX and Flax, with their papers' recipes and test protocols.
 
-`build` makes a net; `load` gives what a finished run learnt. Importing this parses no flags and does not
-import TensorFlow.
+`build` makes a net; `load` loads a trained net from a workdir. Importing this module parses no flags and does
+not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Loaded", "build", "load"]
 
 
 def __getattr__(name: str) -> object:
-    """Imports on first use: a notebook that only builds nets does not pay for checkpoints."""
+    """Imports on first use, so that a program that only builds nets does not import Orbax."""
     if name == "build":
         from jaxcnn.models import build
 

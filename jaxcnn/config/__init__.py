@@ -1,8 +1,8 @@
 """Read, check, print and compare configs.
 
-A config file is a Python file with `get_config() -> ConfigDict`: sections, each the keyword arguments of
-one callable, and a few plain keys (`PLAIN`). What keys a section may hold is read from the signature of
-that callable, so there is no second list of them to keep in step.
+A config file is a Python file with `get_config() -> ConfigDict`. A config has sections, each the keyword
+arguments of one callable, and a few plain keys (`PLAIN`). The signature of the callable defines the keys of
+its section, so no second list has to be maintained.
 """
 
 from jaxcnn.config.checking import PLAIN, Sections, build_section, parameters, resolve

@@ -1,4 +1,4 @@
-"""What a config may hold: every key against the callable that its section is splatted into."""
+"""Validation of configs: every key is checked against the callable of its section."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from jaxcnn.config.values import parse, spell, typed
 PLAIN: dict[str, tuple[Any, Any]] = {
     "seed": (int, inspect.Parameter.empty),
     "epochs": (float, inspect.Parameter.empty),
-    # Examples of an update over all devices; their gradient is summed over grad_accum_steps slices, one
-    # after the other, to fit a large batch in memory. Dropout masks follow the image, so the sum is the same.
+    # Examples per update over all devices. The gradient is accumulated over grad_accum_steps slices in
+    # sequence, to fit a large batch in memory. Dropout masks follow the image, so the sum is the same.
     "batch_size": (int, inspect.Parameter.empty),
     "grad_accum_steps": (int, 1),
 }
 
-# What people call some keys elsewhere.
+# Common names of keys in other projects.
 SYNONYMS = {
     "lr": "schedule.rate",
     "learning_rate": "schedule.rate",
@@ -33,7 +33,7 @@ SYNONYMS = {
     "image_size": "model.image_size",
 }
 
-# A section's callable, or several of them by the section's `name` key.
+# The callable of each section, or several callables by the section's `name` key.
 Sections = Mapping[str, Callable[..., Any] | Mapping[str, Callable[..., Any]]]
 
 
@@ -46,17 +46,17 @@ def resolve(
     """A checked config with every key present: `config`, then `overrides`, then defaults.
 
     Args:
-        config: nested dicts, as `read` gives them.
-        overrides: command-line overrides, `optim.momentum=0.8`. Another `name` of a section leaves behind
-            what the config gave for the old one alone.
-        sections: what each section is splatted into.
-        protocols: what each row of `evals` is splatted into, by the row's `name`.
+        config: nested dicts, as returned by `read_config`.
+        overrides: command-line overrides, `optim.momentum=0.8`. Changing the `name` of a section drops
+            keys that only the old name accepts.
+        sections: the callable of each section.
+        protocols: the callables of the rows of `evals`, by the row's `name`.
 
     Raises:
-        ConfigError: with all errors at once, each naming its key and the nearest valid one.
+        ConfigError: lists all errors, each with its key and the nearest valid one.
     """
     given = plain(config)
-    # Names first: what else a section may hold depends on them.
+    # Names first, because the valid keys of a section depend on them.
     ordered = sorted(overrides, key=lambda text: not text.partition("=")[0].endswith(".name"))
     errors = [e for text in ordered if (e := _override(given, text, sections))]
     known = _known_keys(given, sections)
@@ -102,8 +102,8 @@ def build_section(
 def parameters(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """The config keys of a callable: name -> (type, default or `inspect.Parameter.empty`).
 
-    A dataclass (a net, a setting) gives its fields; a function gives its keyword-only parameters, since
-    what the run itself hands over is positional.
+    For a dataclass these are its fields; for a function its keyword-only parameters, because the run passes
+    its own arguments by position.
     """
     if dataclasses.is_dataclass(target):
         hints = typing.get_type_hints(target)
@@ -121,7 +121,7 @@ def parameters(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
 
 
 def _range_errors(resolved: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the plain keys and the seeds, where they have the right type."""
+    """Range errors of plain keys and seeds that have the right type."""
     seeds = {"seed": resolved.get("seed"), "init.seed": resolved.get("init", {}).get("seed")}
     seeds["data.seed"] = resolved.get("data", {}).get("seed")
     found = [
@@ -148,7 +148,7 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def _target(section: Mapping[str, Any], target: Any) -> Any:
-    """The callable of a section; None where its `name` is not one of the table's."""
+    """The callable of a section; None if its `name` is not in the table."""
     return target.get(section.get("name")) if isinstance(target, Mapping) else target
 
 
@@ -224,7 +224,7 @@ def _rows(evals: Any, errors: list[str]) -> tuple[Any, ...]:
 def _build_errors(
     config: Mapping[str, Any], sections: Sections, protocols: Mapping[str, Any]
 ) -> list[str]:
-    """Ranges are checked where they are known: by the dataclasses, which hold no arrays and cost nothing."""
+    """Errors from building each section: dataclasses check their own ranges and are cheap to build."""
     rows = [(f"evals[{i}]", row, protocols) for i, row in enumerate(config["evals"])]
     errors = []
     for name, section, target in [*((n, config[n], t) for n, t in sections.items()), *rows]:
@@ -233,7 +233,7 @@ def _build_errors(
             continue
         keys = {k: v for k, v in section.items() if k != "name"}
         if not _well_typed(keys, chosen):
-            continue  # named already
+            continue  # already reported
         try:
             chosen(**keys)
         except ValueError as error:
@@ -242,7 +242,7 @@ def _build_errors(
 
 
 def _well_typed(keys: Mapping[str, Any], target: Any) -> bool:
-    """Whether every key of a callable is there and of its type."""
+    """Whether every key of a callable is present and has the right type."""
     problems: list[str] = []
     accepted = parameters(target)
     for key in accepted.keys() & keys.keys():
@@ -251,14 +251,14 @@ def _well_typed(keys: Mapping[str, Any], target: Any) -> bool:
 
 
 def _only_settings(target: Any) -> bool:
-    """Whether a callable takes nothing but config keys."""
+    """Whether a callable takes only config keys."""
     if dataclasses.is_dataclass(target):
         return True
     return all(p.kind is p.KEYWORD_ONLY for p in inspect.signature(target).parameters.values())
 
 
 def _override(config: dict[str, Any], text: str, sections: Sections) -> str:
-    """Applies `section.key=value` to `config` in place; the error's text, or '' where there is none."""
+    """Applies `section.key=value` to `config` in place; returns the error text, or ''."""
     key, equals, value = text.partition("=")
     parts = key.split(".")
     if not equals:
@@ -281,8 +281,8 @@ def _override(config: dict[str, Any], text: str, sections: Sections) -> str:
 
 
 def _renamed(section: Mapping[str, Any], name: str, target: Any) -> dict[str, Any]:
-    """A section under another name: without the keys that were for the old one alone, such as the drops
-    of listed epochs where the schedule is now a plateau rule."""
+    """A section with another name, without the keys that only the old name accepts: for example, a plateau
+    schedule has no listed drops."""
     chosen = _target({"name": name}, target)
     if section.get("name") in (None, name) or chosen is None:
         return {**section, "name": name}

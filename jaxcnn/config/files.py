@@ -1,4 +1,4 @@
-"""Configs as files and as text: read, saved, shown, compared."""
+"""Reading, saving, printing and comparing configs."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import ml_collections
 
 from jaxcnn.config.migration import migrate
 
-# What may differ when a run goes on in its workdir (design: the update rule and the data may not).
+# Keys that may differ when a run resumes in its workdir. The update rule and the data may not.
 MAY_DIFFER = ("epochs", "evals", "checkpoint", "log", "mesh")
 
-# The folder configs/: at the top of a checkout, inside the package where that was installed from a wheel.
+# The folder configs/: at the top of a checkout, or inside a package installed from a wheel.
 _PACKAGE = Path(__file__).parents[1]
 CONFIGS = next(f for f in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if f.is_dir())
 
 
 class ConfigError(ValueError):
-    """A config that cannot be used; the message lists every error found, one a line."""
+    """A config cannot be used; the message lists every error, one per line."""
 
 
 def find_config(path: str, folder: Path = CONFIGS) -> Path:
-    """The file that `path` names: a path, or the name of a file in `folder` (`vgg_e`, `configs/vgg_e.py`).
+    """The config file at `path`, or the file of that name in `folder` (`vgg_e`, `configs/vgg_e.py`).
 
     Raises:
         ConfigError: there is no such file; the message names the nearest one.
@@ -44,17 +44,17 @@ def find_config(path: str, folder: Path = CONFIGS) -> Path:
 
 
 def execute(path: Path) -> types.ModuleType:
-    """The module that the Python file at `path` is. It is executed: only files you trust.
+    """Executes the Python file at `path` and returns the module. Use it only with trusted files.
 
     Raises:
-        ConfigError: it is no Python file, or it raises.
+        ConfigError: the file is not a Python file, or executing it fails.
     """
     parent = str(path.resolve().parent.parent)
-    sys.path.insert(0, parent)  # a config may build on one sibling: from configs import vgg_a
+    sys.path.insert(0, parent)  # for configs that import a sibling: from configs import vgg_a
     try:
         spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
         if spec is None or spec.loader is None:
-            raise ConfigError(f"{path} is no Python file")
+            raise ConfigError(f"{path} is not a Python file")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -78,7 +78,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def plain(config: Any) -> Any:
-    """`config` with every ConfigDict as a dict and every list as a tuple: what JSON gives back too."""
+    """`config` with every ConfigDict as a dict and every list as a tuple, as `load_config` returns it."""
     if isinstance(config, ml_collections.ConfigDict):
         config = config.to_dict()
     if isinstance(config, Mapping):
@@ -101,10 +101,10 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "")
 
 
 def forbidden_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs and may not when a run goes on in its workdir."""
+    """The differences that prevent a run from resuming in its workdir."""
     old, new = plain(old), plain(new)
     lines = difference(_binding(old), _binding(new))
-    # The first row judges the held-out images: the best checkpoint and a plateau rule go by it.
+    # The first row evaluates the held-out images, which choose the best checkpoint and plateau drops.
     if new.get("data", {}).get("held_out") and old.get("evals") and new.get("evals"):
         first = [
             {k: v for k, v in c["evals"][0].items() if k != "every_epochs"} for c in (old, new)
@@ -114,8 +114,8 @@ def forbidden_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list
 
 
 def _binding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What must stay. Where the weights came from counts at a fresh start alone, and run.json has it: a
-    chain may be moved."""
+    """The keys that must not change. `init.from_run` matters only for a fresh run, and run.json records it,
+    so the folder of a chain may be moved."""
     kept = {k: v for k, v in config.items() if k not in MAY_DIFFER}
     if "init" in kept:
         kept["init"] = {k: v for k, v in kept["init"].items() if k != "from_run"}
@@ -128,14 +128,14 @@ def save_config(config: Mapping[str, Any], path: Path) -> None:
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """Reads a resolved config that `save_config` wrote, today or in an earlier version (see `migrate`)."""
+    """Reads a resolved config that `save_config` of this or an earlier version wrote (see `migrate`)."""
     return plain(migrate(json.loads(path.read_text())))
 
 
 def format_config(
     config: Mapping[str, Any], given: Mapping[str, Any], overrides: Sequence[str]
 ) -> str:
-    """The resolved config, a key a line, with where each value comes from."""
+    """The resolved config as text, one key per line, with the origin of each value."""
     typed = {text.partition("=")[0] for text in overrides}
     lines = []
 

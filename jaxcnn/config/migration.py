@@ -1,8 +1,7 @@
-"""Configs that an earlier jaxcnn saved: keys and values that have another name today.
+"""Migration of configs that earlier versions saved: renamed and removed keys and values.
 
-`migrate` is applied to every config.json that is read, so that old runs, checkpoints and results can be
-resumed, loaded and compared. A config file or the command line with an old name is an error that gives the
-new one.
+`migrate` is applied to every config.json that is read, so that old runs can be resumed, loaded and compared.
+An old name in a config file or on the command line is an error that gives the new name.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ RENAMED_KEYS: dict[str, str] = {
     "augment.distort": "augment.color_jitter",
 }
 
-# Key (its name of today) -> (old value, new value) pairs.
+# Current key -> (old value, new value) pairs.
 RENAMED_VALUES: dict[str, tuple[tuple[Any, Any], ...]] = {
     "augment.flip": ((True, 0.5), (False, 0.0)),
     "augment.sampling": (
@@ -28,13 +27,13 @@ RENAMED_VALUES: dict[str, tuple[tuple[Any, Any], ...]] = {
 }
 
 ANY = object()
-# Keys that no longer exist -> the one value at which they changed nothing, or ANY where the result of a run
-# does not depend on the value. With another value the key stays, and is reported as unknown.
+# Removed key -> the one value that has no effect, or ANY if the value does not affect results. A key
+# with another value stays, and is reported as unknown.
 REMOVED_KEYS: dict[str, Any] = {}
 
 
 def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved config (nested dicts of plain values) in today's keys and values."""
+    """A saved config (nested dicts of plain values) with current keys and values."""
     migrated = {k: dict(v) if isinstance(v, Mapping) else v for k, v in config.items()}
     for old, new in RENAMED_KEYS.items():
         section, key = _find(migrated, old)
@@ -55,15 +54,15 @@ def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def new_value(key: str, value: Any) -> Any:
-    """`value` of `key` by its name of today; itself where it was not renamed."""
+    """The current name of `value` of `key`; `value` itself if it was not renamed."""
     for old, new in RENAMED_VALUES.get(key, ()):
-        if type(value) is type(old) and value == old:  # True == 1.0 is no match
+        if type(value) is type(old) and value == old:  # True == 1.0 must not match
             return new
     return value
 
 
 def _find(config: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
-    """(the dict that holds the key `path`, a stand-in where there is none; the key's name in it)."""
+    """(the dict that holds the key `path`, an empty dict if there is none; the key's name in it)."""
     section, _, key = path.rpartition(".")
     if not section:
         return config, key

@@ -1,4 +1,4 @@
-"""The values of config keys: from the text of an override, and against the type of a key."""
+"""Values of config keys: parsing of overrides, and conversion to the type of a key."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jaxcnn.config.files import plain
 
 
 def parse(text: str, kind: Any) -> Any:
+    """The value of an override's text: a Python literal, or else the text itself."""
     if kind is str:
         return text
     if kind is bool and text.lower() in ("true", "false"):
@@ -22,6 +23,7 @@ def parse(text: str, kind: Any) -> Any:
 
 
 def typed(key: str, value: Any, kind: Any, errors: list[str]) -> Any:
+    """`value` converted to type `kind`; appends to `errors` if that is not possible."""
     ok, value = _convert(value, kind)
     if not ok:
         origin = typing.get_origin(kind)
@@ -36,7 +38,7 @@ def typed(key: str, value: Any, kind: Any, errors: list[str]) -> Any:
 
 
 def _convert(value: Any, kind: Any) -> tuple[bool, Any]:
-    """Whether `value` is of type `kind`, and the value as that type (1e2 is a good int)."""
+    """Whether `value` is of type `kind`, and the value as that type (1e2 is a valid int)."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return True, value
@@ -72,6 +74,7 @@ def _convert(value: Any, kind: Any) -> tuple[bool, Any]:
 
 
 def spell(kind: Any) -> str:
+    """A type as text for error messages."""
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(repr(a) for a in typing.get_args(kind))
     return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")

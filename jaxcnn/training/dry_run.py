@@ -19,10 +19,10 @@ UNKNOWN_CLASSES = 1000
 
 
 def dry_run(config: Mapping[str, Any]) -> str:
-    """Compiles and runs both steps once; the text says what memory and time they took.
+    """Compiles and runs a train step and an evaluation step; returns a text with memory and time.
 
-    Touches no dataset and writes no file. Where the config leaves the number of classes to the data,
-    1000 stand in.
+    Reads no dataset and writes no file. If the config takes the number of classes from the data, 1000
+    classes are used.
     """
     config = with_classes(config, config["model"]["num_classes"] or UNKNOWN_CLASSES)
     experiment = build_experiment(config)
@@ -32,12 +32,14 @@ def dry_run(config: Mapping[str, Any]) -> str:
     train, train_text = _compile("train", experiment.lower_train())
     forward = experiment.forward()
     crop = InputShape("crop", experiment.net.image_size, experiment.net.image_size)
-    judge, judge_text = _compile("evaluation", forward.lower(experiment.abstract_evaluated(), crop))
+    evaluate, evaluate_text = _compile(
+        "evaluation", forward.lower(experiment.abstract_evaluated(), crop)
+    )
     crops = forward.placement.put_batch(forward.empty(crop))
     state, step_seconds = _time(
         lambda: train(state, batch, experiment.put_controls(experiment.schedule(0.0)))[0]
     )
-    _, eval_seconds = _time(lambda: judge(experiment.evaluated(state), crops))
+    _, eval_seconds = _time(lambda: evaluate(experiment.evaluated(state), crops))
     size = config["batch_size"]
     return "\n".join(
         [
@@ -45,7 +47,7 @@ def dry_run(config: Mapping[str, Any]) -> str:
             f"dry run: {describe_devices()}, batch {size}, {experiment.net.num_classes} classes, "
             "random images",
             train_text,
-            judge_text,
+            evaluate_text,
             f"one train step       {step_seconds:8.2f} s   {size / step_seconds:8.1f} images/s",
             f"one evaluation batch {eval_seconds:8.2f} s   {size / eval_seconds:8.1f} images/s",
             f"peak memory of this process {_peak() / 1e9:.2f} GB{_device_memory(experiment)}",
@@ -54,7 +56,7 @@ def dry_run(config: Mapping[str, Any]) -> str:
 
 
 def memory_bytes(compiled: Any) -> int:
-    """What a compiled step needs at once on one device: arguments, outputs not aliased, temporaries."""
+    """Peak memory of a compiled step on one device, in bytes: arguments, outputs not aliased, temporaries."""
     stats = compiled.memory_analysis()
     return (
         stats.argument_size_in_bytes
@@ -70,7 +72,7 @@ def _compile(what: str, lowered: Any) -> tuple[Any, str]:
     seconds = time.perf_counter() - began
     return (
         compiled,
-        f"{what + ' step':<16} compiled in {seconds:.1f} s, {memory_bytes(compiled) / 1e9:.2f} GB a device",
+        f"{what + ' step':<16} compiled in {seconds:.1f} s, {memory_bytes(compiled) / 1e9:.2f} GB per device",
     )
 
 

@@ -124,7 +124,7 @@ class Evaluator:
         return None
 
     def _evaluate(self, state: TrainState, task: EvalTask) -> Result:
-        judged = evaluate(
+        evaluation = evaluate(
             self.forward,
             self.experiment.evaluated(state),
             task.source,
@@ -137,8 +137,8 @@ class Evaluator:
                 f"{task.label} of {task.split}: {done:,}/{total:,}"
             ),
         )
-        self.corrupt.update(judged.corrupt)
-        return judged.result
+        self.corrupt.update(evaluation.corrupt)
+        return evaluation.result
 
 
 def run_protocols(config: Mapping[str, Any]) -> list[Protocol]:

@@ -1,4 +1,4 @@
-"""What a run learnt, for a notebook or another program."""
+"""Loading of a trained net from a workdir, for notebooks and other programs."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Loaded:
     Attributes:
         net: the Linen module.
         variables: {'params': ...}, without auxiliary heads, on the first device.
-        classes: names, by label.
+        classes: class names by label.
         step: updates done.
         config: the run's resolved config.
-        mean: what is subtracted from views: float32[3], or a mean image float32[S,S,3].
+        mean: mean subtracted from images: float32[3], or a mean image float32[S,S,3].
     """
 
     net: Any
@@ -45,9 +45,9 @@ class Loaded:
     mean: np.ndarray
 
     def probabilities(self, views: UInt8[np.ndarray | Array, "B H W 3"]) -> Float[Array, "B K"]:
-        """Softmax posteriors of uint8 views of side `net.image_size`, float32[B,K].
+        """Softmax posteriors float32[B,K] of uint8 images of side `net.image_size`.
 
-        A mean image is cut at its centre, as for the views of `preprocess`.
+        A mean image is center-cropped, which matches the crops of `preprocess`.
         """
         return self._forward(self.variables, views)
 
@@ -64,11 +64,11 @@ class Loaded:
         return jax.jit(forward)
 
     def preprocess(self, path: str | Path) -> UInt8[np.ndarray, "1 H W 3"]:
-        """An image file as its centre crop, at the first scale of the run's first protocol. Imports
+        """The center crop of an image file at the first scale of the run's first protocol. Imports
         TensorFlow.
 
         Raises:
-            DataError: the file is missing or no image.
+            DataError: the file is missing or not an image.
         """
         from jaxcnn.data import preprocess
 
@@ -79,7 +79,7 @@ class Loaded:
 
 
 def load(workdir: str | Path, step: int | None = None) -> Loaded:
-    """The net that the run in `workdir` trained; the averaged weights where it averages.
+    """Loads the net of the run in `workdir`, with averaged weights if the run averages.
 
     Args:
         workdir: a run's folder.
@@ -98,7 +98,7 @@ def load(workdir: str | Path, step: int | None = None) -> Loaded:
 
 
 def read_run(folder: Path, step: int | None = None) -> tuple[dict[str, Any], Any, TrainState]:
-    """(resolved config, net, state on the first device) of the run in `folder`; for the rest see `load`."""
+    """(resolved config, net, state on the first device) of the run in `folder`; errors as `load`."""
     config = read_run_config(folder)
     net = models.build(**config["model"])
     rules = (
@@ -126,7 +126,7 @@ def read_run(folder: Path, step: int | None = None) -> tuple[dict[str, Any], Any
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """Steps of the whole checkpoints of the run in `folder`, lowest first."""
+    """Steps of the complete checkpoints of the run in `folder`, in ascending order."""
     if not (folder / "checkpoints").is_dir():
         return []
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)

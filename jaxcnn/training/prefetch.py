@@ -62,7 +62,7 @@ class Prefetcher:
     def __exit__(self, *unused: object) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def next(self, rate: float, epoch: float) -> tuple[dict[str, Any], Controls]:
+    def next(self, learning_rate: float, epoch: float) -> tuple[dict[str, Any], Controls]:
         """The next batch and the controls of its update, on the devices.
 
         Raises:
@@ -72,7 +72,10 @@ class Prefetcher:
             self._stop_signal.check()
         batch = self._next_batch()
         controls = self._experiment.put_controls(
-            rate, epoch, leave=bool(self._stop_signal.signal), failed=self._failure is not None
+            learning_rate,
+            epoch,
+            leave=bool(self._stop_signal.signal),
+            failed=self._failure is not None,
         )
         # Last, because the thread would keep this one waiting for Python's lock.
         if self._failure is None:

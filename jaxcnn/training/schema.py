@@ -1,4 +1,4 @@
-"""Which callable each section of a config is splatted into: the one table of what can be configured."""
+"""The callable behind each config section: the single table of everything that can be configured."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from jaxcnn.training.train_state import InitConfig
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where examples come from, and in which order.
+    """Source and order of the examples.
 
     Attributes:
         source: `tfds:NAME`, `folder:PATH`, `packed:DIR`, `synthetic` or `synthetic:CLASSES`.
-        data_dir: where tfds keeps prepared datasets; '' is its own default.
-        held_out: examples of the training split that are never trained on; they choose the best
-            checkpoint, since the reported split chooses nothing.
-        train_split: the split, or folder, to train on.
-        eval_split: the split to report on; '' is `validation`, else `test` (tfds), or `val` (folder).
-        seed: fixes the order of examples and their augmentation; -1 takes the config's `seed`.
-        threads: threads that read and decode; 0 is one a core, and for training one more, as one may
+        data_dir: folder of prepared TFDS datasets; '' is the default of TFDS.
+        held_out: number of training examples that are not trained on. They choose the best checkpoint,
+            because the reported split must not.
+        train_split: split or folder to train on.
+        eval_split: split to report on; '' is `validation`, else `test` (tfds), or `val` (folder).
+        seed: seed of the order of examples and of augmentation; -1 takes the config's `seed`.
+        threads: threads that read and decode. 0: one per core, plus one in training, because one may
             wait for the disk.
         prefetch: batches decoded ahead.
     """
@@ -87,7 +87,7 @@ def resolve_config(config: Any, overrides: Sequence[str] = ()) -> dict[str, Any]
         del config["model"]["num_classes"]
     resolved = configs.resolve(config, overrides, SECTIONS, PROTOCOLS)
     if "num_classes" not in _named(config, overrides):
-        resolved["model"]["num_classes"] = 0  # the source's, which `with_classes` fills in
+        resolved["model"]["num_classes"] = 0  # `with_classes` fills in that of the source
     errors = _scale_errors(resolved) + _held_out_errors(resolved) + _average_errors(resolved)
     if errors:
         raise configs.ConfigError("\n".join(errors))
@@ -95,7 +95,7 @@ def resolve_config(config: Any, overrides: Sequence[str] = ()) -> dict[str, Any]
 
 
 def _scale_errors(config: Mapping[str, Any]) -> list[str]:
-    """Scales that do not hold the net's images, or do not fit a mean image."""
+    """Errors of scales that are too small for the net's images, or do not match a mean image."""
     side, augment = config["model"]["image_size"], config["augment"]
     errors = []
     if augment["sampling"] != "random_resized_crop" and augment["scale"][0] < side:
@@ -112,8 +112,8 @@ def _scale_errors(config: Mapping[str, Any]) -> list[str]:
             errors.append(f"evals[{i}]: {error}")
         if protocol.dense and not net.supports_dense():
             errors.append(
-                f"evals[{i}]: {row['name']} looks at images of any size, and model.name="
-                f"{config['model']['name']} with these keys takes {side} x {side} alone"
+                f"evals[{i}]: {row['name']} evaluates images of any size, but model.name="
+                f"{config['model']['name']} with these keys accepts only {side} x {side}"
             )
         scales = protocol.all_scales()
         if augment["mean"] == "per_pixel" and protocol.in_square and scales != augment["scale"][:1]:
@@ -125,14 +125,14 @@ def _scale_errors(config: Mapping[str, Any]) -> list[str]:
 
 
 def _any_net(model: Mapping[str, Any]) -> Any:
-    """The net of a config, with some number of classes where the source gives it."""
+    """The net of a config with the default number of classes."""
     return NETS[model["name"]](
         **{k: v for k, v in model.items() if k not in ("name", "num_classes")}
     )
 
 
 def _average_errors(config: Mapping[str, Any]) -> list[str]:
-    """An average that never begins. A run of 0 epochs only evaluates."""
+    """The error of an average that never begins. A run of 0 epochs only evaluates."""
     average, epochs = config["average"], config["epochs"]
     if average["kind"] == "off" or not 0 < epochs <= average["from_epoch"]:
         return []
@@ -143,21 +143,21 @@ def _average_errors(config: Mapping[str, Any]) -> list[str]:
 
 
 def _held_out_errors(config: Mapping[str, Any]) -> list[str]:
-    """Held-out images that nothing judges, or a rule that needs some."""
-    held_out, judged = config["data"]["held_out"], bool(config["evals"])
-    if config["schedule"]["name"] == "plateau" and not (held_out and judged):
+    """Errors: no protocol evaluates the held-out images, or a plateau rule has no held-out images."""
+    held_out, evaluated = config["data"]["held_out"], bool(config["evals"])
+    if config["schedule"]["name"] == "plateau" and not (held_out and evaluated):
         return [
-            "schedule.name=plateau drops the rate by what held-out images say: set data.held_out, a number "
-            "of training images (such as 50000 of ImageNet's), and a row in evals that judges them"
+            "schedule.name=plateau drops the learning rate when held-out top-1 stops improving: set "
+            "data.held_out, a number of training images (50000 for ImageNet), and a row in evals"
         ]
-    if held_out and not judged:
-        return ["data.held_out needs a row in evals: the first one judges the held-out images"]
+    if held_out and not evaluated:
+        return ["data.held_out needs a row in evals: the first one evaluates the held-out images"]
     return []
 
 
 def read_saved_config(path: Path) -> dict[str, Any]:
-    """The resolved config of a run's config.json. Old names are migrated, and keys that its version of
-    jaxcnn lacked get their defaults.
+    """The resolved config of a run's config.json. Old names are migrated; keys that are missing in
+    configs of earlier versions get their defaults.
 
     Raises:
         ValueError: it is not valid JSON, or not a valid config.
@@ -166,12 +166,12 @@ def read_saved_config(path: Path) -> dict[str, Any]:
 
 
 def read_resolved(path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the config as the file gives it, the resolved config) of a config file and overrides."""
+    """(the config of the file, the resolved config) of a config file and overrides."""
     given = configs.read_config(configs.find_config(path))
     return given, resolve_config(given, overrides)
 
 
 def _named(config: Any, overrides: Sequence[str]) -> set[str]:
-    """The model keys that a config or an override names itself."""
+    """The model keys that the config or an override sets."""
     typed = (o.partition("=")[0].partition("model.")[2] for o in overrides)
     return {*config.get("model", {}), *typed}

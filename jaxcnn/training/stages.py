@@ -1,4 +1,4 @@
-"""A chain of runs, each of which may start from an earlier one: what its stages are and how far they got."""
+"""Chains of runs, in which a run may be initialized from an earlier one: stages and their status."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEYS = ("name", "config", "start", "overrides")
 
 
 class StageStatus(enum.StrEnum):
-    """How far a stage got."""
+    """Status of a stage."""
 
     TO_DO = "to do"
     BEGUN = "unfinished"
@@ -33,10 +33,10 @@ class Stage:
     """One run of a chain.
 
     Attributes:
-        name: names its folder in the chain's.
-        config: resolved.
-        folder: its workdir.
-        start: name of the stage whose weights it starts from; '' where it starts at random.
+        name: name of the stage and of its folder.
+        config: resolved config.
+        folder: workdir of the run.
+        start: name of the stage whose weights initialize this one; '' for random initial weights.
     """
 
     name: str
@@ -45,30 +45,30 @@ class Stage:
     start: str
 
     def difference(self) -> list[str]:
-        """What differs, and may not, between the run in its folder and the stage; [] where none is begun."""
+        """Forbidden differences between the run in the folder and the stage; [] if no run has begun."""
         if not has_begun(self.folder) or not (self.folder / "config.json").exists():
             return []
         there = schema.read_saved_config(self.folder / "config.json")
-        if not self.config["model"]["num_classes"]:  # the data's
+        if not self.config["model"]["num_classes"]:  # taken from the data
             there["model"]["num_classes"] = 0
         return configs.forbidden_difference(there, self.config)
 
     def progress(self) -> StageStatus:
-        """How far it got: done is a report with every protocol at the last step."""
+        """The status. A stage is done if its report has every protocol at the last step."""
         if not has_begun(self.folder):
             return StageStatus.TO_DO
         if self.difference():
             return StageStatus.FOREIGN
         found = report.read_report(self.folder / "report.json")
         starts = report.read_starts(self.folder / "run.json")
-        if not starts or found.get("step", -1) < self._pace(starts[-1]["examples"]).total:
+        if not starts or found.get("step", -1) < self._progress(starts[-1]["examples"]).total:
             return StageStatus.BEGUN
         side = self.config["model"]["image_size"]
         wanted = {protocol.label(side) for protocol in run_protocols(self.config)}
         there = {row["protocol"] for row in found["results"] if row["step"] == found["step"]}
         return StageStatus.DONE if wanted <= there else StageStatus.BEGUN
 
-    def _pace(self, examples: int) -> Progress:
+    def _progress(self, examples: int) -> Progress:
         return Progress(examples, self.config["batch_size"], self.config["epochs"])
 
 
@@ -77,17 +77,17 @@ def read_chain(
 ) -> tuple[Stage, ...]:
     """The stages that `get_chain()` of a config file names, in order, every config resolved.
 
-    `get_chain()` gives a tuple of dicts: `name`; `config`, the name of another config file (beside this
-    one, or in configs/), where it is not this one; `start`, the earlier stage whose weights it
-    takes; `overrides`, key -> value.
+    `get_chain()` returns a tuple of dicts: `name`; `config`, the name of another config file (in the same
+    folder or in configs/), if it is not this one; `start`, the earlier stage whose weights it copies;
+    `overrides`, key -> value.
 
     Args:
         path: a config file, or the bare name of one in configs/.
-        workdir: each stage is kept in a folder of its name in it.
-        overrides: texts `key=value` by the stage's name, and by 'config' those of all stages.
+        workdir: parent of the stages' folders.
+        overrides: lists of `key=value` by stage name; those under 'config' apply to all stages.
 
     Raises:
-        ConfigError: all that is wrong with the chain, or with the configs of its stages.
+        ConfigError: lists all errors in the chain and in the configs of its stages.
     """
     file = configs.find_config(path)
     rows = _rows(file)
@@ -120,10 +120,10 @@ def read_chain(
 
 
 def unmet(stage: Stage, stages: Sequence[Stage], chosen: Sequence[str]) -> str:
-    """Why `stage` cannot start: '' where it can, by what is there or by what is done before it.
+    """Why `stage` cannot start; '' if it can, from an existing run or one that this command does first.
 
     Args:
-        chosen: names of the stages that are to be done.
+        chosen: names of the stages that this command does.
     """
     if not stage.start or stage.progress() is not StageStatus.TO_DO:
         return ""
@@ -141,10 +141,10 @@ def unmet(stage: Stage, stages: Sequence[Stage], chosen: Sequence[str]) -> str:
 
 
 def _rows(file: Path) -> tuple[dict[str, Any], ...]:
-    """What `get_chain()` of a file gives, checked.
+    """The checked result of `get_chain()` of a file.
 
     Raises:
-        ConfigError: there is none, or it is no chain; with all that is wrong.
+        ConfigError: the file has no `get_chain()`, or its result is invalid; lists all errors.
     """
     module = configs.execute(file)
     if not hasattr(module, "get_chain"):
@@ -197,7 +197,7 @@ def _near(wrong: Any, valid: Sequence[Any]) -> str:
 
 
 def _with(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as if its file had said `settings`, so that what is typed goes before them."""
+    """`given` with `settings` applied as if they were in its file, so that command-line overrides win."""
     config = {k: dict(v) if isinstance(v, Mapping) else v for k, v in given.items()}
     for key, value in settings.items():
         section, _, name = key.partition(".")

@@ -1,4 +1,4 @@
-"""A fresh run that starts from another run's weights, layer by layer and by name."""
+"""Initialization of a fresh run from another run's weights, layer by layer, by name."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from jaxcnn.training.experiment import Experiment
 from jaxcnn.training.load_run import read_run
 from jaxcnn.training.train_state import InitConfig, TrainState, draw_params
 
-# Where a parameter is: ('conv1_1', 'kernel'), ('inception_3a', 'conv1x1', 'bias').
+# Parameters by path: ('conv1_1', 'kernel'), ('inception_3a', 'conv1x1', 'bias').
 Leaves = Mapping[tuple[str, ...], Any]
 
 
 class WarmStartError(ValueError):
-    """A run that cannot be started from; the message lists every problem, one a line."""
+    """The weights of the other run cannot be used; the message lists every problem, one per line."""
 
 
 @dataclasses.dataclass
 class WarmStart:
-    """What a fresh run takes from another (Simonyan & Zisserman 2014, section 3.1).
+    """The layers that a fresh run copies from another (Simonyan & Zisserman 2014, section 3.1).
 
     Attributes:
-        path: the other run, as the config has it.
+        path: workdir of the other run, as in the config.
         step: updates done there.
-        averaged: whether these are its averaged weights.
-        kept: layers taken over.
-        new: layers drawn at random.
-        resized: those of `new` which are new because the number of classes differs.
-        arrays: the parameters of `kept`, float32; empty once a state has them.
+        averaged: whether the weights are averaged ones.
+        kept: layers copied.
+        new: layers initialized at random.
+        resized: layers of `new` that were not copied because the number of classes differs.
+        arrays: the parameters of `kept`, float32; emptied when a state takes them.
     """
 
     path: str
@@ -49,12 +49,12 @@ class WarmStart:
     arrays: dict[tuple[str, ...], np.ndarray]
 
     def record(self) -> dict[str, Any]:
-        """What run.json keeps of it."""
+        """The entry in run.json."""
         values = dataclasses.asdict(dataclasses.replace(self, arrays={}))
         return {k: v for k, v in values.items() if k not in ("arrays", "resized")}
 
     def lines(self) -> list[tuple[str, str]]:
-        """(name, text) rows for a person."""
+        """(name, text) rows for the console."""
         whose = ", averaged weights" if self.averaged else ""
         kept = " ".join(self.kept) if self.new else "every layer"
         rows = [("start", f"{self.path}, step {self.step:,}{whose}: {kept}")]
@@ -66,10 +66,10 @@ class WarmStart:
 
 
 def read_warm_start(experiment: Experiment) -> WarmStart | None:
-    """What `init.from_run` gives to the experiment's net; None where it is ''.
+    """Reads the weights that `init.from_run` names; None if it is ''.
 
     Raises:
-        TransferError: no such run, no checkpoint in it, or layers that do not fit.
+        WarmStartError: no such run, no checkpoint in it, or layers that do not fit.
     """
     init = InitConfig(**experiment.config["init"])
     if not init.from_run:
@@ -108,9 +108,9 @@ def read_warm_start(experiment: Experiment) -> WarmStart | None:
 
 
 def first_state(experiment: Experiment, transfer: WarmStart | None) -> TrainState:
-    """A fresh state with the parameters of `transfer` in place of its own.
+    """A fresh state with the parameters of `transfer`.
 
-    Nothing but parameters is taken: the optimiser starts afresh and every layer has the full rate.
+    Only parameters are copied: the optimizer state is new, and every layer has the full learning rate.
     """
     state = experiment.fresh_state()
     if transfer is None:
@@ -124,12 +124,12 @@ def first_state(experiment: Experiment, transfer: WarmStart | None) -> TrainStat
 
 
 def layers_of(leaves: Leaves) -> tuple[str, ...]:
-    """The layers that parameters belong to, in order: 'conv1_1', 'inception_3a/conv1x1'."""
+    """The layers of the parameters, in order: 'conv1_1', 'inception_3a/conv1x1'."""
     return tuple(dict.fromkeys("/".join(path[:-1]) for path in leaves))
 
 
 def classifiers(net: Any) -> set[str]:
-    """The layers whose shapes follow the number of classes: those which one class more changes."""
+    """The layers whose shapes depend on the number of classes, found by adding a class."""
     nets = (net, net.clone(num_classes=net.num_classes + 1))
     one, other = (
         _flat(jax.eval_shape(lambda key, n=n: draw_params(n, key), jax.random.key(0))) for n in nets
@@ -138,7 +138,7 @@ def classifiers(net: Any) -> set[str]:
 
 
 def grouped(layers: Iterable[str], everything: Iterable[str]) -> tuple[str, ...]:
-    """`layers` with those of a module that has all of its own among them as that module's name."""
+    """`layers`, with the name of a module in place of its layers if all of them are present."""
     layers, everything = list(layers), list(everything)
 
     def name(layer: str) -> str:
@@ -150,7 +150,7 @@ def grouped(layers: Iterable[str], everything: Iterable[str]) -> tuple[str, ...]
 
 
 def _chosen(names: Sequence[str], layers: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(the layers that `names` stand for, all of them where there are none; what is wrong with names)."""
+    """(the layers that `names` select, all if there are no names; problems with the names)."""
     inside = lambda layer, name: f"{layer}/".startswith(f"{name}/")  # noqa: E731
     chosen = [layer for layer in layers if not names or any(inside(layer, n) for n in names)]
     problems = []
@@ -167,7 +167,7 @@ def _flat(tree: Any) -> dict[tuple[str, ...], Any]:
 
 
 def _misfits(layer: str, wanted: Leaves, there: Leaves) -> tuple[list[str], bool]:
-    """(what keeps a layer of the run from being this net's; whether that is its last axis alone)."""
+    """(mismatches between a layer of the run and of this net; whether only the last axis differs)."""
     paths = [path for path in wanted if "/".join(path[:-1]) == layer]
     if not any(path in there for path in paths):
         return [f"{layer}: the run's net has no such layer"], False
@@ -178,7 +178,7 @@ def _misfits(layer: str, wanted: Leaves, there: Leaves) -> tuple[list[str], bool
             continue
         has = "nothing" if old is None else f"{old.dtype}{list(old.shape)}"
         misfits.append(
-            f"{'/'.join(path)}: the run has {has}, this net wants {new.dtype}{list(new.shape)}"
+            f"{'/'.join(path)}: the run has {has}, this net needs {new.dtype}{list(new.shape)}"
         )
         only_outputs &= old is not None and old.shape[:-1] == new.shape[:-1]
     return misfits, only_outputs
@@ -193,7 +193,7 @@ def _explain(
     advice = (
         f'keep the layers that fit: --config.init.layers="{fit!r}"'
         if fit
-        else "no layer fits: give the run of another net, or leave init.from_run out"
+        else "no layer fits: give a run of another net, or leave init.from_run out"
     )
     return "\n".join(
         [f"init.from_run={init.from_run} does not fit this net:", *shown, *more, advice]

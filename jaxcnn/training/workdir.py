@@ -1,4 +1,4 @@
-"""The workdir of a run: one run at a time in it, and always the same one."""
+"""The workdir of a run: locked for one process, and checked to belong to the same run."""
 
 from __future__ import annotations
 
@@ -104,14 +104,14 @@ def _check_same_data(folder: Path, names: str, examples: int) -> None:
     before = folder / "classes.txt"
     if before.exists() and before.read_text() != names:
         raise WorkdirError(
-            f"the classes of the data differ from {before}, so the labels have other meanings than in "
-            "training; use another --workdir, or the data as it was"
+            f"the classes of the data differ from {before}, so labels would not mean the same as in "
+            "training; use another --workdir, or the original data"
         )
     starts = report.read_starts(folder / "run.json")
     if starts and starts[-1]["examples"] != examples:
         raise WorkdirError(
             f"the run in {folder} began with {starts[-1]['examples']:,} training examples, now there "
-            f"are {examples:,}, so it cannot resume exactly; use another --workdir, or the data as it was"
+            f"are {examples:,}, so it cannot resume exactly; use another --workdir, or the original data"
         )
 
 
@@ -121,13 +121,13 @@ def _cannot_write(folder: Path, error: OSError) -> WorkdirError:
 
 @contextlib.contextmanager
 def lock_workdir(folder: Path) -> Iterator[None]:
-    """Locks `folder` for the block; the lock ends with the process, however it ends.
+    """Locks `folder` for the block. The operating system releases the lock if the process dies.
 
     Raises:
         WorkdirError: another process has the lock, or it cannot be written.
     """
-    # By flock and not by the `filelock` package: its message names who holds the folder, and a file
-    # system without locks is no error.
+    # flock, not the `filelock` package: the error names the process that holds the lock, and a file
+    # system without locks is not an error.
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = _lock(folder / LOCK)
@@ -151,11 +151,11 @@ def _lock(path: Path) -> int:
                 os.close(file)
                 raise WorkdirError(
                     f"{path.parent} is in use by {holder or 'another process'}; wait for it, or use "
-                    "another --workdir. If these processes should train together, but each one believes "
-                    "to be the only one, see --distributed"
+                    "another --workdir. If these processes should train together but each one runs "
+                    "alone, see --distributed"
                 ) from error
             return file  # a file system without locks
-        if _is_at(file, path):  # its last holder may have removed the file in between
+        if _is_at(file, path):  # the previous holder may have removed the file meanwhile
             os.ftruncate(file, 0)
             os.write(file, f"process {os.getpid()} of {socket.gethostname()}\n".encode())
             return file

@@ -403,7 +403,7 @@ def test_dry_run_prints_memory_and_time_and_writes_nothing(tmp_path, capsys, mon
         "dry run:",
         "one train step",
         "one evaluation batch",
-        "GB a device",
+        "GB per device",
         "peak memory",
     ):
         assert part in shown

@@ -92,7 +92,7 @@ def test_layers_that_do_not_fit_are_listed_with_those_that_do(net_a, tmp_path):
     text = str(caught.value)
     assert "fc9: named in init.layers, but this net has no such layer; did you mean 'fc8'?" in text
     assert (
-        "conv1_1/kernel: the run has float32[3, 3, 3, 4], this net wants float32[5, 5, 3, 4]"
+        "conv1_1/kernel: the run has float32[3, 3, 3, 4], this net needs float32[5, 5, 3, 4]"
         in text
     )
     assert "conv1_2: named in init.layers" in text
