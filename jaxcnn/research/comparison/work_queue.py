@@ -85,7 +85,7 @@ def conflicting_workdirs(runs: Sequence[GridRun]) -> list[str]:
         try:
             changed = configs.forbidden_difference(configs.load_config(path), run.config)
         except ValueError as error:
-            found.append(f"{path} is not readable as JSON ({error})")
+            found.append(f"{path} is not valid JSON ({error})")
             continue
         steps = report.read_report(run.folder / "report.json").get("step", 0)
         if steps > run.steps:
