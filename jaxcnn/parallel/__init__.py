@@ -1,4 +1,4 @@
-"""Where arrays live: the mesh, what is split over it, and what devices send each other."""
+"""Device mesh, sharding of parameters and updates, collectives, and process coordination."""
 
 from jaxcnn.parallel.auto_plan import choose_plan, plan_lines
 from jaxcnn.parallel.grad_reduce import GradReduce

@@ -1,4 +1,4 @@
-"""Which plan a run follows: what the config says, or what moves the fewest bytes."""
+"""Chooses the parallelism plan: the configured one, or the one that sends the fewest bytes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ def choose_plan(
     batch_size: int,
     devices: Sequence[Any],
 ) -> tuple[Plan, GradReduce, dict[str, float]]:
-    """(the plan, how its gradients become one, MB that each possible plan sends an update and device).
+    """Chooses the plan with the least communication among the possible ones.
 
     Args:
-        params: the net's parameters, abstract.
+        params: the net's abstract parameters.
         order: its layers in the order of computation.
-        batch_size: of all devices.
+        batch_size: global batch size.
+
+    Returns:
+        (the plan, its gradient reduction, MB that each possible plan sends per update and device).
 
     Raises:
-        ValueError: a mesh that does not fit the devices, or a plan that the net cannot follow.
+        ValueError: the mesh does not fit the devices, or the net does not support the plan.
     """
     reductions = {
         plan: make_grad_reduce(plan, wanted, params, order)
@@ -41,7 +44,7 @@ def choose_plan(
 
 
 def _candidates(wanted: Parallelism, net: Any, devices: Sequence[Any]) -> list[Plan]:
-    """The plans that may be followed; of several the first where they move as much."""
+    """The possible plans, in order of preference for plans that send equally many bytes."""
     mine = sum(d.process_index == devices[0].process_index for d in devices)
     if wanted.plan != "auto":
         model = {"data": 1, "towers": 2, "fully_connected": mine}[wanted.plan]
@@ -87,32 +90,32 @@ def _check_mesh(data: int, model: int, devices: Sequence[Any]) -> None:
         )
     if data * model > count:
         raise ValueError(
-            f"mesh.data={data} x mesh.model={model} wants {data * model} devices, there are {count}; "
+            f"mesh.data={data} x mesh.model={model} needs {data * model} devices, but there are {count}; "
             f"set mesh.data=0 to use them all"
         )
     if data and data * model < count and processes > 1:
         raise ValueError(
-            f"mesh.data={data} x mesh.model={model} leaves out some of the {count} devices of "
-            f"{processes} processes, which would have nothing to do; set mesh.data=0"
+            f"mesh.data={data} x mesh.model={model} leaves some of the {count} devices of "
+            f"{processes} processes unused; set mesh.data=0"
         )
 
 
 def plan_lines(
     plan: Plan, reduction: GradReduce, moved: Mapping[str, float]
 ) -> list[tuple[str, str]]:
-    """(name, text) rows for a person; none on one device."""
+    """(name, text) rows for the console; empty on one device."""
     if plan.data * plan.model == 1:
         return []
     others = [f"{PLAN_NAMES[name]} {mb:,.1f} MB" for name, mb in moved.items() if name != plan.name]
-    beside = f" ({', '.join(others)})" if others else ""
-    shared = any(leaf.shard_axis >= 0 for leaf in reduction.flat())
+    alternatives = f" ({', '.join(others)})" if others else ""
+    sharded = any(leaf.shard_axis >= 0 for leaf in reduction.flat())
     return [
         ("mesh", f"data {plan.data} x model {plan.model}, {PLAN_NAMES[plan.name]}"),
-        ("", f"{moved[plan.name]:,.1f} MB sent an update and device{beside}"),
+        ("", f"{moved[plan.name]:,.1f} MB sent per update and device{alternatives}"),
         (
             "",
-            f"gradients travel in {reduction.dtype}"
+            f"gradients are sent in {reduction.dtype}"
             + (f", in {len(reduction.buckets)} buckets" if len(reduction.buckets) > 1 else "")
-            + (", each device updates its part" if shared else ""),
+            + (", each device updates its shard" if sharded else ""),
         ),
     ]

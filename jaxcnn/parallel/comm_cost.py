@@ -1,7 +1,8 @@
-"""What the devices of a plan send each other in one update, from shapes alone.
+"""Communication of one update under a plan, computed from shapes alone.
 
-Bytes that one device sends, at the lower bound of ring algorithms: of B bytes over n devices an
-all-reduce sends 2 (n - 1) / n B, an all-gather to B or a reduce-scatter or all-to-all of B half of that.
+Counts the bytes that one device sends, at the lower bound of ring algorithms: for B bytes over n devices,
+2 (n - 1) / n B for an all-reduce, and half of that for an all-gather to B bytes or a reduce-scatter or
+all-to-all of B bytes.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ ITEMSIZE = {"float32": 4, "bfloat16": 2}
 class Collective(NamedTuple):
     """Attributes:
     kind: all-reduce, reduce-scatter, all-gather or all-to-all.
-    what: the layers or maps.
-    bytes: of the larger side on one device.
-    devices: that take part.
+    what: the layers or feature maps that are sent.
+    bytes: size of the larger of input and output on one device.
+    devices: number of devices that take part.
     """
 
     kind: str
@@ -39,12 +40,12 @@ class Collective(NamedTuple):
 def comm_cost(
     plan: Plan, reduction: GradReduce, net: Any, params: Any, batch_size: int
 ) -> list[Collective]:
-    """The collectives of one update, but for a few scalars.
+    """Lists the collectives of one update, except those of a few scalars.
 
     Args:
         net: the Linen module.
-        params: its parameters, abstract.
-        batch_size: of all devices.
+        params: its abstract parameters.
+        batch_size: global batch size.
     """
     found = gradients(reduction)
     if plan.layers:
@@ -53,17 +54,17 @@ def comm_cost(
 
 
 def gradients(reduction: GradReduce) -> list[Collective]:
-    """Of gradients, and of new parameters where the update is shared."""
+    """Collectives of gradients, and of new parameters if the update is sharded."""
     sizes: dict[tuple[tuple[str, ...], bool, bool], float] = {}
     for leaf in reduction.flat():
         key = (leaf.axes, leaf.shard_axis >= 0, leaf.shared)
         sizes[key] = sizes.get(key, 0.0) + leaf.bytes
     found = []
-    for (axes, cut, shared), size in sizes.items():
+    for (axes, sharded, shared), size in sizes.items():
         devices, layers = reduction.devices(axes), " of shared layers" if shared else ""
         if devices == 1:
             continue
-        if cut:
+        if sharded:
             whole = size * 4 / ITEMSIZE[reduction.dtype]
             found.append(Collective("reduce-scatter", f"gradients{layers}", size, devices))
             found.append(Collective("all-gather", f"new parameters{layers}", whole, devices))
@@ -73,26 +74,26 @@ def gradients(reduction: GradReduce) -> list[Collective]:
 
 
 def exchanges(plan: Plan, net: Any, params: Any, rows: float) -> list[Collective]:
-    """Within a group that shares layers, of `rows` images together: of maps, forward, and of their
-    gradients, backward."""
+    """Collectives within a group that splits layers, for `rows` images per group: feature maps in the forward
+    pass, and their gradients in the backward pass."""
     item, group, last = ITEMSIZE[net.dtype], plan.model, ""
-    sent, maps = [], []
+    sent, inputs = [], []
     if net.dropout:
-        sent.append(Collective("all-gather", "identities for dropout", rows * 8, group))
+        sent.append(Collective("all-gather", "image ids for dropout", rows * 8, group))
     if plan.name == "towers":
         images = rows * net.image_size**2 * 3 * item
         sent.append(Collective("all-gather", "images", images, group))
-        maps.append(("conv3", net.exchanged()))
+        inputs.append(("conv3", net.exchanged()))
     for name in FULLY_CONNECTED:
         if name in plan.layers:
-            maps.append((name, math.prod(params[name]["kernel"].shape[:-1])))
+            inputs.append((name, math.prod(params[name]["kernel"].shape[:-1])))
             last = name
-    for name, width in maps:
+    for name, width in inputs:
         size = rows * width * item
         sent.append(Collective("all-gather", f"input of {name}", size, group))
         sent.append(Collective("reduce-scatter", f"its gradient, {name}", size, group))
     if last:
-        # Each device's outputs for all rows become all outputs for its own rows.
+        # Converts each device's share of the outputs for all rows to all outputs for its own rows.
         width = params[last]["kernel"].shape[-1]
         size = rows / group * width * (4 if last == "fc8" else item)
         sent.append(Collective("all-to-all", f"output of {last}", size, group))

@@ -1,4 +1,4 @@
-"""Where compiled programs are kept from one start to the next, and who may put some there."""
+"""Persistent compilation cache, with a permission check."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from jaxcnn.parallel.accelerators import Environment
 
 
 def use_compilation_cache(environment: Environment, folder: str) -> tuple[str, str]:
-    """Has JAX keep compiled programs in `folder`, those that took a second and more, and take them from
-    there; JAX_COMPILATION_CACHE_DIR wins. Made, with mode 0700, where there is none.
+    """Makes JAX cache compiled programs in `folder`, if their compilation takes a second or more.
+
+    JAX_COMPILATION_CACHE_DIR takes precedence. The folder is created with mode 0700 if it does not exist.
 
     Returns:
-        A (name, text) row for a person.
+        A (name, text) row for the console.
 
     Raises:
-        ValueError: others could put programs there, which this process would run; or it is no folder.
+        ValueError: `folder` is not a folder, or other users can write programs there, which this process
+            would run.
     """
     if before := environment.get("JAX_COMPILATION_CACHE_DIR"):
-        return "cache", f"{before}, by JAX_COMPILATION_CACHE_DIR; not checked who can write there"
+        return "cache", f"{before}, from JAX_COMPILATION_CACHE_DIR; its permissions are not checked"
     if "://" in folder:
         raise ValueError(
             f"--compilation_cache takes a folder of this machine, got {folder}; for another store set "
-            "JAX_COMPILATION_CACHE_DIR, and see that only you can write there"
+            "JAX_COMPILATION_CACHE_DIR, and make sure that only you can write there"
         )
     path = Path(folder).expanduser().resolve()
     try:
@@ -37,11 +39,11 @@ def use_compilation_cache(environment: Environment, folder: str) -> tuple[str, s
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(path))
-    return "cache", f"{path}, {kept} compiled programs; whoever writes there runs code here"
+    return "cache", f"{path}, {kept} compiled programs; users who can write there can run code here"
 
 
 def _check_ours(path: Path) -> None:
-    """Raises ValueError where another user than this one can put programs into `path`, or has."""
+    """Raises ValueError if another user owns or can write files in `path`."""
     mode, danger = path.stat().st_mode, "whose programs would run in this process"
     for entry in (path, *path.iterdir()):
         owner = entry.lstat().st_uid

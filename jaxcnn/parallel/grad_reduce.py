@@ -1,6 +1,6 @@
-"""Gradients of each device to one sum, inside a `jax.shard_map`: in buckets, and whole or in parts.
+"""Gradient reduction over devices inside `jax.shard_map`: in buckets, replicated or sharded.
 
-With `shard_update` a device gets the sum of its own part alone (a reduce-scatter), updates that part of
+With `shard_update` each device receives the sum of its shard only (reduce-scatter), updates that shard of
 the parameters, and gathers the rest: weight-update sharding (Xu et al. 2020, arXiv 2004.13336; ZeRO-1).
 """
 
@@ -27,9 +27,9 @@ _LARGE = 4e6  # bytes
 class GradReduce:
     """Attributes:
     sizes: devices along each mesh axis.
-    leaves: a tree like the parameters.
-    dtype: in which gradients travel.
-    buckets: groups of leaves, by their index in the flattened tree, in the order they are sent.
+    leaves: a ParamSharding for each parameter, in a tree like the parameters.
+    dtype: in which gradients are sent and summed.
+    buckets: groups of leaves, by index in the flattened tree, in the order in which they are sent.
     """
 
     sizes: dict[str, int]
@@ -46,10 +46,10 @@ class GradReduce:
         return math.prod(self.sizes[axis] for axis in axes)
 
     def reduce(self, grads: Any, sums: Any) -> tuple[Any, Any]:
-        """(each gradient summed over devices, or this device's part of it; `sums` summed over all).
+        """Returns (each gradient or this device's shard of it, summed over devices; `sums` summed over all).
 
-        A bucket waits for the one before it, so that XLA cannot merge them: the first are on their way
-        while gradients of other layers are still computed.
+        Each bucket depends on the one before it, so that XLA cannot merge them: the first are sent while
+        the gradients of other layers are still computed.
         """
         values, tree = jax.tree.flatten(grads)
         leaves, done, before = self.flat(), list(values), None
@@ -67,12 +67,12 @@ class GradReduce:
 
     def _reduce(self, values: list[Array], leaves: list[ParamSharding]) -> list[Array]:
         done = list(values)
-        for (axes, cut), members in _grouped(leaves):
+        for (axes, sharded), members in _grouped(leaves):
             own = [values[i] for i in members]
             chosen = [leaves[i] for i in members]
-            if cut:
+            if sharded:
                 parts = self._scatter(own, chosen, axes)
-            elif len(self.buckets) > 1:  # XLA:TPU overlaps single arrays alone
+            elif len(self.buckets) > 1:  # XLA:TPU overlaps collectives of single arrays only
                 parts = self._sum_as_one(own, axes)
             else:
                 parts = self._sum(own, axes)
@@ -81,24 +81,24 @@ class GradReduce:
         return done
 
     def own(self, params: Any) -> Any:
-        """This device's part of each parameter: what it updates."""
+        """Returns the shard of each parameter that this device updates."""
 
-        def part(x: Array, leaf: ParamSharding) -> Array:
+        def shard(x: Array, leaf: ParamSharding) -> Array:
             if leaf.shard_axis < 0:
                 return x
             count = x.shape[leaf.shard_axis] // self.devices(leaf.axes)
             first = lax.axis_index(leaf.axes) * count
             return lax.dynamic_slice_in_dim(x, first, count, axis=leaf.shard_axis)
 
-        return jax.tree.map(part, params, self.leaves)
+        return jax.tree.map(shard, params, self.leaves)
 
     def whole(self, params: Any) -> Any:
-        """The parameters from each device's part."""
+        """Gathers the parameters from each device's shard."""
         values, tree = jax.tree.flatten(params)
         leaves, done = self.flat(), list(values)
         for bucket in self.buckets:
-            for (axes, cut), members in _grouped([leaves[i] for i in bucket]):
-                if cut:
+            for (axes, sharded), members in _grouped([leaves[i] for i in bucket]):
+                if sharded:
                     chosen = [bucket[i] for i in members]
                     gathered = self._gather(
                         [values[i] for i in chosen], [leaves[i] for i in chosen], axes
@@ -108,7 +108,7 @@ class GradReduce:
         return jax.tree.unflatten(tree, done)
 
     def everywhere(self, flag: Bool[Array, ""]) -> Bool[Array, ""]:
-        """Whether `flag` holds on every device, where they may see different gradients."""
+        """Combines `flag` over devices with a logical and, if they may see different gradients."""
         if not any(leaf.shared or leaf.shard_axis >= 0 for leaf in self.flat()):
             return flag
         return lax.pmin(flag.astype(jnp.int32), self.axes) == 1 if self.axes else flag
@@ -130,10 +130,10 @@ class GradReduce:
     def _scatter(
         self, values: list[Array], leaves: list[ParamSharding], axes: tuple[str, ...]
     ) -> Any:
-        """Several leaves travel as one array, with a row for each device; one travels as it is."""
+        """Packs several leaves into one array with a row for each device; sends a single leaf unpacked."""
         if len(values) == 1:
-            cut = leaves[0].shard_axis
-            return [lax.psum_scatter(values[0], axes, scatter_dimension=cut, tiled=True)]
+            axis = leaves[0].shard_axis
+            return [lax.psum_scatter(values[0], axes, scatter_dimension=axis, tiled=True)]
         count = self.devices(axes)
         rows = [
             jnp.moveaxis(x, leaf.shard_axis, 0).reshape(count, -1)
@@ -175,10 +175,10 @@ class GradReduce:
 def make_grad_reduce(
     plan: Plan, wanted: Parallelism, params: Any, order: Sequence[str]
 ) -> GradReduce:
-    """The reduction of a net's gradients.
+    """Makes the reduction of a net's gradients.
 
     Args:
-        params: the net's parameters, abstract: a dict by layer.
+        params: the net's abstract parameters: a dict by layer.
         order: the layers in the order of computation.
     """
     leaves = shard_params(plan, wanted, params)
@@ -190,19 +190,19 @@ def make_grad_reduce(
 def _grouped(
     leaves: list[ParamSharding],
 ) -> Iterator[tuple[tuple[tuple[str, ...], bool], list[int]]]:
-    """Positions of leaves that travel together: summed over the same axes, all cut or none. A large leaf
-    that is cut goes by itself, since packing it would copy it."""
+    """Yields ((axes, sharded), positions) of leaves that are sent together. A large sharded leaf is sent
+    separately, since packing it would copy it."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for i, leaf in enumerate(leaves):
         alone = i if leaf.shard_axis >= 0 and leaf.bytes >= _LARGE else -1
         groups.setdefault((leaf.axes, leaf.shard_axis >= 0, alone), []).append(i)
-    for (axes, cut, _), members in groups.items():
-        yield (axes, cut), members
+    for (axes, sharded, _), members in groups.items():
+        yield (axes, sharded), members
 
 
-def _front(shape: tuple[int, ...], cut: int, count: int) -> tuple[int, ...]:
-    """A shape with axis `cut` in front, divided by `count`."""
-    return (shape[cut] // count, *(n for i, n in enumerate(shape) if i != cut))
+def _front(shape: tuple[int, ...], axis: int, count: int) -> tuple[int, ...]:
+    """Moves `axis` of a shape to the front and divides it by `count`."""
+    return (shape[axis] // count, *(n for i, n in enumerate(shape) if i != axis))
 
 
 def _ends(lengths: list[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""The device mesh and its shardings. Axis `data` splits batches; axis `model` may split layers too."""
+"""The device mesh and its shardings. Axis `data` splits batches; axis `model` may also split layers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ AXES = ("data", "model")
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """A mesh, with the shardings of what is not a parameter."""
+    """A device mesh, with the shardings of batches and replicated arrays."""
 
     mesh: Mesh
 
     @property
     def batch(self) -> NamedSharding:
-        """Split over all devices along the first axis."""
+        """The sharding of a batch: its first axis is split over all devices."""
         return self.sharding(PartitionSpec(AXES))
 
     @property
     def replicated(self) -> NamedSharding:
-        """A whole copy on every device: scalars, and parameters unless a plan splits them."""
+        """A full copy on every device: scalars, and parameters that the plan does not split."""
         return self.sharding(PartitionSpec())
 
     def sharding(self, spec: PartitionSpec) -> NamedSharding:
@@ -51,7 +51,7 @@ class Placement:
 
     @property
     def _a_device(self) -> Any:
-        """One of this process; the first of a topology description, which has none."""
+        """A device of this process, or the first device of a topology description."""
         devices = self.mesh.devices.flat
         index = jax.process_index()
         return next((d for d in devices if d.process_index == index), self.mesh.devices.flat[0])
@@ -62,25 +62,25 @@ class Placement:
 
     @property
     def local_devices(self) -> int:
-        """Those of this process."""
+        """Number of devices of this process."""
         return len(self.mesh.local_devices)
 
     def put_batch(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """This process's rows of a global batch as global arrays, split over the devices."""
-        if jax.process_count() == 1:  # one call for all takes a fifth of the time
+        """Makes global arrays, sharded over the devices, from this process's rows of a global batch."""
+        if jax.process_count() == 1:  # a single call takes a fifth of the time
             return jax.device_put(dict(batch), self.batch)
         return {k: jax.make_array_from_process_local_data(self.batch, v) for k, v in batch.items()}
 
     def put_replicated(self, tree: Any) -> Any:
-        """`tree`, the same on every process, whole on every device."""
+        """Puts `tree`, which must be the same on every process, on every device."""
         return put(tree, self.replicated)
 
     def local_mesh(self) -> Placement:
-        """This process's devices alone, for what each process computes by itself."""
+        """A mesh of this process's devices only, for computations without other processes."""
         return make_placement(self.mesh.local_devices)
 
     def local(self, tree: Any) -> Any:
-        """Arrays that are whole on every device, as arrays of `here()`. Copies nothing."""
+        """Converts replicated arrays to arrays on `local_mesh()`, without copies."""
         sharding = self.local_mesh().replicated
         return jax.tree.map(
             lambda x: jax.make_array_from_single_device_arrays(
@@ -91,8 +91,8 @@ class Placement:
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-    """Arrays that are the same on every process, as global arrays. Unlike `jax.device_put` it does not
-    compare the values of several processes, which would cost a collective each time."""
+    """Makes global arrays from values that are the same on every process. Unlike `jax.device_put`, does not
+    compare the values between processes, which takes a collective per call."""
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
 
@@ -104,19 +104,20 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def ordered(devices: Sequence[Any]) -> list[Any]:
-    """Devices process by process, so that each process holds neighbouring rows of a batch and the
-    devices of a `model` group are on one machine where they fit."""
+    """Sorts devices by process, so that each process holds consecutive rows of a batch, and a `model` group
+    is
+    on one machine if it fits."""
     return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
 def make_placement(
     devices: Sequence[Any] | None = None, data: int = 0, model: int = 1
 ) -> Placement:
-    """The first `data` x `model` of `devices` as a mesh, axes Auto.
+    """Makes a mesh of the first `data` x `model` devices, with axis type Auto.
 
     Args:
-        devices: None takes those of all processes.
-        data: 0 takes as many as there are.
+        devices: None uses the devices of all processes.
+        data: 0 uses all devices.
     """
     chosen = ordered(jax.devices() if devices is None else devices)
     rows = np.asarray(chosen[: data * model] if data else chosen).reshape(-1, model)
@@ -124,10 +125,10 @@ def make_placement(
 
 
 def check_batch(batch_size: int, grad_accum_steps: int, devices: int) -> None:
-    """A global batch must split evenly over devices and accumulation slices.
+    """Checks that a global batch splits evenly over devices and accumulation slices.
 
     Raises:
-        ValueError: naming the nearest batch size that does.
+        ValueError: it does not; the message has the nearest batch size that does.
     """
     unit = devices * grad_accum_steps
     if batch_size % unit:
@@ -139,6 +140,6 @@ def check_batch(batch_size: int, grad_accum_steps: int, devices: int) -> None:
 
 
 def describe_devices() -> str:
-    """`8 x NVIDIA H100 (gpu)`."""
+    """Describes all devices: `8 x NVIDIA H100 (gpu)`."""
     devices = jax.devices()
     return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"

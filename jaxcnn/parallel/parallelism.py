@@ -1,4 +1,4 @@
-"""How a run is spread over devices: what the config asks for, and the plan that is followed."""
+"""How a run is distributed over devices: the configuration and the resulting plan."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from jaxcnn.parallel.mesh import Placement, make_placement
 PLANS = ("data", "towers", "fully_connected")
 PLAN_NAMES = {
     "data": "data parallel",
-    "towers": "one of AlexNet's towers a device",
+    "towers": "one AlexNet tower per device",
     "fully_connected": "fully connected layers split",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Parallelism:
-    """How a run is spread over devices.
+    """The configured distribution over devices.
 
     Attributes:
-        data: groups of devices; each holds the whole net. 0 takes all devices.
-        model: devices in a group, which may share layers. 0 follows from the plan: 2 for 'towers', the
-            devices of a process for 'fully_connected', otherwise 1.
+        data: number of device groups; each group holds the whole net. 0 uses all devices.
+        model: devices per group, which may split layers. 0 chooses by plan: 2 for 'towers', the devices of
+            a process for 'fully_connected', otherwise 1.
         plan: 'data', every device holds the whole net; 'towers', AlexNet's two towers on two devices
             (Krizhevsky et al. 2012, section 3.2); 'fully_connected', convolutions data parallel, fully
-            connected layers split (Krizhevsky 2014, arXiv 1404.5997); 'auto' takes the one that moves
+            connected layers split (Krizhevsky 2014, arXiv 1404.5997); 'auto' chooses the one that sends
             the fewest bytes for this batch.
-        shard_update: each device updates its part of the parameters only, and holds the momentum of that
-            part only (ZeRO-1; Xu et al. 2020, arXiv 2004.13336). Gradients are then reduce-scattered and
+        shard_update: each device updates only its shard of the parameters, and holds only that shard's
+            momentum (ZeRO-1; Xu et al. 2020, arXiv 2004.13336). Gradients are then reduce-scattered and
             new parameters gathered.
-        reduce_dtype: in which gradients travel and are summed, 'float32' or 'bfloat16'.
-        bucket_mb: above 0, gradients travel while the backward pass goes on: a kernel of so many MB by
-            itself, smaller ones together, the last layers' first. It costs memory on TPUs
-            (docs/pods.md). 0 leaves it to XLA: GPUs send buckets of 30 MiB as they are made, TPUs nearly
-            all at the end.
+        reduce_dtype: in which gradients are sent and summed, 'float32' or 'bfloat16'.
+        bucket_mb: above 0, gradients are sent during the backward pass, the last layers' first: kernels of
+            at least this many MB separately, smaller ones in buckets. This uses more memory on TPUs
+            (docs/pods.md). 0 leaves it to XLA: GPUs send buckets of 30 MiB when they are ready, TPUs send
+            nearly all gradients at the end.
     """
 
     data: int = 0
@@ -63,7 +63,7 @@ class Plan:
     """Attributes:
     name: one of PLANS.
     data, model: sizes of the mesh axes.
-    layers: names of the layers whose outputs the devices of a group share.
+    layers: names of the layers whose outputs are split over the devices of a group.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Plan:
 
     @property
     def part(self) -> ShardContext:
-        """What a device computes of a net, without the rows."""
+        """Which share of the net a device computes; without batch rows."""
         return ShardContext(axis="model", size=self.model, layers=self.layers)
 
     def placement(self, devices: Sequence[Any]) -> Placement:

@@ -1,4 +1,4 @@
-"""How each parameter, its gradient and its momentum lie on the mesh, and which gradients travel together."""
+"""Shardings of each parameter, its gradient and its momentum, and the buckets of gradients."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from jaxcnn.parallel.parallelism import Parallelism, Plan
 
 
 class ParamSharding(NamedTuple):
-    """How one parameter lies on the mesh.
+    """The sharding of one parameter.
 
     Attributes:
         shared: whether its last axis is split over `model`.
         axes: mesh axes that its gradients are summed over.
-        cut: its axis that the update is split along, over `axes`; -1 where it is not.
-        bytes: of its gradient on one device.
+        shard_axis: its axis along which the update is split over `axes`; -1 if the update is not split.
+        bytes: size of its gradient on one device.
     """
 
     shared: bool
@@ -30,17 +30,17 @@ class ParamSharding(NamedTuple):
     bytes: float
 
     def spec(self, rank: int) -> PartitionSpec:
-        """Of the parameter."""
+        """The PartitionSpec of the parameter."""
         return PartitionSpec(*(None,) * (rank - 1), "model") if self.shared else PartitionSpec()
 
     def kept_spec(self, rank: int) -> PartitionSpec:
-        """Of what the optimiser keeps of it."""
+        """The PartitionSpec of its optimizer state."""
         if self.shard_axis < 0:
             return self.spec(rank)
         names: list[Any] = [None] * rank
         if self.shared:
             names[-1] = "model"
-        # The part of `model` is cut first, then each of its parts over the other axes.
+        # Split over `model` first, then split each of these shards over the other axes.
         names[self.shard_axis] = (
             *((names[self.shard_axis],) if names[self.shard_axis] else ()),
             *self.axes,
@@ -49,10 +49,10 @@ class ParamSharding(NamedTuple):
 
 
 def shard_params(plan: Plan, wanted: Parallelism, params: Any) -> Any:
-    """A tree of `Leaf` like the parameters.
+    """Makes a tree of `ParamSharding` like the parameters.
 
     Args:
-        params: the net's parameters, abstract: a dict by layer.
+        params: the net's abstract parameters: a dict by layer.
     """
     sizes = {"data": plan.data, "model": plan.model}
 
@@ -62,9 +62,9 @@ def shard_params(plan: Plan, wanted: Parallelism, params: Any) -> Any:
         shape = (*x.shape[:-1], x.shape[-1] // sizes["model"]) if split else x.shape
         devices = math.prod(sizes[a] for a in axes)
         fitting = [a for a in reversed(range(len(shape))) if shape[a] % devices == 0]
-        cut = fitting[0] if wanted.shard_update and axes and fitting else -1
+        shard_axis = fitting[0] if wanted.shard_update and axes and fitting else -1
         size = math.prod(shape) * jnp.dtype(wanted.reduce_dtype).itemsize
-        return ParamSharding(split, axes, cut, size)
+        return ParamSharding(split, axes, shard_axis, size)
 
     return {
         name: jax.tree.map(lambda x, name=name: leaf(name, x), tree)
@@ -73,8 +73,8 @@ def shard_params(plan: Plan, wanted: Parallelism, params: Any) -> Any:
 
 
 def make_buckets(leaves: Any, order: Sequence[str], least: float) -> tuple[tuple[int, ...], ...]:
-    """Leaf indices in buckets, those of the layers that are computed last first: a leaf of `least` bytes
-    by itself, smaller ones together until they are as many. One bucket where `least` is 0."""
+    """Groups leaf indices into buckets, the last computed layers first. A leaf of at least `least` bytes is a
+    bucket; smaller ones are collected until they reach `least`. One bucket if `least` is 0."""
     place = {name: i for i, name in enumerate(order)}
     flat = jax.tree_util.tree_flatten_with_path(
         leaves, is_leaf=lambda x: isinstance(x, ParamSharding)

@@ -1,7 +1,7 @@
 """XLA options by platform, passed to each compilation as `compiler_options`.
 
-An option that this jaxlib lacks is left out and reported. An option that the user's XLA_FLAGS name is the
-user's: XLA reads that variable itself when the first backend starts.
+Options unknown to the installed jaxlib are omitted and reported. Options named in the user's XLA_FLAGS are
+omitted too: XLA reads that variable when the first backend starts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 
 class Option(NamedTuple):
-    """An option that is set unless the user sets it. `deterministic` ones are for `require_determinism`."""
+    """An option that is set unless the user sets it; `deterministic`: only after `require_determinism`."""
 
     platform: str
     name: str
@@ -25,9 +25,9 @@ class Option(NamedTuple):
     deterministic: bool = False
 
 
-# Left out on purpose:
+# Omitted on purpose:
 # - xla_gpu_all_reduce_combine_threshold_bytes: at XLA's 30 MiB, fc6 and fc7 of AlexNet and VGG each fill a
-#   bucket, which is sent during the backward pass of the convolutions; larger buckets would wait for those.
+#   bucket, which is sent during the backward pass of the convolutions; larger buckets would be sent after it.
 # - xla_gpu_exclude_nondeterministic_ops, xla_gpu_autotune_level=0: xla_gpu_deterministic_ops includes both.
 OPTIONS = (
     # An empty value turns YNNPACK off. XLA:CPU's convolutions take a quarter to a half of the time for kernel
@@ -40,7 +40,7 @@ OPTIONS = (
     ),
     # Temporary memory of a compiled step at 224 pixels, with neither of the next two, with the first, and
     # with both: AlexNet, 16 images, 0.76, 0.49, 0.31 GB; GoogLeNet, 16, 1.47, 1.02, 0.99 GB; VGG D, 8, 1.99,
-    # 1.20, 0.88 GB; as fast or faster. The default schedule is made for running many operations at once.
+    # 1.20, 0.88 GB; as fast or faster. The default schedule favours running many operations concurrently.
     Option(
         "cpu", "xla_cpu_scheduler_type", "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
         "a schedule that needs less memory",
@@ -76,8 +76,8 @@ _deterministic = False
 
 
 def require_determinism(required: bool = True) -> None:
-    """Has compilations from now on, in this process, exclude operations whose bits depend on timing."""
-    global _deterministic  # a choice for the whole process, like those of jax.config
+    """Makes later compilations of this process exclude operations whose results depend on timing."""
+    global _deterministic  # process-wide, like jax.config
     _deterministic = required
 
 
@@ -92,8 +92,8 @@ def compiler_options(device: Any) -> dict[str, str]:
 
 
 def option_lines(device: Any) -> list[tuple[str, str]]:
-    """(name, text) rows for the console: XLA_FLAGS, options that are left out, and what determinism means
-    here. Empty where there is nothing to report."""
+    """(name, text) rows for the console: XLA_FLAGS, omitted options, and what determinism means on this
+    platform. Empty if there is nothing to report."""
     chosen = _chosen(device.platform)
     known = compiler_options(device)
     rows = [f"from XLA_FLAGS: {flags}"] if (flags := _user_flags()) else []
@@ -124,7 +124,7 @@ def _chosen(platform: str) -> tuple[Option, ...]:
 
 @functools.cache
 def _known(options: tuple[Option, ...], device: Any) -> tuple[Option, ...]:
-    """Those that the compiler of `device` takes, found by compiling an empty program with them."""
+    """The options that the compiler of `device` accepts, found by compiling an empty program."""
     argument = jax.ShapeDtypeStruct((), "int32", sharding=SingleDeviceSharding(device))
     with jax.set_mesh(Mesh([device], ("device",))):  # whatever mesh the caller has set
         lowered = jax.jit(lambda x: x).lower(argument)
@@ -133,7 +133,7 @@ def _known(options: tuple[Option, ...], device: Any) -> tuple[Option, ...]:
         try:
             lowered.compile(compiler_options={option.name: option.value for option in tried})
         except jax.errors.JaxRuntimeError as error:
-            if "INVALID_ARGUMENT" not in str(error):  # an unknown name, or an unknown value of one
+            if "INVALID_ARGUMENT" not in str(error):  # an unknown option name or value
                 raise
             return False
         return True

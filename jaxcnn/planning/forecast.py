@@ -1,4 +1,4 @@
-"""What a run will need on chips that are not here: from its compiled step, or from a model."""
+"""Forecasts memory, compute and communication of a step on hardware that is not attached."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from jaxcnn.planning.topology import Target
 from jaxcnn.training.builder import build_experiment, make_parts, with_classes
 from jaxcnn.training.dry_run import UNKNOWN_CLASSES, memory_bytes
 
-HOST_CHIPS = 4  # of a TPU's host, as libtpu describes slices
+HOST_CHIPS = 4  # TPU chips per host in libtpu's topology descriptions
 
 
 class Compiled(NamedTuple):
-    """What a compiled step says of one chip.
+    """Figures of a compiled step, for one chip.
 
     Attributes:
-        arguments, outputs, aliased, temporaries: bytes; outputs that are aliased take the arguments' place.
-        peak: bytes at once: arguments + outputs - aliased + temporaries.
-        flops: operations, without those on padding.
-        bytes: that its operations read and write, in memory or on the chip.
+        arguments, outputs, aliased, temporaries: bytes; aliased outputs reuse the memory of arguments.
+        peak: peak memory in bytes: arguments + outputs - aliased + temporaries.
+        flops: floating-point operations, without those on padding.
+        bytes: bytes read and written by its operations, in memory or on the chip.
         transfers: its collectives.
-        cycles: the compiler's estimate of its computation.
-        text: the program.
+        cycles: the compiler's estimate of the computation's cycles.
+        text: the compiled program (HLO).
     """
 
     arguments: int
@@ -58,7 +58,7 @@ class Compiled(NamedTuple):
     text: str
 
     def record(self) -> dict[str, Any]:
-        """For JSON; without the program."""
+        """A JSON-serializable record, without the program text."""
         fields = {k: v for k, v in self._asdict().items() if k != "text"}
         return fields | {"transfers": [t.record() for t in self.transfers]}
 
@@ -66,11 +66,11 @@ class Compiled(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Forecast:
     """Attributes:
-    rows: images a chip.
-    collectives: of the model, whatever was compiled.
-    bounds: of the compiled step's collectives, where there is one.
-    memory: the model of a chip's memory; through the compiled peak, where there is one.
-    fitted: (rows, peak bytes) of a second compilation, where it was asked for.
+    rows: images per chip.
+    collectives: as modelled from shapes, even if the step was compiled.
+    bounds: time bounds; if the step was compiled, with its collectives.
+    memory: the model of a chip's memory; if the step was compiled, scaled to its peak.
+    fitted: (rows, peak bytes) of a second compilation, if requested.
     """
 
     config: Mapping[str, Any]
@@ -93,14 +93,16 @@ class Forecast:
 
     @property
     def largest(self) -> int:
-        """The largest share of the batch that fits."""
+        """The largest number of images per chip that fits in memory."""
         return self.memory.rows(self.target.chip.usable)
 
     @property
     def largest_source(self) -> str:
         if self.fitted:
             rows, peak = self.fitted
-            return f"the line through two compiled steps, of {self.rows} and {rows} ({peak / 1e9:.2f} GB)"
+            return (
+                f"line through two compiled steps, of {self.rows} and {rows} ({peak / 1e9:.2f} GB)"
+            )
         scaled = "model, scaled to the compiled step; --fit compiles at it"
         return scaled if self.compiled else "model"
 
@@ -108,15 +110,15 @@ class Forecast:
 def forecast(
     config: Mapping[str, Any], target: Target, gbps: float = 0.0, fit: bool = False
 ) -> Forecast:
-    """What a step of `config` needs on `target`.
+    """Forecasts a training step of `config` on `target`.
 
     Args:
-        gbps: Gb/s that a node or slice sends to the others; 0 is the chip's usual.
-        fit: compile a second time, at the largest batch that the first compilation lets expect.
+        gbps: Gb/s from a node or slice to the others; 0 uses the chip's default.
+        fit: compile a second time, at the largest batch that fits according to the first compilation.
 
     Raises:
-        ValueError: a batch or mesh that does not fit the chips, no compiler, or a step that does not fit
-            into a chip's memory.
+        ValueError: the batch or mesh does not fit the chips, there is no compiler, or the step does not fit
+            in a chip's memory.
     """
     config = with_classes(config, config["model"]["num_classes"] or UNKNOWN_CLASSES)
     devices = topology.devices(target) if target.compiles else stand_ins(target)
@@ -149,13 +151,13 @@ def forecast(
 def _check_all_used(plan: Plan, devices: Any) -> None:
     if plan.data * plan.model != len(devices):
         raise ValueError(
-            f"mesh.data={plan.data} x mesh.model={plan.model} leaves out some of the {len(devices)} chips; "
-            "set mesh.data=0, or give a --topology of as many"
+            f"mesh.data={plan.data} x mesh.model={plan.model} leaves some of the {len(devices)} chips "
+            "unused; set mesh.data=0, or choose a --topology with as many chips"
         )
 
 
 class StandIn(NamedTuple):
-    """What a plan asks of a device."""
+    """The attributes of a device that plans use."""
 
     id: int
     process_index: int
@@ -163,7 +165,7 @@ class StandIn(NamedTuple):
 
 
 def stand_ins(target: Target) -> list[StandIn]:
-    """Devices of which only the number is known, a process for each node or host."""
+    """Makes devices of which only the number is known, with one process per node or host."""
     chip = target.chip
     host = HOST_CHIPS if chip.is_tpu else target.node or chip.node
     platform = "tpu" if chip.is_tpu else "gpu"
@@ -171,10 +173,10 @@ def stand_ins(target: Target) -> list[StandIn]:
 
 
 def compile_step(config: Mapping[str, Any], devices: Any) -> Compiled:
-    """The real train step, compiled for `devices`.
+    """Compiles the training step of `config` for `devices`.
 
     Raises:
-        ValueError: it does not fit into a chip's memory.
+        ValueError: the step does not fit in a chip's memory.
     """
     experiment = build_experiment(config, devices=devices)
     lowered = experiment.lower_train()
@@ -184,9 +186,9 @@ def compile_step(config: Mapping[str, Any], devices: Any) -> Compiled:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         rows = config["batch_size"] // len(devices)
-        said = str(error).partition("RESOURCE_EXHAUSTED: ")[2].partition("\n")[0]
+        reason = str(error).partition("RESOURCE_EXHAUSTED: ")[2].partition("\n")[0]
         raise ValueError(
-            f"a step of {rows} images a chip does not fit, says the compiler: {said} Try a smaller "
+            f"a step of {rows} images per chip does not fit in memory: {reason} Try a smaller "
             f"--config.batch_size ({config['batch_size']} here), --config.grad_accum_steps, "
             "--config.model.dtype=bfloat16 or --config.model.remat=True"
         ) from error
@@ -210,7 +212,7 @@ def read_compiled(step: Any) -> Compiled:
 
 
 def scheduled(limits: Roofline, compiled: Compiled, links: Network, plan: Plan) -> Roofline:
-    """`limits` with the collectives as they were compiled: what is synchronous waits."""
+    """Replaces the network time of `limits` by the compiled collectives; synchronous ones are not hidden."""
     times = [
         (t, seconds(Collective(t.sent.kind, t.what, t.sent.bytes, t.sent.devices), links, plan))
         for t in compiled.transfers
@@ -221,7 +223,7 @@ def scheduled(limits: Roofline, compiled: Compiled, links: Network, plan: Plan) 
 
 
 def versions() -> dict[str, str]:
-    """Of what made the figures."""
+    """Versions of the installed packages that determine the figures."""
     names = ("jax", "jaxlib", "libtpu")
     found = {}
     for name in names:

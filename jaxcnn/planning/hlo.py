@@ -1,10 +1,9 @@
-"""What a compiled program does, read from its text (HLO): which collectives, of how many bytes, and
-under which work they travel.
+"""Parses the collectives of a compiled program from its text (HLO): kinds, bytes, and overlapped work.
 
-XLA:TPU writes an asynchronous all-reduce as a chain of fusions in its schedule: one that starts it
-(`AsyncCollectiveStart`), any number that do other work and hold the same all-reduce
+XLA:TPU schedules an asynchronous all-reduce as a chain of fusions: one that starts it
+(`AsyncCollectiveStart`), any number that do other work and contain the same all-reduce
 (`async_collective_fusion_config`), and one that ends it. Other asynchronous collectives are a `-start`
-and a `-done` with whatever stands between.
+and a `-done` instruction with the overlapped work between them.
 """
 
 from __future__ import annotations
@@ -42,10 +41,10 @@ class Sent(NamedTuple):
 
     Attributes:
         kind: one of KINDS.
-        bytes: of what it puts out on one device; of a reduce-scatter or all-to-all of what it takes.
+        bytes: size of its output on one device; for a reduce-scatter or all-to-all, of its input.
         dtype: of its largest array.
-        devices: that take part together.
-        name: the place in the source that it comes from.
+        devices: number of devices per group.
+        name: the source operation (`op_name`) that it comes from.
     """
 
     kind: str
@@ -56,11 +55,11 @@ class Sent(NamedTuple):
 
 
 class Carrier(NamedTuple):
-    """Work that is done while a collective travels.
+    """Work that overlaps a collective.
 
     Attributes:
-        name: the place in the source that it comes from, or the instruction's own name.
-        cycles: XLA:TPU's estimate; 0 where it has none.
+        name: its source operation, or the name of the instruction.
+        cycles: XLA:TPU's estimate; 0 if there is none.
     """
 
     name: str
@@ -68,13 +67,13 @@ class Carrier(NamedTuple):
 
 
 class Transfer(NamedTuple):
-    """A collective as it is scheduled.
+    """A scheduled collective.
 
     Attributes:
-        sent: what it is.
-        what: where the largest array that it sends was computed.
-        asynchronous: whether other work may be done before it ends.
-        carriers: that work.
+        sent: the collective.
+        what: the source operation that computed its largest input.
+        asynchronous: whether other work can overlap it.
+        carriers: the overlapped work.
     """
 
     sent: Sent
@@ -87,20 +86,20 @@ class Transfer(NamedTuple):
         return sum(carrier.cycles for carrier in self.carriers)
 
     def record(self) -> dict[str, Any]:
-        """For JSON."""
+        """A JSON-serializable record."""
         carriers = [carrier._asdict() for carrier in self.carriers]
         own = {"what": self.what, "asynchronous": self.asynchronous, "carriers": carriers}
         return self.sent._asdict() | own
 
 
 def collectives(text: str) -> list[Sent]:
-    """The collectives of a compiled program, in the order of its text. One that several fusions carry is
-    there several times: see `transfers`."""
+    """Lists the collectives of a compiled program in the order of its text. A collective that several fusions
+    contain is listed repeatedly; see `read_transfers`."""
     return [sent for line in text.splitlines() if (sent := _sent(line))]
 
 
 def read_transfers(text: str) -> list[Transfer]:
-    """The collectives of a scheduled program, once each, as they start, with what they travel under."""
+    """Lists the collectives of a scheduled program once each, in start order, with the overlapped work."""
     computations, entry = _computations(text)
     found: list[Transfer] = []
     for name in [*(name for name in computations if name != entry), entry]:
@@ -109,26 +108,26 @@ def read_transfers(text: str) -> list[Transfer]:
 
 
 def cycles(text: str) -> int:
-    """XLA:TPU's estimate of the cycles of a program's computation; 0 of a program for other chips."""
+    """Sums XLA:TPU's estimated cycles of a program's computation; 0 for other platforms."""
     computations, entry = _computations(text)
     return sum(map(_cycles, computations[entry]))
 
 
 def layer(name: str) -> str:
-    """`conv1_2` of `jit(step)/.../VGG.forward/conv1_2/conv_general_dilated`; else the last part."""
+    """Layer of an op_name: conv1_2 of `jit(step)/.../VGG.forward/conv1_2/conv`; else the last part."""
     parts = name.split("/")
     inside = [i for i, part in enumerate(parts) if part.endswith(".forward")]
     return "/".join(parts[inside[0] + 1 : -1]) or parts[-1] if inside else parts[-1]
 
 
 def _scheduled(lines: list[str], computations: Mapping[str, list[str]]) -> Iterable[Transfer]:
-    """The transfers of one computation."""
+    """Lists the transfers of one computation."""
     under_way: dict[str, Transfer] = {}
     done: list[Transfer] = []
     by_name = {m[1]: line for line in lines if (m := _INSTRUCTION.match(line))}
     for line in lines:
         match = _INSTRUCTION.match(line)
-        if not match or (_CARRIED in line and _sent(line)):  # its fusion's caller counts it
+        if not match or (_CARRIED in line and _sent(line)):  # counted where its fusion is called
             continue
         name, kind = match[1], match[2]
         carried = _carried(line, computations)
@@ -161,13 +160,13 @@ def _carry(under_way: dict[str, Transfer], done: list[Transfer], key: str, line:
 
 
 def _carried(line: str, computations: Mapping[str, list[str]]) -> str:
-    """The line of the collective that a fusion starts, carries or ends; '' of any other instruction."""
+    """The line of the collective that a fusion starts, overlaps or ends; '' for other instructions."""
     body = computations.get(_first(_CALLS, line), ())
     return next((inner for inner in body if _CARRIED in inner and _sent(inner)), "")
 
 
 def _origin(line: str, by_name: Mapping[str, str]) -> str:
-    """The place in the source of the largest thing that a collective sends, behind copies and tuples."""
+    """The source operation of a collective's largest input, traced through copies and tuples."""
     names = [n for n in _OPERANDS.findall(line.partition(" = ")[2]) if n in by_name]
     sizes = {n: _bytes(by_name[n]) for n in names}
     for _ in range(8):
@@ -183,7 +182,7 @@ def _origin(line: str, by_name: Mapping[str, str]) -> str:
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """(the lines of each computation, the name of the one that is run)."""
+    """Returns (the lines of each computation, the name of the entry computation)."""
     found: dict[str, list[str]] = {}
     current, entry = "", ""
     for line in text.splitlines():
@@ -199,12 +198,12 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _sent(line: str) -> Sent | None:
-    """The collective of a line, if it is one."""
+    """Parses the collective of a line; None if the line has none."""
     match = _COLLECTIVE.match(line)
     if not match:
         return None
     arrays = [(_size(*a), a[0]) for a in _ARRAY.findall(match["shape"])]
-    if match["start"] and match["kind"] != "all-reduce":  # (what goes in, what comes out)
+    if match["start"] and match["kind"] != "all-reduce":  # (inputs, outputs)
         arrays = arrays[len(arrays) // 2 :]
     size, devices = sum(size for size, _ in arrays), _devices(line)
     if match["kind"] == "reduce-scatter":
@@ -213,7 +212,7 @@ def _sent(line: str) -> Sent | None:
 
 
 def _bytes(line: str) -> int:
-    """Of what an instruction puts out."""
+    """Size of an instruction's output."""
     shape = line.partition(" = ")[2].partition("(%")[0]
     return sum(_size(*a) for a in _ARRAY.findall(shape) if a[0] in BYTES)
 

@@ -1,8 +1,8 @@
-"""What a step cannot be faster than, and the memory it needs, from the net's table and the plan alone.
+"""Roofline model: lower bounds of a step's time, and a model of its memory, from layer table and plan.
 
-Counts are of training: of a layer's multiply-adds the forward pass takes one part, the gradient of its
-input and that of its kernel another each; the images' own gradient is not needed. Every figure here is a
-lower bound or a model, not a measurement.
+Counts are for training: the forward pass, the gradient of a layer's input and the gradient of its kernel
+take the same number of multiply-adds each; the gradient of the images is not needed. All figures are lower
+bounds or modelled, not measured.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from jaxcnn.parallel.grad_reduce import GradReduce
 from jaxcnn.parallel.parallelism import Plan
 from jaxcnn.planning.hardware import Chip, Network
 
-# Times that each activation passes between chip and memory in a step: written, read by the next layer, and
-# read for that layer's gradient; its own gradient written and read (performance.md, A2).
+# Memory accesses per activation and step: written, read by the next layer, and read for that layer's
+# gradient; its gradient written and read (performance.md, A2).
 ACTIVATION_PASSES = 5
-# Of each parameter, float32: itself and its momentum read and written, its gradient read.
+# Memory accesses per float32 parameter: it and its momentum read and written, its gradient read.
 UPDATE_PASSES = 5
 PASSING = ("LocalResponseNorm", "Dropout")
-# Of a step's bytes that grow with the batch, how many there are for each byte of activations. Compiled for
+# Bytes of step memory that grow with the batch, per byte of activations. Compiled for
 # v5e:4x4 with libtpu 0.0.42, bfloat16, 128 images a chip: 1.23 VGG E, 1.25 D and C, 1.28 B, 1.43 A, 1.85
-# GoogLeNet, 2.19 AlexNet. This is their mean: peaks are within 17% of it. VGG A-LRN, whose LRN is not among
-# the activations, has 2.14: its peak is 23% short here.
+# GoogLeNet, 2.19 AlexNet. This is their mean: peaks are within 17% of it. VGG A-LRN has 2.14,
+# since the output of LRN is not counted among the activations: its peak is underestimated by 23%.
 KEPT = 1.50
 
 
 class StepCost(NamedTuple):
-    """Of one image, in training.
+    """Work of training on one image.
 
     Attributes:
         macs: multiply-adds of the forward pass, with auxiliary heads.
         first_macs: those of the first layer.
-        activations: values that convolutions, pools and fully connected layers put out, without auxiliary
-            heads. LRN and dropout are left out: they can be done on the way to the next layer.
-        parameters: with auxiliary heads.
+        activations: output values of convolutions, pools and fully connected layers, without auxiliary
+            heads. LRN and dropout are excluded: they can be fused with the next layer.
+        parameters: number of parameters, with auxiliary heads.
     """
 
     macs: int
@@ -50,12 +50,12 @@ class StepCost(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """Floating-point operations of a training step, two a multiply-add."""
+        """Floating-point operations of a training step; a multiply-add counts as two."""
         return 2.0 * (3 * self.macs - self.first_macs)
 
 
 def step_cost(net: Any) -> StepCost:
-    """What training a net takes. Computes nothing."""
+    """Computes the training work of a net from its shapes."""
     summary = summarise(net)
     layers = [row for row in summary.rows if row.kind not in CONTAINERS]
     macs = [row.macs for row in layers]
@@ -69,12 +69,12 @@ def step_cost(net: Any) -> StepCost:
 
 
 class StepDemand(NamedTuple):
-    """Of one step on one chip.
+    """Demand of one step on one chip.
 
     Attributes:
         flops: floating-point operations.
-        memory_bytes: that pass between chip and memory.
-        collectives: what it takes part in.
+        memory_bytes: bytes of memory traffic.
+        collectives: those that it takes part in.
     """
 
     flops: float
@@ -91,12 +91,12 @@ def step_demand(
     dtype: str,
     averaged: bool = False,
 ) -> StepDemand:
-    """Of a step of `batch_size` images on all chips.
+    """Computes the demand of a step with global batch size `batch_size`.
 
     Args:
-        collectives: `traffic` of the plan.
+        collectives: `comm_cost` of the plan.
         dtype: of the computation.
-        averaged: whether an average of the parameters is kept.
+        averaged: whether a parameter average is maintained.
     """
     rows = batch_size / (plan.data * plan.model)
     passes = ACTIVATION_PASSES * todo.activations * ITEMSIZE[dtype] * rows
@@ -105,8 +105,9 @@ def step_demand(
 
 
 def update_bytes(reduction: GradReduce, averaged: bool = False) -> float:
-    """That the update moves between a chip and its memory. A part of a shared update is read and written by
-    one chip; the new parameters then arrive whole, as does the average, if any."""
+    """Memory traffic of the update on one chip, in bytes. In a sharded update a chip reads and writes only
+    its
+    shard, and then receives the full parameters and the average, if any."""
     whole, own = 0.0, 0.0
     for leaf in reduction.flat():
         size = leaf.bytes / ITEMSIZE[reduction.dtype] * 4
@@ -116,11 +117,11 @@ def update_bytes(reduction: GradReduce, averaged: bool = False) -> float:
 
 
 class Roofline(NamedTuple):
-    """Seconds of a step that each resource needs by itself, at its peak rate.
+    """Seconds per step that each resource needs at its peak rate.
 
     Attributes:
         compute, memory, network: seconds.
-        waits: seconds of `network` that nothing else can hide; all of it where nothing overlaps.
+        waits: seconds of `network` that cannot be hidden; all of it if nothing overlaps.
     """
 
     compute: float
@@ -130,35 +131,35 @@ class Roofline(NamedTuple):
 
     @property
     def alone(self) -> float:
-        """One chip, without the others."""
+        """Step time of one chip without communication."""
         return max(self.compute, self.memory)
 
     @property
     def step(self) -> float:
-        """With `waits` beside the computation and the rest of the network under it."""
+        """Step time with `waits` added to the computation and the rest of the communication hidden."""
         return max(self.alone, self.network - self.waits) + self.waits
 
     @property
     def none_hidden(self) -> float:
-        """With all of the network beside the computation."""
+        """Step time with no communication hidden."""
         return self.alone + self.network
 
     @property
     def hidden(self) -> float:
-        """With all of the network under the computation."""
+        """Step time with all communication overlapped with the computation."""
         return max(self.alone, self.network)
 
 
 def roofline(need: StepDemand, chip: Chip, links: Network, plan: Plan) -> Roofline:
-    """The bounds of a step, with no collective hidden."""
+    """Computes the bounds of a step, with no collective hidden."""
     network = sum(seconds(c, links, plan) for c in need.collectives)
     return Roofline(need.flops / chip.flops, need.memory_bytes / chip.bandwidth, network, network)
 
 
 def seconds(collective: Collective, links: Network, plan: Plan) -> float:
-    """Of one collective at the bound of rings: inside each node, then between nodes, both at once where
-    it is long. A node's chips each send their part to the other nodes, so together all of it, for each of
-    the groups that they belong to."""
+    """Lower bound of a collective's time with ring algorithms, within and between nodes concurrently. The
+    chips
+    of a node each send their shard to the other nodes, hence all of it together, for each of their groups."""
     chips, inside = plan.data * plan.model, links.node
     if collective.devices == chips:
         mine = min(inside, chips)
@@ -170,11 +171,11 @@ def seconds(collective: Collective, links: Network, plan: Plan) -> float:
 
 
 def ring_seconds(collective: Collective, mine: int, link: float, uplink: float) -> float:
-    """Of a collective with `mine` of its chips in each node.
+    """Time of a collective with `mine` of its chips in each node, in seconds.
 
     Args:
-        link: bytes a second that a chip sends inside a node.
-        uplink: that this collective's chips of a node together send to other nodes.
+        link: bytes per second that a chip sends within a node.
+        uplink: bytes per second that the collective's chips of a node send together to other nodes.
     """
     nodes = collective.devices / mine
     passes = 2 if collective.kind == "all-reduce" else 1
@@ -184,20 +185,20 @@ def ring_seconds(collective: Collective, mine: int, link: float, uplink: float) 
 
 
 def efficiency(alone: float, network: float, hidden: float) -> float:
-    """Of `alone` seconds of computation a step the share of the step's time.
+    """Fraction of a step's time that is computation, which takes `alone` seconds.
 
     Args:
-        network: seconds that the gradients travel.
-        hidden: share of the computation that they can travel under: 0 none, 1 all.
+        network: seconds to send the gradients.
+        hidden: fraction of the computation that can overlap the transfer: 0 none, 1 all.
     """
     return alone / (alone + max(0.0, network - hidden * alone))
 
 
 def local_bytes(shapes: Any, specs: Any, sizes: dict[str, int]) -> float:
-    """Of a tree of arrays on one device.
+    """Size of a tree of arrays on one device, in bytes.
 
     Args:
-        specs: a tree of PartitionSpec like it.
+        specs: a matching tree of PartitionSpec.
         sizes: devices along each mesh axis.
     """
 
@@ -209,11 +210,11 @@ def local_bytes(shapes: Any, specs: Any, sizes: dict[str, int]) -> float:
 
 
 class MemoryModel(NamedTuple):
-    """A chip's memory in a step, bytes.
+    """Memory of a step on one chip, in bytes.
 
     Attributes:
-        fixed: whatever the batch: parameters, momentum, the average if any, gradients.
-        an_image: that each image of the chip's share adds.
+        fixed: independent of the batch: parameters, momentum, the average if any, gradients.
+        an_image: added by each image on the chip.
     """
 
     fixed: float
@@ -223,21 +224,21 @@ class MemoryModel(NamedTuple):
         return self.fixed + self.an_image * rows
 
     def rows(self, limit: float) -> int:
-        """The largest share of the batch that fits into `limit` bytes."""
+        """The largest number of images per chip that fits into `limit` bytes."""
         return max(0, math.floor((limit - self.fixed) / self.an_image))
 
     def through(self, rows: int, peak: float) -> MemoryModel:
-        """With what an image adds as it must be for a peak that is known at `rows`."""
+        """Scales the bytes per image to match a known `peak` at `rows` images."""
         return MemoryModel(self.fixed, (peak - self.fixed) / rows)
 
 
 def peak_memory(
     todo: StepCost, state_bytes: float, reduction: GradReduce, side: int, dtype: str
 ) -> MemoryModel:
-    """The model of a chip's peak memory.
+    """Models a chip's peak memory.
 
-    State and gradients are counted; what an image adds is its pixels and KEPT times its activations, for
-    activations kept for the backward pass, their gradients, and what the compiler leaves unused between.
+    State and gradients are counted. An image adds its pixels and KEPT times its activations, for activations
+    kept for the backward pass, their gradients, and fragmentation.
     """
     gradients = sum(leaf.bytes for leaf in reduction.flat()) / ITEMSIZE[reduction.dtype] * 4
     an_image = KEPT * todo.activations * ITEMSIZE[dtype] + 3 * side**2
@@ -245,6 +246,6 @@ def peak_memory(
 
 
 def two_points(low: tuple[int, float], high: tuple[int, float]) -> MemoryModel:
-    """The line through two peaks that are known, each (rows, bytes)."""
+    """Fits a line through two known peaks, each (rows, bytes)."""
     slope = (high[1] - low[1]) / (high[0] - low[0])
     return MemoryModel(low[1] - slope * low[0], slope)

@@ -1,6 +1,6 @@
-"""Chips that are not here: a slice of TPUs by its name, for the real compiler without a TPU.
+"""Topologies that are not attached: parses --topology, and describes TPU slices to the TPU compiler.
 
-libtpu, the TPU's compiler, is an ordinary package that works on any x86-64 Linux machine.
+libtpu, which contains the compiler, is a Python package that runs on any x86-64 Linux machine.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 from jaxcnn.parallel.accelerators import Environment
 from jaxcnn.planning.hardware import CHIPS, Chip
 
-# Slices that libtpu 0.0.42 makes; it cannot list them.
+# Slices that libtpu 0.0.42 supports; it cannot list them.
 EXAMPLES = {"v4": "v4:2x2x4", "v5e": "v5e:4x4", "v5p": "v5p:2x2x4", "v6e": "v6e:4x4"}
-INSTALL = "pip install 'libtpu==0.0.42.*' (alone, 700 MB; the extra jaxcnn[tpu] brings it too)"
+INSTALL = "pip install 'libtpu==0.0.42.*' (700 MB; also part of the extra jaxcnn[tpu])"
 
-# A slice that is only described needs no machines: without names for them libtpu asks for some, on stderr.
-# It also locks the machine's TPUs, which a compiler does not use.
+# A topology description needs no hosts, but without host names libtpu prints warnings. It also locks the
+# machine's TPUs, which compilation does not use.
 _SILENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -30,13 +30,13 @@ _SILENT = {
 
 
 class Target(NamedTuple):
-    """Chips that a run is planned for.
+    """The chips that a run is planned for.
 
     Attributes:
         kind: a key of CHIPS.
-        shape: of a TPU slice; () where only their number is known.
-        count: chips.
-        node: GPUs of a node; 0 is the usual.
+        shape: of a TPU slice; () if only the number of chips is known.
+        count: number of chips.
+        node: GPUs per node; 0 is the chip's default.
     """
 
     kind: str
@@ -50,7 +50,7 @@ class Target(NamedTuple):
 
     @property
     def compiles(self) -> bool:
-        """Whether there is a compiler for it that needs no such chip."""
+        """Whether programs can be compiled for it without such a chip."""
         return bool(self.shape)
 
     @property
@@ -60,10 +60,10 @@ class Target(NamedTuple):
 
 
 def read_target(text: str) -> Target:
-    """`v5e:4x4`, a slice of TPUs; `v5e:512`, some TPUs; `h100:16` or `h100:16,4`, GPUs and GPUs a node.
+    """Parses a TPU slice (`v5e:4x4`), a number of TPUs (`v5e:512`), or GPUs and GPUs per node (`h100:16,4`).
 
     Raises:
-        ValueError: it is nothing of these.
+        ValueError: the text has another form.
     """
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)(?:,(\d+))?", text)
     if not match or match[1] not in CHIPS:
@@ -78,27 +78,27 @@ def read_target(text: str) -> Target:
     if count > group and count % group:
         nearest = max(1, round(count / group)) * group
         raise ValueError(
-            f"--topology={text}: {count} chips are not a multiple of the {group} of a "
-            f"{'slice' if chip.is_tpu else 'node'}; the nearest that are: --topology={kind}:{nearest}"
+            f"--topology={text}: {count} chips are not a multiple of the {group} chips of a "
+            f"{'slice' if chip.is_tpu else 'node'}; the nearest multiple: --topology={kind}:{nearest}"
             f"{f',{node}' if node else ''}"
         )
     return Target(kind, shape, count, node)
 
 
 def known() -> str:
-    """What may be typed."""
+    """Describes the valid values of --topology."""
     gpus = ", ".join(kind for kind, chip in CHIPS.items() if not chip.is_tpu)
     return (
-        f"give a slice of TPUs ({', '.join(EXAMPLES.values())}), which is compiled for; a number of TPUs "
-        f"(v5e:512) or of GPUs ({gpus}, such as h100:16, or h100:16,4 with 4 a node), from a model"
+        f"give a TPU slice ({', '.join(EXAMPLES.values())}), for which the step is compiled, or, for "
+        f"modelled figures, a number of TPUs (v5e:512) or of GPUs ({gpus}; h100:16, or h100:16,4: 4 per node)"
     )
 
 
 def set_up(environment: MutableMapping[str, str], target: Target) -> None:
-    """What JAX must find in `environment` when it starts; it then takes no accelerator of this machine.
+    """Sets the variables that JAX reads at its start. JAX then uses no accelerator of this machine.
 
     Raises:
-        ValueError: libtpu is needed and is not there.
+        ValueError: libtpu is needed and not installed.
     """
     environment["JAX_PLATFORMS"] = "cpu"
     if target.compiles:
@@ -107,48 +107,48 @@ def set_up(environment: MutableMapping[str, str], target: Target) -> None:
 
 
 def library(environment: Environment) -> Path:
-    """libtpu's file: of TPU_LIBRARY_PATH, else of the package.
+    """Finds libtpu.so: TPU_LIBRARY_PATH, else the installed package.
 
     Raises:
-        ValueError: there is none.
+        ValueError: it is not found.
     """
     if named := environment.get("TPU_LIBRARY_PATH"):
         if Path(named).is_file():
             return Path(named)
         raise ValueError(
-            f"TPU_LIBRARY_PATH={named} is not a file; unset it, or type the path of libtpu.so"
+            f"TPU_LIBRARY_PATH={named} is not a file; unset it, or set it to the path of libtpu.so"
         )
     spec = find_spec("libtpu")
     for folder in (spec and spec.submodule_search_locations) or ():
         if (found := Path(folder) / "libtpu.so").is_file():
             return found
     raise ValueError(
-        f"the TPU's compiler, libtpu, is not installed: {INSTALL}. Without it, the model's figures: give the "
-        "number of chips alone, such as --topology=v5e:16"
+        f"the TPU's compiler, libtpu, is not installed: {INSTALL}. For modelled figures without it, "
+        "give only the number of chips: --topology=v5e:16"
     )
 
 
 def devices(target: Target) -> list[Any]:
-    """The devices of a slice, one a chip, to lower and compile for.
+    """Returns the devices of a slice, one per chip, to lower and compile for.
 
     Raises:
-        ValueError: libtpu makes no such slice.
+        ValueError: libtpu does not support the slice.
     """
     from jax.errors import JaxRuntimeError
     from jax.experimental.topologies import get_topology_desc
 
-    # Otherwise one device a core.
+    # By default a v4 has one device per core.
     options = {"chip_config_name": "megacore"} if target.kind == "v4" else {}
     try:
         found = get_topology_desc(platform="tpu", topology_name=target.name, **options).devices
     except JaxRuntimeError as error:
-        said = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"--topology={target.name}: libtpu makes no such slice ({said}); {known()}"
+            f"--topology={target.name}: libtpu does not support this slice ({reason}); {known()}"
         ) from error
     if len(found) != target.count:
         raise ValueError(
-            f"--topology={target.name}: expected {target.count} devices, one a chip, but libtpu made "
+            f"--topology={target.name}: expected {target.count} devices, one per chip, but libtpu made "
             f"{len(found)}; {known()}"
         )
     return list(found)

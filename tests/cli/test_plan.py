@@ -86,14 +86,17 @@ def test_topologies(text, shape, count, node):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("v9:4x4", "give a slice of TPUs (v4:2x2x4, v5e:4x4, v5p:2x2x4, v6e:4x4)"),
+        ("v9:4x4", "give a TPU slice (v4:2x2x4, v5e:4x4, v5p:2x2x4, v6e:4x4)"),
         ("v5e", "GPUs (h100, a100, v100"),
         ("v5e:0", "a number of TPUs"),
-        ("v5e:4x4x4", "give a slice"),  # libtpu makes it, but no v5e has three axes
-        ("h100:4x2", "give a slice"),
-        ("v5e:4x4,2", "give a slice"),
-        ("h100:12", "not a multiple of the 8 of a node; the nearest that are: --topology=h100:16"),
-        ("v5e:300", "not a multiple of the 256 of a slice"),
+        ("v5e:4x4x4", "give a TPU slice"),  # libtpu makes it, but no v5e has three axes
+        ("h100:4x2", "give a TPU slice"),
+        ("v5e:4x4,2", "give a TPU slice"),
+        (
+            "h100:12",
+            "not a multiple of the 8 chips of a node; the nearest multiple: --topology=h100:16",
+        ),
+        ("v5e:300", "not a multiple of the 256 chips of a slice"),
     ],
 )
 def test_wrong_topologies(text, said, capsys):
@@ -120,7 +123,7 @@ def test_a_batch_or_mesh_that_does_not_fit(capsys):
     assert main([*command, "--config.batch_size=100"]) == 1
     assert "--config.batch_size=96" in capsys.readouterr().err
     assert main([*command, "--config.mesh.data=4"]) == 1
-    assert "leaves out some of the 8 chips" in capsys.readouterr().err
+    assert "leaves some of the 8 chips unused" in capsys.readouterr().err
     assert main([*command, "--config.model.colum=E"]) == 2
     assert "did you mean model.column?" in capsys.readouterr().err
 

@@ -41,7 +41,7 @@ def test_a_second_start_takes_programs_from_the_cache(tmp_path):
     brief = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     first = start(CACHED, folder, 0, **brief).splitlines()
     assert first == [
-        f"cache {folder}, 0 compiled programs; whoever writes there runs code here",
+        f"cache {folder}, 0 compiled programs; users who can write there can run code here",
         "False",
     ]
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -57,7 +57,7 @@ def test_a_cache_that_is_set_already_is_left_alone(tmp_path):
         {"JAX_COMPILATION_CACHE_DIR": "/elsewhere"}, str(tmp_path / "new")
     )
     assert name == "cache"
-    assert text.startswith("/elsewhere, by JAX_COMPILATION_CACHE_DIR")
+    assert text.startswith("/elsewhere, from JAX_COMPILATION_CACHE_DIR")
     assert not (tmp_path / "new").exists()
 
 

@@ -204,7 +204,7 @@ def test_the_plan_that_sends_least_is_taken(name):
 
 BAD = {
     "mesh.model=3 does not divide the 8 devices; it can be 1, 2, 4, 8": {"model": 3},
-    r"mesh.data=3 x mesh.model=4 wants 12 devices, there are 8": {"data": 3, "model": 4},
+    r"mesh.data=3 x mesh.model=4 needs 12 devices, but there are 8": {"data": 3, "model": 4},
     r"mesh.plan=towers: two towers need mesh.model=2, got 4": {"plan": "towers", "model": 4},
     r"plan must be auto or one of data, towers, fully_connected, got 'pipeline'": {
         "plan": "pipeline"
