@@ -257,7 +257,12 @@ def test_bfloat16_is_close_to_float32():
         for dtype in ("float32", "bfloat16")
     )
     variables, images = random_variables(wide), jnp.asarray(picture(4, 32, 32))
-    a, b = (np.asarray(quick_jit(net.apply)(variables, images)[0]) for net in (wide, narrow))
+    # As jaxcnn compiles: YNNPACK of jaxlib 0.12 gives NaN here on processors with AVX512-BF16.
+    options = {"xla_backend_optimization_level": 0, "xla_cpu_experimental_ynn_fusion_type": ""}
+    a, b = (
+        np.asarray(jax.jit(net.apply, compiler_options=options)(variables, images)[0])
+        for net in (wide, narrow)
+    )
     assert_allclose(b, a, atol=0.05 * np.abs(a).max())
     assert np.any(a != b)
 
