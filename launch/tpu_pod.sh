@@ -1,18 +1,18 @@
 #!/bin/bash
-# Trains on all machines of a Cloud TPU slice. Runs on your own machine, from the checkout, with gcloud logged in:
+# Trains on all machines of a Cloud TPU slice. Run it on your own machine, from the checkout, logged in with gcloud:
 #
 #   export TPU=NAME ZONE=us-west4-a
 #   launch/tpu_pod.sh --config=googlenet --config.data.source=folder:/mnt/shared/imagenet \
 #       --workdir=/mnt/shared/runs/googlenet
-#   launch/tpu_pod.sh follow     # what they print, after the connection was lost; training does not end with it
-#   launch/tpu_pod.sh stop       # SIGTERM to all: they save, and the same command goes on from there
+#   launch/tpu_pod.sh follow     # show the output again after a lost connection, which does not stop training
+#   launch/tpu_pod.sh stop       # send SIGTERM to all processes: they save, and the first command resumes
 #
-# The checkout, as git has it plus your changes to files that it tracks, takes the place of ~/jaxcnn on each machine,
-# and Python and jaxcnn[tpu] are installed in ~/jaxcnn-venv, which takes minutes the first time and the internet.
-# PYTHON=/path/to/python uses an environment that is there instead.
+# The script replaces ~/jaxcnn on each machine by the current commit plus your changes to tracked files. It installs
+# Python and jaxcnn[tpu] in ~/jaxcnn-venv, which needs internet access and takes minutes the first time;
+# PYTHON=/path/to/python uses an existing environment instead.
 #
-# The workdir is one folder that all machines see: a Filestore or other NFS share, mounted on each. jaxcnn does
-# not write to gs://. The data may lie on the share too, or at the same path on each machine.
+# The workdir must be on a file system that all machines mount, such as Filestore or another NFS share. jaxcnn does
+# not write to gs://. The data may be on the same share, or at the same path on each machine.
 
 set -euo pipefail
 
@@ -25,11 +25,11 @@ on_all() {
   gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$1"
 }
 
-[ "$#" -gt 0 ] || fail "no arguments; how to use it: head -20 $0"
-command -v gcloud >/dev/null || fail "gcloud is not on this machine: https://cloud.google.com/sdk/docs/install"
+[ "$#" -gt 0 ] || fail "no arguments; for usage: head -20 $0"
+command -v gcloud >/dev/null || fail "gcloud is not installed: https://cloud.google.com/sdk/docs/install"
 if [ -z "${TPU:-}" ] || [ -z "${ZONE:-}" ]; then fail "which slice? export TPU=NAME ZONE=us-west4-a"; fi
 
-# On the machines: what runs, if it does.
+# A shell condition, evaluated on the machines: is a run in progress?
 # shellcheck disable=SC2016
 running='pid=$(cat ~/jaxcnn.pid 2>/dev/null || echo 0); grep -q main.py "/proc/$pid/cmdline" 2>/dev/null'
 
@@ -50,11 +50,11 @@ for argument in "$@"; do
 done
 case $workdir in
   /*) ;;
-  gs://*) fail "jaxcnn does not write to $workdir; give a folder that all machines see: --workdir=/mnt/shared/runs/NAME" ;;
-  *) fail "give a folder that all machines see, whole: --workdir=/mnt/shared/runs/NAME; got '$workdir'" ;;
+  gs://*) fail "jaxcnn does not write to $workdir; give a shared folder: --workdir=/mnt/shared/runs/NAME" ;;
+  *) fail "give the absolute path of a shared folder: --workdir=/mnt/shared/runs/NAME; got '$workdir'" ;;
 esac
 
-# A clone of one commit, so that run.json can say which it was.
+# A clone of one commit, so that run.json can record the commit.
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 git clone --quiet --depth=1 "file://$(git rev-parse --show-toplevel)" "$copy/jaxcnn"
@@ -71,7 +71,7 @@ uv pip install --quiet --python $python --constraint constraints.txt --editable 
 [ -z "${PYTHON:-}" ] || install=
 
 on_all "set -e
-if $running; then echo \"\$(hostname) trains already: launch/tpu_pod.sh follow, or stop\" >&2; exit 1; fi
+if $running; then echo \"\$(hostname) is already training: launch/tpu_pod.sh follow, or stop\" >&2; exit 1; fi
 rm -rf ~/jaxcnn
 tar -xzf ~/jaxcnn.tgz -C ~
 cd ~/jaxcnn

@@ -119,8 +119,8 @@ def test_slurm_queues_what_was_stopped_and_nothing_else(tmp_path, code):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        ((), "how to use it"),
-        (("--config=vgg_e",), "a folder that all machines see, whole"),
+        ((), "for usage"),
+        (("--config=vgg_e",), "the absolute path of a shared folder"),
         (("--config=vgg_e", "--workdir=runs/a"), "got 'runs/a'"),
         (("--config=vgg_e", "--workdir=gs://bucket/a"), "does not write to gs://bucket/a"),
     ],
@@ -208,7 +208,7 @@ def test_tpu_pod_copies_starts_and_stops(tmp_path):
     again = pod("--workdir=/long")
     assert again.returncode == 1
     assert (
-        "trains already: launch/tpu_pod.sh follow, or stop"
+        "is already training: launch/tpu_pod.sh follow, or stop"
         in machines[0].with_suffix(".txt").read_text()
     )
     assert pod("stop").returncode == 0
