@@ -56,7 +56,12 @@ def test_there_are_commands():
     assert any("jaxcnn summary" in command for command in RUN_COMMANDS)
 
 
-@pytest.mark.parametrize("command", RUN_COMMANDS)
+def slow_if_it_compiles(command):
+    """tests/training/test_run.py has a fast test of a dry run."""
+    return pytest.param(command, marks=pytest.mark.slow) if "--dry_run" in command else command
+
+
+@pytest.mark.parametrize("command", [slow_if_it_compiles(c) for c in RUN_COMMANDS])
 def test_commands(command, tmp_path, monkeypatch, capsys):
     """In this process; tests/cli/test_main.py and the slow test below start the program as a process."""
     program, *arguments = shlex.split(command)
