@@ -1,6 +1,9 @@
 """Test set-up: eight fake CPU devices, strict shapes and dtypes, one compilation cache per test session."""
 
+import dataclasses
+import functools
 import os
+import pickle
 import shutil
 import tempfile
 
@@ -23,6 +26,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 import jax  # noqa: E402  (JAX reads the environment when it is imported)
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -32,3 +36,48 @@ def pytest_unconfigure():
     """Removes the cache in the process that made it: the one that ends last."""
     if _OWN_CACHE is not None:
         shutil.rmtree(_OWN_CACHE, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _equal_programs_are_lowered_once():
+    """Runs whose configs agree in all that a program depends on share it, traced and lowered once.
+
+    Tracing and lowering take most of a tiny run's time. Each run still compiles and executes its programs.
+    """
+    from jaxcnn.evaluation import Forward
+    from jaxcnn.training.experiment import Experiment
+
+    not_traced = ("seed", "epochs", "init", "data", "evals", "checkpoint", "log")
+
+    def of_experiment(experiment):
+        config = {k: v for k, v in experiment.config.items() if k not in not_traced}
+        preprocess = pickle.dumps(dataclasses.asdict(experiment.device_preprocess))
+        return str(config), str(experiment.plan), preprocess, experiment.placement.mesh
+
+    def of_forward(forward, params, shape):
+        leaves = str(jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), params))
+        return (
+            forward.net,
+            forward.mean.tobytes(),
+            forward.placement.mesh,
+            forward.rows(shape),
+            shape,
+            leaves,
+        )
+
+    def shared(lower, key_of):
+        lowered = {}
+
+        @functools.wraps(lower)
+        def once(*arguments):
+            key = (os.environ.get("JAXCNN_KERNELS"), *key_of(*arguments))
+            if key not in lowered:
+                lowered[key] = lower(*arguments)
+            return lowered[key]
+
+        return once
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Experiment, "lower_train", shared(Experiment.lower_train, of_experiment))
+        patch.setattr(Forward, "lower", shared(Forward.lower, of_forward))
+        yield

@@ -6,6 +6,7 @@ values alone where every position has its own; biases, activations, LRN and pool
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -90,12 +91,13 @@ CONTAINERS = ("Inception", "Auxiliary")
 
 def order_of_computation(net: Net) -> tuple[str, ...]:
     """Paths of the layers with parameters, in the order in which the net computes them."""
-    return tuple(row.layer for row in _trace(net) if row.kind in WEIGHTED)
+    rows = _trace(net)  # pyright: ignore[reportArgumentType]
+    return tuple(row.layer for row in rows if row.kind in WEIGHTED)
 
 
 def summarise(net: Net) -> Summary:
     """The summary of a net at its image_size. Computes nothing."""
-    rows = _trace(net)
+    rows = _trace(net)  # pyright: ignore[reportArgumentType]  (Flax makes modules hashable)
     leaves = [row for row in rows if row.kind not in CONTAINERS]
     inference = [row for row in leaves if not row.training_only]
     totals = {
@@ -138,8 +140,10 @@ def _with_paper(rows: Sequence[Row], printed: Mapping[str, tuple[PaperFigure, ..
     ]
 
 
-def _trace(net: Net) -> list[Row]:
-    """A row for each module that the training form of the net calls, in order."""
+@functools.cache
+def _trace(net: Net) -> tuple[Row, ...]:
+    """A row for each module that the training form of the net calls, in order. Cached: a run asks three
+    times, and nothing else in a summary takes as long."""
     net = net.clone(remat=False)
     calls: dict[str, Row] = {}
     # By id(array); the dict keeps the array alive, so that no other array takes its id.
@@ -167,7 +171,7 @@ def _trace(net: Net) -> list[Row]:
 
     params = jax.eval_shape(init, jax.random.key(0))["params"]
     rows = [_counted(row, params) for row in calls.values()]
-    return [_summed(row, rows) if row.kind in CONTAINERS else row for row in rows]
+    return tuple(_summed(row, rows) if row.kind in CONTAINERS else row for row in rows)
 
 
 def _called(calls: Mapping[str, Row], path: str, module: Any, shape: tuple[int, ...]) -> Row:
