@@ -142,9 +142,8 @@ for module in pkgutil.walk_packages(jaxcnn.__path__, "jaxcnn."):
         importlib.import_module(module.name)
 import jax, jax.numpy as jnp
 net = jaxcnn.build("vgg", column="A", width=0.05, image_size=32, num_classes=5)
-images = jnp.ones((2, 32, 32, 3))
-variables = net.init(jax.random.key(0), images)
-logits, aux = net.apply(variables, images)
+images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+(logits, aux), _ = jax.eval_shape(net.init_with_output, jax.random.key(0), images)
 assert logits.shape == (2, 5) and logits.dtype == jnp.float32 and aux == ()
 print("done", [m for m in sys.modules if m.split(".")[0] == "tensorflow"], "absl.flags" in sys.modules)
 """

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.benchmarks.measurement import Measurement, machine, peak_memory, time_call
+from jaxcnn.benchmarks.measurement import Measurement, in_turns, peak_memory, time_call
 from jaxcnn.benchmarks.torch_net import import_torch
 from jaxcnn.data import Source, TrainLoader, open_data
 from jaxcnn.data.jpeg import read_header
@@ -37,6 +36,14 @@ IMAGES = 1000  # at most so many images of a source are timed
 PASSES = 4  # over them in one timing
 AHEAD = 6  # batches taken before timing starts: more than any loader begins at once
 RECORDS = (10**3, 10**4, 10**5, 10**6)
+
+
+class Other(NamedTuple):
+    """Another program that reads the same images."""
+
+    seconds: Callable[[], float]  # per image, timed
+    name: str = ""
+    megapixels: float = 0.0  # mean over the images
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
@@ -71,27 +78,27 @@ def measure(options: argparse.Namespace) -> Iterator[Measurement]:
     """
     source = source_of(options)
     count = max(4, PASSES * min(len(source), IMAGES) // options.batch)
-    missing: list[str] = []
-    bare = _optional(lambda: _bare(source), missing)
-    loader = None
-    if options.peer:
-        loader = _optional(lambda: _loader(options.source, options.batch, count), missing)
+    others, missing = {}, []
+    try:
+        if isinstance(source.read(0)[0], bytes):  # a packed source has nothing to decode
+            others["bare"] = bare_decoding(source)
+    except ValueError as error:
+        missing.append(str(error))
+    try:
+        if options.peer:
+            others["loader"] = data_loader(options.source, options.batch, count)
+    except ValueError as error:
+        missing.append(str(error))
     for name in options.sampling or SAMPLINGS:
+        used = dict(others)
+        if name != "random_resized_crop":
+            used.pop("loader", None)
         for threads in (1, 2, 3, 4) if options.growth else (options.threads,):
-            peer = loader if name == "random_resized_crop" else None
-            yield _row(name, threads, source, bare, peer, count, options)
+            yield _row(name, threads, source, used, count, options)
     if options.growth:
         yield from map(_index_row, RECORDS)
     if missing:
         raise ValueError("; ".join(missing))
-
-
-def _optional(make: Callable[[], Any], missing: list[str]) -> Any:
-    try:
-        return make()
-    except ValueError as error:
-        missing.append(str(error))
-        return None
 
 
 def source_of(options: argparse.Namespace) -> Source:
@@ -103,46 +110,38 @@ def _row(
     name: str,
     threads: int,
     source: Source,
-    bare: _Bare | None,
-    loader: _Loader | None,
+    others: Mapping[str, Other],
     count: int,
     options: argparse.Namespace,
 ) -> Measurement:
-    seconds: dict[str, list[float]] = {"ours": [], "bare": [], "loader": []}
-
     settings = {"seed": 0, "batch_size": options.batch, "image_size": SIDE, "threads": threads}
 
     def ours() -> float:
         with TrainLoader(source, sampling=SAMPLINGS[name], **settings) as batches:
-            return _steady(batches, count)
+            return steady_seconds(batches, count) / options.batch
 
     ours()
-    for _ in range(options.repeats):
-        seconds["ours"].append(ours() / options.batch)
-        if bare:
-            seconds["bare"].append(time_call(bare.run) / bare.images)
-        if loader:
-            seconds["loader"].append(loader.run() / options.batch)
-    median = {key: statistics.median(values) for key, values in seconds.items() if values}
+    timers = {"ours": ours, **{key: other.seconds for key, other in others.items()}}
+    seconds = in_turns(options.repeats, timers)
+    speed = {key: 1.0 / float(np.median(values)) for key, values in seconds.items()}
     threads = threads or available_cores() + 1
-    facts: dict[str, Any] = {"threads": threads, "images": len(source), **machine()}
-    if bare:
-        turns = zip(seconds["bare"], seconds["ours"], strict=True)
-        share = statistics.median(theirs / own for theirs, own in turns)
-        facts |= {"megapixels": bare.megapixels, "share_of_bare_decoding": share}
+    facts: dict[str, Any] = {"threads": threads, "images": len(source)}
+    if "bare" in others:
+        facts["megapixels"] = others["bare"].megapixels
+        facts["share_of_bare_decoding"] = float(np.median(seconds["bare"] / seconds["ours"]))
     return Measurement(
         what=f"input {name}, {SIDE} px, batch {options.batch}, {threads} threads",
-        images_per_second=1.0 / median["ours"],
-        seconds=median["ours"] * options.batch,
+        images_per_second=speed["ours"],
+        seconds=options.batch / speed["ours"],
         memory_bytes=peak_memory(),
-        bound=1.0 / median["bare"] if bare else None,
-        peer=loader.name if loader else "",
-        peer_images_per_second=1.0 / median["loader"] if loader else None,
+        bound=speed.get("bare"),
+        peer=others["loader"].name if "loader" in others else "",
+        peer_images_per_second=speed.get("loader"),
         facts=facts,
     )
 
 
-def _steady(batches: Iterator[Any], count: int) -> float:
+def steady_seconds(batches: Iterator[Any], count: int) -> float:
     """Seconds per batch over `count` batches, after the first `AHEAD`: the loader is then equally far ahead
     at the start and at the end of the timing."""
     for _ in range(AHEAD):
@@ -153,27 +152,11 @@ def _steady(batches: Iterator[Any], count: int) -> float:
     return (time.perf_counter() - start) / count
 
 
-class _Bare(NamedTuple):
-    """Bare decoding: one `run` decodes `images` images, some of them several times."""
-
-    run: Callable[[], None]
-    images: int
-    megapixels: float
-
-
-class _Loader(NamedTuple):
-    """The peer: `run` returns the seconds per batch."""
-
-    run: Callable[[], float]
-    name: str
-
-
-def _bare(source: Source) -> _Bare | None:
-    data = [source.read(i)[0] for i in range(min(len(source), IMAGES))]
-    if all(isinstance(part, memoryview) for part in data):
-        return None  # a packed source has nothing to decode
+def bare_decoding(source: Source) -> Other:
+    """Full decoding of up to `IMAGES` images, `PASSES` times, by one thread per core."""
     simplejpeg = import_torch("simplejpeg")
-    jpegs = [d for d in map(bytes, data) if d[:2] == b"\xff\xd8" and read_header(d).components != 4]
+    data = [bytes(source.read(i)[0]) for i in range(min(len(source), IMAGES))]
+    jpegs = [d for d in data if d[:2] == b"\xff\xd8" and read_header(d).components != 4]
     if not jpegs:
         raise ValueError("none of the images is a grey or RGB JPEG: there is nothing to decode")
     sizes = [read_header(d).height * read_header(d).width for d in jpegs]
@@ -191,10 +174,13 @@ def _bare(source: Source) -> _Bare | None:
             thread.result()
 
     run()
-    return _Bare(run, PASSES * len(jpegs), float(np.mean(sizes)) / 1e6)
+    return Other(
+        lambda: time_call(run) / (PASSES * len(jpegs)), megapixels=float(np.mean(sizes)) / 1e6
+    )
 
 
-def _loader(source: str, batch: int, count: int) -> _Loader:
+def data_loader(source: str, batch: int, count: int) -> Other:
+    """PyTorch's DataLoader, over `count` batches."""
     kind, _, path = source.partition(":")
     if kind != "folder":
         raise ValueError("the DataLoader of --peer reads files: give --source=folder:PATH")
@@ -212,13 +198,13 @@ def _loader(source: str, batch: int, count: int) -> _Loader:
 
     def run() -> float:
         batches = iter(loader)
-        seconds = _steady(batches, count)
+        seconds = steady_seconds(batches, count)
         for _ in batches:  # the workers must be idle while others are timed
             pass
-        return seconds
+        return seconds / batch
 
     run()
-    return _Loader(run, f"DataLoader, torchvision {vision.__version__}")
+    return Other(run, f"DataLoader, torchvision {vision.__version__}")
 
 
 def _index_row(count: int) -> Measurement:
@@ -231,5 +217,5 @@ def _index_row(count: int) -> Measurement:
         images_per_second=256 / later,
         seconds=seconds,
         memory_bytes=peak_memory(),
-        facts={"bytes_of_the_order": 8 * count, **machine()},
+        facts={"bytes_of_the_order": 8 * count},
     )

@@ -14,17 +14,17 @@ import contextlib
 import dataclasses
 import io
 import itertools
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxcnn.benchmarks.measurement import Measurement, machine, peak_memory
+from jaxcnn.benchmarks.measurement import Measurement, peak_memory, time_call
 from jaxcnn.data import TrainLoader, open_data
 from jaxcnn.parallel import SINGLE_PROCESS
 from jaxcnn.training import schema
@@ -48,44 +48,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> Iterator[Measurement]:
-    config = _config(options)
+    # All repeats, the first turn, and the step that ends the last turn.
+    steps = max(options.repeats * options.steps, TURN) + TURN + 1
+    side, batch = options.image_size, options.batch
+    overrides = [
+        *("data.source=synthetic:4", "model.column=A", f"model.width={options.width}"),
+        *(f"model.image_size={side}", f"augment.scale=({side},{side})"),
+        *(f"batch_size={batch}", f"epochs={steps * batch / 256}", "log.tensorboard=False"),
+        *("checkpoint.every_epochs=1e9", "evals=()"),
+    ]
+    _, config = schema.read_resolved("quickstart", overrides)
     data = open_data(config["data"]["source"])
-    experiment = build_experiment(config)
+    experiment = build_experiment(with_classes(config, 4))
     yield _overhead(experiment, data, options)
     yield _data_wait(experiment, data, options)
     yield _save_stall(options.repeats)
 
 
-def _config(options: argparse.Namespace) -> Any:
-    overrides = [
-        *("data.source=synthetic:4", "model.column=A", f"model.width={options.width}"),
-        *(
-            f"model.image_size={options.image_size}",
-            f"augment.scale=({options.image_size},{options.image_size})",
-        ),
-        *(f"batch_size={options.batch}", f"epochs={_steps(options) * options.batch / 256}"),
-        *("log.tensorboard=False", "checkpoint.every_epochs=1e9", "evals=()"),
-    ]
-    _, config = schema.read_resolved("quickstart", overrides)
-    return with_classes(config, 4)
+class _OneBatch(itertools.repeat):
+    """The same batch for every step, in place of a `TrainLoader`."""
 
-
-def _steps(options: argparse.Namespace) -> int:
-    """Steps of the loop: all repeats, the first turn, and the step that ends the last turn."""
-    return max(options.repeats * options.steps, TURN) + TURN + 1
+    corrupt = ()
 
 
 class _Timed(Run):
-    """A run with one synthetic batch in place of the input."""
+    """A run without input."""
 
     def batches(self, start: int) -> Any:
         del start
         batch = {k: np.asarray(v) for k, v in synthetic_batch(self.experiment).items()}
-        return contextlib.nullcontext(_Endless(batch))
+        return contextlib.nullcontext(_OneBatch(batch))
 
 
 class _Alternating(Compiler):
-    """Compiles a step that alternates with the bare step, TURN steps each.
+    """Compiles a step that alternates with bare steps, TURN steps each, whose arguments are on the device.
 
     `turns` holds (seconds per step of the loop, seconds per bare step) of each turn.
     """
@@ -97,48 +93,28 @@ class _Alternating(Compiler):
 
     def __call__(self, what: str, lowered: Any) -> Any:
         compiled = super().__call__(what, lowered)
-        bare = _Bare(compiled, self.experiment)
-        calls = itertools.count()
-        began = 0.0
+        bare_state = self.experiment.fresh_state()
+        rest = synthetic_batch(self.experiment), self.experiment.put_controls(1e-3)
+        calls, began = itertools.count(), 0.0
+
+        def bare() -> None:
+            nonlocal bare_state
+            for _ in range(TURN):
+                bare_state, _ = compiled(bare_state, *rest)
+            jax.block_until_ready(bare_state)
 
         def step(state: Any, batch: Any, controls: Any) -> Any:
             nonlocal began
             call = next(calls)
             if call % TURN == 0:
                 jax.block_until_ready(state)
-                seconds = (time.perf_counter() - began) / TURN
+                seconds = time.perf_counter() - began
                 if call > TURN:  # the first turn warms up
-                    self.turns.append((seconds, bare.run(TURN)))
+                    self.turns.append((seconds / TURN, time_call(bare) / TURN))
                 began = time.perf_counter()
             return compiled(state, batch, controls)
 
         return step
-
-
-class _Bare:
-    """The bare step: state, batch and controls are on the device."""
-
-    def __init__(self, step: Any, experiment: Experiment) -> None:
-        self._step, self._state = step, experiment.fresh_state()
-        self._rest = synthetic_batch(experiment), experiment.put_controls(1e-3)
-
-    def run(self, count: int) -> float:
-        """Seconds per step."""
-        began = time.perf_counter()
-        for _ in range(count):
-            self._state, _ = self._step(self._state, *self._rest)
-        jax.block_until_ready(self._state)
-        return (time.perf_counter() - began) / count
-
-
-class _Endless:
-    corrupt = ()
-
-    def __init__(self, batch: Any) -> None:
-        self._batch = batch
-
-    def __next__(self) -> Any:
-        return self._batch
 
 
 def _overhead(experiment: Experiment, data: Any, options: argparse.Namespace) -> Measurement:
@@ -151,8 +127,8 @@ def _overhead(experiment: Experiment, data: Any, options: argparse.Namespace) ->
         compiler = run.compiler = _Alternating(run.console, experiment)
         run.train(experiment.fresh_state())
         run.checkpoints.close()
-    loop, bare = (statistics.median(values) for values in zip(*compiler.turns, strict=True))
-    ratio = statistics.median(own / step for own, step in compiler.turns)
+    turns = np.asarray(compiler.turns)
+    loop, bare = map(float, np.median(turns, axis=0))
     return Measurement(
         what=f"train loop, VGG A, width {options.width:g}, {options.image_size} px, batch {options.batch}",
         images_per_second=options.batch / loop,
@@ -160,7 +136,11 @@ def _overhead(experiment: Experiment, data: Any, options: argparse.Namespace) ->
         memory_bytes=peak_memory(),
         peer="its compiled step",
         peer_images_per_second=options.batch / bare,
-        facts={"loop_over_step": ratio, "turns": len(compiler.turns), "steps": TURN, **machine()},
+        facts={
+            "loop_over_step": float(np.median(turns[:, 0] / turns[:, 1])),
+            "turns": len(turns),
+            "steps": TURN,
+        },
     )
 
 
@@ -182,9 +162,7 @@ def _data_wait(experiment: Experiment, data: Any, options: argparse.Namespace) -
                     batch, _ = prefetcher.next(0.0, 0.0)
                     waited += time.perf_counter() - asked
                     if not all(column.is_ready() for column in batch.values()):
-                        raise AssertionError(
-                            "the prefetcher returned a batch that is not on the device"
-                        )
+                        raise AssertionError("a batch from the prefetcher is not on the device")
                     del batch  # as the loop does
                     time.sleep(seconds)
                 return (time.perf_counter() - start) / options.steps, waited / options.steps
@@ -194,47 +172,38 @@ def _data_wait(experiment: Experiment, data: Any, options: argparse.Namespace) -
         for _ in range(options.repeats):
             alone, _ = time_batches(0.0)
             rows.append((alone, *time_batches(SLOWDOWN * alone)))
-    alone, total, waited = (statistics.median(values) for values in zip(*rows, strict=True))
+    alone, total, waited = map(float, np.median(rows, axis=0))
     return Measurement(
         what=f"data wait, a step {SLOWDOWN:g} times as long as its input, batch {options.batch}",
         images_per_second=options.batch / total,
         seconds=total,
         memory_bytes=peak_memory(),
         bound=options.batch / (SLOWDOWN * alone),
-        facts={"data_wait": waited / total, "input_seconds": alone, **machine()},
+        facts={"data_wait": waited / total, "input_seconds": alone},
     )
 
 
 def _save_stall(repeats: int) -> Measurement:
     _, config = schema.read_resolved("alexnet", ["data.source=synthetic"])
-    config = with_classes(config, 1000)
-    state = build_experiment(config).fresh_state()
+    state = build_experiment(with_classes(config, 1000)).fresh_state()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state) if leaf.dtype == np.float32)
-    stalls, totals = [], []
+    seconds = []
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder) / "checkpoints")
         try:
             for step in range(1, repeats + 2):
                 state = dataclasses.replace(state, step=np.int32(step) + 0 * state.step)
                 jax.block_until_ready(state)
-                began = time.perf_counter()
-                checkpoints.save(state, {})
-                stalls.append(time.perf_counter() - began)
-                checkpoints.wait()
-                totals.append(time.perf_counter() - began)
+                stall = time_call(partial(checkpoints.save, state, {}))
+                seconds.append((stall, stall + time_call(checkpoints.wait)))
         finally:
             checkpoints.close()
     # The first save also creates folders and imports modules.
-    stall, total = (statistics.median(values[1:]) for values in (stalls, totals))
+    stall, total = map(float, np.median(seconds[1:], axis=0))
     return Measurement(
         what="save of AlexNet's state, seconds that a step waits",
         images_per_second=0.0,
         seconds=stall,
         memory_bytes=peak_memory(),
-        facts={
-            "whole_seconds": total,
-            "stall_over_whole": stall / total,
-            "bytes": size,
-            **machine(),
-        },
+        facts={"whole_seconds": total, "stall_over_whole": stall / total, "bytes": size},
     )

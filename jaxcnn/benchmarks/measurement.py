@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -31,7 +32,6 @@ class Measurement:
         bound: upper bound of images per second on this device; None if unknown.
         peer: the program it is compared with, and its version; '' for none.
         peer_images_per_second: the peer's, measured in the same run.
-        ratio: to the peer, or to the bound if there is no peer.
         facts: further JSON values.
     """
 
@@ -46,28 +46,25 @@ class Measurement:
 
     @property
     def ratio(self) -> float | None:
+        """To the peer, or to the bound if there is no peer."""
         reference = self.peer_images_per_second or self.bound
         return self.images_per_second / reference if reference else None
 
-    def record(self) -> dict[str, Any]:
-        """A JSON object."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        facts = dict(fields.pop("facts"))
-        return {**fields, "ratio": self.ratio, **facts}
-
     def line(self) -> str:
-        """The record as one line of JSON, figures rounded to four digits."""
-        return json.dumps(_rounded(self.record()), allow_nan=False)
+        """One line of JSON, with the facts and the machine; figures rounded to four digits."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        facts = fields.pop("facts")
+        text = json.dumps({**fields, "ratio": self.ratio, **facts, **machine()}, allow_nan=False)
+        return json.dumps(
+            json.loads(text, parse_float=lambda figure: float(f"{float(figure):.4g}"))
+        )
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.4g}")
-    if isinstance(value, Mapping):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return value
+def in_turns(repeats: int, timers: Mapping[str, Callable[[], float]]) -> dict[str, np.ndarray]:
+    """The seconds that each timer returns, float[repeats]. Timers alternate, because the speed of a machine
+    varies."""
+    rounds = [[timer() for timer in timers.values()] for _ in range(repeats)]
+    return dict(zip(timers, np.asarray(rounds).T, strict=True))
 
 
 def time_call(work: Callable[[], Any]) -> float:
@@ -85,59 +82,43 @@ def peak_memory() -> int:
 
 def machine() -> dict[str, Any]:
     """The processor, the cores available to this process, and the versions of JAX."""
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
-    return {"processor": _processor(), "cores": available_cores(), **versions}
-
-
-def _processor() -> str:
-    """The processor's name, or its architecture if the system does not give one."""
-    try:
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        line = next(line for line in lines if line.startswith("model name"))
+        processor = line.partition(":")[2].strip()
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
+    return {"processor": processor, "cores": available_cores(), **versions}
 
 
-_SIDE = 2048
-
-
-def matmul_flops() -> float:
-    """Floating-point operations per second of this machine's cores: a product of two float32[2048,2048], by
+def seconds_per_flop() -> float:
+    """Seconds per floating-point operation of this machine's cores: in a product of two float32[2048,2048] by
     XLA or NumPy's BLAS, whichever is faster now."""
-    x = _operand()
     seconds = []
-    for product in (_xla_product(), lambda: np.matmul(x, x)):
+    for product in _products(2048):
         product()
         seconds.append(time_call(product))
-    return 2.0 * _SIDE**3 / min(seconds)
+    return min(seconds) / (2.0 * 2048**3)
 
 
 @functools.cache
-def _operand() -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(_SIDE, _SIDE)).astype(np.float32)
-
-
-@functools.cache
-def _xla_product() -> Callable[[], Any]:
+def _products(side: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
     import jax
 
-    x = jax.device_put(_operand(), jax.devices("cpu")[0])
-    compiled = jax.jit(lambda x: x @ x).lower(x).compile()
-    return lambda: compiled(x).block_until_ready()
+    x = np.random.default_rng(0).normal(size=(side, side)).astype(np.float32)
+    y = jax.device_put(x, jax.devices("cpu")[0])
+    compiled = jax.jit(lambda y: y @ y).lower(y).compile()
+    return lambda: np.matmul(x, x), lambda: compiled(y).block_until_ready()
 
 
 def format_measurements(rows: Sequence[Measurement]) -> str:
     """The measurements as a table for the console."""
     head = ("what", "images/s", "seconds", "memory", "bound", "peer", "peer images/s", "ratio")
     cells = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
-    left = {0, 5}
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    signs = ["<" if name in ("what", "peer") else ">" for name in head]
     return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
+        "  ".join(f"{c:{s}{w}}" for c, s, w in zip(line, signs, widths, strict=True)).rstrip()
         for line in cells
     )
 

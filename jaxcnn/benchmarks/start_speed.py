@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxcnn.benchmarks.measurement import Measurement, machine
+from jaxcnn.benchmarks.measurement import Measurement
 
 # The beginning of the line that ends each phase.
 PHASES = {
@@ -50,7 +50,7 @@ def measure(options: argparse.Namespace) -> Iterator[Measurement]:
                 what=f"{options.config}, start to first step, {name}",
                 images_per_second=BATCH / seconds,
                 seconds=seconds,
-                facts={"phases": phases, **machine()},
+                facts={"phases": phases},
             )
 
 

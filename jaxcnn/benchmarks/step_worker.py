@@ -1,19 +1,17 @@
-"""The worker process of `step_speed`: one framework, one step per request.
-
-Its argument is a job as JSON. It writes a line of JSON when it is ready, and one for each line `step` on its
-standard input; it exits at the end of the input.
-"""
+"""The worker process of `step_speed`: one framework, one step per request. Imports JAX only to time it."""
 
 from __future__ import annotations
 
-import json
-import sys
+import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from multiprocessing.connection import Connection
 from typing import Any
 
-from jaxcnn.benchmarks.measurement import peak_memory
+from jaxcnn.benchmarks.measurement import peak_memory, time_call
+from jaxcnn.data.loader import available_cores
 from jaxcnn.malloc_tuning import give_back_freed
 
 CLASSES = 1000
@@ -21,49 +19,59 @@ CLASSES = 1000
 _LEARNING_RATE, _MOMENTUM, _DECAY, _AUXILIARY = 1e-4, 0.9, 5e-4, 0.3
 
 
-def main(job: Mapping[str, Any]) -> None:
-    start = time.perf_counter()
-    step = (_torch if job["peer"] else _jax)(job)
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """The settings of one row; `net` names a config."""
+
+    net: str
+    batch: int
+    image_size: int
+    width: float
+    dtype: str
+    mode: str = "inference"  # or "train"
+
+    @property
+    def what(self) -> str:
+        size = f"{self.image_size} px" + (f", width {self.width:g}" if self.width != 1 else "")
+        return f"{self.net} {self.mode}, {self.dtype}, batch {self.batch}, {size}"
+
+    def config(self) -> Mapping[str, Any]:
+        """The resolved config, without evaluations."""
+        from jaxcnn.training import schema
+        from jaxcnn.training.builder import with_classes
+
+        side = self.image_size
+        overrides = [
+            *(f"batch_size={self.batch}", "grad_accum_steps=1", f"model.image_size={side}"),
+            *(f"model.width={self.width}", f"model.dtype={self.dtype}", "evals=()"),
+        ]
+        if side > 256:  # the rescaled image must hold the crop
+            overrides.append(f"augment.scale=({side},{side})")
+        _, config = schema.read_resolved(self.net, overrides)
+        return with_classes(config, config["model"]["num_classes"] or CLASSES)
+
+
+def serve(pipe: Connection, job: Job, layers: list[list[Any]] | None) -> None:
+    """Builds a step and sends facts about it, or the ValueError that prevents it. Then sends (seconds of a
+    step, peak memory) for each True received, until the pipe is closed.
+
+    Args:
+        layers: PyTorch's net (see `layer_list`); None times jaxcnn.
+    """
+    try:
+        step, facts = _torch(job, layers) if layers else _jax(job)
+    except ValueError as error:
+        pipe.send(error)
+        return
     step()
-    _write({"ready": time.perf_counter() - start, **step.facts})
-    for _ in sys.stdin:
-        step()  # the caches hold the other framework's data
-        start = time.perf_counter()
-        step()
-        _write({"seconds": time.perf_counter() - start, "memory_bytes": peak_memory()})
+    pipe.send(facts)
+    with contextlib.suppress(EOFError):
+        while pipe.recv():
+            step()  # the caches hold the other framework's data
+            pipe.send((time_call(step), peak_memory()))
 
 
-def _write(answer: Mapping[str, Any]) -> None:
-    print(json.dumps(answer), flush=True)
-
-
-class _Step:
-    """A step that waits for its result, and facts about it."""
-
-    def __init__(self, call: Callable[[], Any], **facts: Any) -> None:
-        self._call, self.facts = call, facts
-
-    def __call__(self) -> None:
-        self._call()
-
-
-def config_of(job: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The resolved config of a job."""
-    from jaxcnn.training import schema
-    from jaxcnn.training.builder import with_classes
-
-    side, width, dtype = job["image_size"], job["width"], job["dtype"]
-    overrides = [
-        *(f"batch_size={job['batch']}", "grad_accum_steps=1", f"model.image_size={side}"),
-        *(f"model.width={width}", f"model.dtype={dtype}", "evals=()"),  # no evaluation
-    ]
-    if side > 256:  # the rescaled image must hold the crop
-        overrides.append(f"augment.scale=({side},{side})")
-    _, config = schema.read_resolved(job["net"], overrides)
-    return with_classes(config, config["model"]["num_classes"] or CLASSES)
-
-
-def _jax(job: Mapping[str, Any]) -> _Step:
+def _jax(job: Job) -> tuple[Callable[[], Any], dict[str, Any]]:
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -72,12 +80,17 @@ def _jax(job: Mapping[str, Any]) -> _Step:
     from jaxcnn.training.experiment import synthetic_batch
     from jaxcnn.training.train_state import draw_params
 
-    config = config_of(job)
-    experiment = build_experiment(config)
+    experiment = build_experiment(job.config())
+    device = jax.devices()[0]
+    facts = {
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": len(jax.devices()),
+    }
     start = time.perf_counter()
-    if job["mode"] == "train":
+    if job.mode == "train":
         compiled = experiment.lower_train().compile()
-        facts = {"compile_seconds": time.perf_counter() - start, **_device(jax)}
+        facts["compile_seconds"] = time.perf_counter() - start
         give_back_freed()  # as in training
         state, batch = experiment.fresh_state(), synthetic_batch(experiment)
         controls = experiment.put_controls(_LEARNING_RATE)
@@ -87,10 +100,9 @@ def _jax(job: Mapping[str, Any]) -> _Step:
             state, sums = compiled(state, batch, controls)
             jax.block_until_ready((state, sums))
 
-        return _Step(train, **facts)
+        return train, facts
     net, options = experiment.net, experiment.placement.compiler_options
-    shape = (experiment.config["batch_size"], net.image_size, net.image_size, 3)
-    images = jnp.zeros(shape, jnp.float32) + 1.0
+    images = jnp.ones((job.batch, net.image_size, net.image_size, 3), jnp.float32)
     # From the host, like a checkpoint's: drawing them on the device takes more memory than the forward pass.
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(partial(draw_params, net), jax.random.key(0))
@@ -103,43 +115,35 @@ def _jax(job: Mapping[str, Any]) -> _Step:
     variables = {"params": jax.tree.map(put, shapes)}
     forward = jax.jit(lambda v, x: net.apply(v, x)[0], compiler_options=options)
     compiled = forward.lower(variables, images).compile()
-    facts = {"compile_seconds": time.perf_counter() - start, **_device(jax)}
+    facts["compile_seconds"] = time.perf_counter() - start
     give_back_freed()
-    return _Step(lambda: compiled(variables, images).block_until_ready(), **facts)
+    return lambda: compiled(variables, images).block_until_ready(), facts
 
 
-def _device(jax: Any) -> dict[str, Any]:
-    device = jax.devices()[0]
-    return {
-        "platform": device.platform,
-        "device": device.device_kind,
-        "devices": len(jax.devices()),
-    }
-
-
-def _torch(job: Mapping[str, Any]) -> _Step:
+def _torch(job: Job, layers: list[list[Any]]) -> tuple[Callable[[], Any], dict[str, Any]]:
     from jaxcnn.benchmarks.torch_net import build_torch, import_torch
 
     torch = import_torch("torch")
-    torch.set_num_threads(job["cores"])
-    net, dtype = build_torch(job["layers"]), getattr(torch, job["dtype"])
-    layout = {"memory_format": torch.channels_last}
-    side = job["image_size"]
-    images = (torch.randn(job["batch"], 3, side, side) * 50).contiguous(**layout)
-    labels = torch.randint(0, job["classes"], (job["batch"],))
+    torch.set_num_threads(available_cores())
+    net, dtype = build_torch(layers), getattr(torch, job.dtype)
+    side = job.image_size
+    images = torch.randn(job.batch, 3, side, side) * 50
+    images = images.contiguous(memory_format=torch.channels_last)
     facts = {"version": f"PyTorch {torch.__version__}"}
     half = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
-    if job["mode"] == "inference":
+    if job.mode == "inference":
         net.eval()
 
         def infer() -> None:
             with torch.inference_mode(), half:
                 net(images)
 
-        return _Step(infer, **facts)
+        return infer, facts
     update = torch.optim.SGD(
         net.parameters(), _LEARNING_RATE, momentum=_MOMENTUM, weight_decay=_DECAY, foreach=True
     )
+    *_, classes = layers[-1]
+    labels = torch.randint(0, classes, (job.batch,))
     entropy = torch.nn.functional.cross_entropy
 
     def train() -> None:
@@ -151,12 +155,4 @@ def _torch(job: Mapping[str, Any]) -> _Step:
         loss.backward()
         update.step()
 
-    return _Step(train, **facts)
-
-
-if __name__ == "__main__":
-    try:
-        main(json.loads(sys.argv[1]))
-    except ValueError as error:
-        _write({"error": str(error)})
-        sys.exit(1)
+    return train, facts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,134 +26,88 @@ def import_torch(name: str) -> Any:
 
 
 def build_torch(layers: list[list[Any]]) -> Any:
-    """A torch.nn.Module: images float[B,3,H,W] -> (logits, auxiliary logits, which are [] in eval mode)."""
-    torch = import_torch("torch")
+    """A torch.nn.Module: images float[B,3,H,W] -> (logits, auxiliary logits, which are [] in eval mode).
 
-    class Net(torch.nn.Module):
-        def __init__(self) -> None:
+    Its `named_layers` are the modules with parameters, by their names in the layer list.
+    """
+    torch = import_torch("torch")
+    nn = torch.nn
+    named: dict[str, Any] = {}
+    heads: list[Any] = []
+
+    class Towers(nn.Module):
+        """A layer of each tower."""
+
+        def __init__(self, layer: Any, count: int) -> None:
             super().__init__()
-            self.layers = torch.nn.ModuleDict()
-            self.heads: list[Any] = []
-            self.run = _sequence(self, layers)
+            self.layer, self.count = layer, count
+
+        def forward(self, x: Any) -> Any:
+            return torch.cat([self.layer(tower) for tower in x.chunk(self.count, 1)], 1)
+
+    class Concat(nn.ModuleList):
+        def forward(self, x: Any) -> Any:
+            return torch.cat([branch(x) for branch in self], 1)
+
+    class Auxiliary(nn.Sequential):
+        """Passes images on; in training, a head of the net."""
+
+        def forward(self, x: Any) -> Any:
+            if self.training:
+                heads.append(super().forward(x))
+            return x
+
+    class Net(nn.Sequential):
+        named_layers = named
 
         def forward(self, x: Any) -> tuple[Any, list[Any]]:
-            self.heads = []
-            return self.run(x), self.heads
+            heads.clear()
+            return super().forward(x), list(heads)
 
-    return Net().to(memory_format=torch.channels_last)
+    def conv(
+        name: str, ins: int, outs: int, side: int, stride: int, before: int, after: int, groups: int
+    ) -> Any:
+        same = before if before == after else 0
+        named[name] = layer = nn.Conv2d(ins, outs, side, stride, same, groups=groups)
+        pad = nn.ZeroPad2d((before, after, before, after))
+        return layer if before == after else nn.Sequential(pad, layer)
 
+    def linear(name: str, ins: int, outs: int) -> Any:
+        named[name] = nn.Linear(ins, outs)
+        return nn.Sequential(nn.Flatten(), named[name])
 
-def _sequence(net: Any, layers: list[list[Any]]) -> Callable[[Any], Any]:
-    steps = [_KINDS[kind](net, *arguments) for kind, *arguments in layers]
+    def max_pool(side: int, stride: int, before: int, after: int) -> Any:
+        """The papers' pools pad both sides equally or follow Caffe's ceil rule."""
+        return nn.MaxPool2d(side, stride, before, ceil_mode=after > before)
 
-    def run(x: Any) -> Any:
-        for step in steps:
-            x = step(x)
-        return x
+    def lrn(n: int, alpha: float, beta: float, k: float, towers: int) -> Any:
+        layer = nn.LocalResponseNorm(n, alpha * n, beta, k)
+        return layer if towers == 1 else Towers(layer, towers)
 
-    return run
+    kinds = {
+        "conv": conv,
+        "linear": linear,
+        "relu": lambda: nn.ReLU(inplace=True),
+        "max_pool": max_pool,
+        "average_pool": nn.AvgPool2d,
+        "lrn": lrn,
+        "dropout": nn.Dropout,
+        "concat": lambda *branches: Concat([nn.Sequential(*built(branch)) for branch in branches]),
+        "auxiliary": lambda layers: Auxiliary(*built(layers)),
+    }
 
+    def built(layers: list[list[Any]]) -> list[Any]:
+        return [kinds[kind](*arguments) for kind, *arguments in layers]
 
-def _conv(
-    net: Any,
-    name: str,
-    ins: int,
-    outs: int,
-    side: int,
-    stride: int,
-    before: int,
-    after: int,
-    groups: int,
-) -> Callable[[Any], Any]:
-    torch = import_torch("torch")
-    same = before if before == after else 0
-    conv = torch.nn.Conv2d(ins, outs, side, stride, same, groups=groups)
-    net.layers[_key(name)] = conv
-    if before == after:
-        return conv
-    return lambda x: conv(torch.nn.functional.pad(x, (before, after, before, after)))
-
-
-def _linear(net: Any, name: str, ins: int, outs: int) -> Callable[[Any], Any]:
-    linear = net.layers[_key(name)] = import_torch("torch").nn.Linear(ins, outs)
-    return lambda x: linear(x.flatten(1))
-
-
-def _relu(net: Any) -> Callable[[Any], Any]:
-    del net
-    return lambda x: import_torch("torch").nn.functional.relu(x, inplace=True)
-
-
-def _max_pool(net: Any, side: int, stride: int, before: int, after: int) -> Callable[[Any], Any]:
-    """The papers' pools pad both sides equally or follow Caffe's ceil rule."""
-    del net
-    pool = import_torch("torch").nn.functional.max_pool2d
-    return lambda x: pool(x, side, stride, before, ceil_mode=after > before)
-
-
-def _average_pool(net: Any, side: int, stride: int) -> Callable[[Any], Any]:
-    del net
-    return lambda x: import_torch("torch").nn.functional.avg_pool2d(x, side, stride)
-
-
-def _lrn(
-    net: Any, n: int, alpha: float, beta: float, k: float, towers: int
-) -> Callable[[Any], Any]:
-    del net
-    torch = import_torch("torch")
-
-    def norm(x: Any) -> Any:
-        return torch.nn.functional.local_response_norm(x, n, alpha * n, beta, k)
-
-    if towers == 1:
-        return norm
-    return lambda x: torch.cat([norm(part) for part in x.chunk(towers, 1)], 1)
-
-
-def _dropout(net: Any, rate: float) -> Callable[[Any], Any]:
-    return lambda x: import_torch("torch").nn.functional.dropout(x, rate, net.training)
-
-
-def _concat(net: Any, *branches: list[list[Any]]) -> Callable[[Any], Any]:
-    runs = [_sequence(net, branch) for branch in branches]
-    return lambda x: import_torch("torch").cat([run(x) for run in runs], 1)
-
-
-def _auxiliary(net: Any, layers: list[list[Any]]) -> Callable[[Any], Any]:
-    head = _sequence(net, layers)
-
-    def run(x: Any) -> Any:
-        if net.training:
-            net.heads.append(head(x))
-        return x
-
-    return run
-
-
-_KINDS: dict[str, Callable[..., Callable[[Any], Any]]] = {
-    "conv": _conv,
-    "linear": _linear,
-    "relu": _relu,
-    "max_pool": _max_pool,
-    "average_pool": _average_pool,
-    "lrn": _lrn,
-    "dropout": _dropout,
-    "concat": _concat,
-    "auxiliary": _auxiliary,
-}
-
-
-def _key(name: str) -> str:
-    """A module name without slashes, which PyTorch rejects."""
-    return name.replace("/", "__")
+    return Net(*built(layers)).to(memory_format=torch.channels_last)
 
 
 def copy_params(net: Any, params: Mapping[str, Any]) -> None:
     """Copies the JAX net's parameters, {layer: {kernel, bias}}, nested for inception modules, into `net`."""
     torch = import_torch("torch")
-    for name, module in net.layers.items():
+    for name, module in net.named_layers.items():
         leaves: Any = params
-        for part in name.split("__"):
+        for part in name.split("/"):
             leaves = leaves[part]
         kernel = np.moveaxis(np.asarray(leaves["kernel"]), (3, 2), (0, 1))  # to (k, c, h, w)
         weight = torch.from_numpy(np.ascontiguousarray(kernel.reshape(module.weight.shape)))

@@ -5,12 +5,11 @@ arguments of one callable, and a few plain keys (`PLAIN`). The signature of the 
 its section, so no second list has to be maintained.
 """
 
-from jaxcnn.config.checking import PLAIN, Sections, build_section, parameters, resolve
+from jaxcnn.config.checking import Sections, build_section, parameters, resolve
 from jaxcnn.config.files import (
     CONFIGS,
     MAY_DIFFER,
     ConfigError,
-    difference,
     execute,
     find_config,
     forbidden_difference,
@@ -25,11 +24,9 @@ from jaxcnn.config.values import parse, typed
 __all__ = [
     "CONFIGS",
     "MAY_DIFFER",
-    "PLAIN",
     "ConfigError",
     "Sections",
     "build_section",
-    "difference",
     "execute",
     "find_config",
     "forbidden_difference",

@@ -14,6 +14,7 @@ from typing import Any
 import ml_collections
 
 from jaxcnn.config.migration import migrate
+from jaxcnn.config.values import flatten, plain
 
 # Keys that may differ when a run resumes in its workdir. The update rule and the data may not.
 MAY_DIFFER = ("epochs", "evals", "checkpoint", "log", "mesh")
@@ -77,49 +78,29 @@ def read_config(path: Path) -> dict[str, Any]:
     return plain(config)
 
 
-def plain(config: Any) -> Any:
-    """`config` with every ConfigDict as a dict and every list as a tuple, as `load_config` returns it."""
-    if isinstance(config, ml_collections.ConfigDict):
-        config = config.to_dict()
-    if isinstance(config, Mapping):
-        return {str(k): plain(v) for k, v in config.items()}
-    if isinstance(config, list | tuple):
-        return tuple(plain(v) for v in config)
-    return config
-
-
-def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The keys whose values differ, each as `key: old -> new`."""
-    lines = []
-    for key in sorted({*old, *new}):
-        a, b = old.get(key, "(absent)"), new.get(key, "(absent)")
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += difference(a, b, f"{prefix}{key}.")
-        elif plain(a) != plain(b):
-            lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
-    return lines
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The keys whose values differ, each as `section.key: old -> new`."""
+    a, b, absent = flatten(old), flatten(new), "(absent)"
+    return [
+        f"{key}: {a.get(key, absent)!r} -> {b.get(key, absent)!r}"
+        for key in sorted({*a, *b})
+        if a.get(key, absent) != b.get(key, absent)
+    ]
 
 
 def forbidden_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The differences that prevent a run from resuming in its workdir."""
-    old, new = plain(old), plain(new)
-    lines = difference(_binding(old), _binding(new))
     # The first row evaluates the held-out images, which choose the best checkpoint and plateau drops.
-    if new.get("data", {}).get("held_out") and old.get("evals") and new.get("evals"):
-        first = [
-            {k: v for k, v in c["evals"][0].items() if k != "every_epochs"} for c in (old, new)
-        ]
-        lines += difference(*first, prefix="evals[0].")
-    return lines
+    first_row = new.get("data", {}).get("held_out") and old.get("evals") and new.get("evals")
 
+    def binding(config: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {k: v for k, v in config.items() if k not in MAY_DIFFER}
+        if first_row:
+            kept["evals[0]"] = {**config["evals"][0], "every_epochs": None}
+        # Only a fresh run reads init.from_run, and run.json records it: the folder of a chain may move.
+        return {**flatten(kept), "init.from_run": None}
 
-def _binding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that must not change. `init.from_run` matters only for a fresh run, and run.json records it,
-    so the folder of a chain may be moved."""
-    kept = {k: v for k, v in config.items() if k not in MAY_DIFFER}
-    if "init" in kept:
-        kept["init"] = {k: v for k, v in kept["init"].items() if k != "from_run"}
-    return kept
+    return difference(binding(old), binding(new))
 
 
 def save_config(config: Mapping[str, Any], path: Path) -> None:
@@ -129,27 +110,16 @@ def save_config(config: Mapping[str, Any], path: Path) -> None:
 
 def load_config(path: Path) -> dict[str, Any]:
     """Reads a resolved config that `save_config` of this or an earlier version wrote (see `migrate`)."""
-    return plain(migrate(json.loads(path.read_text())))
+    return migrate(json.loads(path.read_text()))
 
 
 def format_config(
     config: Mapping[str, Any], given: Mapping[str, Any], overrides: Sequence[str]
 ) -> str:
     """The resolved config as text, one key per line, with the origin of each value."""
-    typed = {text.partition("=")[0] for text in overrides}
-    lines = []
+    typed, in_file = {text.partition("=")[0] for text in overrides}, flatten(given)
 
-    def walk(node: Mapping[str, Any], source: Any, prefix: str) -> None:
-        for key, value in node.items():
-            inside = source.get(key) if isinstance(source, Mapping) else None
-            if isinstance(value, Mapping):
-                walk(value, inside, f"{prefix}{key}.")
-                continue
-            name = prefix + key
-            origin = (
-                "command line" if name in typed else "file" if inside is not None else "default"
-            )
-            lines.append(f"{name} = {value!r}  # {origin}")
+    def origin(key: str) -> str:
+        return "command line" if key in typed else "file" if key in in_file else "default"
 
-    walk(config, plain(given), "")
-    return "\n".join(lines)
+    return "\n".join(f"{k} = {v!r}  # {origin(k)}" for k, v in flatten(config).items())

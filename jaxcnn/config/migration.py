@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jaxcnn.config.values import flatten
+
 # Old key -> new key.
 RENAMED_KEYS: dict[str, str] = {
     "loss.accumulate": "grad_accum_steps",
@@ -34,22 +36,14 @@ REMOVED_KEYS: dict[str, Any] = {}
 
 def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
     """A saved config (nested dicts of plain values) with current keys and values."""
-    migrated = {k: dict(v) if isinstance(v, Mapping) else v for k, v in config.items()}
-    for old, new in RENAMED_KEYS.items():
-        section, key = _find(migrated, old)
-        if key in section:
-            if "." in new:
-                migrated.setdefault(new.partition(".")[0], {})
-            target, name = _find(migrated, new)
-            target[name] = section.pop(key)
-    for path in RENAMED_VALUES:
-        section, key = _find(migrated, path)
-        if key in section:
-            section[key] = new_value(path, section[key])
-    for path, harmless in REMOVED_KEYS.items():
-        section, key = _find(migrated, path)
-        if key in section and (harmless is ANY or section[key] == harmless):
-            del section[key]
+    migrated: dict[str, Any] = {}
+    for old, value in flatten(config).items():
+        if old in REMOVED_KEYS and REMOVED_KEYS[old] in (ANY, value):
+            continue
+        key = RENAMED_KEYS.get(old, old)
+        section, _, name = key.rpartition(".")
+        target = migrated.setdefault(section, {}) if section else migrated
+        target[name] = new_value(key, value)
     return migrated
 
 
@@ -59,12 +53,3 @@ def new_value(key: str, value: Any) -> Any:
         if type(value) is type(old) and value == old:  # True == 1.0 must not match
             return new
     return value
-
-
-def _find(config: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
-    """(the dict that holds the key `path`, an empty dict if there is none; the key's name in it)."""
-    section, _, key = path.rpartition(".")
-    if not section:
-        return config, key
-    found = config.get(section)
-    return (found if isinstance(found, dict) else {}), key

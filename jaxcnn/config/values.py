@@ -1,80 +1,88 @@
-"""Values of config keys: parsing of overrides, and conversion to the type of a key."""
+"""Values of config keys: plain Python values, flat names, parsing of overrides, conversion to types."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
-from jaxcnn.config.files import plain
+import ml_collections
+
+
+def plain(config: Any) -> Any:
+    """`config` with every ConfigDict as a dict and every list as a tuple, as `load_config` returns it."""
+    if isinstance(config, ml_collections.ConfigDict):
+        config = config.to_dict()
+    if isinstance(config, Mapping):
+        return {str(k): plain(v) for k, v in config.items()}
+    if isinstance(config, list | tuple):
+        return tuple(plain(v) for v in config)
+    return config
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with its sections flattened: `{"optim.momentum": 0.9}`."""
+    flat: dict[str, Any] = {}
+    for key, value in plain(config).items():
+        flat |= (
+            {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+        )
+    return flat
 
 
 def parse(text: str, kind: Any) -> Any:
     """The value of an override's text: a Python literal, or else the text itself."""
     if kind is str:
         return text
-    if kind is bool and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return plain(ast.literal_eval(text))
-    except (ValueError, SyntaxError):
-        return text
+    with contextlib.suppress(ValueError, SyntaxError):
+        return plain(ast.literal_eval(text.capitalize() if kind is bool else text))
+    return text
 
 
 def typed(key: str, value: Any, kind: Any, errors: list[str]) -> Any:
     """`value` converted to type `kind`; appends to `errors` if that is not possible."""
-    ok, value = _convert(value, kind)
-    if not ok:
-        origin = typing.get_origin(kind)
-        hint = (
-            f"; for one value: ({value!r},)" if origin is tuple and isinstance(value, str) else ""
-        )
-        if origin is tuple and isinstance(value, int):
-            any_length = typing.get_args(kind)[-1] is Ellipsis
+    try:
+        return convert(value, kind)
+    except TypeError:
+        hint, arguments = "", typing.get_args(kind)
+        if typing.get_origin(kind) is tuple and isinstance(value, str):
+            hint = f"; for one value: ({value!r},)"
+        elif typing.get_origin(kind) is tuple and isinstance(value, int):
+            any_length = arguments[-1] is Ellipsis
             hint = f"; such as ({value},)" if any_length else f"; such as ({value}, {value})"
         errors.append(f"{key} must be {spell(kind)}, got {value!r}{hint}")
-    return value
+        return value
 
 
-def _convert(value: Any, kind: Any) -> tuple[bool, Any]:
-    """Whether `value` is of type `kind`, and the value as that type (1e2 is a valid int)."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return True, value
-    if origin is typing.Literal:
-        return value in arguments, value
-    if origin in (typing.Union, types.UnionType):
+def convert(value: Any, kind: Any) -> Any:
+    """`value` as type `kind`: a class, `tuple[...]` or a union. An int is a valid float, and 1e2 a valid int.
+
+    Raises:
+        TypeError: it is of another type.
+    """
+    arguments = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
         for option in arguments:
-            ok, converted = _convert(value, option)
-            if ok:
-                return True, converted
-        return False, value
-    if kind is type(None):
-        return value is None, value
-    if origin is tuple or kind is tuple:
-        if not isinstance(value, tuple):
-            return False, value
-        if not arguments:
-            return True, value
-        if arguments[-1] is Ellipsis:
-            pairs = [_convert(v, arguments[0]) for v in value]
-        else:
-            if len(value) != len(arguments):
-                return False, value
-            pairs = [_convert(v, a) for v, a in zip(value, arguments, strict=True)]
-        return all(ok for ok, _ in pairs), tuple(v for _, v in pairs)
-    if isinstance(value, bool) or kind is bool:
-        return isinstance(value, bool) and kind is bool, value
-    if kind is float and isinstance(value, int | float):
-        return True, float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return True, int(value)
-    return isinstance(value, kind) if isinstance(kind, type) else True, value
+            with contextlib.suppress(TypeError):
+                return convert(value, option)
+    elif arguments:
+        if isinstance(value, tuple):
+            kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+            if len(kinds) == len(value):
+                return tuple(map(convert, value, kinds))
+    elif isinstance(value, bool) == (kind is bool):  # True is no int here
+        if kind is float and isinstance(value, int):
+            return float(value)
+        if kind is int and isinstance(value, float) and value.is_integer():
+            return int(value)
+        if isinstance(value, kind):
+            return value
+    raise TypeError(f"{value!r} is not {spell(kind)}")
 
 
 def spell(kind: Any) -> str:
     """A type as text for error messages."""
-    if typing.get_origin(kind) is typing.Literal:
-        return "one of " + ", ".join(repr(a) for a in typing.get_args(kind))
-    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+    return kind.__name__ if type(kind) is type else str(kind)

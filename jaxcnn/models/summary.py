@@ -140,11 +140,34 @@ def _with_paper(rows: Sequence[Row], printed: Mapping[str, tuple[PaperFigure, ..
     ]
 
 
+def called_modules(net: Net) -> tuple[dict[str, list[nn.Module]], Any]:
+    """(the module of each call in training by path, in the order of first calls; abstract parameters)."""
+    calls: dict[str, list[nn.Module]] = {}
+
+    def record(call, args, kwargs, context):
+        if context.method_name == "__call__" and context.module.path:
+            calls.setdefault("/".join(context.module.path), []).append(context.module)
+        return call(*args, **kwargs)
+
+    return calls, _init_abstract(net, record)
+
+
+def _init_abstract(net: Net, interceptor: Any) -> Any:
+    """Abstract parameters of the training form, from an init with calls of modules intercepted."""
+    net = net.clone(remat=False)
+
+    def init(key):
+        images = jnp.zeros((1, net.image_size, net.image_size, 3), jnp.float32)
+        with nn.intercept_methods(interceptor):
+            return net.init({"params": key, "dropout": key}, images, train=True)
+
+    return jax.eval_shape(init, jax.random.key(0))["params"]
+
+
 @functools.cache
 def _trace(net: Net) -> tuple[Row, ...]:
     """A row for each module that the training form of the net calls, in order. Cached: a run asks three
     times, and nothing else in a summary takes as long."""
-    net = net.clone(remat=False)
     calls: dict[str, Row] = {}
     # By id(array); the dict keeps the array alive, so that no other array takes its id.
     known: dict[int, tuple[jax.Array, ReceptiveField]] = {}
@@ -164,12 +187,7 @@ def _trace(net: Net) -> tuple[Row, ...]:
         known[id(result)], last = (result, row.field), row.field
         return result
 
-    def init(key):
-        images = jnp.zeros((1, net.image_size, net.image_size, 3), jnp.float32)
-        with nn.intercept_methods(record):
-            return net.init({"params": key, "dropout": key}, images, train=True)
-
-    params = jax.eval_shape(init, jax.random.key(0))["params"]
+    params = _init_abstract(net, record)
     rows = [_counted(row, params) for row in calls.values()]
     return tuple(_summed(row, rows) if row.kind in CONTAINERS else row for row in rows)
 

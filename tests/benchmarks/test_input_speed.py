@@ -72,5 +72,7 @@ def test_the_first_batches_are_not_timed(monkeypatch):
             seen.append(next(clock))
             yield
 
-    assert input_speed._steady(batches(), 5) == 6 / 5  # ticks: five batches and the reading itself
+    assert (
+        input_speed.steady_seconds(batches(), 5) == 6 / 5
+    )  # ticks: five batches and the reading itself
     assert len(seen) == input_speed.AHEAD + 5

@@ -15,17 +15,6 @@ from tests.models.narrow import picture, quick_jit, random_variables
 
 # GoogLeNet's with its auxiliary heads: performance.md, A1.
 WITH_HEADS = {"googlenet": 13_378_280}
-NAMES = (
-    "alexnet",
-    "alexnet_one_gpu",
-    "vgg_a",
-    "vgg_a_lrn",
-    "vgg_b",
-    "vgg_c",
-    "vgg_d",
-    "vgg_e",
-    "googlenet",
-)
 
 
 def parameters(layers):
@@ -43,16 +32,21 @@ def parameters(layers):
     return count
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["alexnet", "alexnet_one_gpu", "vgg_a_lrn", "googlenet"])
 def test_parameter_counts(name):
     facts = FACTS[name]
     found = parameters(layer_list(build(facts.net, **facts.fields)))
     assert found == WITH_HEADS.get(name, facts.parameters)
 
 
-def test_variants_have_no_peer():
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [("cuda_convnet", {}), ("alexnet", {"activation": "tanh"}), ("googlenet", {"module": "naive"})],
+)
+def test_other_layers_and_activations_have_no_peer(name, variant):
+    size = 24 if name == "cuda_convnet" else 67
     with pytest.raises(ValueError, match="no peer can be built of"):
-        layer_list(build("googlenet", module="naive"))
+        layer_list(build(name, image_size=size, **variant))
 
 
 def test_missing_peer_names_the_install_command():
