@@ -43,12 +43,8 @@ def get_config() -> ConfigDict:
             },
             "evals": (
                 {"name": "centre", "scale": 32, "every_epochs": 10.0},
-                {
-                    "name": "multi_crop",
-                    "scales": (32,),
-                    "grid": 3,
-                    "flip": False,
-                },  # file: nine views
+                # file: nine crops
+                {"name": "multi_crop", "scales": (32,), "grid": 3, "flip": False},
             ),
             "checkpoint": {"every_epochs": 10.0},
         }

@@ -25,18 +25,13 @@ def get_config() -> ConfigDict:
                 "aspect_law": "log_uniform",  # unstated; symmetric in wide and tall. Or 'uniform'
                 "interpolation": ("bilinear", "area", "nearest", "cubic"),  # section 6
                 "flip": 0.5,  # unstated; BVLC bvlc_googlenet
-                "color_jitter": (
-                    0.5,
-                    1.5,
-                ),  # section 6 cites Howard (arXiv 1312.5402): factors 0.5 to 1.5
+                # section 6 cites Howard (arXiv 1312.5402): factors 0.5 to 1.5
+                "color_jitter": (0.5, 1.5),
                 "pca": "unit",  # Howard's last distortion: Krizhevsky et al. 2012, section 4.1
                 "pca_std": 0.1,
                 "statistics": "imagenet",  # for 'pca': Krizhevsky's values (cuda-convnet2)
-                "mean": (
-                    123.0,
-                    117.0,
-                    104.0,
-                ),  # section 5: mean subtraction; values: BVLC bvlc_googlenet
+                # section 5: mean subtraction; values: BVLC bvlc_googlenet
+                "mean": (123.0, 117.0, 104.0),
             },
             "loss": {"auxiliary_weight": 0.3},  # section 5
             "optim": {

@@ -32,11 +32,8 @@ def get_config() -> ConfigDict:
                 "pca": "unit",
                 "pca_std": 0.1,
                 "statistics": "imagenet",  # for 'pca': Krizhevsky's values (cuda-convnet2)
-                "mean": (
-                    123.68,
-                    116.779,
-                    103.939,
-                ),  # section 2.1: the mean RGB value; values: readme of the released weights
+                # section 2.1: the mean RGB value; values: readme of the released weights
+                "mean": (123.68, 116.779, 103.939),
             },
             "optim": {
                 "name": "momentum",

@@ -35,10 +35,7 @@ def get_comparisons() -> dict[str, dict]:
             "overrides": COMMON,
             "variants": {
                 "base": {},
-                **{
-                    f"no {name}": {"model.drop_layer": name} for name in ("conv2", "conv3", "conv4")
-                },
-                "no conv5": {"model.drop_layer": "conv5"},
+                **{f"no conv{n}": {"model.drop_layer": f"conv{n}"} for n in (2, 3, 4, 5)},
             },
             "seeds": (0, 1),
         },

@@ -51,14 +51,20 @@ def measure(options: argparse.Namespace) -> Iterator[Measurement]:
     # All repeats, the first turn, and the step that ends the last turn.
     steps = max(options.repeats * options.steps, TURN) + TURN + 1
     side, batch = options.image_size, options.batch
-    overrides = [
-        *("data.source=synthetic:4", "model.column=A", f"model.width={options.width}"),
-        *(f"model.image_size={side}", f"augment.scale=({side},{side})"),
-        *(f"batch_size={batch}", f"epochs={steps * batch / 256}", "log.tensorboard=False"),
-        *("checkpoint.every_epochs=1e9", "evals=()"),
-    ]
-    _, config = schema.read_resolved("quickstart", overrides)
-    data = open_data(config["data"]["source"])
+    data = open_data("synthetic:4")
+    overrides = {
+        "data.source": "synthetic:4",
+        "model.column": "A",
+        "model.width": options.width,
+        "model.image_size": side,
+        "augment.scale": (side, side),
+        "batch_size": batch,
+        "epochs": steps * batch / len(data.train),
+        "log.tensorboard": False,
+        "checkpoint.every_epochs": 1e9,
+        "evals": (),
+    }
+    _, config = schema.read_resolved("quickstart", [f"{k}={v}" for k, v in overrides.items()])
     experiment = build_experiment(with_classes(config, 4))
     yield _overhead(experiment, data, options)
     yield _data_wait(experiment, data, options)

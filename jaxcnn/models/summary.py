@@ -16,7 +16,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.layers import Conv, FullyConnected
 from jaxcnn.models.net import Net
 from jaxcnn.models.paper_figures import PaperFigure, paper_rows, paper_totals
 from jaxcnn.models.vgg import VGG
@@ -282,20 +281,15 @@ def score_map_macs(net: Net, height: int, width: int) -> int:
     def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         nonlocal total
         output = call(*args, **kwargs)
-        if context.method_name == "__call__" and isinstance(context.module, Conv | FullyConnected):
+        if context.method_name == "__call__" and type(context.module).__name__ in WEIGHTED:
             kernel = context.module.variables["params"]["kernel"].shape
-            total += math.prod(output.shape) * math.prod(kernel[:-1])
+            total += math.prod(output.shape) * math.prod(kernel[-4:-1])
         return output
 
-    side = net.image_size
-    variables = jax.eval_shape(
-        lambda: net.init(jax.random.key(0), jnp.zeros((1, side, side, 3), jnp.float32))
-    )
-
-    def trace(variables: Any) -> Any:
+    def trace(key: Any) -> Any:
         image, size = jnp.zeros((1, height, width, 3), jnp.float32), jnp.array([[height, width]])
-        return net.apply(variables, image, size, method="score_map")
+        return net.init(key, image, size, method="score_map")
 
     with nn.intercept_methods(record):
-        jax.eval_shape(trace, variables)
+        jax.eval_shape(trace, jax.random.key(0))
     return total
