@@ -26,7 +26,7 @@ lint: $(READY)           ## format in place, then check style and types
 
 docs: $(READY)           ## the documentation as a site in site/, which needs no network to read
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[docs]'
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:                   ## remove the environment, every run and the site
 	rm -rf .venv runs site

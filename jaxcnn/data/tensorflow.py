@@ -32,6 +32,8 @@ def load_tensorflow() -> Any:
       DataError: TensorFlow was started earlier in this process and holds an accelerator.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # oneDNN does not decode images. Turned off, TensorFlow does not print a notice about it at each start.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     # Neither TensorFlow nor TFDS should probe for a Google Cloud metadata server.
     os.environ.setdefault("NO_GCE_CHECK", "true")
     # Importing Keras takes half of TensorFlow's start-up time. TensorFlow skips that import when the legacy
