@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import inspect
 import math
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxcnn.config.files import ConfigError
@@ -106,6 +107,7 @@ def build_section(name: str, section: Mapping[str, Any], sections: Sections) -> 
     return target(**kwargs)
 
 
+@functools.cache
 def parameters(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """The config keys of a callable: name -> (type, default or `inspect.Parameter.empty`)."""
     hints = typing.get_type_hints(target)
@@ -120,20 +122,18 @@ def _override(config: dict[str, Any], text: str, sections: Sections, errors: lis
     """Applies `section.key=value` to `config` in place."""
     path, equals, value = text.partition("=")
     name, _, key = path.rpartition(".")
+    known = _known_keys(config, sections)
     if not equals:
         errors.append(f"--config.{text} needs a value: --config.{path}=VALUE")
     elif name and name not in sections:
-        errors.append(_unknown(path, _known_keys(config, sections)))
+        errors.append(_unknown(path, known))
     elif path in sections:
         errors.append(f"{path} is a section; set its keys one by one: --config.{path}.KEY=VALUE")
-    elif not name:
-        config[key] = parse(value, PLAIN.get(key, (Any,))[0])
-    elif key == "name" and isinstance(sections[name], Mapping):
+    elif key == "name" and path in known:
         config[name] = _renamed(config.get(name, {}), value, sections[name])
     else:
-        section = config.setdefault(name, {})
-        kind = _accepted(section, sections[name]).get(key, (Any,))[0]
-        section[key] = parse(value, kind)
+        section = config.setdefault(name, {}) if name else config
+        section[key] = parse(value, known.get(path, Any))
 
 
 def _renamed(section: Mapping[str, Any], name: str, target: Any) -> dict[str, Any]:
@@ -148,25 +148,23 @@ def _renamed(section: Mapping[str, Any], name: str, target: Any) -> dict[str, An
     return kept
 
 
-def _accepted(section: Any, target: Any) -> dict[str, tuple[Any, Any]]:
-    """The config keys of a section; {} if its `name` is missing or unknown."""
-    if isinstance(target, Mapping):
-        target = target.get(section.get("name")) if isinstance(section, Mapping) else None
-    return parameters(target) if target else {}
-
-
-def _known_keys(given: Mapping[str, Any], sections: Sections) -> list[str]:
-    known = [*PLAIN, "evals"]
+def _known_keys(given: Mapping[str, Any], sections: Sections) -> dict[str, Any]:
+    """The type of every valid key. A section whose `name` is missing or unknown has no other keys."""
+    known = {key: kind for key, (kind, _) in PLAIN.items()} | {"evals": tuple}
     for name, target in sections.items():
-        known += [f"{name}.name"] if isinstance(target, Mapping) else []
-        known += [f"{name}.{key}" for key in _accepted(given.get(name, {}), target)]
+        if isinstance(target, Mapping):
+            known[f"{name}.name"] = str
+            section = given.get(name)
+            target = target.get(str(section.get("name"))) if isinstance(section, Mapping) else None
+        accepted = parameters(target) if target else {}
+        known |= {f"{name}.{key}": kind for key, (kind, _) in accepted.items()}
     return known
 
 
-def _unknown(key: str, known: Sequence[str]) -> str:
+def _unknown(key: str, known: Iterable[str]) -> str:
     if key in RENAMED_KEYS:
         return f"{key} is now {RENAMED_KEYS[key]}"
-    section, _, tail = key.rpartition(".")
+    (section, _, tail), known = key.rpartition("."), list(known)
     tails = {k.rpartition(".")[2]: k for k in reversed(known)} | SYNONYMS
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
     near = near or [tails[t] for t in difflib.get_close_matches(tail, tails, n=1)]
@@ -176,7 +174,7 @@ def _unknown(key: str, known: Sequence[str]) -> str:
 
 
 def _section(
-    name: str, given: Any, target: Any, known: Sequence[str], errors: list[str]
+    name: str, given: Any, target: Any, known: Iterable[str], errors: list[str]
 ) -> dict[str, Any]:
     """The section with every key present and in its type. Appends errors, those of its callable too."""
     if not isinstance(given, Mapping):
