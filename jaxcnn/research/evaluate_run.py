@@ -16,7 +16,7 @@ from jaxcnn.evaluation import Forward, Protocol, ProtocolRun, check_fits, ensemb
 from jaxcnn.parallel import make_placement
 from jaxcnn.training import report, schema
 from jaxcnn.training.checkpoint import CheckpointError
-from jaxcnn.training.console import Console, duration
+from jaxcnn.training.console import Compiler, Console, duration
 from jaxcnn.training.evaluator import open_splits
 from jaxcnn.training.load_run import Loaded, load, read_run_config, saved_steps
 
@@ -100,7 +100,8 @@ class FinishedRun:
         """The forward passes, on all devices."""
         placement = make_placement()
         batch_size = -(-self.batch_size // placement.devices) * placement.devices
-        return Forward(self.loaded.net, self.loaded.mean, placement, batch_size, self._compile)
+        net, mean = self.loaded.net, self.loaded.mean
+        return Forward(net, mean, placement, batch_size, Compiler(self.console))
 
     @functools.cached_property
     def params(self) -> Any:
@@ -123,13 +124,11 @@ class FinishedRun:
 
     def known_result(self, protocol: Protocol) -> dict[str, Any] | None:
         """The result in its report for these weights and images, or None."""
-        if self._other_images():
+        if self._has_other_images():
             return None
-        for row in report.read_report(self.folder / "report.json")["results"]:
-            key = (row["protocol"], row["split"], row["step"])
-            if key == (self.label(protocol), self.data.eval_split, self.step):
-                return row
-        return None
+        wanted = (self.label(protocol), self.data.eval_split, self.step)
+        rows = report.read_report(self.folder / "report.json")["results"]
+        return next((r for r in rows if (r["protocol"], r["split"], r["step"]) == wanted), None)
 
     def saved_posteriors(self, protocol: Protocol) -> ensemble.Posteriors | None:
         """The posteriors in its folder for these weights and images, or None."""
@@ -137,18 +136,13 @@ class FinishedRun:
         if not path.exists():
             return None
         found = ensemble.load_posteriors(path)
-        fits = found.facts.get("step") == self.step
-        fits &= found.facts.get("source") == self.config["data"]["source"]
-        return found if fits and len(found.ids) == len(self.data.evaluation) else None
+        kept = found.facts.get("step"), found.facts.get("source"), len(found.ids)
+        wanted = self.step, self.config["data"]["source"], len(self.data.evaluation)
+        return found if kept == wanted else None
 
     def evaluate(self, protocol: Protocol, *, keep: bool = False) -> dict[str, Any]:
-        """Evaluates the run by `protocol`, and writes the result into report.json.
-
-        Args:
-            keep: whether to save posteriors.
-
-        Returns:
-            The result as a row of report.json.
+        """Evaluates the run by `protocol`, writes the result into report.json and, with `keep`, saves the
+        posteriors. Returns the result as a row of report.json.
 
         Raises:
             ValueError: the protocol does not fit the net. DataError: the data cannot be used.
@@ -182,10 +176,10 @@ class FinishedRun:
 
     def _write(self, protocol: Protocol, evaluation: ProtocolRun, row: Mapping[str, Any]) -> None:
         if evaluation.posteriors is not None:
+            facts = {**row, "run": self.folder.name, "net": self.config["model"]}
+            facts["source"] = self.config["data"]["source"]
             path = self.posteriors_path(protocol)
-            ensemble.save_posteriors(
-                dataclasses.replace(evaluation.posteriors, facts=self._facts(row)), path
-            )
+            ensemble.save_posteriors(dataclasses.replace(evaluation.posteriors, facts=facts), path)
             self.console.line(f"posteriors of {row['n']:,} images in {path}")
         path = self.folder / "report.json"
         try:
@@ -194,17 +188,12 @@ class FinishedRun:
             self.console.line(f"not written: {error}")
             return
         before = report.read_report(path)
-        if before.get("step") != self.step or self._other_images():
+        if before.get("step") != self.step or self._has_other_images():
             self.console.line(f"not written to {path}: it is for other weights or other images")
             return
+        results = [(self.step, evaluation.result)]
         corrupt = sorted({*before.get("unreadable_images", ()), *evaluation.corrupt})
-        report.write_report(
-            path,
-            before,
-            [(self.step, evaluation.result)],
-            step=self.step,
-            unreadable_images=corrupt,
-        )
+        report.write_report(path, before, results, step=self.step, unreadable_images=corrupt)
 
     def _check_writable(self) -> None:
         """Raises:
@@ -218,20 +207,5 @@ class FinishedRun:
                 f"{self.folder} cannot be written to ({error.strerror}); copy the run elsewhere"
             ) from error
 
-    def _other_images(self) -> bool:
+    def _has_other_images(self) -> bool:
         return self.config["data"]["source"] != self.trained_config["data"]["source"]
-
-    def _facts(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            **row,
-            "run": self.folder.name,
-            "net": self.config["model"],
-            "source": self.config["data"]["source"],
-        }
-
-    def _compile(self, what: str, lowered: Any) -> Any:
-        self.console.progress(f"compiling {what} ...", last=True)
-        began = time.perf_counter()
-        compiled = lowered.compile()
-        self.console.line(f"compiled {what} in {time.perf_counter() - began:.1f} s")
-        return compiled

@@ -50,6 +50,7 @@ def predict(
         ValueError: the protocol does not fit the net.
     """
     check_fits(run.forward, protocol)
+    choose, threads = choose_crops(run.forward, protocol), run.config["data"]["threads"]
     names = display_names(run.loaded.classes)
     done: dict[int, Prediction] = {}
 
@@ -61,14 +62,11 @@ def predict(
             else:
                 yield image
 
-    first, threads = 0, run.config["data"]["threads"]
-    with EvalLoader(
-        ImageFiles(images), choose_crops(run.forward, protocol), threads=threads
-    ) as loader:
-        found = image_posteriors(
+    first = 0
+    with EvalLoader(ImageFiles(images), choose, threads=threads) as loader:
+        for image, log_posterior in image_posteriors(
             run.forward, run.params, readable(loader), protocol, run.check_stop
-        )
-        for image, log_posterior in found:
+        ):
             classes = top_classes(log_posterior, names, top)
             done[image.position] = Prediction(images[image.position], classes)
             while first in done:
@@ -113,17 +111,13 @@ def image_files(paths: Sequence[str]) -> list[str]:
     images stays, and its prediction has a problem."""
     found = []
     for path in paths:
-        inside = [os.path.join(path, name) for name in _listed(path)]
+        try:
+            names = sorted(name for name in os.listdir(path) if name.lower().endswith(SUFFIXES))
+        except OSError:  # not a readable folder
+            names = []
+        inside = [os.path.join(path, name) for name in names]
         found += [file for file in inside if not os.path.isdir(file)] or [path]
     return found
-
-
-def _listed(path: str) -> list[str]:
-    """Names of the images in a folder; none if it is not a readable folder."""
-    try:
-        return sorted(n for n in os.listdir(path) if n.lower().endswith(SUFFIXES))
-    except OSError:
-        return []
 
 
 def _problem(path: str, image: EvalImage) -> str:

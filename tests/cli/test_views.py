@@ -29,7 +29,11 @@ def test_command(tmp_path, capsys):
     [
         (["nosuch"], 2, "no config file 'nosuch'"),
         (["alexnet", "data.source=folder:nowhere"], 1, "nowhere"),
-        (["alexnet", *SMALL, "--ids=5,9999"], 1, r"--ids [9999] are not training images"),
+        (
+            ["alexnet", *SMALL, "--ids=5,9999"],
+            1,
+            "no images of the training split have the ids 9999",
+        ),
         (["googlenet", *SMALL, "augment.aspect=(2.0,0.5)"], 2, "narrowest <= widest"),
     ],
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxcnn.data.atomic_file import atomic_file
 from jaxcnn.research.comparison.grid import Grid, GridRun
 from jaxcnn.research.comparison.measures import SeedSummary, is_reported, running_train_error
 from jaxcnn.research.comparison.outcomes import Outcome, value_text
@@ -35,25 +35,24 @@ def draw_comparison(grid: Grid, found: Sequence[Outcome], path: Path) -> None:
     figure = Figure(figsize=(11, height), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     figure.suptitle(f"{grid.comparison.name}: {grid.cells[0].config['data']['source']}")
-    kind = curve_kind(grid, chosen)
+    kind, in_epochs = curve_kind(grid, chosen), grid.comparison.budget == "epochs"
     for position, outcome in enumerate(chosen):
         colour, style = COLOURS[position % len(COLOURS)], STYLES[position // len(COLOURS) % 3]
         series = [points for run in outcome.cell.runs if len(points := _series(kind, run))]
         if series:
             epochs, mean, deviation = mean_over_seeds(series)
-            x = epochs * _unit(grid, outcome)
-            left.plot(x, mean, lw=1.6, color=colour, ls=style, label=_label(outcome))
+            x = epochs if in_epochs else epochs * grid.examples * outcome.cell.macs / 1e12
+            left.plot(x, mean, lw=1.6, color=colour, ls=style, label=outcome.cell.label(short=True))
             left.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.18, lw=0)
         _points(right, position, outcome.summary, colour)
-    _label_axes(grid, kind, left, right, [_label(o) for o in chosen])
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # other processes may draw it too
-    figure.savefig(temporary, dpi=120, format="png")
-    temporary.replace(path)
+    _label_axes(grid, kind, left, right, [o.cell.label(short=True) for o in chosen])
+    with atomic_file(path) as file:  # other processes may draw it too
+        figure.savefig(file, dpi=120, format="png")
 
 
 def curve_kind(grid: Grid, chosen: Sequence[Outcome]) -> str:
     """What the left panel shows, a key of CURVE_LABELS: top-1 if it was evaluated three times or more."""
-    if grid.measure.name != "top1":
+    if not grid.measure.is_top1:
         return "error"
     counts = [len(_series("top1", run)) for o in chosen for run in o.cell.runs]
     return "top1" if max(counts) > 2 else "loss"
@@ -87,12 +86,6 @@ def _series(kind: str, run: GridRun) -> np.ndarray:
     return np.asarray(points, np.float64).reshape(-1, 2)
 
 
-def _label(outcome: Outcome) -> str:
-    """The variant and its point of the grid."""
-    point = (f", {key.rpartition('.')[2]} {value}" for key, value in outcome.cell.point.items())
-    return outcome.cell.variant + "".join(point)
-
-
 def _points(axes: Any, position: int, summary: SeedSummary, colour: str) -> None:
     """A row of the right panel: each run as a small point, mean and standard deviation as a bar below."""
     rows = [position - 0.18] * len(summary.values)
@@ -104,13 +97,6 @@ def _points(axes: Any, position: int, summary: SeedSummary, colour: str) -> None
         return
     place = {"transform": axes.get_yaxis_transform(), "ha": "center", "va": "center"}
     axes.text(0.5, position, value_text(summary) or "no finished run", color=colour, **place)
-
-
-def _unit(grid: Grid, outcome: Outcome) -> float:
-    """Length of an epoch on the horizontal axis: 1, or its multiply-adds where those are the budget."""
-    if grid.comparison.budget == "epochs":
-        return 1.0
-    return grid.examples * outcome.cell.macs / 1e12
 
 
 def _label_axes(grid: Grid, kind: str, left: Any, right: Any, names: Sequence[str]) -> None:

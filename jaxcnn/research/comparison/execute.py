@@ -11,14 +11,16 @@ import jax
 
 from jaxcnn.research.comparison.curves import draw_comparison
 from jaxcnn.research.comparison.grid import Grid
-from jaxcnn.research.comparison.outcomes import outcomes, text_table, write_tables
+from jaxcnn.research.comparison.outcomes import outcomes, write_tables
 from jaxcnn.research.comparison.work_queue import (
+    ENDED,
     RunState,
     conflicting_workdirs,
     lock_owner,
     run_queue,
     run_state,
 )
+from jaxcnn.research.text_tables import text_table
 from jaxcnn.training.console import Console
 from jaxcnn.training.signals import StopSignal
 from jaxcnn.training.workdir import WorkdirError
@@ -32,14 +34,7 @@ def compare(
     grids: Sequence[Grid], *, command: Sequence[str], console: Console, stop_signal: StopSignal
 ) -> dict[str, str]:
     """Trains the missing runs of `grids`, together with other processes that share them; then prints and
-    writes the table of each comparison, and draws its curves.
-
-    Args:
-        command: what the user typed, for each run.json.
-        stop_signal: entered.
-
-    Returns:
-        Name -> error of the runs that failed in this process.
+    writes the table of each comparison, and draws its curves. Arguments and result are those of `run_queue`.
 
     Raises:
         WorkdirError: a workdir holds a run of another config; nothing was changed.
@@ -48,9 +43,8 @@ def compare(
     runs = [run for grid in grids for run in grid.runs()]
     conflicts = conflicting_workdirs(runs)
     if conflicts:
-        raise WorkdirError(
-            "\n".join(conflicts) + "\nuse another --out, or that comparison's settings"
-        )
+        advice = "use another --out, or that comparison's settings"
+        raise WorkdirError("\n".join([*conflicts, advice]))
     errors = run_queue(runs, command=command, console=console, stop_signal=stop_signal)
     for grid in grids:
         found = outcomes(grid)
@@ -74,45 +68,30 @@ def run_rows(grids: Sequence[Grid]) -> list[dict[str, Any]]:
 def overview(grids: Sequence[Grid]) -> str:
     """A table of every run with its state and workdir, and the number of runs in each state."""
     rows = run_rows(grids)
-    lines = [
-        [
-            row["run"],
-            row["state"],
-            f"{row['steps']:,}",
-            "" if row["pid"] is None else f"pid {row['pid']}",
-            row["workdir"],
-        ]
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        pid = "" if row["pid"] is None else f"pid {row['pid']}"
+        lines.append([row["run"], row["state"], f"{row['steps']:,}", pid, row["workdir"]])
     states = [row["state"] for row in rows]
-    counts = ", ".join(f"{states.count(s.value)} {s.value}" for s in RunState if s.value in states)
+    counts = ", ".join(f"{states.count(s)} {s}" for s in RunState if s in states)
     table = text_table(["run", "state", "steps", "", "workdir"], lines)
     return f"{table}\n\n{len(lines)} runs: {counts}"
 
 
 def publish(grids: Sequence[Grid], to: Path) -> list[Path]:
-    """Copies tables, curves and the report, config and events of each run below `to`; no checkpoints.
-
-    Returns:
-        The folders written, one per comparison.
+    """Copies tables, curves and the report, config and events of each run, without checkpoints, to a folder
+    per comparison in `to`; returns these folders.
 
     Raises:
         WorkdirError: a run has not ended; nothing was written.
     """
-    missing = [
-        f"{run.name}: {run_state(run).value}"
-        for grid in grids
-        for run in grid.runs()
-        if run_state(run) not in (RunState.DONE, RunState.DIVERGED)
-    ]
+    states = [(run.name, run_state(run)) for grid in grids for run in grid.runs()]
+    missing = [f"{name}: {state.value}" for name, state in states if state not in ENDED]
     if missing:
-        raise WorkdirError(
-            "\n".join(missing) + "\nonly complete comparisons are published; run it first"
-        )
-    folders = []
+        advice = "only complete comparisons are published; run it first"
+        raise WorkdirError("\n".join([*missing, advice]))
     for grid in grids:
         target = to / grid.comparison.name
-        folders.append(target)
         for run in grid.runs():
             run_target = target / run.folder.relative_to(grid.folder)
             run_target.mkdir(parents=True, exist_ok=True)
@@ -121,7 +100,7 @@ def publish(grids: Sequence[Grid], to: Path) -> list[Path]:
                     shutil.copyfile(run.folder / name, run_target / name)
         for name in TABLES:
             shutil.copyfile(grid.folder / name, target / name)
-    return folders
+    return [to / grid.comparison.name for grid in grids]
 
 
 def share_compilation_cache(folder: Path) -> None:

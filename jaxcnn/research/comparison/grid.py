@@ -6,6 +6,7 @@ A variant at a point of the grid is a cell. Each seed of a cell is a run, in OUT
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -39,19 +40,17 @@ class GridRun:
 
 @dataclasses.dataclass(frozen=True)
 class GridCell:
-    """A variant at a point of the grid.
-
-    Attributes:
-        parameters: of the net that is evaluated.
-        macs: multiply-adds of the forward pass of one image in training, with auxiliary heads.
-        runs: one per seed.
-    """
+    """A variant at a point of the grid."""
 
     variant: str
     point: Mapping[str, Any]
-    parameters: int
-    macs: int
-    runs: tuple[GridRun, ...]
+    parameters: int  # of the net that is evaluated
+    macs: int  # multiply-adds of the forward pass of one image in training, with auxiliary heads
+    runs: tuple[GridRun, ...]  # one per seed
+
+    def label(self, short: bool = False) -> str:
+        """`tanh, schedule.rate=0.01`; short: `tanh, rate=0.01`."""
+        return _label(self.variant, self.point, short)
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -61,18 +60,13 @@ class GridCell:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A resolved comparison.
-
-    Attributes:
-        folder: of its tables and its runs.
-        examples: training images per epoch.
-    """
+    """A resolved comparison."""
 
     comparison: Comparison
     measure: Measure
-    folder: Path
+    folder: Path  # of its tables and its runs
     cells: tuple[GridCell, ...]
-    examples: int
+    examples: int  # training images per epoch
 
     def runs(self) -> list[GridRun]:
         """All runs, seed by seed, so that a stopped comparison has every variant equally often."""
@@ -87,11 +81,10 @@ def make_grid(comparisons: Sequence[Comparison], out: Path) -> tuple[Grid, ...]:
         DataError: data that a config names is missing or cannot be used.
     """
     grids, errors = [], []
-    data = _DataFacts()
+    data_sizes: dict[str, Any] = {}
     for comparison in comparisons:
         try:
-            builder = _GridBuilder(comparison, out / comparison.name, data)
-            grids.append(builder.build())
+            grids.append(_GridBuilder(comparison, out / comparison.name, data_sizes).build())
         except configs.ConfigError as error:
             errors.append(str(error))
     if errors:
@@ -112,100 +105,83 @@ def scale_durations(config: Mapping[str, Any], factor: float) -> dict[str, Any]:
     return found
 
 
-class _DataFacts:
-    """Numbers of classes and examples; data shared by several runs is opened once."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[int, int]] = {}
-
-    def classes_and_examples(self, config: Mapping[str, Any]) -> tuple[int, int]:
-        key = json.dumps({k: v for k, v in config["data"].items() if k != "seed"})
-        if key not in self._known:
-            data = open_splits(config["data"])
-            self._known[key] = len(data.class_names), len(data.train)
-        return self._known[key]
-
-
 class _GridBuilder:
-    def __init__(self, comparison: Comparison, folder: Path, data: _DataFacts) -> None:
-        self.comparison, self.folder, self.data = comparison, folder, data
+    """Resolves a comparison. `data_sizes` holds the numbers of classes and examples by `data` section: data
+    that comparisons share is opened once."""
+
+    def __init__(self, comparison: Comparison, folder: Path, data_sizes: dict[str, Any]) -> None:
+        self.comparison, self.folder, self.data_sizes = comparison, folder, data_sizes
         self.given = configs.read_config(configs.find_config(comparison.base))
 
     def build(self) -> Grid:
-        comparison, measure = self.comparison, parse_measure(self.comparison.measure)
+        comparison, name = self.comparison, self.comparison.name
+        measure, grid = parse_measure(comparison.measure), comparison.grid
         try:
             base = self._resolve()
         except configs.ConfigError as error:  # every variant would repeat it
-            raise configs.ConfigError(_at(comparison.name, error)) from error
-        if measure.needs_evaluation and not base["evals"]:
-            raise configs.ConfigError(
-                f"{comparison.name}: measure {measure.name} needs a row in evals"
-            )
-        grid = comparison.grid
+            raise configs.ConfigError(_prefixed(name, error)) from error
+        if measure.is_top1 and not base["evals"]:
+            raise configs.ConfigError(f"{name}: measure {measure.name} needs a row in evals")
         points = [dict(zip(grid, p, strict=True)) for p in itertools.product(*grid.values())]
         cells: list[GridCell] = []
         errors = []
-        for (variant, changes), point in itertools.product(comparison.variants.items(), points):
-            budget = next((c for c in cells if c.point == point), None)
+        for variant, point in itertools.product(comparison.variants, points):
             try:
-                cells.append(self._cell(variant, changes, point, budget))
+                cells.append(self._cell(variant, point, cells))
             except configs.ConfigError as error:
-                errors.append(_at(f"{comparison.name}, {_label(variant, point)}", error))
-        errors += _identical_cells(comparison, cells)
+                errors.append(_prefixed(f"{name}, {_label(variant, point)}", error))
+        errors += [
+            f"{name}: {a.label()} and {b.label()} are the same config; change an override, or leave one out"
+            for a, b in itertools.combinations(cells, 2)
+            if a.config == b.config
+        ]
         if errors:
             raise configs.ConfigError("\n".join(errors))
-        examples = self.data.classes_and_examples(base)[1]
-        return Grid(comparison, measure, self.folder, tuple(cells), examples)
+        return Grid(comparison, measure, self.folder, tuple(cells), self._data_sizes(base)[1])
 
-    def _cell(
-        self,
-        variant: str,
-        changes: Mapping[str, Any],
-        point: Mapping[str, Any],
-        first: GridCell | None,
-    ) -> GridCell:
-        """The runs of a variant at a point of the grid; `first` is the first variant's cell there."""
-        comparison, label = self.comparison, _label(variant, point)
+    def _cell(self, variant: str, point: Mapping[str, Any], others: list[GridCell]) -> GridCell:
+        """The runs of a variant at a point of the grid; `others` holds the first variant's cell there."""
+        comparison, changes = self.comparison, self.comparison.variants[variant]
         config = self._resolve(changes, point)
-        net = summarise(models.build(**config["model"]))
-        macs = sum(row.macs for row in net.rows if row.kind not in CONTAINERS)
+        parameters, macs = _parameters_and_macs(**config["model"])
+        first = next((cell for cell in others if cell.point == point), None)
         if comparison.budget == "macs" and first is not None:
             changes = {**changes, **scale_durations(config, first.macs / macs)}
+        cell_folder = self.folder / slug(_label(variant, point, short=True))
         runs = []
         for seed in comparison.seeds:
             config = self._resolve(changes, point, {"seed": seed})
-            examples = self.data.classes_and_examples(config)[1]
+            examples = self._data_sizes(config)[1]
             steps = Progress(examples, config["batch_size"], config["epochs"]).total
-            folder = self.folder / slug(_label(variant, point, short=True)) / f"seed_{seed}"
-            runs.append(GridRun(f"{comparison.name}: {label}, seed {seed}", folder, config, steps))
-        return GridCell(variant, point, net.parameters, macs, tuple(runs))
+            name = f"{comparison.name}: {_label(variant, point)}, seed {seed}"
+            runs.append(GridRun(name, cell_folder / f"seed_{seed}", config, steps))
+        return GridCell(variant, point, parameters, macs, tuple(runs))
 
     def _resolve(self, *overrides: Mapping[str, Any]) -> dict[str, Any]:
-        texts = [t for o in (self.comparison.overrides, *overrides) for t in _texts(o)]
+        pairs = [pair for o in (self.comparison.overrides, *overrides) for pair in o.items()]
+        texts = [f"{key}={v if isinstance(v, str) else repr(v)}" for key, v in pairs]
         config = schema.resolve_config(self.given, texts)
-        return with_classes(config, self.data.classes_and_examples(config)[0])
+        return with_classes(config, self._data_sizes(config)[0])
+
+    def _data_sizes(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        key = json.dumps({k: v for k, v in config["data"].items() if k != "seed"})
+        if key not in self.data_sizes:
+            data = open_splits(config["data"])
+            self.data_sizes[key] = len(data.class_names), len(data.train)
+        return self.data_sizes[key]
 
 
-def _identical_cells(comparison: Comparison, cells: Sequence[GridCell]) -> list[str]:
-    """Errors for cells with equal configs: an override that repeats the config."""
-    return [
-        f"{comparison.name}: {_label(a.variant, a.point)} and {_label(b.variant, b.point)} are the "
-        "same config; change an override, or leave one out"
-        for a, b in itertools.combinations(cells, 2)
-        if a.config == b.config
-    ]
+@functools.cache
+def _parameters_and_macs(**model: Any) -> tuple[int, int]:
+    """Of the net of a config's `model` section; the multiply-adds are those in training."""
+    net = summarise(models.build(**model))
+    return net.parameters, sum(row.macs for row in net.rows if row.kind not in CONTAINERS)
 
 
-def _at(where: str, error: configs.ConfigError) -> str:
+def _prefixed(where: str, error: configs.ConfigError) -> str:
     return "\n".join(f"{where}: {line}" for line in str(error).splitlines())
 
 
-def _texts(overrides: Mapping[str, Any]) -> list[str]:
-    """Overrides as KEY=VALUE."""
-    return [f"{k}={v if isinstance(v, str) else repr(v)}" for k, v in overrides.items()]
-
-
 def _label(variant: str, point: Mapping[str, Any], short: bool = False) -> str:
-    """`tanh, schedule.rate=0.01`; short: `tanh, rate=0.01`."""
     values = (f"{k.rpartition('.')[2] if short else k}={v}" for k, v in point.items())
     return ", ".join([variant, *values])

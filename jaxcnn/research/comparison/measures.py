@@ -16,61 +16,38 @@ MEASURES = ("top1", "epochs_to_train_error")
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """A number by which finished runs are compared.
-
-    Attributes:
-        name: 'top1', the final accuracy of the reported protocol in percent, or 'epochs_to_train_error',
-            the first epoch at which the training error over the latest epoch is at most `threshold`.
-        threshold: error rate, a fraction; only for the second.
-    """
+    """A number by which finished runs are compared: `top1`, the final accuracy of the reported protocol in
+    percent, or `epochs_to_train_error`, the first epoch at which the training error over the latest epoch is
+    at most `threshold`, a fraction."""
 
     name: str
     threshold: float = math.nan
 
     @property
-    def needs_evaluation(self) -> bool:
-        return self.name == "top1"
-
-    @property
-    def higher_is_better(self) -> bool:
+    def is_top1(self) -> bool:
+        """Whether it is the accuracy: it needs an evaluation, and higher is better."""
         return self.name == "top1"
 
     @property
     def title(self) -> str:
-        if self.name == "top1":
-            return "top-1 (%)"
-        return f"epochs to {100 * self.threshold:g} % training error"
-
-    @property
-    def unit(self) -> str:
-        """Unit of a difference."""
-        return "points of top-1" if self.name == "top1" else "epochs"
+        """The title of its column."""
+        epochs = f"epochs to {100 * self.threshold:g} % training error"
+        return "top-1 (%)" if self.is_top1 else epochs
 
     def value(
         self, report: Mapping[str, Any], events: Sequence[Mapping[str, Any]], protocol: str
     ) -> float | None:
-        """The measure of a finished run; None if it never reached the threshold.
-
-        Args:
-            report: content of report.json.
-            events: content of metrics.jsonl.
-            protocol: label of the reported protocol.
-        """
-        if self.name == "top1":
+        """The measure of a finished run, by its report.json, its metrics.jsonl and the label of the reported
+        protocol; None if it never reached the threshold."""
+        if self.is_top1:
             rows = report["results"]
             return 100.0 * next(r["top1"] for r in rows if is_reported(r, protocol))
-        for epoch, error in running_train_error(events):
-            if error <= self.threshold:
-                return epoch
-        return None
+        errors = running_train_error(events)
+        return next((epoch for epoch, error in errors if error <= self.threshold), None)
 
 
 def parse_measure(text: str) -> Measure:
-    """Parses `top1` or `epochs_to_train_error=0.25`.
-
-    Raises:
-        ValueError: an unknown measure, or a threshold that is not an error rate.
-    """
+    """Parses `top1` or `epochs_to_train_error=0.25`; raises ValueError if it is something else."""
     name, equals, value = text.partition("=")
     if name not in MEASURES:
         near = difflib.get_close_matches(name, MEASURES, n=1)
@@ -97,11 +74,8 @@ def is_reported(row: Mapping[str, Any], protocol: str) -> bool:
 
 
 def running_train_error(events: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
-    """(epoch, error) at each train event from epoch 1 on.
-
-    The error is a fraction: the mean over the images of the latest epoch, each with the weights at its
-    update. Each event holds the mean since the previous one.
-    """
+    """(epoch, error) at each train event from epoch 1 on. The error is a fraction: the mean over the images
+    of the latest epoch, each with the weights at its update. An event holds the mean since the last one."""
     train = [e for e in events if e["kind"] == "train"]
     epochs = np.asarray([0.0, *(e["epoch"] for e in train)])
     errors = np.asarray([1.0 - e["top1"] for e in train])
@@ -112,20 +86,13 @@ def running_train_error(events: Sequence[Mapping[str, Any]]) -> list[tuple[float
 
 @dataclasses.dataclass(frozen=True)
 class SeedSummary:
-    """Statistics of the runs of a cell.
+    """Statistics of the runs of a cell."""
 
-    Attributes:
-        values: the measure of each finished run that has one.
-        not_reached: runs that finished without reaching the threshold.
-        diverged: runs whose loss stopped being finite.
-        missing: runs that are not finished.
-        final_errors: training error of the last epoch, a fraction, of runs that did not reach the threshold.
-    """
-
-    values: tuple[float, ...]
-    not_reached: int = 0
-    diverged: int = 0
-    missing: int = 0
+    values: tuple[float, ...]  # the measure of each finished run that has one
+    not_reached: int = 0  # runs that finished without reaching the threshold
+    diverged: int = 0  # runs whose loss stopped being finite
+    missing: int = 0  # runs that are not finished
+    # Training error of the last epoch, a fraction, of runs that did not reach the threshold.
     final_errors: tuple[float, ...] = ()
 
     @property
@@ -135,17 +102,15 @@ class SeedSummary:
 
     @property
     def mean(self) -> float:
-        """NaN if a run did not reach the threshold."""
-        if not self.values or self.not_reached:
-            return math.nan
-        return statistics.fmean(self.values)
+        """NaN without values, or if a run did not reach the threshold."""
+        known = self.values and not self.not_reached
+        return statistics.fmean(self.values) if known else math.nan
 
     @property
     def deviation(self) -> float:
         """The standard deviation (n - 1); NaN below two values."""
-        if math.isnan(self.mean) or len(self.values) < 2:
-            return math.nan
-        return statistics.stdev(self.values)
+        known = len(self.values) > 1 and not self.not_reached
+        return statistics.stdev(self.values) if known else math.nan
 
 
 def best_summary(summaries: Sequence[SeedSummary], higher_is_better: bool) -> int:
@@ -157,10 +122,8 @@ def best_summary(summaries: Sequence[SeedSummary], higher_is_better: bool) -> in
 
     def rank(summary: SeedSummary) -> tuple[int, float]:
         failures = summary.diverged + summary.not_reached + (0 if summary.values else 1)
-        if not summary.values:
-            return failures, statistics.fmean(summary.final_errors) if summary.final_errors else 0.0
-        mean = statistics.fmean(summary.values)
-        return failures, -mean if higher_is_better else mean
+        mean = statistics.fmean(summary.values or summary.final_errors or (0.0,))
+        return failures, -mean if higher_is_better and summary.values else mean
 
     return min(range(len(summaries)), key=lambda i: rank(summaries[i]))
 
@@ -170,27 +133,27 @@ def verdict(
 ) -> str:
     """A sentence that compares a variant with the baseline: the difference of the means, and whether it
     exceeds the combined standard deviation, the root of the sum of both squares."""
-    for name, one in ((variant, summary), (baseline, base)):
+    both = ((variant, summary), (baseline, base))
+    for name, one in both:
         if math.isnan(one.mean):
             return (
                 f"{variant}: no difference from {baseline} can be given, {name} {why_no_mean(one)}."
             )
     difference = summary.mean - base.mean
     text = f"{variant}: {difference:+.2f}"
-    ratio = summary.mean / base.mean if not measure.higher_is_better else math.nan
-    times = "" if math.isnan(ratio) else f" ({ratio:.2f} times as many)"
-    against = f"{measure.unit} against {baseline}{times}"
+    if measure.is_top1:
+        words, against = ("higher", "lower"), f"points of top-1 against {baseline}"
+    else:
+        words, against = ("later", "sooner"), f"epochs against {baseline}"
+        against += f" ({summary.mean / base.mean:.2f} times as many)"
     combined = math.hypot(summary.deviation, base.deviation)
     if math.isnan(combined):
         return f"{text} {against}; a single run has no standard deviation."
     clear = abs(difference) > combined
-    word = ("higher" if difference > 0 else "lower") if measure.name == "top1" else ""
-    word = word or ("later" if difference > 0 else "sooner")
-    lost = [
-        f"{n} {why_no_mean(s)}" for n, s in ((variant, summary), (baseline, base)) if s.diverged
-    ]
-    note = f" ({', '.join(lost)})" if lost else ""
-    return f"{text} ± {combined:.2f} {against}: {word if clear else 'no clear difference'}{note}."
+    result = words[0 if difference > 0 else 1] if clear else "no clear difference"
+    diverged = ", ".join(f"{name} {why_no_mean(one)}" for name, one in both if one.diverged)
+    note = f" ({diverged})" if diverged else ""
+    return f"{text} ± {combined:.2f} {against}: {result}{note}."
 
 
 def why_no_mean(summary: SeedSummary) -> str:

@@ -7,23 +7,10 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jaxcnn import config as configs
-from jaxcnn.config.values import typed
 from jaxcnn.research.comparison.measures import parse_measure
-
-BUDGETS = ("epochs", "macs")
-KEYS: dict[str, Any] = {
-    "base": str,
-    "variants": dict,
-    "overrides": dict,
-    "seeds": tuple[int, ...],
-    "budget": str,
-    "measure": str,
-    "grid": dict,
-    "about": str,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +33,12 @@ class Comparison:
 
     name: str
     base: str
-    variants: Mapping[str, Any]
-    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    variants: dict
+    overrides: dict = dataclasses.field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
-    budget: str = "epochs"
+    budget: Literal["epochs", "macs"] = "epochs"
     measure: str = "top1"
-    grid: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    grid: dict = dataclasses.field(default_factory=dict)
     about: str = ""
 
     @property
@@ -64,7 +51,7 @@ def read_comparisons(path: Path) -> dict[str, Comparison] | None:
     """The comparisons of the file at `path`; None if it has no get_comparisons().
 
     Raises:
-        ConfigError: the file cannot be executed; or lists all errors of all its comparisons.
+        ConfigError: the file cannot be executed; or lists the errors of all its comparisons.
     """
     module = configs.execute(path)
     if not hasattr(module, "get_comparisons"):
@@ -91,17 +78,19 @@ def comparison_from_dict(name: str, fields: Any) -> Comparison:
     Raises:
         ConfigError: lists all errors, one per line.
     """
+    keys = configs.parameters(Comparison)
+    valid = ", ".join(keys)
     if not isinstance(fields, Mapping):
-        raise configs.ConfigError(f"{name} must be a dict of {', '.join(KEYS)}; got {fields!r}")
+        raise configs.ConfigError(f"{name} must be a dict of {valid}; got {fields!r}")
     problems = [f"missing key {key}" for key in ("base", "variants") if key not in fields]
     values: dict[str, Any] = {}
     for key, value in fields.items():
-        if key in KEYS:
-            values[key] = typed(key, configs.plain(value), KEYS[key], problems)
+        if key in keys:
+            values[key] = configs.typed(key, configs.plain(value), keys[key][0], problems)
             continue
-        near = difflib.get_close_matches(str(key), KEYS, n=1)
+        near = difflib.get_close_matches(str(key), keys, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        problems.append(f"unknown key {key}{hint} (valid: {', '.join(KEYS)})")
+        problems.append(f"unknown key {key}{hint} (valid: {valid})")
     comparison = None if problems else Comparison(name, **values)
     problems += _problems(comparison) if comparison else []
     if comparison is None or problems:
@@ -121,8 +110,6 @@ def _problems(comparison: Comparison) -> list[str]:
         found.append("its name must be letters, digits, '_', '-' and '.', since it names a folder")
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         found.append(f"seeds must be different whole numbers, 0 or more, got {seeds}")
-    if comparison.budget not in BUDGETS:
-        found.append(f"budget must be one of {', '.join(BUDGETS)}, got {comparison.budget!r}")
     try:
         parse_measure(comparison.measure)
     except ValueError as error:
@@ -134,30 +121,32 @@ def _problems(comparison: Comparison) -> list[str]:
     ]
     if "seed" in comparison.overrides:
         found.append("overrides may not set seed: the comparison's seeds do")
-    return found + _problems_of_variants(comparison)
-
-
-def _problems_of_variants(comparison: Comparison) -> list[str]:
     if not comparison.variants:
-        return ["variants is empty; give at least {'base': {}}"]
-    found, grid = [], comparison.grid
-    places: dict[str, str] = {}
-    for variant, changes in {**comparison.variants, "the grid": grid}.items():
-        if not isinstance(changes, Mapping):
+        found.append("variants is empty; give at least {'base': {}}")
+    folders: dict[str, str] = {}
+    for variant, changes in comparison.variants.items():
+        if isinstance(changes, Mapping):
+            found += _forbidden_keys(comparison, repr(variant), changes)
+            both = (key for key in changes if key in comparison.grid)
+            found += [f"{variant!r} sets {key}, and so does the grid" for key in both]
+        else:
             found.append(f"variant {variant!r} must be a dict of overrides, got {changes!r}")
-            continue
-        if "seed" in changes:
-            found.append(f"{variant!r} may not set seed: the comparison's seeds do")
-        if "epochs" in changes:
+        folder = slug(variant)
+        if not folder:
+            found.append(f"variant {variant!r} has no letters; give it another name")
+        elif folder in folders:
             found.append(
-                f"{variant!r} may not set epochs: all have the same budget of {comparison.budget}"
+                f"variant {variant!r} would share the folder {folder!r} with {folders[folder]!r}; give it "
+                "another name"
             )
-        if changes is grid:
-            continue
-        found += [f"{variant!r} sets {key}, and so does the grid" for key in changes if key in grid]
-        place = slug(variant)
-        if not place or place in places:
-            other = f"would share the folder {place!r} with {places[place]!r}" if place else ""
-            found.append(f"variant {variant!r} {other or 'has no letters'}; give it another name")
-        places[place] = variant
-    return found
+        folders[folder] = variant
+    return found + _forbidden_keys(comparison, "the grid", comparison.grid)
+
+
+def _forbidden_keys(comparison: Comparison, where: str, changes: Mapping[str, Any]) -> list[str]:
+    """Errors for keys that neither a variant nor the grid may set."""
+    reasons = {
+        "seed": "the comparison's seeds do",
+        "epochs": f"all have the same budget of {comparison.budget}",
+    }
+    return [f"{where} may not set {k}: {why}" for k, why in reasons.items() if k in changes]

@@ -1,8 +1,7 @@
 """Trains the missing runs of comparisons, shared by any number of processes.
 
 A process locks a file in the workdir of its run. The operating system frees the lock when the process ends
-in any way, and the next process resumes the run. The folder must be on a file system with `flock`, as every
-local one is.
+in any way, and the next process resumes the run. The file system must have `flock`, as every local one does.
 """
 
 from __future__ import annotations
@@ -13,18 +12,18 @@ import fcntl
 import gc
 import json
 import os
-import platform
 import socket
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 
 from jaxcnn import config as configs
+from jaxcnn.benchmarks.measurement import machine
 from jaxcnn.research.comparison.grid import GridRun
 from jaxcnn.research.comparison.measures import is_reported
 from jaxcnn.training import Diverged, evaluator, report
@@ -47,9 +46,12 @@ class RunState(enum.StrEnum):
     TO_DO = "to do"
 
 
+ENDED = (RunState.DONE, RunState.DIVERGED)
+
+
 def run_state(run: GridRun) -> RunState:
     """The state of a run, from the files in its workdir."""
-    if is_complete(run):
+    if _is_complete(run):
         return RunState.DONE
     if (run.folder / DIVERGED).exists():
         return RunState.DIVERGED
@@ -58,12 +60,10 @@ def run_state(run: GridRun) -> RunState:
     return RunState.WAITING if (run.folder / "run.json").exists() else RunState.TO_DO
 
 
-def is_complete(run: GridRun) -> bool:
+def _is_complete(run: GridRun) -> bool:
     """Whether the report has a result of every protocol of the run at its last step."""
     found = report.read_report(run.folder / "report.json")
-    if found.get("step") != run.steps:
-        return False
-    return all(
+    return found.get("step") == run.steps and all(
         any(is_reported(row, label) for row in found["results"]) for label in protocol_labels(run)
     )
 
@@ -80,7 +80,7 @@ def conflicting_workdirs(runs: Sequence[GridRun]) -> list[str]:
     for run in runs:
         path = run.folder / "config.json"
         has_results = has_begun(run.folder) or (run.folder / "report.json").exists()
-        if not (has_results and path.exists()):
+        if not has_results or not path.exists():
             continue  # nothing would be lost
         try:
             changed = configs.forbidden_difference(configs.load_config(path), run.config)
@@ -93,16 +93,6 @@ def conflicting_workdirs(runs: Sequence[GridRun]) -> list[str]:
         if changed:
             found.append(f"{run.folder} holds another run:\n  " + "\n  ".join(changed))
     return found
-
-
-def machine() -> str:
-    """The processor of this machine and its number of cores."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        name = names[0] if names else name
-    return f"{name}, {os.cpu_count()} cores"
 
 
 def lock_owner(folder: Path) -> dict[str, Any]:
@@ -118,15 +108,31 @@ def acquire(folder: Path) -> Iterator[bool]:
     """Locks the run in `folder`; yields False if another process has it. Never waits."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        file.truncate(0)
-        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "machine": machine()}, file)
-        file.flush()
-        yield True  # closing the file frees the lock
+        acquired = _try_lock(file, fcntl.LOCK_EX)
+        if acquired:
+            here = f"{machine()['processor']}, {os.cpu_count()} cores"
+            owner = {"pid": os.getpid(), "host": socket.gethostname(), "machine": here}
+            file.truncate(0)
+            json.dump(owner, file)
+            file.flush()
+        yield acquired  # closing the file frees the lock
+
+
+def _is_locked(folder: Path) -> bool:
+    """Whether a process has locked the run in `folder`."""
+    try:
+        with (folder / LOCK_FILE).open() as file:
+            return not _try_lock(file, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
+
+
+def _try_lock(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def run_queue(
@@ -137,9 +143,8 @@ def run_queue(
     stop_signal: StopSignal,
     poll_seconds: float = 2.0,
 ) -> dict[str, str]:
-    """Trains the missing ones of `runs`, and waits for those that other processes train.
-
-    A run that diverges is marked in its workdir. One that fails otherwise is skipped.
+    """Trains the missing ones of `runs`, and waits for those that other processes train. A run that diverges
+    is marked in its workdir.
 
     Args:
         command: what the user typed, for each run.json.
@@ -156,21 +161,19 @@ def run_queue(
         locked: list[GridRun] = []
         for number, run in enumerate(runs, 1):
             stop_signal.check()
-            if run.name in errors or _has_ended(run):
+            if run.name in errors or run_state(run) in ENDED:
                 continue
             with acquire(run.folder) as acquired:
                 if not acquired:
                     locked.append(run)
-                elif not _has_ended(run):  # another process may just have finished it
+                elif run_state(run) not in ENDED:  # another process may just have finished it
                     console.line(f"\nrun {number} of {len(runs)}: {run.name}")
                     error = _train(run, command, console)
                     errors |= {run.name: error} if error else {}
         if not locked:
             return errors
-        owners = sorted({str(lock_owner(run.folder).get("pid", "?")) for run in locked})
-        console.progress(
-            f"waiting for {len(locked)} runs in other processes (pid {', '.join(owners)}) ..."
-        )
+        pids = ", ".join(sorted({str(lock_owner(run.folder).get("pid", "?")) for run in locked}))
+        console.progress(f"waiting for {len(locked)} runs in other processes (pid {pids}) ...")
         end = time.monotonic() + poll_seconds
         while time.monotonic() < end:
             stop_signal.check()
@@ -196,19 +199,3 @@ def _train(run: GridRun, command: Sequence[str], console: Console) -> str:
         jax.clear_caches()  # programs and their constants
         gc.collect()
     return ""
-
-
-def _has_ended(run: GridRun) -> bool:
-    return is_complete(run) or (run.folder / DIVERGED).exists()
-
-
-def _is_locked(folder: Path) -> bool:
-    """Whether a process has locked the run in `folder`."""
-    try:
-        with (folder / LOCK_FILE).open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import jax
@@ -78,14 +79,9 @@ class HiddenLayer:
         self, images: Iterable[EvalImage]
     ) -> Iterator[tuple[list[EvalImage], Float32[np.ndarray, "n d"]]]:
         """Batches of images, each with one crop, and their values."""
-        rows, waiting = self._run.forward.rows(self._shape), []
-        for image in images:
-            waiting.append(image)
-            if len(waiting) == rows:
-                yield waiting, self._computed(waiting)
-                waiting = []
-        if waiting:
-            yield waiting, self._computed(waiting)
+        images, rows = iter(images), self._run.forward.rows(self._shape)
+        while batch := list(islice(images, rows)):
+            yield batch, self._computed(batch)
 
     def _computed(self, images: Sequence[EvalImage]) -> Float32[np.ndarray, "n d"]:
         forward = self._run.forward

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
-from jaxcnn.data import DataError, EvalImage, EvalLoader, Source, Subset, display_names
-from jaxcnn.data.eval_loader import ChooseCrops
-from jaxcnn.evaluation import check_fits, choose_crops, image_posteriors
+from jaxcnn.data import EvalImage, Subset, display_names
+from jaxcnn.evaluation import Protocol, check_fits, image_posteriors
 from jaxcnn.evaluation.protocols import Dense
 from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.figures import drawing
+from jaxcnn.research.figures.chosen_images import chosen_positions, evenly_spaced, readable_images
 from jaxcnn.research.figures.class_maps import ClassMaps, cell_centres, cell_field, map_scale
 from jaxcnn.research.figures.nearest import HiddenLayer, nearest_images
 from jaxcnn.research.predict import centre_protocol, top_classes
@@ -60,20 +60,13 @@ class FigureRequest:
         Raises:
             DataError: some of `ids` are not in the split.
         """
-        source = self.run.data.evaluation
-        if not self.ids:
-            return Subset(source, evenly_spaced(len(source), self.images))
-        places = {int(identity): place for place, identity in enumerate(source.ids)}
-        missing = [str(i) for i in self.ids if i not in places]
-        if missing:
-            raise DataError(
-                f"no images of {self.run.data.eval_split} have the ids {', '.join(missing)}: give ids from "
-                f"{min(places)} to {max(places)}"
-            )
-        return Subset(source, np.array([places[i] for i in self.ids]))
+        data = self.run.data
+        positions = chosen_positions(data.evaluation, self.images, self.ids, data.eval_split)
+        return Subset(data.evaluation, positions)
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
+        """Names of the classes."""
         return display_names(self.run.loaded.classes)
 
     @functools.cached_property
@@ -82,10 +75,24 @@ class FigureRequest:
         return Dense(scales=(self.scale or map_scale(self.run.loaded.net),), flip=False)
 
     def name(self, label: int) -> str:
+        """The name of a class."""
         return self.names[label] if label >= 0 else "no label"
 
     def title(self, what: str) -> str:
+        """The title of a figure of `what`."""
         return f"{self.run.folder.name}, step {self.run.step}: {what}"
+
+    def cropped(self, protocol: Protocol, count: int = 0) -> list[EvalImage]:
+        """`chosen`, or `count` evenly spaced ones of them, with the crops of `protocol`.
+
+        Raises:
+            FigureSkipped: all are corrupt.
+        """
+        some = Subset(self.chosen, evenly_spaced(len(self.chosen), count))
+        found = list(readable_images(self.run, some, protocol))
+        if not found:
+            raise FigureSkipped("all images are corrupt")
+        return found
 
 
 def draw_figures(request: FigureRequest, names: Sequence[str], out: Path) -> Iterator[Path]:
@@ -132,7 +139,7 @@ def kernels(request: FigureRequest) -> Any:
 def guesses(request: FigureRequest) -> Any:
     """Images of the reported split with their most probable classes."""
     run, protocol = request.run, centre_protocol(request.run)
-    images = _some(readable_images(run, request.chosen, choose_crops(run.forward, protocol)))
+    images = request.cropped(protocol)
     shown: dict[int, drawing.Guess] = {}
     by_position = {image.position: image for image in images}
     for image, log_posterior in image_posteriors(
@@ -148,23 +155,18 @@ def guesses(request: FigureRequest) -> Any:
             labels.index(image.label) if image.label in labels else -1,
         )
     what = f"{run.data.eval_split} images and their most probable classes by {run.label(protocol)}"
-    return drawing.draw_guesses(
-        [shown[position] for position in sorted(shown)], title=request.title(what)
-    )
+    in_order = [shown[position] for position in sorted(shown)]
+    return drawing.draw_guesses(in_order, title=request.title(what))
 
 
 def neighbours(request: FigureRequest) -> Any:
     """Images of the reported split, with the training images nearest to each in the last hidden layer."""
     run, train, hidden = request.run, request.run.data.train, HiddenLayer(request.run)
-    choose = choose_crops(run.forward, centre_protocol(run))
-    some = Subset(request.chosen, evenly_spaced(len(request.chosen), QUERIES))
-    batches = list(hidden.values(_some(readable_images(run, some, choose))))
-    queries = [image for images, _ in batches for image in images]
-    values = np.concatenate([values for _, values in batches])
+    protocol, doing = centre_protocol(run), f"searching the training images by {hidden.layer}"
+    queries = request.cropped(protocol, QUERIES)
+    values = np.concatenate([values for _, values in hidden.values(queries)])
     searched = Subset(train, evenly_spaced(len(train), request.training_images))
-    training = readable_images(
-        run, searched, choose, f"searching the training images by {hidden.layer}"
-    )
+    training = readable_images(run, searched, protocol, doing)
     rows, count = nearest_images(values, hidden.values(training), NEIGHBOURS)
     if not count:
         raise FigureSkipped("all training images are corrupt")
@@ -192,8 +194,7 @@ def score_maps(request: FigureRequest) -> Any:
     if not net.supports_dense():
         side = net.image_size
         raise FigureSkipped(f"this {type(net).__name__} only takes images of {side} x {side}")
-    some = Subset(request.chosen, evenly_spaced(len(request.chosen), MAPS))
-    images = _some(readable_images(run, some, choose_crops(run.forward, protocol)))
+    images = request.cropped(protocol, MAPS)
     maps, side = ClassMaps(run.loaded), cell_field(net).stride
     shown = []
     for image in images:
@@ -213,39 +214,6 @@ def score_maps(request: FigureRequest) -> Any:
 FIGURES: dict[str, Callable[[FigureRequest], Any]] = {
     function.__name__: function for function in (kernels, guesses, neighbours, score_maps)
 }
-
-
-def evenly_spaced(total: int, count: int) -> Int[np.ndarray, " n"]:
-    """`count` evenly spaced positions in 0..total-1; all of them if `count` is 0 or larger."""
-    count = min(count or total, total)
-    return (2 * np.arange(count) + 1) * total // (2 * max(count, 1))
-
-
-def readable_images(
-    run: FinishedRun, source: Source, choose: ChooseCrops, doing: str = ""
-) -> Iterator[EvalImage]:
-    """The images of `source` in order, without corrupt ones, which are named on the console.
-
-    Args:
-        doing: text of the progress line.
-    """
-    with EvalLoader(source, choose, threads=run.config["data"]["threads"]) as images:
-        for image in images:
-            run.check_stop()
-            if doing:
-                run.console.progress(f"{doing}: {image.position + 1:,}/{len(source):,}")
-            if image.problem:
-                name = source.name(image.position)
-                run.console.line(f"skipped corrupt image {name}: {image.problem}")
-            else:
-                yield image
-
-
-def _some(images: Iterator[EvalImage]) -> list[EvalImage]:
-    found = list(images)
-    if not found:
-        raise FigureSkipped("all images are corrupt")
-    return found
 
 
 def _view(image: EvalImage) -> UInt8[np.ndarray, "h w 3"]:

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import config as configs
-from jaxcnn.data import DataError, DataSplits, Source, pixel_statistics
+from jaxcnn.data import DataSplits, pixel_statistics
 from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.decode import decode, peek
 from jaxcnn.data.train_crops import draw_train_crop
 from jaxcnn.preprocessing import Augment, augment_batch, example_keys, flip_mask, make_preprocess
+from jaxcnn.research.figures.chosen_images import chosen_positions
 from jaxcnn.training import schema
 from jaxcnn.training.evaluator import open_splits
 
@@ -34,7 +35,7 @@ def draw_views(
     """Draws the first `views` training crops of some images of a resolved config into `path`.
 
     Args:
-        images: how many images, spread over the training split, where `ids` names none.
+        images: number of evenly spaced training images, where `ids` is empty.
 
     Returns:
         The number of images drawn.
@@ -43,25 +44,10 @@ def draw_views(
         DataError: `ids` names an image that is not in the training split.
     """
     data = open_splits(config["data"])
-    rows = [view_row(config, data, p, views) for p in _positions(images, ids, data.train)]
+    positions = chosen_positions(data.train, images, ids, "the training split")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _draw(rows, path, _title(config))
-    return len(rows)
-
-
-def _positions(images: int, ids: Sequence[int], source: Source) -> list[int]:
-    """Positions of the named images, or of some spread over the split, so that classes differ."""
-    if not ids:
-        count = min(images, len(source))
-        return [(2 * i + 1) * len(source) // (2 * count) for i in range(count)]
-    position = {int(identity): place for place, identity in enumerate(source.ids)}
-    missing = [i for i in ids if i not in position]
-    if missing:
-        raise DataError(
-            f"--ids {missing} are not training images: give ids from 0 to {max(position)}, of images that "
-            "are not held out"
-        )
-    return [position[i] for i in ids]
+    _draw(view_rows(config, data, positions.tolist(), views), path, _title(config))
+    return len(positions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,44 +60,47 @@ class Row:
     mirrored: list[bool]
 
 
-def view_row(config: dict[str, Any], data: DataSplits, position: int, count: int) -> Row:
+def view_rows(
+    config: dict[str, Any], data: DataSplits, positions: Sequence[int], count: int
+) -> list[Row]:
+    """The training images at `positions`, each with its crops in the first `count` epochs."""
     augment: Augment = configs.build_section("augment", config["augment"], schema.SECTIONS)
     side, seed = config["model"]["image_size"], config["data"]["seed"]
-    encoded, _ = data.train.read(position)
-    identity = int(data.train.ids[position])
-    height, width = peek(encoded)
-    draw = {"sampling": augment, "image_size": side, "seed": seed, "example_id": identity}
-    views = [draw_train_crop(height, width, epoch=epoch, **draw) for epoch in range(count)]
-    pixels = [decode(encoded, view) for view in views]
-    batch = {
-        "image": jnp.asarray(np.stack(pixels)),
-        "epoch": jnp.arange(count, dtype=jnp.int32),
-        "id": jnp.full(count, identity, jnp.int32),
-        "box": jnp.asarray(np.array([view.box for view in views], np.int32)),
-    }
-    key = jax.random.key(seed)
-    seen = np.asarray(augment_batch(key, batch, _without_mean(augment, data)))
-    mirrored = np.asarray(flip_mask(example_keys(key, batch["epoch"], batch["id"]), augment.flip))
-    whole = (0.0, 0.0, float(width), float(height))
-    squeezed = ResizedCrop(height, width, whole, (2 * side, 2 * side), (0, 0, 0, 0))
-    return Row(
-        decode(encoded, squeezed),
-        list(np.clip(np.rint(seen), 0, 255).astype(np.uint8)),
-        views,
-        [bool(flip) for flip in mirrored],
-    )
+    squeezed, views, examples = [], [], []
+    for position in positions:
+        encoded, _ = data.train.read(position)
+        identity = int(data.train.ids[position])
+        height, width = peek(encoded)
+        whole = (0.0, 0.0, float(width), float(height))
+        square = ResizedCrop(height, width, whole, (2 * side, 2 * side), (0, 0, 0, 0))
+        squeezed.append(decode(encoded, square))
+        draw = {"sampling": augment, "image_size": side, "seed": seed, "example_id": identity}
+        for epoch in range(count):
+            views.append(draw_train_crop(height, width, epoch=epoch, **draw))
+            examples.append((decode(encoded, views[-1]), epoch, identity, views[-1].box))
+    image, *integers = map(np.array, zip(*examples, strict=True))
+    batch = {"image": jnp.asarray(image)}
+    batch |= zip(("epoch", "id", "box"), (jnp.asarray(i, jnp.int32) for i in integers), strict=True)
+    key, preprocess = jax.random.key(seed), _without_mean(augment, data)
+    seen = np.asarray(jax.jit(lambda batch: augment_batch(key, batch, preprocess))(batch))
+    pixels = np.clip(np.rint(seen), 0, 255).astype(np.uint8)
+    flips = flip_mask(example_keys(key, batch["epoch"], batch["id"]), augment.flip).tolist()
+    return [
+        Row(square, list(pixels[i : i + count]), views[i : i + count], flips[i : i + count])
+        for i, square in zip(range(0, len(views), count), squeezed, strict=True)
+    ]
 
 
 def _without_mean(augment: Augment, data: DataSplits) -> Any:
     """The config's preprocessing with a mean of zero. Colour shifts use Krizhevsky's figures where the run
     would compute its own statistics: a picture needs no pass over the data."""
     plain = dataclasses.replace(augment, mean=(0.0, 0.0, 0.0))
-    if not plain.needs_statistics:
-        return make_preprocess(plain, None)
-    if augment.statistics in ("imagenet", "auto"):
-        return make_preprocess(plain, pixel_statistics.IMAGENET)
-    found = pixel_statistics.load_statistics(augment.statistics)
-    pixel_statistics.check_matches(found, data, augment.statistics)
+    found = None
+    if plain.needs_statistics and augment.statistics in ("imagenet", "auto"):
+        found = pixel_statistics.IMAGENET
+    elif plain.needs_statistics:
+        found = pixel_statistics.load_statistics(augment.statistics)
+        pixel_statistics.check_matches(found, data, augment.statistics)
     return make_preprocess(plain, found)
 
 
@@ -119,22 +108,18 @@ def _caption(view: ResizedCrop, mirrored: bool) -> str:
     left, top, right, bottom = view.region
     share = (right - left) * (bottom - top) / (view.image_height * view.image_width)
     aspect = (right - left) / (bottom - top)
-    flip = ", mirrored" if mirrored else ""
-    return f"{view.interpolation}, {share:.0%}, {aspect:.2f}{flip}"
+    return f"{view.interpolation}, {share:.0%}, {aspect:.2f}{', mirrored' if mirrored else ''}"
 
 
 def _title(config: dict[str, Any]) -> str:
     augment = config["augment"]
-    parts = [f"sampling {augment['sampling']}"]
-    if augment["sampling"] == "random_resized_crop":
-        parts.append(f"area {augment['area'][0]:g} to {augment['area'][1]:g}")
-    else:
-        parts.append(f"S {augment['scale'][0]} to {augment['scale'][1]}")
+    by_area = augment["sampling"] == "random_resized_crop"
+    name, (low, high) = ("area", augment["area"]) if by_area else ("S", augment["scale"])
+    parts = [f"sampling {augment['sampling']}", f"{name} {low:g} to {high:g}"]
     parts.append(f"flip {augment['flip']:g}")
-    if tuple(augment["color_jitter"]) != (1.0, 1.0):
-        parts.append(
-            f"color jitter {augment['color_jitter'][0]:g} to {augment['color_jitter'][1]:g}"
-        )
+    low, high = augment["color_jitter"]
+    if (low, high) != (1.0, 1.0):
+        parts.append(f"color jitter {low:g} to {high:g}")
     colours = augment["statistics"].replace("auto", "imagenet")  # as in _without_mean
     parts.append(f"pca {augment['pca']}" + (f" ({colours})" if augment["pca"] != "off" else ""))
     return f"{config['model']['name']}: " + ", ".join(parts)
@@ -147,26 +132,19 @@ def _draw(rows: Sequence[Row], path: Path, title: str) -> None:
     size = (TILE * columns, (TILE + 0.2) * len(rows) + 0.35)
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title, fontsize=9)
-    for row, (place, *places) in zip(
-        rows, figure.subplots(len(rows), columns, squeeze=False), strict=True
-    ):
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for row, (whole, *places) in zip(rows, grid, strict=True):
         height, width = row.views[0].image_height, row.views[0].image_width
-        place.imshow(row.image, extent=(0, width, height, 0))
-        place.set_xlabel(f"image, {width} x {height}", fontsize=6)
-        for number, (axes, image, view, mirrored) in enumerate(
-            zip(places, row.pixels, row.views, row.mirrored, strict=True)
-        ):
+        whole.imshow(row.image, extent=(0, width, height, 0))
+        whole.set_xlabel(f"image, {width} x {height}", fontsize=6)
+        crops = zip(places, row.pixels, row.views, row.mirrored, strict=True)
+        for number, (axes, image, view, mirrored) in enumerate(crops):
             left, top, right, bottom = view.region
-            place.plot(
-                (left, right, right, left, left),
-                (top, top, bottom, bottom, top),
-                f"C{number}",
-                lw=0.8,
-            )
+            across, down = (left, right, right, left, left), (top, top, bottom, bottom, top)
+            whole.plot(across, down, f"C{number}", lw=0.8)
             axes.imshow(image)
             axes.set_xlabel(_caption(view, mirrored), fontsize=6)
-            for spine in axes.spines.values():
-                spine.set(edgecolor=f"C{number}", linewidth=1.5)
-        for axes in (place, *places):
+            axes.spines[:].set(edgecolor=f"C{number}", linewidth=1.5)
+        for axes in (whole, *places):
             axes.set(xticks=[], yticks=[])
     figure.savefig(path, dpi=DOTS)

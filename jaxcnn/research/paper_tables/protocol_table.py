@@ -2,90 +2,74 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from jaxcnn.research.comparison.outcomes import markdown_table, text_table
 from jaxcnn.research.evaluate_run import FinishedRun
-from jaxcnn.research.paper_tables.side_by_side import (
+from jaxcnn.research.paper_tables.side_by_side import describe_run, net_name, scale_text
+from jaxcnn.research.text_tables import (
+    bullets,
     csv_numbers,
-    describe_run,
+    csv_table,
+    markdown_table,
     mean_text,
-    net_name,
-    scale_text,
+    text_table,
 )
 from jaxcnn.training import report
 
-HEADER = ("net", "protocol", "split", "top-1 error", "top-5 error", "loss", "n", "images")
-WORDS = 3  # columns of text
-MEASURES = ("top1", "top5", "loss")
-
-
-class ProtocolRow(NamedTuple):
-    """A protocol on a split: for each of `MEASURES` a value per run of the net; errors in percent."""
-
-    net: str
-    protocol: str
-    split: str
-    values: tuple[tuple[float, ...], ...]
-    images: tuple[int, ...]
-
-
-def protocol_rows(runs: Sequence[FinishedRun]) -> list[ProtocolRow]:
-    """Every protocol on every split in the reports of `runs`; results of older weights are left out. Runs
-    that only differ in their seeds are of one net."""
-    groups: dict[str, list[FinishedRun]] = {}
-    for run in runs:
-        groups.setdefault(_without_seeds(run.trained_config), []).append(run)
-    found = []
-    for group in groups.values():
-        by_protocol: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-        for run in group:
-            for row in report.read_report(run.folder / "report.json")["results"]:
-                if row["step"] == run.step:
-                    by_protocol.setdefault((row["protocol"], row["split"]), []).append(row)
-        for (protocol, split), results in by_protocol.items():
-            values = tuple(tuple(_value(row, measure) for row in results) for measure in MEASURES)
-            images = tuple(row["n"] for row in results)
-            found.append(ProtocolRow(_name(group[0]), protocol, split, values, images))
-    return found
+TEXTS = ("net", "protocol", "split")
+NUMBERS = ("top-1 error", "top-5 error", "loss")  # errors in percent
+COUNTS = ("n", "images")
 
 
 def protocol_tables(runs: Sequence[FinishedRun]) -> dict[str, str]:
-    """The table as `text`, `markdown` and `csv`.
+    """The table as `text`, `markdown` and `csv`: a row for every protocol on every split in the reports of
+    `runs`, with means over the runs that only differ in their seeds. Results of older weights are left out.
 
     Raises:
         ValueError: the runs have no results.
     """
-    found = protocol_rows(runs)
-    if not found:
+    head = (*TEXTS, *NUMBERS, *COUNTS)
+    numbers = [f"{name}{suffix}" for name in NUMBERS for suffix in ("", " deviation")]
+    body, csv_rows = [], [[*TEXTS, *numbers, *COUNTS]]
+    for texts, results in _results(runs):
+        values = [[100 * (1 - row[key]) for row in results] for key in ("top1", "top5")]
+        values.append([row["loss"] for row in results])
+        images = " or ".join(f"{n:,}" for n in sorted({row["n"] for row in results}))
+        counts = [str(len(results)), images]
+        body.append([*texts, *map(mean_text, values), *counts])
+        csv_rows.append([*texts, *(field for v in values for field in csv_numbers(v)), *counts])
+    if not body:
         raise ValueError(
             "the reports of these runs hold no results; make some: jaxcnn evaluate --workdir=RUN "
             "--protocol=NAME"
         )
-    body = [
-        [*row[:WORDS], *map(mean_text, row.values), str(len(row.images)), _counts(row)]
-        for row in found
-    ]
     about = [describe_run(run) for run in runs]
-    text = "\n\n".join([text_table(HEADER, body, left=WORDS), "\n".join(about)])
-    points = "\n".join(f"* {line}" for line in about)
-    markdown = f"{markdown_table(HEADER, body, left=WORDS)}\n\n{points}"
-    return {"text": text, "markdown": markdown, "csv": _csv(found)}
+    return {
+        "text": "\n\n".join([text_table(head, body, left=len(TEXTS)), "\n".join(about)]),
+        "markdown": f"{markdown_table(head, body, left=len(TEXTS))}\n\n{bullets(about)}",
+        "csv": csv_table(csv_rows),
+    }
 
 
-def _csv(found: Sequence[ProtocolRow]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    numbers = [f"{name}{suffix}" for name in HEADER[WORDS:-2] for suffix in ("", " deviation")]
-    writer.writerow([*HEADER[:WORDS], *numbers, *HEADER[-2:]])
-    for row in found:
-        fields = [field for values in row.values for field in csv_numbers(values)]
-        writer.writerow([*row[:WORDS], *fields, len(row.images), _counts(row)])
-    return stream.getvalue()
+def _results(
+    runs: Sequence[FinishedRun],
+) -> list[tuple[tuple[str, str, str], list[Mapping[str, Any]]]]:
+    """(net, protocol, split) with a row of report.json for each run of the net."""
+    nets: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        nets.setdefault(_without_seeds(run.trained_config), []).append(run)
+    found = []
+    for same in nets.values():
+        rows: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+        for run in same:
+            for row in report.read_report(run.folder / "report.json")["results"]:
+                if row["step"] == run.step:
+                    key = (_description(same[0]), row["protocol"], row["split"])
+                    rows.setdefault(key, []).append(row)
+        found += rows.items()
+    return found
 
 
 def _without_seeds(config: Mapping[str, Any]) -> str:
@@ -97,15 +81,6 @@ def _without_seeds(config: Mapping[str, Any]) -> str:
     return json.dumps(plain, sort_keys=True)
 
 
-def _name(run: FinishedRun) -> str:
-    model = run.trained_config["model"]
-    scale = scale_text(run.trained_config)
+def _description(run: FinishedRun) -> str:
+    model, scale = run.trained_config["model"], scale_text(run.trained_config)
     return f"{net_name(model)}, width {model['width']:g}, {model['image_size']} pixels{scale}"
-
-
-def _value(row: Mapping[str, Any], measure: str) -> float:
-    return row["loss"] if measure == "loss" else 100 * (1 - row[measure])
-
-
-def _counts(row: ProtocolRow) -> str:
-    return " or ".join(f"{n:,}" for n in sorted(set(row.images)))

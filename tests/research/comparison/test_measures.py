@@ -159,5 +159,5 @@ def test_bad_measures(text, message):
 
 def test_a_measure_from_text():
     assert parse_measure("epochs_to_train_error=0.25") == EPOCHS
-    assert parse_measure("top1").higher_is_better
-    assert not EPOCHS.higher_is_better
+    assert parse_measure("top1") == TOP1
+    assert (TOP1.is_top1, EPOCHS.is_top1) == (True, False)

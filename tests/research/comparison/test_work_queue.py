@@ -20,7 +20,7 @@ from jaxcnn.training.console import Console
 from jaxcnn.training.signals import StopSignal
 from tests.research.made import diverge, finish, plan
 
-# What `claim` does, in a process that imports nothing.
+# What `acquire` does, in a process that imports nothing.
 HOLD = """
 import fcntl, os, sys, time
 os.makedirs(sys.argv[1], exist_ok=True)
@@ -71,6 +71,9 @@ def trained(monkeypatch):
             finish(runs[folder])
 
         monkeypatch.setattr(work_queue, "train", run)
+        # Nothing is compiled here, and the programs of other tests stay cached.
+        monkeypatch.setattr(work_queue.jax, "clear_caches", lambda: None)
+        monkeypatch.setattr(work_queue.gc, "collect", lambda: None)
         return trained_folders
 
     return train

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -10,14 +12,19 @@ import numpy as np
 import pytest
 
 from jaxcnn.data import DataError, EvalImage
-from jaxcnn.evaluation.posteriors import choose_crops
 from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.figures import drawing, run_figures
-from jaxcnn.research.figures.nearest import HiddenLayer, last_hidden_layer, nearest_images
-from jaxcnn.research.figures.run_figures import FigureRequest, draw_figures, evenly_spaced
+from jaxcnn.research.figures.chosen_images import evenly_spaced, readable_images
+from jaxcnn.research.figures.nearest import (
+    HiddenLayer,
+    last_hidden_layer,
+    layer_values,
+    nearest_images,
+)
+from jaxcnn.research.figures.run_figures import FigureRequest, draw_figures
 from jaxcnn.research.predict import centre_protocol
 from jaxcnn.training.console import Console
-from tests.evaluation.small import CLASSES, Images, net_and_params, pixels_of
+from tests.evaluation.small import CLASSES, MEAN, Images, net_and_params, pixels_of
 from tests.models.narrow import quick_jit
 from tests.research.untrained import few_images, untrained
 
@@ -50,10 +57,25 @@ def made(tmp_path_factory):
             runs[name] = FinishedRun(folder / name, batch_size=8)
             train, evaluation = Images(SHAPES, broken=(1,)), Images(SHAPES[::-1], broken=(3,))
             runs[name].data = few_images(train, evaluation)
-        runs[name].console = Console()  # pytest has another stdout for each test
+        runs[name].console.stream = sys.stdout  # pytest has another one for each test
         return runs[name]
 
     return of
+
+
+class LoadedRun(FinishedRun):
+    """A run without files and data."""
+
+    def __init__(self, name, **fields):
+        net, params = net_and_params(name, **fields)
+        self.loaded = SimpleNamespace(net=net, variables={"params": params}, mean=MEAN)
+        self.console, self.data, self.folder, self.step = Console(), None, Path(name), 7
+
+
+@pytest.fixture
+def separable():
+    """GoogLeNet with a fully connected head and a depthwise first layer."""
+    return LoadedRun("googlenet", head="fully_connected", stem="separable")
 
 
 def shown(function, name, monkeypatch, show):
@@ -64,13 +86,35 @@ def shown(function, name, monkeypatch, show):
     return seen[0]
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vgg", "googlenet", "cuda"])
+@pytest.mark.parametrize("name", RUNS)
+def test_each_net_has_its_last_hidden_layer(name, made):
+    run = LoadedRun(name) if name in ("alexnet", "googlenet") else made(name)
+    _, _, layer, count, _ = RUNS[name]
+    net, params = run.loaded.net, run.loaded.variables["params"]
+    assert last_hidden_layer(net, params) == layer
+    side = net.image_size
+    shapes = {"image": ((2, side, side, 3), np.uint8), "box": ((2, 4), np.int32)}
+    batch = {key: jax.ShapeDtypeStruct(*shape) for key, shape in shapes.items()}
+    read = functools.partial(layer_values, net, run.loaded.mean, layer)
+    assert jax.eval_shape(read, params, batch).shape == (2, count)
+    classifier = params["fc8" if layer == "fc7" else "fc"]
+    assert classifier["kernel"].size == count * CLASSES  # which it reads
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vgg",  # with a mean image, the others with three values
+        "cuda",
+        pytest.param("alexnet", marks=pytest.mark.slow),
+        pytest.param("googlenet", marks=pytest.mark.slow),
+    ],
+)
 def test_hidden_values_equal_those_of_each_image_alone(name, made):
     run, (_, _, layer, count, _) = made(name), RUNS[name]
     hidden, loaded = HiddenLayer(run), run.loaded
     assert hidden.layer == layer
-    choose = choose_crops(run.forward, centre_protocol(run))
-    images = list(run_figures.readable_images(run, run.data.train, choose))
+    images = list(readable_images(run, run.data.train, centre_protocol(run)))
     assert len(images) == 8  # of nine one is broken
     ((same, values),) = hidden.values(images)
     assert same == images
@@ -95,20 +139,6 @@ def test_hidden_values_equal_those_of_each_image_alone(name, made):
         np.testing.assert_allclose(again, logits[0], rtol=1e-3, atol=1e-3)
     assert values.min() >= 0
     assert np.ptp(values, axis=0).max() > 1e-3
-
-
-class LoadedRun(FinishedRun):
-    """A run without files."""
-
-    def __init__(self, net, params):
-        self.loaded = SimpleNamespace(net=net, variables={"params": params})
-        self.console, self.data = Console(), None
-
-
-@pytest.fixture
-def separable():
-    """GoogLeNet with a fully connected head and a depthwise first layer."""
-    return LoadedRun(*net_and_params("googlenet", head="fully_connected", stem="separable"))
 
 
 def test_the_hidden_layer_of_a_fully_connected_head(separable):
@@ -147,13 +177,13 @@ def test_a_training_image_is_nearest_to_itself(made, monkeypatch):
 
 
 def test_neighbours_among_some_training_images(made, monkeypatch):
-    show = FigureRequest(made("alexnet"), images=9, training_images=3)
+    show = FigureRequest(made("cuda"), images=9, training_images=3)
     rows, title = shown(run_figures.neighbours, "neighbours", monkeypatch, show)
     assert [row.title for row in rows] == [f"class_{i % 5:03}" for i in (0, 2, 4, 6, 8)]
     # 1, 4 and 7 of nine, and the first of these is broken.
     assert "among 2 of 9 training images" in title
     assert {len(row.nearest) for row in rows} == {2}
-    assert rows[0].nearest[0].shape == (72, 72, 3)
+    assert rows[0].nearest[0].shape == (24, 24, 3)
 
 
 def test_guesses_have_the_probabilities_of_the_loaded_run(made, monkeypatch, capsys):
@@ -209,9 +239,10 @@ def test_kernels_of_each_net(made, separable, monkeypatch):
     )
     expected = {"alexnet": ("conv1", 11, 2), "vgg": ("conv1_1", 3, 1), "googlenet": ("conv1", 7, 1)}
     for name, (layer, side, towers) in {**expected, "cuda": ("conv1", 5, 1)}.items():
-        run_figures.kernels(FigureRequest(made(name)))
+        run = made("cuda") if name == "cuda" else LoadedRun(name)
+        run_figures.kernels(FigureRequest(run))
         values, seen, title = drawn["k"]
-        own = made(name).loaded.variables["params"][layer]["kernel"]
+        own = run.loaded.variables["params"][layer]["kernel"]
         np.testing.assert_array_equal(values, own)
         assert seen == towers
         assert title == f"{name}, step 7: the {own.shape[-1]} kernels of {layer}, {side} x {side}"

@@ -17,9 +17,11 @@ SMALL = ["data.source=synthetic:4", "model.image_size=96", "data.seed=7"]
 def test_the_views_drawn_are_those_that_the_net_sees():
     config = schema.read_resolved("googlenet", SMALL)[1]
     data = open_splits(config["data"])
-    row = training_views.view_row(config, data, 5, 2)
+    _, row = training_views.view_rows(config, data, [3, 5], 2)
     augment = schema.SECTIONS["augment"](**config["augment"] | {"mean": (0.0, 0.0, 0.0)})
     size = len(data.train)
+    preprocess = make_preprocess(augment, IMAGENET)
+    augmented = jax.jit(lambda key, batch: augment_batch(key, batch, preprocess))
     settings = {"seed": 7, "batch_size": size, "image_size": 96, "sampling": augment}
     with room.TrainLoader(data.train, **settings) as batches:
         for epoch in range(2):
@@ -27,7 +29,7 @@ def test_the_views_drawn_are_those_that_the_net_sees():
             place = int(np.flatnonzero(batch["id"] == 5)[0])
             one = {k: jnp.asarray(v[place : place + 1]) for k, v in batch.items()}
             assert int(one["epoch"][0]) == epoch
-            seen = augment_batch(jax.random.key(7), one, make_preprocess(augment, IMAGENET))[0]
+            seen = augmented(jax.random.key(7), one)[0]
             expected = np.clip(np.rint(seen), 0, 255)
             assert np.abs(expected - row.pixels[epoch]).max() <= 1
             assert np.ptp(expected) > 20

@@ -5,9 +5,11 @@ import io
 import json
 import statistics
 
+import numpy as np
 import pytest
 
-from jaxcnn.evaluation import ensemble
+from jaxcnn.evaluation import ProtocolRun, ensemble
+from jaxcnn.research import evaluate_run
 from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.paper_tables.matching import ensemble_matches, in_proportion, trains_for
 from jaxcnn.research.paper_tables.side_by_side import (
@@ -17,7 +19,7 @@ from jaxcnn.research.paper_tables.side_by_side import (
     wanted_evaluations,
 )
 from jaxcnn.research.paper_tables.tables import TABLES, Contribution
-from tests.evaluation.small import Images
+from tests.evaluation.small import CLASSES, Images
 from tests.research.untrained import few_images, untrained
 
 D = Contribution("vgg", TABLES["vgg3"].rows[0].parts[0].protocol, "D", (256, 512))
@@ -125,6 +127,25 @@ def test_parameters_need_no_run():
     body = side_by_side(TABLES["vgg2"], []).body()
     assert body[0][:3] == ["A", "133", "132.86"]
     assert body[-1][:3] == ["E", "144", "143.67"]
+
+
+@pytest.fixture(autouse=True)
+def _drawn_posteriors(monkeypatch):
+    """Draws posteriors in place of an evaluation, which tests/cli/test_evaluate.py has."""
+
+    def evaluate(forward, params, source, protocol, *, split, keep, **_):
+        label = protocol.label(forward.net.image_size)
+        seed = [*np.asarray(params["fc8"]["bias"]).tobytes(), *label.encode()]
+        drawn = ensemble.Posteriors(
+            source.ids.astype(np.int32),
+            np.arange(len(source), dtype=np.int32) % CLASSES,
+            np.random.default_rng(seed).dirichlet(np.ones(CLASSES), len(source)).astype(np.float32),
+            ensemble.digest(source.class_names),
+            {"protocol": label, "split": split},
+        )
+        return ProtocolRun(ensemble.error_rates([drawn]), [], drawn if keep else None)
+
+    monkeypatch.setattr(evaluate_run, "evaluate", evaluate)
 
 
 @pytest.fixture(scope="module")

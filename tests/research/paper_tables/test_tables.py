@@ -8,7 +8,6 @@ from jaxcnn.models import NETS
 from jaxcnn.models.summary import summarise
 from jaxcnn.models.vgg import COLUMNS
 from jaxcnn.research.paper_tables.tables import (
-    MEASURES,
     PARAMETERS,
     TABLES,
     TOP1,
@@ -37,7 +36,6 @@ def test_there_is_every_table_by_its_name():
     assert list(TABLES) == [
         *("alexnet2", "vgg2", "vgg3", "vgg4", "vgg5", "vgg6", "vgg7", "googlenet2", "googlenet3")
     ]
-    assert all(table.name == name for name, table in TABLES.items())
 
 
 @pytest.mark.parametrize(
@@ -58,10 +56,6 @@ def test_a_table_has_the_papers_measures_and_rows(name, measures, rows):
     assert TABLES[name].measures == measures
     assert len(TABLES[name].rows) == rows
     assert len({row.cells for row in TABLES[name].rows}) == rows
-
-
-def test_the_measures_are_a_closed_set():
-    assert MEASURES == ("top-1 val", "top-5 val", "top-5 test", "parameters (millions)")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +123,7 @@ def test_a_part_can_be_built_and_judged_at_224(table, row):
         assert part.protocol.every_epochs == (1.0 if isinstance(part.protocol, CenterCrop) else 0.0)
         if part.net == "vgg":
             assert part.column in COLUMNS
-            assert (part.scale is None) == (table.name == "vgg2")
+            assert (part.scale is None) == (table is TABLES["vgg2"])
         else:
             assert (part.column, part.scale) == ("", None)
 
