@@ -32,8 +32,9 @@ from jaxcnn.training.builder import build_experiment, with_classes
 from jaxcnn.training.checkpoint import Checkpoints
 from jaxcnn.training.console import Compiler, Console
 from jaxcnn.training.experiment import Experiment, synthetic_batch
-from jaxcnn.training.loop import Run
+from jaxcnn.training.loop import train
 from jaxcnn.training.prefetch import Prefetcher
+from jaxcnn.training.run_setup import Run
 from jaxcnn.training.signals import StopSignal
 
 SLOWDOWN = 1.2  # seconds of the sleeping step over those of its input
@@ -80,7 +81,7 @@ class _OneBatch(itertools.repeat):
 class _Timed(Run):
     """A run without input."""
 
-    def batches(self, start: int) -> Any:
+    def train_batches(self, start: int) -> Any:
         del start
         batch = {k: np.asarray(v) for k, v in synthetic_batch(self.experiment).items()}
         return contextlib.nullcontext(_OneBatch(batch))
@@ -131,7 +132,7 @@ def _overhead(experiment: Experiment, data: Any, options: argparse.Namespace) ->
     ):
         run = _Timed(experiment, data, Path(folder), stop_signal, SINGLE_PROCESS)
         compiler = run.compiler = _Alternating(run.console, experiment)
-        run.train(experiment.fresh_state())
+        train(run, experiment.fresh_state())
         run.checkpoints.close()
     turns = np.asarray(compiler.turns)
     loop, bare = map(float, np.median(turns, axis=0))

@@ -65,7 +65,7 @@ def _describe(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _evaluations(config: dict[str, Any]) -> list[str]:
-    from jaxcnn.training.evaluator import run_protocols
+    from jaxcnn.training.schema import run_protocols
 
     side, lines = config["model"]["image_size"], []
     for protocol in run_protocols(config):

@@ -125,12 +125,12 @@ def forecast(
     parts = make_parts(config, devices)
     net, plan, reduction = parts.net, parts.plan, parts.grad_reduce
     _check_all_used(plan, devices)
-    sent = tuple(comm_cost(plan, reduction, net, parts.shapes.params, config["batch_size"]))
+    sent = tuple(comm_cost(plan, reduction, net, parts.state_shapes.params, config["batch_size"]))
     links = network(target.chip, target.count, target.shape, target.node, gbps)
     todo, rows = step_cost(net), config["batch_size"] // target.count
     averaged = config["average"]["kind"] != "off"
     need = step_demand(todo, plan, reduction, sent, config["batch_size"], net.dtype, averaged)
-    state = local_bytes(parts.shapes, parts.specs, reduction.sizes)
+    state = local_bytes(parts.state_shapes, parts.state_specs, reduction.sizes)
     memory = model = peak_memory(todo, state, reduction, net.image_size, net.dtype)
     limits, compiled, fitted = roofline(need, target.chip, links, plan), None, None
     if target.compiles:

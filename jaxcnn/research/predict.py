@@ -14,7 +14,7 @@ from jaxcnn.data.sources.folder import SUFFIXES
 from jaxcnn.evaluation import Protocol, check_fits, choose_crops, image_posteriors, read_protocol
 from jaxcnn.evaluation.protocols import CenterCrop
 from jaxcnn.research.evaluate_run import FinishedRun
-from jaxcnn.training.evaluator import run_protocols
+from jaxcnn.training.schema import run_protocols
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,32 +13,11 @@ from jaxcnn import config as configs
 from jaxcnn import models
 from jaxcnn.data.pixel_statistics import Statistics
 from jaxcnn.models.summary import order_of_computation
-from jaxcnn.parallel import GradReduce, Parallelism, Plan, check_batch, choose_plan
+from jaxcnn.parallel import Parallelism, check_batch, choose_plan
 from jaxcnn.preprocessing import Augment, make_preprocess
-from jaxcnn.training.ema import WeightAverage
-from jaxcnn.training.experiment import Experiment
+from jaxcnn.training.experiment import Experiment, Parts
 from jaxcnn.training.schema import SECTIONS
-from jaxcnn.training.train_state import TrainState, create_state, state_specs
-
-
-class Parts(NamedTuple):
-    """The parts of an experiment that need no device: only the number and kind of devices matter.
-
-    Attributes:
-        shapes: shapes and dtypes of the train state.
-        specs: how each array of the state is partitioned.
-        comm_mb: MB that each possible plan sends per update and device.
-    """
-
-    net: Any
-    tx: Any
-    schedule: Any
-    average: WeightAverage
-    plan: Plan
-    grad_reduce: GradReduce
-    shapes: TrainState
-    specs: TrainState
-    comm_mb: Mapping[str, float]
+from jaxcnn.training.train_state import create_state, state_specs
 
 
 def make_parts(config: Mapping[str, Any], devices: Sequence[Any]) -> Parts:
@@ -51,19 +30,24 @@ def make_parts(config: Mapping[str, Any], devices: Sequence[Any]) -> Parts:
     Raises:
         ValueError: a mesh that does not fit the devices or the net, or a batch that does not split.
     """
-    net = models.build(**config["model"])
-    tx, schedule, average = (
-        configs.build_section(name, config[name], SECTIONS)
-        for name in ("optim", "schedule", "average")
-    )
-    shapes = jax.eval_shape(partial(create_state, net, tx, schedule, average), jax.random.key(0))
+    rules = net, tx, schedule, average = net_and_rules(config)
+    shapes = jax.eval_shape(partial(create_state, *rules), jax.random.key(0))
     parallelism: Parallelism = configs.build_section("mesh", config["mesh"], SECTIONS)
     plan, grad_reduce, comm_mb = choose_plan(
         parallelism, net, shapes.params, order_of_computation(net), config["batch_size"], devices
     )
     check_batch(config["batch_size"], config["grad_accum_steps"], plan.data * plan.model)
     specs = state_specs(shapes, tx, grad_reduce)
-    return Parts(net, tx, schedule, average, plan, grad_reduce, shapes, specs, comm_mb)
+    return Parts(net, tx, schedule, average, plan, grad_reduce, comm_mb, shapes, specs)
+
+
+def net_and_rules(config: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
+    """(net, optimizer, schedule, weight average) of a config with a known number of classes."""
+    rules = (
+        configs.build_section(name, config[name], SECTIONS)
+        for name in ("optim", "schedule", "average")
+    )
+    return models.build(**config["model"]), *rules
 
 
 def build_experiment(
@@ -71,15 +55,11 @@ def build_experiment(
     statistics: Statistics | None = None,
     devices: Sequence[Any] | None = None,
 ) -> Experiment:
-    """The experiment that `config`, whose number of classes is known (`with_classes`), describes.
+    """The experiment of a config, on `devices` (None: all); see `make_parts` for both and for errors.
 
     Args:
         statistics: of the data. None takes placeholders where `augment` needs statistics: enough for
             shapes and timing; a run replaces them by `Experiment.with_statistics`.
-        devices: to run on; None takes all that JAX has.
-
-    Raises:
-        ValueError: a mesh that does not fit the devices or the net, or a batch that does not split.
     """
     devices = list(jax.devices() if devices is None else devices)
     parts = make_parts(config, devices)
@@ -89,18 +69,11 @@ def build_experiment(
     if placement.platform == "tpu" and len(parts.grad_reduce.buckets) == 1:
         options = {}  # they are all about sums in several buckets
     return Experiment(
+        **vars(parts),
         config=config,
-        net=parts.net,
-        tx=parts.tx,
-        schedule=parts.schedule,
-        average=parts.average,
         augment=augment,
         device_preprocess=make_preprocess(augment, statistics or _placeholder(augment)),
         placement=placement,
-        plan=parts.plan,
-        grad_reduce=parts.grad_reduce,
-        comm_mb=parts.comm_mb,
-        state_specs=parts.specs,
         compiler_options=options,
     )
 

@@ -54,38 +54,26 @@ class Checkpoints:
         process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         """All processes of a group must call every method except `steps`; they share one folder."""
-        _quieten()
-        self._process_group = process_group
+        _silence_orbax()
+        self._process_group, self._read_only = process_group, read_only
         self.folder = folder.absolute()  # Orbax rejects relative paths, but only later
-        preserve = policies.AnyPreservationPolicy(
-            [
-                policies.LatestN(keep),
-                policies.BestN(
-                    get_metric_fn=lambda metrics: metrics["top1"],
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
-        )
+        top1 = lambda metrics: metrics["top1"]  # noqa: E731
+        best = policies.BestN(get_metric_fn=top1, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=preserve,
-            best_fn=lambda metrics: metrics[
-                "top1"
-            ],  # without it Orbax keeps metrics in memory only
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            best_fn=top1,  # without it Orbax keeps metrics in memory only
             create=not read_only,
             read_only=read_only,
         )
         # Given here too, because a manager that has not saved yet needs them to read metadata.
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
-        self._read_only = read_only
         self._last: int | None = None  # the step of the latest save, which may still be in progress
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, in ascending order."""
-        return sorted(
-            s for s in self._manager.all_steps() if (self.folder / str(s) / "state").is_dir()
-        )
+        found = self._manager.all_steps()
+        return sorted(step for step in found if (self.folder / str(step) / "state").is_dir())
 
     def save(self, state: TrainState, meta: Mapping[str, Any], best: float | None = None) -> None:
         """Saves `state` under its step. A step that is already saved is not written again.
@@ -96,29 +84,26 @@ class Checkpoints:
             best: top-1 on the held-out images, if there are any; the checkpoint with the highest is kept.
 
         Raises:
-            CheckpointError: an earlier save could not be written.
+            CheckpointError: this or an earlier save could not be written.
         """
-        step = int(state.step)
+        step, primary = int(state.step), self._process_group.run_on_primary
         if step == self._last:
             return
-        if self._process_group.run_on_primary(lambda: step in self.steps()):
-            if best is None or self._process_group.run_on_primary(
-                lambda: bool(self._manager.metrics(step))
-            ):
+        if primary(lambda: step in self.steps()):
+            if best is None or primary(lambda: bool(self._manager.metrics(step))):
                 return
             self._manager.delete(step)  # a stop saved it before the held-out images were evaluated
-        arguments = ocp.args.Composite(
+        primary(lambda: self._check_space(step, state))
+        items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
         )
-        self._process_group.run_on_primary(lambda: self._check_room(step, state))
+        metrics = None if best is None else {"top1": best}
         try:
             self._manager.check_for_errors()
-            self._manager.save(
-                step, args=arguments, metrics=None if best is None else {"top1": best}, force=True
-            )
+            self._manager.save(step, args=items, metrics=metrics, force=True)
             self._last = step
         except Exception as error:
-            raise self._not_written(step, error) from error
+            raise self._not_written(f"checkpoint {step}", error) from error
 
     def wait(self) -> None:
         """Waits until the last save is complete on disk."""
@@ -126,7 +111,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
         except Exception as error:
-            raise self._not_written(None, error) from error
+            raise self._not_written("a checkpoint", error) from error
 
     def restore(
         self, like: TrainState, step: int | None = None
@@ -189,23 +174,22 @@ class Checkpoints:
 
     def _read(self, step: int, like: TrainState) -> Any:
         self._check_fits(step, like)
-        return self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
-            ),
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
         )
+        return self._manager.restore(step, args=items)
 
     def _check_fits(self, step: int, like: TrainState) -> None:
         saved = self._manager.item_metadata(step)["state"]
         if saved is None:
             raise ValueError("the saved state has no metadata")
-        there, wanted = describe_leaves(saved.tree), describe_leaves(_as_saved(like))
+        wanted = {field.name: getattr(like, field.name) for field in dataclasses.fields(like)}
+        old, new = describe_leaves(saved.tree), describe_leaves(wanted)
         lines = [
-            f"  {name}: checkpoint has {there.get(name, 'nothing')}, the config's net needs "
-            f"{wanted.get(name, 'nothing')}"
-            for name in sorted({*there, *wanted})
-            if there.get(name) != wanted.get(name) and not name.startswith("opt_state")
+            f"  {name}: checkpoint has {old.get(name, 'nothing')}, the config's net needs "
+            f"{new.get(name, 'nothing')}"
+            for name in sorted({*old, *new})
+            if old.get(name) != new.get(name) and not name.startswith("opt_state")
         ]
         if lines:
             more = [f"  and {len(lines) - 8} more"] if len(lines) > 8 else []
@@ -215,22 +199,16 @@ class Checkpoints:
                 + "\nuse the config that it was trained with, or another --workdir"
             )
 
-    def _check_room(self, step: int, state: TrainState) -> None:
+    def _check_space(self, step: int, state: TrainState) -> None:
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.folder).free
         if free < needed * 1.05:
-            raise self._not_written(
-                step, OSError(f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
-            )
+            error = OSError(f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
+            raise self._not_written(f"checkpoint {step}", error)
 
-    def _not_written(self, step: int | None, error: Exception) -> CheckpointError:
-        what = "a checkpoint" if step is None else f"checkpoint {step}"
-        complete = self.steps()
-        left = (
-            f"the last complete one is step {complete[-1]}"
-            if complete
-            else "there is no complete one yet"
-        )
+    def _not_written(self, what: str, error: Exception) -> CheckpointError:
+        steps = self.steps()
+        left = f"the last complete one is step {steps[-1]}" if steps else "there is no complete one"
         return CheckpointError(
             f"{what} could not be written to {self.folder}: {_first_line(error)}\n"
             f"{left}; if the disk is full, make room on the disk (or choose another --workdir), then run "
@@ -238,17 +216,9 @@ class Checkpoints:
         )
 
 
-def abstract(state: Any, sharding: Any) -> Any:
-    """`state` as `jax.ShapeDtypeStruct`s with `sharding`, for `Checkpoints.restore`."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
-
-
-def _quieten() -> None:
-    """Silences Orbax's logs and thread tracebacks.
-
-    Orbax logs each save, and prints a long traceback for an exception in one of its threads, although
-    `wait` and `save` raise that exception too.
-    """
+def _silence_orbax() -> None:
+    """Orbax logs each save, and prints a long traceback for an exception in one of its threads, although
+    `wait` and `save` raise that exception too."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     before = threading.excepthook
     if getattr(before, "__module__", "") == __name__:
@@ -259,10 +229,6 @@ def _quieten() -> None:
             before(failed)
 
     threading.excepthook = hook
-
-
-def _as_saved(state: TrainState) -> dict[str, Any]:
-    return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
 
 
 def _first_line(error: BaseException) -> str:

@@ -17,11 +17,7 @@ class Console:
     PLAIN_SECONDS = 10.0
 
     def __init__(self, stream: Any = None, *, silent: bool = False) -> None:
-        """
-        Args:
-            stream: a text file; None is standard output.
-            silent: write nothing: process 0 speaks for this one.
-        """
+        """`stream` is a text file, None standard output. `silent` writes nothing: process 0 speaks for all."""
         self.stream: TextIO = stream or sys.stdout
         self.silent = silent
         self.in_place = self.stream.isatty()
@@ -77,12 +73,11 @@ class Compiler:
 
 def duration(seconds: float) -> str:
     """`42s`, `3m10s`, `1h02m`, `2d03h`."""
-    whole = round(seconds)
-    for unit, size, small, small_size in (
-        ("d", 86400, "h", 3600),
-        ("h", 3600, "m", 60),
-        ("m", 60, "s", 1),
-    ):
-        if whole >= size:
-            return f"{whole // size}{unit}{whole % size // small_size:02d}{small}"
-    return f"{whole}s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02d}h"
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"

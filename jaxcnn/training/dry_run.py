@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from jaxcnn.evaluation.buckets import InputShape
 from jaxcnn.models.summary import format_table, summarise
 from jaxcnn.parallel import describe_devices
 from jaxcnn.training.builder import build_experiment, with_classes
-from jaxcnn.training.experiment import Experiment, synthetic_batch
+from jaxcnn.training.experiment import synthetic_batch
 
 UNKNOWN_CLASSES = 1000
 
@@ -26,33 +26,34 @@ def dry_run(config: Mapping[str, Any]) -> str:
     """
     config = with_classes(config, config["model"]["num_classes"] or UNKNOWN_CLASSES)
     experiment = build_experiment(config)
-    print(format_table(summarise(experiment.net)), flush=True)
-    batch = synthetic_batch(experiment)
-    state = experiment.fresh_state()
-    train, train_text = _compile("train", experiment.lower_train())
-    forward = experiment.forward()
-    crop = InputShape("crop", experiment.net.image_size, experiment.net.image_size)
-    evaluate, evaluate_text = _compile(
-        "evaluation", forward.lower(experiment.abstract_evaluated(), crop)
-    )
+    net, size = experiment.net, config["batch_size"]
+    print(format_table(summarise(net)), flush=True)
+    batch, state = synthetic_batch(experiment), experiment.fresh_state()
+    lines = [
+        "",
+        f"dry run: {describe_devices()}, batch {size}, {net.num_classes} classes, random images",
+    ]
+
+    def compiled(what: str, lowered: Any) -> Any:
+        step, seconds = _timed(lowered.compile)
+        memory = memory_bytes(step) / 1e9
+        lines.append(f"{what:<16} compiled in {seconds:.1f} s, {memory:.2f} GB per device")
+        return step
+
+    train, forward = compiled("train step", experiment.lower_train()), experiment.forward()
+    crop = InputShape("crop", net.image_size, net.image_size)
+    evaluate = compiled("evaluation step", forward.lower(experiment.abstract_evaluated(), crop))
     crops = forward.placement.put_batch(forward.empty(crop))
-    state, step_seconds = _time(
-        lambda: train(state, batch, experiment.put_controls(experiment.schedule(0.0)))[0]
-    )
-    _, eval_seconds = _time(lambda: evaluate(experiment.evaluated(state), crops))
-    size = config["batch_size"]
-    return "\n".join(
-        [
-            "",
-            f"dry run: {describe_devices()}, batch {size}, {experiment.net.num_classes} classes, "
-            "random images",
-            train_text,
-            evaluate_text,
-            f"one train step       {step_seconds:8.2f} s   {size / step_seconds:8.1f} images/s",
-            f"one evaluation batch {eval_seconds:8.2f} s   {size / eval_seconds:8.1f} images/s",
-            f"peak memory of this process {_peak() / 1e9:.2f} GB{_device_memory(experiment)}",
-        ]
-    )
+    controls = experiment.put_controls(experiment.schedule(0.0))
+    state, step_seconds = _timed(lambda: train(state, batch, controls)[0])
+    _, eval_seconds = _timed(lambda: evaluate(experiment.evaluated(state), crops))
+    for what, seconds in (("train step", step_seconds), ("evaluation batch", eval_seconds)):
+        lines.append(f"one {what:<16} {seconds:8.2f} s   {size / seconds:8.1f} images/s")
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    device = experiment.placement.mesh.devices.flat[0].memory_stats() or {}
+    peak = device.get("peak_bytes_in_use", 0) / 1e9
+    on_device = f", of a device {peak:.2f} GB" if peak else ""
+    return "\n".join([*lines, f"peak memory of this process {process:.2f} GB{on_device}"])
 
 
 def memory_bytes(compiled: Any) -> int:
@@ -66,27 +67,8 @@ def memory_bytes(compiled: Any) -> int:
     )
 
 
-def _compile(what: str, lowered: Any) -> tuple[Any, str]:
-    began = time.perf_counter()
-    compiled = lowered.compile()
-    seconds = time.perf_counter() - began
-    return (
-        compiled,
-        f"{what + ' step':<16} compiled in {seconds:.1f} s, {memory_bytes(compiled) / 1e9:.2f} GB per device",
-    )
-
-
-def _time(call: Any) -> tuple[Any, float]:
+def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """(result of `call`, seconds until it is on the device)."""
     began = time.perf_counter()
     result = jax.block_until_ready(call())
     return result, time.perf_counter() - began
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
-
-
-def _device_memory(experiment: Experiment) -> str:
-    stats = experiment.placement.mesh.devices.flat[0].memory_stats() or {}
-    peak = stats.get("peak_bytes_in_use")
-    return f", of a device {peak / 1e9:.2f} GB" if peak else ""

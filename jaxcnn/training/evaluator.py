@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from jaxcnn.data import DataSplits, open_data
-from jaxcnn.evaluation import PROTOCOLS, Forward, Protocol, Result, evaluate
-from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
+from jaxcnn.evaluation import Forward, Protocol, Result, evaluate
+from jaxcnn.parallel import ProcessGroup
 from jaxcnn.training.console import Console
 from jaxcnn.training.experiment import Experiment
 from jaxcnn.training.metrics_writer import MetricsWriter
 from jaxcnn.training.report import result_text
 from jaxcnn.training.schedules import Progress, plateau_due
+from jaxcnn.training.schema import run_protocols
 from jaxcnn.training.train_state import TrainState
 
 HELD_OUT = "held_out"
@@ -47,7 +48,7 @@ class Evaluator:
     console: Console
     check_stop: Callable[[], None]
     forward: Forward
-    process_group: ProcessGroup = SINGLE_PROCESS
+    process_group: ProcessGroup
     results: dict[tuple[str, str], tuple[int, Result]] = dataclasses.field(default_factory=dict)
     corrupt: set[str] = dataclasses.field(default_factory=set)
 
@@ -58,16 +59,17 @@ class Evaluator:
         needs it: they choose the best checkpoint and the drops of the learning rate. The reported split
         chooses nothing.
         """
-        config, side = self.experiment.config, self.experiment.net.image_size
-        rows = run_protocols(config)
+        side = self.experiment.net.image_size
+        protocols = run_protocols(self.experiment.config)
         due = [
-            EvalTask(row, row.label(side), self.data.eval_split, self.data.evaluation)
-            for row in rows
-            if self.progress.due(step, row.every_epochs)
+            EvalTask(p, p.label(side), self.data.eval_split, self.data.evaluation)
+            for p in protocols
+            if self.progress.due(step, p.every_epochs)
         ]
         needed = self.saves(step) or plateau_due(self.experiment.schedule, self.progress, step)
-        if self.data.held_out is not None and rows and needed:
-            due.append(EvalTask(rows[0], rows[0].label(side), HELD_OUT, self.data.held_out))
+        if self.data.held_out is not None and protocols and needed:
+            first = protocols[0]
+            due.append(EvalTask(first, first.label(side), HELD_OUT, self.data.held_out))
         return due
 
     def saves(self, step: int) -> bool:
@@ -77,50 +79,38 @@ class Evaluator:
     def evaluate(self, state: TrainState, tasks: Iterable[EvalTask]) -> None:
         """Does `tasks` on `state`."""
         for task in tasks:
-            began = time.perf_counter()
-            step, result = int(state.step), self._evaluate(state, task)
+            began, step = time.perf_counter(), int(state.step)
+            result = self._evaluate(state, task)
             self.results[task.label, task.split] = (step, result)
+            row = dataclasses.asdict(result)
+            seconds, epoch = time.perf_counter() - began, self.progress.epoch(step)
             self.writer.write(
-                {
-                    "kind": "eval",
-                    "step": step,
-                    "epoch": self.progress.epoch(step),
-                    **dataclasses.asdict(result),
-                    "seconds": time.perf_counter() - began,
-                }
+                {"kind": "eval", "step": step, "epoch": epoch, **row, "seconds": seconds}
             )
-            self.console.line(f"eval  step {step}  {result_text(dataclasses.asdict(result))}")
+            self.console.line(f"eval  step {step}  {result_text(row)}")
 
     def restore(self, events: Iterable[Mapping[str, Any]], step: int) -> None:
-        """Takes over the results that an earlier start wrote for the state after `step` updates."""
+        """Takes over the results that an earlier start logged for the state after `step` updates."""
         names = [field.name for field in dataclasses.fields(Result)]
         for event in events:
             if event["kind"] == "eval" and event["step"] == step:
                 result = Result(**{name: event[name] for name in names})
                 self.results[result.protocol, result.split] = (step, result)
 
-    def missing(self, events: Iterable[Mapping[str, Any]], step: int) -> list[EvalTask]:
-        """The evaluations due after `step` updates that are not in `events`: a stop came in between."""
-        evals = [e for e in events if e["kind"] == "eval" and e["step"] == step]
-        done = {(e["protocol"], e["split"]) for e in evals}
-        return [t for t in self.tasks(step) if (t.label, t.split) not in done]
-
-    def unreported(self, report: Mapping[str, Any], step: int) -> list[EvalTask]:
-        """The final evaluations that neither this run nor `report` has for the state after `step` updates."""
+    def missing(
+        self, due: int, step: int, reported: Iterable[Mapping[str, Any]] = ()
+    ) -> list[EvalTask]:
+        """The evaluations due after `due` updates that neither this run nor the rows `reported` of a report
+        have for the state after `step` updates."""
         done = {key for key, (done_at, _) in self.results.items() if done_at == step}
-        done |= {(r["protocol"], r["split"]) for r in report["results"] if r["step"] == step}
-        tasks = self.tasks(self.progress.total)
-        return [t for t in tasks if (t.label, t.split) not in done]
+        done |= {(row["protocol"], row["split"]) for row in reported if row["step"] == step}
+        return [task for task in self.tasks(due) if (task.label, task.split) not in done]
 
-    def held_out_top1(self, step: int, events: Iterable[Mapping[str, Any]] = ()) -> float | None:
-        """Top-1 on the held-out images after `step` updates, from this start or from an earlier one that
-        wrote `events`; None if they were not evaluated."""
+    def held_out_top1(self, step: int) -> float | None:
+        """Top-1 on the held-out images after `step` updates; None if they were not evaluated."""
         for (_, split), (done_at, result) in self.results.items():
             if split == HELD_OUT and done_at == step:
                 return result.top1
-        for event in events:
-            if event["kind"] == "eval" and event["split"] == HELD_OUT and event["step"] == step:
-                return event["top1"]
         return None
 
     def _evaluate(self, state: TrainState, task: EvalTask) -> Result:
@@ -139,12 +129,6 @@ class Evaluator:
         )
         self.corrupt.update(evaluation.corrupt)
         return evaluation.result
-
-
-def run_protocols(config: Mapping[str, Any]) -> list[Protocol]:
-    """The test protocols that the rows of a config's `evals` name."""
-    rows = [(row["name"], {k: v for k, v in row.items() if k != "name"}) for row in config["evals"]]
-    return [PROTOCOLS[name](**keys) for name, keys in rows]
 
 
 def open_splits(settings: Mapping[str, Any]) -> DataSplits:

@@ -1,4 +1,4 @@
-"""The parts of a run, and what is made from them: first state, compiled train step, forward passes."""
+"""The parts that a config describes, and what is made from them: first state, train step, forward passes."""
 
 from __future__ import annotations
 
@@ -25,27 +25,38 @@ from jaxcnn.training.train_step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """The parts that a config describes. Holds no arrays; steps are jitted but not compiled.
+class Parts:
+    """What a config describes apart from its devices, of which only the number and the kind matter.
 
     Attributes:
         comm_mb: MB that each possible plan sends per update and device.
+        state_shapes: a `TrainState` of shapes and dtypes.
         state_specs: a `TrainState` of partition specs.
-        compiler_options: XLA's, for the train step.
     """
 
-    config: Mapping[str, Any]
     net: Any
     tx: Any
     schedule: Any
     average: WeightAverage
-    augment: Augment
-    device_preprocess: DevicePreprocess
-    placement: Placement
     plan: Plan
     grad_reduce: GradReduce
     comm_mb: Mapping[str, float]
+    state_shapes: TrainState
     state_specs: TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment(Parts):
+    """The parts that a config describes. Holds no arrays; steps are jitted but not compiled.
+
+    Attributes:
+        compiler_options: XLA's, for the train step.
+    """
+
+    config: Mapping[str, Any]
+    augment: Augment
+    device_preprocess: DevicePreprocess
+    placement: Placement
     compiler_options: Mapping[str, str]
 
     def with_statistics(self, statistics: Statistics) -> Experiment:
@@ -76,13 +87,13 @@ class Experiment:
             self.grad_reduce,
             self.config["grad_accum_steps"],
         )
-        return _on_mesh(step, self.placement, self.state_specs, self.compiler_options)
+        return self._on_mesh(step)
 
     def fresh_state(self) -> TrainState:
         """A new state, created in place on the devices."""
         # The key is an argument: XLA would spend minutes folding a constant key into the parameters.
         make = jax.jit(
-            self._create,
+            partial(create_state, self.net, self.tx, self.schedule, self.average),
             out_shardings=self.state_shardings,
             compiler_options=dict(self.compiler_options),
         )
@@ -90,8 +101,7 @@ class Experiment:
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state; computes nothing."""
-        shapes = jax.eval_shape(self._create, jax.random.key(0))
-        return jax.tree.map(_placed, shapes, self.state_shardings)
+        return jax.tree.map(_placed, self.state_shapes, self.state_shardings)
 
     def evaluated(self, state: TrainState) -> Any:
         """The parameters that evaluation uses, replicated on this process's devices."""
@@ -131,34 +141,30 @@ class Experiment:
             leave: this process asks all processes to stop after the update.
             failed: this process has no batch, so the update must not count.
         """
-        controls = self._put_known(float(rate), self.average.counts(epoch))
-        calls = self._calls(leave, failed) if leave or failed else self._no_calls
-        return dataclasses.replace(controls, calls=calls)
+        put, put_calls = self._cached_puts
+        controls = put(float(rate), self.average.counts(epoch))
+        return dataclasses.replace(controls, calls=put_calls(leave, failed))
 
     @functools.cached_property
-    def _put_known(self) -> Any:
-        """(rate, averaged) -> controls without calls, on the devices. Cached: many updates share them."""
+    def _cached_puts(self) -> tuple[Any, Any]:
+        """((rate, averaged) -> controls without calls; (leave, failed) -> calls), on the devices. Cached,
+        because most updates share them."""
 
         @functools.lru_cache(1)
         def put(rate: float, averaged: bool) -> Controls:
             controls = dataclasses.replace(self._controls(rate, averaged), calls=None)
             return self.placement.put_replicated(controls)
 
-        return put
+        @functools.cache
+        def put_calls(leave: bool, failed: bool) -> jax.Array:
+            own = np.asarray([[leave, failed]] * self.placement.local_devices, np.int32)
+            return self.placement.put_batch({"calls": own})["calls"]
 
-    @functools.cached_property
-    def _no_calls(self) -> jax.Array:
-        """The `calls` of nearly every update, put on the devices once."""
-        return self._calls(False, False)
-
-    def _calls(self, leave: bool, failed: bool) -> jax.Array:
-        own = np.asarray([[leave, failed]] * self.placement.local_devices, np.int32)
-        return self.placement.put_batch({"calls": own})["calls"]
+        return put, put_calls
 
     def lower_train(self) -> Any:
         """The train step, lowered for this experiment's shapes."""
-        whole, split = self.placement.replicated, self.placement.batch
-        shardings = Controls(whole, whole, whole, whole, split)
+        shardings = _control_specs(self.placement.replicated, self.placement.batch)
         controls = jax.tree.map(_placed, self._controls(0.0, False), shardings)
         return self.train_step.lower(self.abstract_state(), self.abstract_batch(), controls)
 
@@ -169,9 +175,6 @@ class Experiment:
         size = self.config["batch_size"] * here.devices // self.placement.devices
         return Forward(self.net, self.device_preprocess.mean, here, size, **compiler)
 
-    def _create(self, key: Any) -> TrainState:
-        return create_state(self.net, self.tx, self.schedule, self.average, key)
-
     def _controls(self, rate: float, averaged: bool) -> Controls:
         return Controls(
             learning_rate=np.float32(rate),
@@ -181,26 +184,27 @@ class Experiment:
             calls=np.zeros((self.placement.devices, 2), np.int32),
         )
 
+    def _on_mesh(self, step: Any) -> Any:
+        """The step of one device as a step of the whole mesh, jitted."""
+        split, whole = self.placement.batch.spec, self.placement.replicated.spec
+        inputs = (self.state_specs, split, _control_specs(whole, split))
+        outputs = (self.state_specs, whole)
+        mapped = jax.shard_map(
+            step, mesh=self.placement.mesh, in_specs=inputs, out_specs=outputs, check_vma=False
+        )
+        in_shardings, out_shardings = jax.tree.map(self.placement.sharding, (inputs, outputs))
+        return jax.jit(
+            mapped,
+            in_shardings=in_shardings,
+            out_shardings=out_shardings,
+            donate_argnums=0,
+            compiler_options=dict(self.compiler_options),
+        )
 
-def _on_mesh(step: Any, placement: Placement, specs: TrainState, options: Mapping[str, str]) -> Any:
-    """The step of one device as a step of the whole mesh, jitted."""
-    split, whole = placement.batch.spec, placement.replicated.spec
-    controls = Controls(whole, whole, whole, whole, split)
-    mapped = jax.shard_map(
-        step,
-        mesh=placement.mesh,
-        in_specs=(specs, split, controls),
-        out_specs=(specs, whole),
-        check_vma=False,
-    )
-    shardings = jax.tree.map(placement.sharding, (specs, split, controls))
-    return jax.jit(
-        mapped,
-        in_shardings=shardings,
-        out_shardings=(shardings[0], placement.replicated),
-        donate_argnums=0,
-        compiler_options=dict(options),
-    )
+
+def _control_specs(whole: Any, split: Any) -> Controls:
+    """How the controls lie on the mesh: `calls` is split over the devices."""
+    return Controls(whole, whole, whole, whole, calls=split)
 
 
 def _placed(array: Any, sharding: Any) -> jax.ShapeDtypeStruct:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from functools import partial
@@ -14,13 +15,12 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from jaxcnn import config as configs
-from jaxcnn import models
 from jaxcnn.data import pixel_statistics
 from jaxcnn.preprocessing import Augment, make_preprocess, subtract_mean
-from jaxcnn.training.checkpoint import CheckpointError, Checkpoints, abstract
-from jaxcnn.training.evaluator import run_protocols
+from jaxcnn.training.builder import net_and_rules
+from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.training.run_statistics import STATISTICS_FILE
-from jaxcnn.training.schema import SECTIONS, read_saved_config
+from jaxcnn.training.schema import SECTIONS, read_saved_config, run_protocols
 from jaxcnn.training.train_state import TrainState, create_state
 
 
@@ -93,31 +93,25 @@ def load(workdir: str | Path, step: int | None = None) -> Loaded:
     config, net, state = read_run(folder, step)
     params = {n: leaves for n, leaves in state.evaluated.items() if not n.startswith("aux_")}
     classes = tuple((folder / "classes.txt").read_text().splitlines())
-    mean = _mean(config, folder)
+    augment: Augment = configs.build_section("augment", config["augment"], SECTIONS)
+    path = folder / STATISTICS_FILE
+    statistics = pixel_statistics.load_statistics(path) if augment.needs_statistics else None
+    mean = make_preprocess(augment, statistics).mean
     return Loaded(net, {"params": params}, classes, int(state.step), config, mean)
 
 
 def read_run(folder: Path, step: int | None = None) -> tuple[dict[str, Any], Any, TrainState]:
     """(resolved config, net, state on the first device) of the run in `folder`; errors as `load`."""
     config = read_run_config(folder)
-    net = models.build(**config["model"])
-    rules = (
-        configs.build_section(name, config[name], SECTIONS)
-        for name in ("optim", "schedule", "average")
-    )
-    like = abstract(
-        jax.eval_shape(partial(create_state, net, *rules), jax.random.key(0)),
-        jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
-    )
-    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
-    try:
-        if step is not None and step not in checkpoints.steps():
-            raise CheckpointError(
-                f"{folder} has no checkpoint {step}; there are {checkpoints.steps()}"
-            )
+    net, *rules = net_and_rules(config)
+    shapes = jax.eval_shape(partial(create_state, net, *rules), jax.random.key(0))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
+    with contextlib.closing(Checkpoints(folder / "checkpoints", read_only=True)) as checkpoints:
+        steps = checkpoints.steps()
+        if step is not None and step not in steps:
+            raise CheckpointError(f"{folder} has no checkpoint {step}; there are {steps}")
         found = checkpoints.restore(like, step)
-    finally:
-        checkpoints.close()
     if found is None:
         raise CheckpointError(
             f"{folder} has no checkpoint yet; train first: jaxcnn train --workdir={folder}"
@@ -129,11 +123,8 @@ def saved_steps(folder: Path) -> list[int]:
     """Steps of the complete checkpoints of the run in `folder`, in ascending order."""
     if not (folder / "checkpoints").is_dir():
         return []
-    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
-    try:
+    with contextlib.closing(Checkpoints(folder / "checkpoints", read_only=True)) as checkpoints:
         return checkpoints.steps()
-    finally:
-        checkpoints.close()
 
 
 def read_run_config(folder: Path) -> dict[str, Any]:
@@ -154,13 +145,3 @@ def read_run_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} cannot be read as the config of a run: {error}; train again in another --workdir"
         ) from error
-
-
-def _mean(config: dict[str, Any], folder: Path) -> np.ndarray:
-    augment: Augment = configs.build_section("augment", config["augment"], SECTIONS)
-    kept = (
-        pixel_statistics.load_statistics(folder / STATISTICS_FILE)
-        if augment.needs_statistics
-        else None
-    )
-    return make_preprocess(augment, kept).mean

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
+from jaxcnn.parallel import ProcessGroup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +40,7 @@ class LogConfig:
 class MetricsWriter:
     """Appends events to metrics.jsonl, and to TensorBoard. Only process 0 writes."""
 
-    def __init__(
-        self, workdir: Path, tensorboard: bool, process_group: ProcessGroup = SINGLE_PROCESS
-    ) -> None:
+    def __init__(self, workdir: Path, tensorboard: bool, process_group: ProcessGroup) -> None:
         self.path = workdir / "metrics.jsonl"
         self._process_group = process_group
         self._board = _tensorboard(workdir) if tensorboard and process_group.is_primary else None
@@ -51,8 +49,8 @@ class MetricsWriter:
         """Removes the events after `step`, which a resumed run writes again; returns the others."""
 
         def rewrite() -> None:
+            kept = [json.dumps(e) + "\n" for e in read_events(self.path) if e["step"] <= step]
             whole = self.path.with_suffix(".tmp")
-            kept = (json.dumps(e) + "\n" for e in read_events(self.path) if e["step"] <= step)
             whole.write_text("".join(kept))
             whole.replace(self.path)
 
@@ -69,9 +67,8 @@ class MetricsWriter:
             train = event["kind"] == "train"
             prefix = "train" if train else f"{event['split']}/{event['protocol']}"
             numbers = {k: v for k, v in event.items() if isinstance(v, float) and k != "epoch"}
-            self._board.write_scalars(
-                event["step"], {f"{prefix}/{k}": v for k, v in numbers.items()}
-            )
+            scalars = {f"{prefix}/{k}": v for k, v in numbers.items()}
+            self._board.write_scalars(event["step"], scalars)
 
     def close(self) -> None:
         if self._board is not None:

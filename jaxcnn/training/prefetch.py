@@ -13,31 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn import data
+from jaxcnn.data import DataError
 from jaxcnn.parallel import ProcessGroup
 from jaxcnn.training.experiment import Experiment
 from jaxcnn.training.signals import Stopped, StopSignal
 from jaxcnn.training.step_metrics import StopRequested
 from jaxcnn.training.train_state import Controls
-
-
-def open_train_batches(
-    experiment: Experiment, source: Any, start: int, process_group: ProcessGroup
-) -> Any:
-    """This process's share of the training batches from step `start` on; a context manager."""
-    settings = experiment.config["data"]
-    return data.TrainLoader(
-        source,
-        seed=settings["seed"],
-        batch_size=experiment.config["batch_size"],
-        image_size=experiment.net.image_size,
-        sampling=experiment.augment,
-        start_step=start,
-        process_index=process_group.index,
-        process_count=process_group.count,
-        threads=settings["threads"],
-        prefetch=settings["prefetch"],
-    )
 
 
 class Prefetcher:
@@ -52,7 +33,7 @@ class Prefetcher:
     ) -> None:
         self._experiment, self._batches = experiment, batches
         self._stop_signal, self._process_group = stop_signal, process_group
-        self._failure: data.DataError | None = None
+        self._failure: DataError | None = None
         self._thread = ThreadPoolExecutor(1, "jaxcnn-prefetch")
         self._future = self._thread.submit(self._put_next)
 
@@ -89,13 +70,13 @@ class Prefetcher:
             DataError: on every process, if one cannot use its data.
             Stopped: otherwise.
         """
-        if not isinstance(error, StopRequested):
-            return
 
         def raise_failure() -> None:
             if self._failure is not None:
                 raise self._failure
 
+        if not isinstance(error, StopRequested):
+            return
         self._process_group.run_on_all(raise_failure)
         raise Stopped(
             self._stop_signal.signal
@@ -110,16 +91,14 @@ class Prefetcher:
         if self._failure is None:
             try:
                 return self._future.result()
-            except data.DataError as error:
+            except DataError as error:
                 if self._process_group.count == 1:
                     raise
                 self._failure = error
-        return self._experiment.placement.put_batch(self._empty_batch())
-
-    def _empty_batch(self) -> dict[str, np.ndarray]:
-        """A batch whose mask is all False, for an update that will not count."""
-        share = self._process_group.count
-        return {
-            name: np.zeros((s.shape[0] // share, *s.shape[1:]), s.dtype)
-            for name, s in self._experiment.abstract_batch().items()
-        }
+        # A batch whose mask is all False, for an update that will not count.
+        return self._experiment.placement.put_batch(
+            {
+                name: np.zeros((s.shape[0] // self._process_group.count, *s.shape[1:]), s.dtype)
+                for name, s in self._experiment.abstract_batch().items()
+            }
+        )

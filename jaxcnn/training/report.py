@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -22,8 +23,7 @@ from jaxcnn.training.console import duration
 from jaxcnn.training.metrics_writer import read_events
 
 if TYPE_CHECKING:
-    from jaxcnn.training.loop import Run
-    from jaxcnn.training.warm_start import WarmStart
+    from jaxcnn.training.run_setup import Run
 
 PACKAGES = (
     "jaxcnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
@@ -31,30 +31,22 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def announce(run: Run, step: int, warm_start: WarmStart | None) -> None:
-    """Prints the net and the settings of `run`, before its first update.
-
-    Args:
-        step: updates done before this start.
-        warm_start: what a fresh run took from another one.
-    """
+def announce(run: Run, step: int) -> None:
+    """Prints the net and the settings of `run`, which has done `step` updates before this start."""
     experiment, progress = run.experiment, run.progress
     config, side = experiment.config, experiment.net.image_size
     per_device = config["batch_size"] // experiment.placement.devices
     began = f"resumed at step {step:,}" if step else "new run"
+    steps = progress.examples / config["batch_size"]
     rows = [
         ("devices", describe_devices()),
         *experiment.placement.option_lines,
         *plan_lines(experiment.plan, experiment.grad_reduce, experiment.comm_mb),
         ("data", run.data.description),
         ("batch", f"{config['batch_size']} ({per_device} per device), images {side} x {side}"),
-        (
-            "length",
-            f"{progress.epochs:g} epochs of {progress.steps_per_epoch:.1f} steps = "
-            f"{progress.total:,} steps",
-        ),
+        ("length", f"{progress.epochs:g} epochs of {steps:.1f} steps = {progress.total:,} steps"),
         ("workdir", f"{run.folder}, {began}"),
-        *(warm_start.lines() if warm_start else []),
+        *(run.warm_start.lines() if run.warm_start else []),
         *experiment.augment.lines(),
         *experiment.average.lines(),
     ]
@@ -65,23 +57,17 @@ def announce(run: Run, step: int, warm_start: WarmStart | None) -> None:
         run.console.line(f"{name:<8} {text}")
 
 
-def record_start(
-    run: Run, step: int, launch: Mapping[str, Any], warm_start: WarmStart | None
-) -> None:
-    """Appends this start to run.json, with versions, commit and devices.
-
-    Args:
-        step: updates done before this start.
-        launch: the command line and what was set before JAX started.
-    """
+def record_start(run: Run, step: int, command: Sequence[str]) -> None:
+    """Appends this start, after `step` updates, to run.json, with versions, commit and devices."""
     path, experiment = run.folder / "run.json", run.experiment
     start = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **launch,
+        "command": list(command),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "step": step,
         "seed": experiment.config["seed"],
         "examples": run.progress.examples,
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
         "git_commit": _git("rev-parse", "HEAD"),
         "git_modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "devices": [f"{d.device_kind} ({d.platform})" for d in jax.devices()],
@@ -89,21 +75,20 @@ def record_start(
         "plan": experiment.plan.name,
         "mesh": dict(experiment.placement.mesh.shape),
         "compiler_options": dict(experiment.compiler_options),
-        **({"started_from": warm_start.record()} if warm_start else {}),
+        **({"started_from": run.warm_start.record()} if run.warm_start else {}),
     }
     _write(path, {"starts": [*read_starts(path), start]})
 
 
 def conclude(run: Run, step: int, best: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Writes report.json and curves.png, prints the results and the next command.
+    """Writes report.json and curves.png after `step` updates, prints the results and the next command.
 
     Args:
-        step: updates done.
         best: step and top-1 of the best checkpoint on the held-out images.
     """
-    path, evaluator, config = run.folder / "report.json", run.evaluator, run.experiment.config
-    before, seconds = read_report(path), run.step_metrics.seconds()
-    events = read_events(run.folder / "metrics.jsonl")
+    folder, evaluator, config = run.folder, run.evaluator, run.experiment.config
+    path, seconds = folder / "report.json", run.step_metrics.seconds()
+    before, events = read_report(path), read_events(folder / "metrics.jsonl")
     rates = [e["images_per_second"] for e in events if e["kind"] == "train"]
     report = write_report(
         path,
@@ -121,22 +106,18 @@ def conclude(run: Run, step: int, best: Mapping[str, Any] | None) -> dict[str, A
         unreadable_images=sorted(evaluator.corrupt),
     )
     title = f"{config['model']['name']} on {config['data']['source']}"
-    draw_curves(events, run.folder / "curves.png", title)
+    draw_curves(events, folder / "curves.png", title)
     lines = ["", *(result_text(row) for row in report["results"])]
     if best:
         lines.append(f"best on held-out images: step {best['step']:,}, top-1 {best['top1']:.2%}")
     if evaluator.corrupt:
         lines.append(f"{len(evaluator.corrupt)} corrupt images (report.json names them)")
-    short = (
-        run.folder.relative_to(Path.cwd()) if run.folder.is_relative_to(Path.cwd()) else run.folder
-    )
+    short = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     lines += [
-        f"step {step:,} in {duration(seconds)}; report.json, metrics.jsonl and curves.png are in "
-        f"{run.folder}",
+        f"step {step:,} in {duration(seconds)}; report.json, metrics.jsonl and curves.png are in {folder}",
         f"Next: classify an image\n  jaxcnn predict --workdir={short} IMAGE.jpg",
     ]
-    for line in lines:
-        run.console.line(line)
+    run.console.line("\n".join(lines))
     return report
 
 
@@ -167,12 +148,9 @@ def write_report(
     A report describes one state: results of another step than `facts["step"]` are dropped.
     """
     rows = [{"step": step, **dataclasses.asdict(result)} for step, result in results]
-    again = {(r["protocol"], r["split"]) for r in rows}
-    kept = [
-        r
-        for r in report["results"]
-        if (r["protocol"], r["split"]) not in again and r["step"] == facts["step"]
-    ]
+    written = {(row["protocol"], row["split"]) for row in rows}
+    old = [row for row in report["results"] if row["step"] == facts["step"]]
+    kept = [row for row in old if (row["protocol"], row["split"]) not in written]
     whole = {**report, **facts, "results": [*kept, *rows]}
     _write(path, whole)
     return whole
@@ -198,14 +176,12 @@ def draw_curves(events: Sequence[Mapping[str, Any]], path: Path, title: str) -> 
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     figure.suptitle(title)
     loss, top1, rate = figure.subplots(1, 3)
+    lines = [("training", train, {"lw": 1})]
+    lines += [(name, rows, {"marker": "o", "ms": 3}) for name, rows in evals.items()]
     for axes, key, scale in ((loss, "loss", 1), (top1, "top1", 100)):
-        axes.plot(
-            [e["epoch"] for e in train], [scale * e[key] for e in train], label="training", lw=1
-        )
-        for name, rows in evals.items():
-            axes.plot(
-                [e["epoch"] for e in rows], [scale * e[key] for e in rows], "o-", ms=3, label=name
-            )
+        for name, rows, style in lines:
+            epochs, values = [e["epoch"] for e in rows], [scale * e[key] for e in rows]
+            axes.plot(epochs, values, label=name, **style)
     loss.set(xlabel="epoch", ylabel="loss (nats)", ylim=(0, None))
     top1.set(xlabel="epoch", ylabel="top-1 (%)", ylim=(0, 100))
     rate.plot([e["epoch"] for e in train], [e["learning_rate"] for e in train], lw=1)
@@ -215,29 +191,22 @@ def draw_curves(events: Sequence[Mapping[str, Any]], path: Path, title: str) -> 
     figure.savefig(path, dpi=110)
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _git(*arguments: str) -> str:
-    folder = Path(__file__).parent
+    """The output of a git command in the folder of this file; '' if it fails."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return subprocess.check_output(
+            command, text=True, stderr=subprocess.DEVNULL, timeout=10
+        ).strip()
+    except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcnn.data import DataError, DataSplits, pixel_statistics
 from jaxcnn.data.pixel_statistics import Statistics
-from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
+from jaxcnn.parallel import ProcessGroup
 from jaxcnn.training.console import Console, duration
 from jaxcnn.training.experiment import Experiment
 
@@ -22,14 +22,14 @@ def obtain_statistics(
     experiment: Experiment,
     data: DataSplits,
     folder: Path,
+    process_group: ProcessGroup,
     check_stop: Callable[[], None],
     *,
     begun: bool,
-    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Statistics:
     """The statistics that the experiment's `augment` needs; `folder` then holds a copy.
 
-    Process 0 obtains them, and the other processes read the copy.
+    Process 0 obtains them, and all processes read the copy.
 
     Args:
         data: its training images are measured where `augment.statistics` is 'auto'.
@@ -42,17 +42,13 @@ def obtain_statistics(
         Stopped: a signal came during the computation.
     """
     path = folder / STATISTICS_FILE
-    found: list[Statistics] = []
 
     def obtain() -> None:
-        if begun and path.exists():
-            found.append(pixel_statistics.load_statistics(path))
-            return
-        found.append(_new(experiment, data, path, check_stop))
-        pixel_statistics.save_statistics(found[0], path)
+        if not begun or not path.exists():
+            pixel_statistics.save_statistics(_new(experiment, data, path, check_stop), path)
 
     process_group.run_on_primary(obtain)
-    return found[0] if process_group.is_primary else pixel_statistics.load_statistics(path)
+    return pixel_statistics.load_statistics(path)
 
 
 def _new(
@@ -62,8 +58,14 @@ def _new(
     if wanted == "imagenet":
         return pixel_statistics.IMAGENET
     if wanted == "auto":
-        kept = _kept(experiment, data, path)
-        return kept or _compute(experiment, data, console, check_stop)
+        side = pixel_statistics.side_of(experiment.augment, experiment.net.image_size)
+        try:  # what an earlier start computed before it was stopped
+            found = pixel_statistics.load_statistics(path)
+            pixel_statistics.check_matches(found, data, path)
+        except DataError:
+            return _compute(experiment, data, side, console, check_stop)
+        same = found.origin["side"] == side
+        return found if same else _compute(experiment, data, side, console, check_stop)
     file = Path(wanted).expanduser()
     found = pixel_statistics.load_statistics(file)
     pixel_statistics.check_matches(found, data, file)
@@ -71,22 +73,12 @@ def _new(
     return found
 
 
-def _kept(experiment: Experiment, data: DataSplits, path: Path) -> Statistics | None:
-    """What an earlier start computed before it was stopped; None if it is of other data or size."""
-    try:
-        found = pixel_statistics.load_statistics(path)
-        pixel_statistics.check_matches(found, data, path)
-    except DataError:
-        return None
-    return found if found.origin["side"] == _side(experiment) else None
-
-
-def _side(experiment: Experiment) -> int:
-    return pixel_statistics.side_of(experiment.augment, experiment.net.image_size)
-
-
 def _compute(
-    experiment: Experiment, data: DataSplits, console: Console, check_stop: Callable[[], None]
+    experiment: Experiment,
+    data: DataSplits,
+    side: int,
+    console: Console,
+    check_stop: Callable[[], None],
 ) -> Statistics:
     began = time.perf_counter()
 
@@ -97,19 +89,18 @@ def _compute(
 
     found = pixel_statistics.compute_statistics(
         data.train,
-        side=_side(experiment),
+        side=side,
         name=experiment.config["data"]["source"],
         threads=experiment.config["data"]["threads"],
         progress=progress,
         check_stop=check_stop,
     )
+    mean, deviation = (
+        ", ".join(f"{value:.2f}" for value in values)
+        for values in (found.mean, np.sqrt(np.diag(found.covariance)))
+    )
     console.line(
         f"pixel statistics of {len(data.train):,} training images in "
-        f"{duration(time.perf_counter() - began)}: mean {_three(found.mean)}, "
-        f"standard deviation {_three(np.sqrt(np.diag(found.covariance)))}"
+        f"{duration(time.perf_counter() - began)}: mean ({mean}), standard deviation ({deviation})"
     )
     return found
-
-
-def _three(values: np.ndarray) -> str:
-    return "(" + ", ".join(f"{v:.2f}" for v in values) + ")"

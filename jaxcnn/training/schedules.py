@@ -1,8 +1,8 @@
 """Epochs and steps, learning rate schedules, and the learning rate of each update.
 
 A schedule is one callable here and one row in `SCHEDULES`: a function of the epoch, computed on the host in
-double precision. The tests hold its values at listed epochs. `Plateau` also depends on the evaluations of
-the held-out images, so part of it lies in the train state.
+double precision. `Plateau` also depends on the evaluations of the held-out images, so part of it lies in the
+train state.
 """
 
 from __future__ import annotations
@@ -44,10 +44,6 @@ class Progress:
         # The small number absorbs rounding: 1.1 * 100 / 10 is slightly above 11 in binary.
         return math.ceil(self.epochs * self.examples / self.batch_size - 1e-9)
 
-    @property
-    def steps_per_epoch(self) -> float:
-        return self.examples / self.batch_size
-
     def epoch(self, step: int) -> float:
         """Epochs seen after `step` updates; exact at whole epochs, where schedules change."""
         return step * self.batch_size / self.examples
@@ -57,13 +53,13 @@ class Progress:
         return step == self.total or (every > 0 and self.passes(step, every))
 
     def passes(self, step: int, every: float) -> bool:
-        """Whether update `step` reaches a multiple of `every` epochs, whether or not it is the last."""
+        """Whether update `step` reaches a multiple of `every` epochs."""
         return self.epoch(step) // every > self.epoch(step - 1) // every
 
 
 def constant(*, rate: float) -> Schedule:
     """The same learning rate throughout."""
-    _check_rate(rate)
+    _check(rate)
     return lambda _: rate
 
 
@@ -73,8 +69,7 @@ def listed(*, rate: float, drops: tuple[float, ...], factor: float = 0.1) -> Sch
     The reproducible form of "divide by 10 when validation stops improving" (Krizhevsky et al. 2012,
     section 5; Simonyan & Zisserman 2014, section 3.1).
     """
-    _check_rate(rate)
-    _check_factor(factor)
+    _check(rate, factor)
     if list(drops) != sorted(drops) or any(d <= 0 for d in drops):
         raise ValueError(f"drops must be rising epochs above 0, got {drops}")
     return lambda epoch: rate * factor ** sum(epoch >= drop for drop in drops)
@@ -82,8 +77,7 @@ def listed(*, rate: float, drops: tuple[float, ...], factor: float = 0.1) -> Sch
 
 def exponential(*, rate: float, factor: float = 0.96, every: float = 8.0) -> Schedule:
     """rate * factor ** floor(epoch / every) (Szegedy et al. 2014, section 6: 4 % every 8 epochs)."""
-    _check_rate(rate)
-    _check_factor(factor)
+    _check(rate, factor)
     if every <= 0:
         raise ValueError(f"every must be above 0, got {every}")
     return lambda epoch: rate * factor ** math.floor(epoch / every)
@@ -109,8 +103,7 @@ class Plateau:
     every_epochs: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_rate(self.rate)
-        _check_factor(self.factor)
+        _check(self.rate, self.factor)
         if self.patience < 1:
             raise ValueError(f"patience must be at least 1, got {self.patience}")
         if self.drops < 0:
@@ -134,27 +127,15 @@ class Plateau:
         return {"best": jnp.float32(-1.0), "waited": zero, "drops": zero, "judged": zero}
 
     def update(self, before: Mapping[str, Any], top1: float, step: int) -> dict[str, np.ndarray]:
-        """The rule's state after an evaluation of the held-out images.
-
-        Args:
-            before: the state so far.
-            top1: of the held-out images, as a fraction.
-            step: updates done.
-        """
-        best, waited, drops = before["best"], int(before["waited"]), int(before["drops"])
+        """The rule's state after an evaluation of the held-out images with `top1`, a fraction, after `step`
+        updates."""
         # Compared in the precision of the state: 0.7 is above the float32 nearest to it.
-        if np.float32(top1) > best:
-            best, waited = np.float32(top1), 0
-        else:
-            waited += 1
+        best, drops = np.float32(max(np.float32(top1), before["best"])), int(before["drops"])
+        waited = 0 if best > before["best"] else int(before["waited"]) + 1
         if waited == self.patience:
             waited, drops = 0, min(drops + 1, self.drops)
-        return {
-            "best": np.asarray(best, np.float32),
-            "waited": np.asarray(waited, np.int32),
-            "drops": np.asarray(drops, np.int32),
-            "judged": np.asarray(step, np.int32),
-        }
+        counts = {"waited": waited, "drops": drops, "judged": step}
+        return {"best": np.asarray(best), **{k: np.asarray(v, np.int32) for k, v in counts.items()}}
 
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
@@ -165,12 +146,9 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 }
 
 
-def _check_rate(rate: float) -> None:
+def _check(rate: float, factor: float = 1.0) -> None:
     if not 0 < rate < math.inf:
         raise ValueError(f"rate must be positive, got {rate}")
-
-
-def _check_factor(factor: float) -> None:
     if not 0 < factor <= 1:
         raise ValueError(f"factor must lie in (0, 1], got {factor}")
 
@@ -193,17 +171,18 @@ class LearningRate:
             return self.schedule(epoch, int(self.plateau["drops"]))
         return self.schedule(epoch)
 
-    def evaluation_due(self, step: int) -> bool:
-        """Whether the plateau rule has yet to see the evaluation made after `step` updates."""
-        due = plateau_due(self.schedule, self.progress, step)
-        return due and int(self.plateau["judged"]) != step
+    def after_evaluation(self, state: TrainState, top1: float | None) -> tuple[TrainState, str]:
+        """`state` after a plateau rule, if any, has seen its evaluation, and a line to print if it drops.
 
-    def update(self, state: TrainState, top1: float) -> tuple[TrainState, str]:
-        """(`state` after an evaluation with `top1`; a line for the console if the rate drops, else '')."""
-        rule, before = self.schedule, self.plateau
-        if not isinstance(rule, Plateau):
+        Args:
+            top1: of the held-out images with `state`; None if they were not evaluated.
+        """
+        rule, before, step = self.schedule, self.plateau, int(state.step)
+        if not isinstance(rule, Plateau) or top1 is None:
             return state, ""
-        self.plateau = rule.update(before, top1, int(state.step))
+        if not plateau_due(rule, self.progress, step) or int(before["judged"]) == step:
+            return state, ""
+        self.plateau = rule.update(before, top1, step)
         state = dataclasses.replace(state, plateau=self.placement.put_replicated(self.plateau))
         old, new = int(before["drops"]), int(self.plateau["drops"])
         if old == new:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxcnn import config as configs
-from jaxcnn.evaluation import PROTOCOLS
+from jaxcnn.evaluation import PROTOCOLS, Protocol
 from jaxcnn.losses import Objective
 from jaxcnn.models import NETS
 from jaxcnn.parallel import Parallelism
@@ -86,73 +86,64 @@ def resolve_config(config: Any, overrides: Sequence[str] = ()) -> dict[str, Any]
     if isinstance(config.get("model"), dict) and config["model"].get("num_classes") == 0:
         del config["model"]["num_classes"]
     resolved = configs.resolve(config, overrides, SECTIONS, PROTOCOLS)
-    if "num_classes" not in _named(config, overrides):
+    typed = {text.partition("=")[0] for text in overrides}
+    if "num_classes" not in config.get("model", {}) and "model.num_classes" not in typed:
         resolved["model"]["num_classes"] = 0  # `with_classes` fills in that of the source
-    errors = _scale_errors(resolved) + _held_out_errors(resolved) + _average_errors(resolved)
-    if errors:
+    if errors := [*_scale_errors(resolved), *_held_out_errors(resolved)]:
         raise configs.ConfigError("\n".join(errors))
     return resolved
 
 
-def _scale_errors(config: Mapping[str, Any]) -> list[str]:
+def run_protocols(config: Mapping[str, Any]) -> list[Protocol]:
+    """The test protocols that the rows of a config's `evals` name."""
+    return [configs.build_section("evals", row, {"evals": PROTOCOLS}) for row in config["evals"]]
+
+
+def _scale_errors(config: Mapping[str, Any]) -> Iterator[str]:
     """Errors of scales that are too small for the net's images, or do not match a mean image."""
-    side, augment = config["model"]["image_size"], config["augment"]
-    errors = []
-    if augment["sampling"] != "random_resized_crop" and augment["scale"][0] < side:
-        errors.append(
+    model, augment = config["model"], config["augment"]
+    side, (scale, *_) = model["image_size"], augment["scale"]
+    if augment["sampling"] != "random_resized_crop" and scale < side:
+        yield (
             f"augment.scale {augment['scale']} must not start below model.image_size {side}: the crop "
             "would not fit"
         )
-    net = _any_net(config["model"])
-    for i, row in enumerate(config["evals"]):
-        protocol = PROTOCOLS[row["name"]](**{k: v for k, v in row.items() if k != "name"})
+    fields = {key: value for key, value in model.items() if key != "num_classes"}
+    dense = configs.build_section("model", fields, SECTIONS).supports_dense()
+    for i, protocol in enumerate(run_protocols(config)):
         try:
             protocol.check(side)
         except ValueError as error:
-            errors.append(f"evals[{i}]: {error}")
-        if protocol.dense and not net.supports_dense():
-            errors.append(
-                f"evals[{i}]: {row['name']} evaluates images of any size, but model.name="
-                f"{config['model']['name']} with these keys accepts only {side} x {side}"
+            yield f"evals[{i}]: {error}"
+        if protocol.dense and not dense:
+            yield (
+                f"evals[{i}]: {config['evals'][i]['name']} evaluates images of any size, but model.name="
+                f"{model['name']} with these keys accepts only {side} x {side}"
             )
         scales = protocol.all_scales()
-        if augment["mean"] == "per_pixel" and protocol.in_square and scales != augment["scale"][:1]:
-            errors.append(
+        if augment["mean"] == "per_pixel" and protocol.in_square and scales != (scale,):
+            yield (
                 f"evals[{i}].scale is {scales[0]}, but augment.mean='per_pixel' holds means of "
-                f"squares of side {augment['scale'][0]}: give that scale, or augment.mean='rgb'"
+                f"squares of side {scale}: give that scale, or augment.mean='rgb'"
             )
-    return errors
 
 
-def _any_net(model: Mapping[str, Any]) -> Any:
-    """The net of a config with the default number of classes."""
-    return NETS[model["name"]](
-        **{k: v for k, v in model.items() if k not in ("name", "num_classes")}
-    )
-
-
-def _average_errors(config: Mapping[str, Any]) -> list[str]:
-    """The error of an average that never begins. A run of 0 epochs only evaluates."""
-    average, epochs = config["average"], config["epochs"]
-    if average["kind"] == "off" or not 0 < epochs <= average["from_epoch"]:
-        return []
-    return [
-        f"average.from_epoch {average['from_epoch']:g} is not below epochs {epochs:g}: nothing would be "
-        "averaged"
-    ]
-
-
-def _held_out_errors(config: Mapping[str, Any]) -> list[str]:
-    """Errors: no protocol evaluates the held-out images, or a plateau rule has no held-out images."""
+def _held_out_errors(config: Mapping[str, Any]) -> Iterator[str]:
+    """Errors of held-out images that are missing or never evaluated, and of an average that never begins."""
     held_out, evaluated = config["data"]["held_out"], bool(config["evals"])
     if config["schedule"]["name"] == "plateau" and not (held_out and evaluated):
-        return [
+        yield (
             "schedule.name=plateau drops the learning rate when held-out top-1 stops improving: set "
             "data.held_out, a number of training images (50000 for ImageNet), and a row in evals"
-        ]
-    if held_out and not evaluated:
-        return ["data.held_out needs a row in evals: the first one evaluates the held-out images"]
-    return []
+        )
+    elif held_out and not evaluated:
+        yield "data.held_out needs a row in evals: the first one evaluates the held-out images"
+    average, epochs = config["average"], config["epochs"]
+    if average["kind"] != "off" and 0 < epochs <= average["from_epoch"]:  # 0 epochs: evaluates only
+        yield (
+            f"average.from_epoch {average['from_epoch']:g} is not below epochs {epochs:g}: nothing would "
+            "be averaged"
+        )
 
 
 def read_saved_config(path: Path) -> dict[str, Any]:
@@ -169,9 +160,3 @@ def read_resolved(path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], 
     """(the config of the file, the resolved config) of a config file and overrides."""
     given = configs.read_config(configs.find_config(path))
     return given, resolve_config(given, overrides)
-
-
-def _named(config: Any, overrides: Sequence[str]) -> set[str]:
-    """The model keys that the config or an override sets."""
-    typed = (o.partition("=")[0].partition("model.")[2] for o in overrides)
-    return {*config.get("model", {}), *typed}

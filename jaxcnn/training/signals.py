@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 
 from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
 
@@ -15,18 +15,13 @@ class Stopped(Exception):
 
 
 class StopSignal:
-    """Context manager in which a signal sets a flag that the loop checks between steps and batches.
-
-    `answer` is printed when a signal arrives. `process_group` forwards a signal from one process to the
-    others.
-    """
+    """Context manager in which a signal sets a flag that the loop checks between steps and batches, prints
+    `answer`, and goes to the other processes of `process_group`."""
 
     def __init__(
         self, answer: str = "saving after this step", process_group: ProcessGroup = SINGLE_PROCESS
     ) -> None:
-        self.signal = ""
-        self._answer = answer
-        self._process_group = process_group
+        self.signal, self._answer, self._process_group = "", answer, process_group
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
@@ -37,12 +32,7 @@ class StopSignal:
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             # None: the handler was not set from Python and cannot be restored
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # pyright: ignore[reportArgumentType]
@@ -53,8 +43,9 @@ class StopSignal:
     def check(self) -> None:
         """Raises Stopped after a signal to this process or another.
 
-        Processes do not see the signal at the same moment, so in several processes
-        the work that calls this must run in `ProcessGroup.run_on_all`, which makes them fail together."""
+        Processes do not see the signal at the same moment: in several processes, call this inside
+        `ProcessGroup.run_on_all`, which makes them fail together.
+        """
         if self.signal:
             raise Stopped(self.signal)
         if called := self._process_group.stop_requested():

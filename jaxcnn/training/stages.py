@@ -12,8 +12,8 @@ from typing import Any
 
 from jaxcnn import config as configs
 from jaxcnn.training import report, schema
-from jaxcnn.training.evaluator import run_protocols
 from jaxcnn.training.schedules import Progress
+from jaxcnn.training.schema import run_protocols
 from jaxcnn.training.workdir import has_begun
 
 KEYS = ("name", "config", "start", "overrides")
@@ -61,15 +61,14 @@ class Stage:
             return StageStatus.FOREIGN
         found = report.read_report(self.folder / "report.json")
         starts = report.read_starts(self.folder / "run.json")
-        if not starts or found.get("step", -1) < self._progress(starts[-1]["examples"]).total:
+        if not starts:
             return StageStatus.BEGUN
-        side = self.config["model"]["image_size"]
-        wanted = {protocol.label(side) for protocol in run_protocols(self.config)}
-        there = {row["protocol"] for row in found["results"] if row["step"] == found["step"]}
-        return StageStatus.DONE if wanted <= there else StageStatus.BEGUN
-
-    def _progress(self, examples: int) -> Progress:
-        return Progress(examples, self.config["batch_size"], self.config["epochs"])
+        config, step, examples = self.config, found.get("step", -1), starts[-1]["examples"]
+        total = Progress(examples, config["batch_size"], config["epochs"]).total
+        side = config["model"]["image_size"]
+        wanted = {protocol.label(side) for protocol in run_protocols(config)}
+        there = {row["protocol"] for row in found["results"] if row["step"] == step}
+        return StageStatus.DONE if step >= total and wanted <= there else StageStatus.BEGUN
 
 
 def read_chain(
@@ -104,16 +103,13 @@ def read_chain(
         settings |= {"init.from_run": str(workdir / start)} if start else {}
         typed = [*overrides.get("config", ()), *overrides.get(name, ())]
         other = row.get("config") or str(file)
-        beside = (file.parent / f"{other}.py").is_file()
+        folder = file.parent if (file.parent / f"{other}.py").is_file() else configs.CONFIGS
         try:
-            given = configs.read_config(
-                configs.find_config(other, file.parent if beside else configs.CONFIGS)
-            )
+            given = configs.read_config(configs.find_config(other, folder))
             config = schema.resolve_config(_with(given, settings), typed)
+            stages.append(Stage(name, config, workdir / name, start))
         except configs.ConfigError as error:
             errors += [f"stage {name}: {line}" for line in str(error).splitlines()]
-            continue
-        stages.append(Stage(name, config, workdir / name, start))
     if errors:
         raise configs.ConfigError("\n".join(errors))
     return tuple(stages)
@@ -128,14 +124,13 @@ def unmet(stage: Stage, stages: Sequence[Stage], chosen: Sequence[str]) -> str:
     if not stage.start or stage.progress() is not StageStatus.TO_DO:
         return ""
     start = next(s for s in stages if s.name == stage.start)
-    progress = start.progress()
-    if progress is StageStatus.DONE or (
-        start.name in chosen and progress is not StageStatus.FOREIGN
-    ):
+    status = start.progress()
+    trained_first = start.name in chosen and status is not StageStatus.FOREIGN
+    if status is StageStatus.DONE or trained_first:
         return ""
     return (
         f"stage {stage.name} starts from stage {start.name}, which is "
-        f"{'missing' if progress is StageStatus.TO_DO else progress} in {start.folder}; do it first: "
+        f"{'missing' if status is StageStatus.TO_DO else status} in {start.folder}; do it first: "
         f"--stages={start.name},{stage.name}, or leave --stages out"
     )
 
@@ -157,11 +152,14 @@ def _rows(file: Path) -> tuple[dict[str, Any], ...]:
             f"{file}: get_chain() must return a tuple of stages such as "
             f"dict(name='s256', start='net_a', overrides={{...}}), got {rows!r}"
         )
-    errors: list[str] = []
-    for number, row in enumerate(rows):
-        errors += _row_errors(row, [r.get("name") for r in rows[:number]])
+    names = [row.get("name") for row in rows]
+    errors = [
+        f"{file}: get_chain(): {error}"
+        for number, row in enumerate(rows)
+        for error in _row_errors(row, names[:number])
+    ]
     if errors:
-        raise configs.ConfigError("\n".join(f"{file}: get_chain(): {error}" for error in errors))
+        raise configs.ConfigError("\n".join(errors))
     return rows
 
 
@@ -200,9 +198,6 @@ def _with(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, An
     """`given` with `settings` applied as if they were in its file, so that command-line overrides win."""
     config = {k: dict(v) if isinstance(v, Mapping) else v for k, v in given.items()}
     for key, value in settings.items():
-        section, _, name = key.partition(".")
-        if name:
-            config.setdefault(section, {})[name] = value
-        else:
-            config[section] = value
+        section, _, name = key.rpartition(".")
+        (config.setdefault(section, {}) if section else config)[name] = value
     return config

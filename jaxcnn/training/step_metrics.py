@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
-import faulthandler
-import math
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +14,7 @@ import jax
 from jaxcnn.training.console import Console, duration
 from jaxcnn.training.metrics_writer import MetricsWriter
 from jaxcnn.training.schedules import Progress
+from jaxcnn.training.watchdog import Watchdog
 
 TRAIN_SUMS = ("loss", "top1", "top5", "n")
 
@@ -36,7 +35,8 @@ class StepMetrics:
         self, progress: Progress, config: Mapping[str, Any], writer: MetricsWriter, console: Console
     ) -> None:
         self.progress, self.config, self.writer, self.console = progress, config, writer, console
-        self.step_time = StepTime()
+        # Of the latest steps, without compilation, evaluation and saves.
+        self._step_seconds: collections.deque[float] = collections.deque(maxlen=64)
         self.watchdog = Watchdog(config["log"]["slow_step"])
         self.restore({})
 
@@ -86,9 +86,9 @@ class StepMetrics:
         before, self._pending = self._pending, (step, rate, sums)
         self._read(before)
         now = time.perf_counter()
-        self.step_time.add(now - self._last_step)
+        self._step_seconds.append(now - self._last_step)
         self._last_step = now
-        self.watchdog.feed(self.step_time.median())
+        self.watchdog.feed(statistics.median(self._step_seconds))
 
     def flush(self) -> None:
         """Reads the pending step; writes its event if one is due.
@@ -110,12 +110,25 @@ class StepMetrics:
         if not sums["finite"]:
             raise Diverged(self._divergence(step, rate, sums))
         self.window.add(sums)
-        least = self.step_time.median() * self.window.steps if self.window.steps < 3 else 0.0
-        event = self.window.event(step, self.progress.epoch(step), rate, self.seconds(), least)
+        median = statistics.median(self._step_seconds) if self._step_seconds else 0.0
+        least = median * self.window.steps if self.window.steps < 3 else 0.0
+        event = {
+            "kind": "train",
+            "step": step,
+            "epoch": self.progress.epoch(step),
+            **self.window.averages(),
+            "learning_rate": rate,
+            **self.window.speeds(least),
+            "seconds": self.seconds(),
+        }
         total = self.progress.total
-        eta = self.step_time.eta(total - step)
-        text = progress_text(event, total, self.progress.epochs, eta)
-        self.console.progress(text, step == total)
+        eta = duration(median * (total - step)) if median else "?"
+        self.console.progress(
+            f"step {step}/{total}  epoch {event['epoch']:.2f}/{self.progress.epochs:g}  loss "
+            f"{event['loss']:.4f}  top-1 {event['top1']:.1%}  lr {rate:.3g}  "
+            f"{event['images_per_second']:.0f} images/s  data wait {event['data_wait']:.0%}  ETA {eta}",
+            step == total,
+        )
         if step == total or step % self.config["log"]["every_steps"] == 0:
             self.writer.write(event)
             self.window = MetricWindow()
@@ -152,83 +165,19 @@ class MetricWindow:
         self.images += sums["n"]
         self.steps += 1
 
-    def event(
-        self, step: int, epoch: float, rate: float, total_seconds: float, least: float
-    ) -> dict[str, Any]:
-        """The train event of this window.
+    def averages(self) -> dict[str, float]:
+        """Means over the images."""
+        return {key: self.sums[key] / max(self.sums["n"], 1.0) for key in ("loss", "top1", "top5")}
+
+    def speeds(self, least: float) -> dict[str, float]:
+        """Images per second, and the share of the time that waited for data.
 
         Args:
             least: seconds that its steps take at least. It matters for windows of one or two steps, the
                 first of which ran before the window began.
         """
         seconds = max(time.perf_counter() - self.started, least, 1e-9)
-        n = max(self.sums["n"], 1.0)
         return {
-            "kind": "train",
-            "step": step,
-            "epoch": epoch,
-            "loss": self.sums["loss"] / n,
-            "top1": self.sums["top1"] / n,
-            "top5": self.sums["top5"] / n,
-            "learning_rate": rate,
             "images_per_second": self.images / seconds,
             "data_wait": min(self.waited / seconds, 1.0),
-            "seconds": total_seconds,
         }
-
-
-class StepTime:
-    """Median seconds of the latest steps, without compilation, evaluation and saves."""
-
-    def __init__(self) -> None:
-        self._seconds: list[float] = []
-
-    def add(self, seconds: float) -> None:
-        self._seconds = [*self._seconds[-63:], seconds]
-
-    def median(self) -> float:
-        return statistics.median(self._seconds) if self._seconds else 0.0
-
-    def eta(self, steps_left: int) -> str:
-        return duration(self.median() * steps_left) if self._seconds else "?"
-
-
-def progress_text(event: Mapping[str, Any], total: int, epochs: float, eta: str) -> str:
-    return (
-        f"step {event['step']}/{total}  epoch {event['epoch']:.2f}/{epochs:g}  loss {event['loss']:.4f}  "
-        f"top-1 {event['top1']:.1%}  lr {event['learning_rate']:.3g}  "
-        f"{event['images_per_second']:.0f} images/s  data wait {event['data_wait']:.0%}  ETA {eta}"
-    )
-
-
-# The first steps are slow for other reasons, and a median of few steps is unreliable.
-_WATCHDOG_MIN_STEPS = 5
-_WATCHDOG_MIN_SECONDS = 10.0
-# Setting the timer takes over a millisecond, too long for every step: it may fire later by this fraction.
-_WATCHDOG_SLACK = 0.1
-
-
-class Watchdog:
-    """Prints the stacks of all threads to standard error, once, if no step is fed for `times` the median
-    step: a hang leaves no other trace. The process continues."""
-
-    def __init__(self, times: float) -> None:
-        self._times = times
-        self._steps = 0
-        self._set_at = -math.inf
-
-    def feed(self, median: float) -> None:
-        """A step was dispatched; `median` is the median of the latest steps in seconds."""
-        self._steps += 1
-        if self._times and self._steps > _WATCHDOG_MIN_STEPS:
-            seconds, now = max(_WATCHDOG_MIN_SECONDS, self._times * median), time.monotonic()
-            if now - self._set_at > _WATCHDOG_SLACK * seconds:
-                late = (1 + _WATCHDOG_SLACK) * seconds
-                # A thread outside Python prints them, so a stuck interpreter cannot prevent it.
-                faulthandler.dump_traceback_later(late, file=sys.__stderr__ or sys.stderr)
-                self._set_at = now
-
-    def pause(self) -> None:
-        """No step is due for a while: evaluation, saving, the end."""
-        faulthandler.cancel_dump_traceback_later()
-        self._set_at = -math.inf

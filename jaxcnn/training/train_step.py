@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -46,36 +47,17 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, Controls], tuple[TrainState, Sums]]:
     """Makes (state, batch, controls) -> (state, sums) on one device's rows and shard of the state.
 
-    Sums are float32 over all examples whose mask is True: `loss` (the objective, nats), `top1`, `top5`
-    (counts), `n`; `finite`: 1 where loss and gradients are finite; `leave` and `failed`: the number
-    of devices whose process asks to stop, or has no batch. An update that is not finite, or lacks a batch,
-    does not change the state, so no such value reaches the parameters or a checkpoint.
-
-    The gradient of the summed objective is divided by n after the sum over devices, so that one
-    collective carries counts and gradients.
+    Sums are those of `_sums` over all devices; `finite`: 1 where loss and gradients are finite; `leave` and
+    `failed`: the number of devices whose process asks to stop, or has no batch. An update that is not
+    finite, or lacks a batch, does not change the state, so no such value reaches the parameters or a
+    checkpoint.
 
     Args:
         shard: the layers that the devices of a group share; the step sets `rows` from the batch.
         reduction: sum of gradients over devices.
         grad_accum_steps: number of slices of the batch, whose gradients are computed in sequence and summed.
     """
-
-    def sums(params: Any, batch: Batch, keys: Keys) -> tuple[Float[Array, ""], Sums]:
-        images = augment_batch(keys.data, batch, device_preprocess)
-        rows = jnp.stack([batch["epoch"], batch["id"]], axis=1)
-        logits, aux = net.apply(
-            {"params": params},
-            images,
-            train=True,
-            shard=dataclasses.replace(shard, rows=rows),
-            rngs={"dropout": keys.dropout},
-        )
-        total = lambda x: jnp.sum(jnp.where(batch["mask"], x, 0.0))  # noqa: E731
-        loss, rank = total(objective(logits, aux, batch["label"])), ranks(logits, batch["label"])
-        n, top1, top5 = total(1.0), total(jnp.float32(rank < 1)), total(jnp.float32(rank < 5))
-        return loss, {"loss": loss, "top1": top1, "top5": top5, "n": n}
-
-    gradient = jax.grad(sums, has_aux=True)
+    gradient = jax.grad(partial(_sums, net, objective, device_preprocess, shard), has_aux=True)
 
     def step(state: TrainState, batch: Batch, controls: Controls) -> tuple[TrainState, Sums]:
         dropout = jax.random.fold_in(jax.random.key(controls.seed), state.step)
@@ -83,6 +65,7 @@ def make_train_step(
         grads, total = _accumulated(gradient, state.params, batch, keys, grad_accum_steps)
         leave, failed = jnp.sum(controls.calls, axis=0).astype(jnp.float32)
         total = {**total, "leave": leave, "failed": failed}
+        # Divided by n after the sum over devices, so that one collective carries counts and gradients.
         grads, total = reduction.reduce(grads, total)
         finite = reduction.everywhere(jnp.isfinite(total["loss"]) & _all_finite(grads))
         # Multiply, do not divide: XLA:CPU would materialize every quotient, one pass over memory per layer.
@@ -105,6 +88,32 @@ def make_train_step(
         return state, {**total, "finite": finite.astype(jnp.float32)}
 
     return step
+
+
+def _sums(
+    net: Any,
+    objective: Objective,
+    device_preprocess: DevicePreprocess,
+    shard: ShardContext,
+    params: Any,
+    batch: Batch,
+    keys: Keys,
+) -> tuple[Float[Array, ""], Sums]:
+    """(loss, sums), float32 over the examples whose mask is True: `loss` (the objective, nats), `top1`,
+    `top5` (counts), `n`."""
+    images = augment_batch(keys.data, batch, device_preprocess)
+    rows = jnp.stack([batch["epoch"], batch["id"]], axis=1)
+    logits, aux = net.apply(
+        {"params": params},
+        images,
+        train=True,
+        shard=dataclasses.replace(shard, rows=rows),
+        rngs={"dropout": keys.dropout},
+    )
+    total = lambda x: jnp.sum(jnp.where(batch["mask"], x, 0.0))  # noqa: E731
+    loss, rank = total(objective(logits, aux, batch["label"])), ranks(logits, batch["label"])
+    n, top1, top5 = total(1.0), total(jnp.float32(rank < 1)), total(jnp.float32(rank < 5))
+    return loss, {"loss": loss, "top1": top1, "top5": top5, "n": n}
 
 
 def _all_finite(grads: Any) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from jaxcnn.training.experiment import Experiment
 from jaxcnn.training.load_run import read_run
 from jaxcnn.training.train_state import InitConfig, TrainState, draw_params
 
-# Parameters by path: ('conv1_1', 'kernel'), ('inception_3a', 'conv1x1', 'bias').
-Leaves = Mapping[tuple[str, ...], Any]
+# Parameters by path: 'conv1_1/kernel', 'inception_3a/conv1x1/bias'.
+Leaves = Mapping[str, Any]
 
 
 class WarmStartError(ValueError):
@@ -46,7 +47,7 @@ class WarmStart:
     kept: tuple[str, ...]
     new: tuple[str, ...]
     resized: tuple[str, ...]
-    arrays: dict[tuple[str, ...], np.ndarray]
+    arrays: dict[str, np.ndarray]
 
     def record(self) -> dict[str, Any]:
         """The entry in run.json."""
@@ -75,18 +76,17 @@ def read_warm_start(experiment: Experiment) -> WarmStart | None:
     if not init.from_run:
         return None
     wanted = _flat(experiment.abstract_state().params)
-    chosen, problems = _chosen(init.layers, layers_of(wanted))
+    layers = layers_of(wanted)
+    chosen, problems = _chosen(init.layers, layers)
     try:
         _, old_net, state = read_run(Path(init.from_run).expanduser().absolute())
     except (OSError, CheckpointError) as error:
         raise WarmStartError("\n".join([f"init.from_run: {error}", *problems])) from error
-    there = _flat(state.evaluated)
-    resizable = (
-        classifiers(experiment.net) if old_net.num_classes != experiment.net.num_classes else set()
-    )
+    saved, net = _flat(state.evaluated), experiment.net
+    resizable = classifiers(net) if old_net.num_classes != net.num_classes else set()
     kept, resized = [], []
     for layer in chosen:
-        misfits, only_outputs = _misfits(layer, wanted, there)
+        misfits, only_outputs = _misfits(layer, wanted, saved)
         if not misfits:
             kept.append(layer)
         elif only_outputs and layer in resizable:
@@ -94,47 +94,46 @@ def read_warm_start(experiment: Experiment) -> WarmStart | None:
         else:
             problems += misfits
     if problems or not kept:
-        raise WarmStartError(_explain(init, problems, kept, layers_of(wanted)))
-    new = [layer for layer in layers_of(wanted) if layer not in kept]
+        raise WarmStartError(_explain(init, problems, grouped(kept, layers)))
     return WarmStart(
         path=init.from_run,
         step=int(state.step),
         averaged=bool(state.average),
-        kept=grouped(kept, layers_of(wanted)),
-        new=grouped(new, layers_of(wanted)),
-        resized=grouped(resized, layers_of(wanted)),
-        arrays={p: np.asarray(there[p]) for p in wanted if "/".join(p[:-1]) in kept},
+        kept=grouped(kept, layers),
+        new=grouped([layer for layer in layers if layer not in kept], layers),
+        resized=grouped(resized, layers),
+        arrays={p: np.asarray(saved[p]) for p in wanted if _layer(p) in kept},
     )
 
 
-def first_state(experiment: Experiment, transfer: WarmStart | None) -> TrainState:
-    """A fresh state with the parameters of `transfer`.
+def first_state(experiment: Experiment, warm_start: WarmStart | None) -> TrainState:
+    """A fresh state with the parameters of `warm_start`.
 
     Only parameters are copied: the optimizer state is new, and every layer has the full learning rate.
     """
     state = experiment.fresh_state()
-    if transfer is None:
+    if warm_start is None:
         return state
-    arrays, shardings = transfer.arrays, experiment.state_shardings
+    arrays, shardings = warm_start.arrays, experiment.state_shardings
     places = _flat(shardings.params)
     taken = {path: put(arrays.pop(path), places[path]) for path in list(arrays)}
-    params = unflatten_dict({**_flat(state.params), **taken})
+    params = unflatten_dict({**_flat(state.params), **taken}, sep="/")
     start = jax.jit(experiment.average.start, out_shardings=shardings.average)
     return dataclasses.replace(state, params=params, average=start(params))
 
 
 def layers_of(leaves: Leaves) -> tuple[str, ...]:
     """The layers of the parameters, in order: 'conv1_1', 'inception_3a/conv1x1'."""
-    return tuple(dict.fromkeys("/".join(path[:-1]) for path in leaves))
+    return tuple(dict.fromkeys(_layer(path) for path in leaves))
 
 
 def classifiers(net: Any) -> set[str]:
     """The layers whose shapes depend on the number of classes, found by adding a class."""
-    nets = (net, net.clone(num_classes=net.num_classes + 1))
     one, other = (
-        _flat(jax.eval_shape(lambda key, n=n: draw_params(n, key), jax.random.key(0))) for n in nets
+        _flat(jax.eval_shape(partial(draw_params, n), jax.random.key(0)))
+        for n in (net, net.clone(num_classes=net.num_classes + 1))
     )
-    return {"/".join(path[:-1]) for path in one if one[path].shape != other[path].shape}
+    return {_layer(path) for path in one if one[path].shape != other[path].shape}
 
 
 def grouped(layers: Iterable[str], everything: Iterable[str]) -> tuple[str, ...]:
@@ -162,39 +161,35 @@ def _chosen(names: Sequence[str], layers: Sequence[str]) -> tuple[list[str], lis
     return chosen, problems
 
 
-def _flat(tree: Any) -> dict[tuple[str, ...], Any]:
-    return dict(flatten_dict(tree))  # pyright: ignore[reportArgumentType]
+def _flat(tree: Any) -> dict[str, Any]:
+    return flatten_dict(tree, sep="/")  # pyright: ignore[reportReturnType]
 
 
-def _misfits(layer: str, wanted: Leaves, there: Leaves) -> tuple[list[str], bool]:
+def _layer(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _misfits(layer: str, wanted: Leaves, saved: Leaves) -> tuple[list[str], bool]:
     """(mismatches between a layer of the run and of this net; whether only the last axis differs)."""
-    paths = [path for path in wanted if "/".join(path[:-1]) == layer]
-    if not any(path in there for path in paths):
+    paths = [path for path in wanted if _layer(path) == layer]
+    if not any(path in saved for path in paths):
         return [f"{layer}: the run's net has no such layer"], False
     misfits, only_outputs = [], True
     for path in paths:
-        old, new = there.get(path), wanted[path]
+        old, new = saved.get(path), wanted[path]
         if old is not None and (old.shape, old.dtype) == (new.shape, new.dtype):
             continue
         has = "nothing" if old is None else f"{old.dtype}{list(old.shape)}"
-        misfits.append(
-            f"{'/'.join(path)}: the run has {has}, this net needs {new.dtype}{list(new.shape)}"
-        )
+        misfits.append(f"{path}: the run has {has}, this net needs {new.dtype}{list(new.shape)}")
         only_outputs &= old is not None and old.shape[:-1] == new.shape[:-1]
     return misfits, only_outputs
 
 
-def _explain(
-    init: InitConfig, problems: Sequence[str], kept: Sequence[str], everything: Sequence[str]
-) -> str:
-    shown = [f"  {problem}" for problem in problems[:12]]
-    more = [f"  and {len(problems) - 12} more"] if len(problems) > 12 else []
-    fit = grouped(kept, everything)
-    advice = (
-        f'keep the layers that fit: --config.init.layers="{fit!r}"'
-        if fit
-        else "no layer fits: give a run of another net, or leave init.from_run out"
-    )
-    return "\n".join(
-        [f"init.from_run={init.from_run} does not fit this net:", *shown, *more, advice]
-    )
+def _explain(init: InitConfig, problems: Sequence[str], fit: Sequence[str]) -> str:
+    lines = [f"init.from_run={init.from_run} does not fit this net:"]
+    lines += [f"  {problem}" for problem in problems[:12]]
+    lines += [f"  and {len(problems) - 12} more"] if len(problems) > 12 else []
+    advice = "no layer fits: give a run of another net, or leave init.from_run out"
+    if fit:
+        advice = f'keep the layers that fit: --config.init.layers="{fit!r}"'
+    return "\n".join([*lines, advice])

@@ -40,13 +40,8 @@ def claim_workdir(
     """
     with lock_workdir(folder):
         path, names = folder / "config.json", "".join(f"{name}\n" for name in class_names)
-        begun = has_begun(folder)
-        if begun and not path.exists():
-            raise WorkdirError(
-                f"{folder} has checkpoints but no config.json; use another --workdir"
-            )
-        if begun:
-            _check_same_config(folder, config)
+        if has_begun(folder):
+            _check_same_config(path, config)
             _check_same_data(folder, names, examples)
         try:
             configs.save_config(config, path)
@@ -70,10 +65,9 @@ def check_shared(folder: Path, process_group: ProcessGroup) -> None:
     """
     if process_group.count == 1:
         return
-    token, path = secrets.token_hex(8), folder / ".shared"
-    token, first = process_group.run_on_primary(
-        lambda: (path.write_text(token), (token, str(folder)))[1]
-    )
+    token, first = process_group.gather([secrets.token_hex(8), str(folder)])[0]
+    path = folder / ".shared"
+    process_group.run_on_primary(lambda: path.write_text(token))
     seen = process_group.gather(path.exists() and path.read_text() == token)
     process_group.run_on_primary(lambda: path.unlink())
     if not all(seen):
@@ -84,8 +78,11 @@ def check_shared(folder: Path, process_group: ProcessGroup) -> None:
         )
 
 
-def _check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
-    path = folder / "config.json"
+def _check_same_config(path: Path, config: Mapping[str, Any]) -> None:
+    if not path.exists():
+        raise WorkdirError(
+            f"{path.parent} has checkpoints but no {path.name}; use another --workdir"
+        )
     try:
         changed = configs.forbidden_difference(read_saved_config(path), config)
     except ValueError as error:
@@ -94,7 +91,7 @@ def _check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
         ) from error
     if changed:
         raise WorkdirError(
-            f"{folder} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
+            f"{path.parent} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
             f"only {', '.join(configs.MAY_DIFFER)} may differ on resume; use another --workdir, or the "
             "settings of that run"
         )
@@ -146,24 +143,17 @@ def _lock(path: Path) -> int:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            holder = os.read(file, 200).decode(errors="replace").strip()
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                os.close(file)
-                raise WorkdirError(
-                    f"{path.parent} is in use by {holder or 'another process'}; wait for it, or use "
-                    "another --workdir. If these processes should train together but each one runs "
-                    "alone, see --distributed"
-                ) from error
-            return file  # a file system without locks
-        if _is_at(file, path):  # the previous holder may have removed the file meanwhile
-            os.ftruncate(file, 0)
-            os.write(file, f"process {os.getpid()} of {socket.gethostname()}\n".encode())
-            return file
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                return file  # a file system without locks
+            holder = os.read(file, 200).decode(errors="replace").strip() or "another process"
+            os.close(file)
+            raise WorkdirError(
+                f"{path.parent} is in use by {holder}; wait for it, or use another --workdir. If these "
+                "processes should train together but each one runs alone, see --distributed"
+            ) from error
+        with contextlib.suppress(FileNotFoundError):  # the previous holder may have just removed it
+            if os.stat(path).st_ino == os.fstat(file).st_ino:
+                os.ftruncate(file, 0)
+                os.write(file, f"process {os.getpid()} of {socket.gethostname()}\n".encode())
+                return file
         os.close(file)
-
-
-def _is_at(file: int, path: Path) -> bool:
-    try:
-        return os.stat(path).st_ino == os.fstat(file).st_ino
-    except FileNotFoundError:
-        return False

@@ -69,6 +69,7 @@ def attend(witness):
     from jaxcnn import data as room
     from jaxcnn.evaluation import run_protocol
     from jaxcnn.parallel import distributed
+    from jaxcnn.training import run_setup
     from jaxcnn.training.checkpoint import Checkpoints
     from jaxcnn.training.prefetch import Prefetcher
 
@@ -119,7 +120,7 @@ def attend(witness):
     if seconds := os.environ.get("HEARTBEAT_SECONDS"):
         distributed.HEARTBEAT_SECONDS = int(seconds)
     made.__next__ = next_batch
-    room.TrainLoader = make
+    run_setup.TrainLoader = make
     Prefetcher.next = next_update
     run_protocol.EvalLoader, Checkpoints.save, Checkpoints.restore = EvalLoader, save, restore
 

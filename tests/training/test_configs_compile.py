@@ -10,7 +10,7 @@ from jaxcnn.evaluation import check_fits
 from jaxcnn.evaluation.posteriors import shapes_of
 from jaxcnn.training import schema
 from jaxcnn.training.builder import build_experiment, with_classes
-from jaxcnn.training.evaluator import run_protocols
+from jaxcnn.training.schema import run_protocols
 
 FOLDER = Path(__file__).parent.parent.parent / "configs"
 

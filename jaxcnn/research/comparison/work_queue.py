@@ -26,7 +26,7 @@ from jaxcnn import config as configs
 from jaxcnn.benchmarks.measurement import machine
 from jaxcnn.research.comparison.grid import GridRun
 from jaxcnn.research.comparison.measures import is_reported
-from jaxcnn.training import Diverged, evaluator, report
+from jaxcnn.training import Diverged, report, schema
 from jaxcnn.training import run as train
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.console import Console
@@ -71,7 +71,7 @@ def _is_complete(run: GridRun) -> bool:
 def protocol_labels(run: GridRun) -> list[str]:
     """Labels of the protocols of a run, in the order of its config."""
     image_size = run.config["model"]["image_size"]
-    return [protocol.label(image_size) for protocol in evaluator.run_protocols(run.config)]
+    return [protocol.label(image_size) for protocol in schema.run_protocols(run.config)]
 
 
 def conflicting_workdirs(runs: Sequence[GridRun]) -> list[str]:
