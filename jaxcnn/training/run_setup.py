@@ -1,0 +1,152 @@
+"""Opens a run: checks its data and workdir, builds its parts, and restores or initializes its state."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxcnn.data import DataSplits, TrainLoader
+from jaxcnn.parallel import ProcessGroup, check_same, join_process_group
+from jaxcnn.training import schema
+from jaxcnn.training.builder import build_experiment, with_classes
+from jaxcnn.training.checkpoint import Checkpoints
+from jaxcnn.training.console import Compiler, Console
+from jaxcnn.training.evaluator import Evaluator, open_splits
+from jaxcnn.training.experiment import Experiment
+from jaxcnn.training.metrics_writer import MetricsWriter
+from jaxcnn.training.prefetch import Prefetcher
+from jaxcnn.training.run_statistics import obtain_statistics
+from jaxcnn.training.schedules import LearningRate, Progress
+from jaxcnn.training.signals import StopSignal
+from jaxcnn.training.step_metrics import Diverged, StepMetrics
+from jaxcnn.training.train_state import TrainState
+from jaxcnn.training.warm_start import WarmStart, first_state, read_warm_start
+from jaxcnn.training.workdir import check_shared, claim_workdir, has_begun
+
+
+class Run:
+    """One start of a run, and the objects that it consists of."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        data: DataSplits,
+        folder: Path,
+        stop_signal: StopSignal,
+        process_group: ProcessGroup,
+        warm_start: WarmStart | None = None,
+    ) -> None:
+        self.experiment, self.data, self.folder = experiment, data, folder
+        self.stop_signal, self.process_group = stop_signal, process_group
+        self.warm_start = warm_start  # what a fresh state takes from another run
+        config = experiment.config
+        self.progress = Progress(len(data.train), config["batch_size"], config["epochs"])
+        self.console = Console(silent=not process_group.is_primary)
+        self.compiler = Compiler(self.console)
+        self.checkpoints = Checkpoints(
+            folder / "checkpoints", config["checkpoint"]["keep"], process_group=process_group
+        )
+        self.writer = MetricsWriter(folder, config["log"]["tensorboard"], process_group)
+        self.learning_rate = LearningRate(experiment.schedule, self.progress, experiment.placement)
+        self.step_metrics = StepMetrics(self.progress, config, self.writer, self.console)
+        self.evaluator = Evaluator(
+            experiment,
+            data,
+            self.progress,
+            self.writer,
+            self.console,
+            stop_signal.check,
+            experiment.forward(compiler=self.compiler),
+            process_group,
+        )
+
+    def restore(self) -> TrainState:
+        """The newest complete state, or a fresh one. Metrics and results continue from it."""
+        restored = self.checkpoints.restore(self.experiment.abstract_state())
+        # Also where a folder of checkpoints holds no complete one.
+        if restored is None and self.warm_start is None:
+            self.warm_start = self.process_group.run_on_all(
+                lambda: read_warm_start(self.experiment)
+            )
+        state, meta = restored or (first_state(self.experiment, self.warm_start), {})
+        self.step_metrics.restore(meta)
+        self.learning_rate.restore(state)
+        self.evaluator.corrupt.update(meta.get("corrupt", ()))
+        self.evaluator.restore(self.writer.truncate(int(state.step)), int(state.step))
+        return state
+
+    def train_batches(self, start: int) -> contextlib.AbstractContextManager[Any]:
+        """This process's share of the training batches from step `start` on."""
+        config = self.experiment.config
+        return TrainLoader(
+            self.data.train,
+            seed=config["data"]["seed"],
+            batch_size=config["batch_size"],
+            image_size=self.experiment.net.image_size,
+            sampling=self.experiment.augment,
+            start_step=start,
+            process_index=self.process_group.index,
+            process_count=self.process_group.count,
+            threads=config["data"]["threads"],
+            prefetch=config["data"]["prefetch"],
+        )
+
+    def prefetch(self, batches: Any) -> Prefetcher:
+        """Puts `batches` on the devices ahead of their updates."""
+        return Prefetcher(self.experiment, batches, self.stop_signal, self.process_group)
+
+    def compile_train_step(self) -> Any:
+        """(state, batch, controls) -> (state, sums), compiled."""
+        step = self.compiler("the train step", self.experiment.lower_train())
+        self.process_group.gather(None)  # no update waits for another process's compiler
+        return step
+
+    def save(self, state: TrainState, corrupt: Iterable[str] = ()) -> None:
+        """Saves `state`. All processes must call it.
+
+        Args:
+            corrupt: names of the corrupt training images that this process has met.
+        """
+        for names in self.process_group.gather(list(corrupt)):
+            self.evaluator.corrupt.update(names)
+        meta = {**self.step_metrics.meta(), "corrupt": sorted(self.evaluator.corrupt)}
+        self.checkpoints.save(state, meta, best=self.evaluator.held_out_top1(int(state.step)))
+
+    def close(self) -> None:
+        self.step_metrics.watchdog.pause()
+        self.console.end_progress()
+        self.writer.close()
+        self.checkpoints.close()
+
+
+@contextlib.contextmanager
+def open_run(config: Any, folder: Path) -> Iterator[Run]:
+    """The run of `config` in `folder`, which stays locked to the end of the block; raises as `loop.run`."""
+    config, group = schema.resolve_config(config), join_process_group()
+    check_same(group, "config", config, "start all of them with the same config and overrides")
+    with contextlib.ExitStack() as stack:
+        stop_signal = stack.enter_context(StopSignal(process_group=group))
+        data = group.run_on_all(lambda: open_splits(config["data"]))
+        check_same(group, "data", data.fingerprint(), "give all of them the same files")
+        # Built before the statistics are computed, so that errors in the config show at once.
+        experiment = build_experiment(with_classes(config, len(data.class_names)))
+        begun = group.run_on_primary(lambda: has_begun(folder))
+        warm_start = None if begun else group.run_on_all(lambda: read_warm_start(experiment))
+        claim = claim_workdir(folder, experiment.config, data.class_names, len(data.train))
+        group.run_on_primary(lambda: stack.enter_context(claim))
+        check_shared(folder, group)
+        if experiment.augment.needs_statistics:
+            statistics = obtain_statistics(
+                experiment, data, folder, group, stop_signal.check, begun=begun
+            )
+            experiment = experiment.with_statistics(statistics)
+        run = Run(experiment, data, folder, stop_signal, group, warm_start)
+        stack.callback(run.close)
+        try:
+            yield run
+        except Diverged as error:
+            steps = run.checkpoints.steps()
+            kept = f"checkpoint of step {steps[-1]}" if steps else "there is no checkpoint yet"
+            raise Diverged(f"{error}\nWhat is left: {kept}") from None
