@@ -17,7 +17,7 @@ class Console:
     PLAIN_SECONDS = 10.0
 
     def __init__(self, stream: Any = None, *, silent: bool = False) -> None:
-        """`stream` is a text file, None standard output. `silent` writes nothing; process 0 writes for all."""
+        """`stream` is a text file, None standard output. `silent`: process 0 writes for this one."""
         self.stream: TextIO = stream or sys.stdout
         self.silent = silent
         self.in_place = self.stream.isatty()
