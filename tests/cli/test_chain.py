@@ -14,7 +14,7 @@ import pytest
 
 from jaxcnn.cli import chain
 from jaxcnn.training.stages import read_chain
-from tests.training.runs import TINY, signalling, state_of
+from tests.training.runs import TINY, send_sigterm, state_of
 
 STAGES = ["net_a", "s256", "s384", "s256_512"]
 # The stages that the tests run; the config of the fourth is in test_the_papers_order_of_training.
@@ -70,7 +70,7 @@ def chained(tmp_path_factory):
         assert code == 143, shown
         printed.append(shown)
     with pytest.MonkeyPatch.context() as patch:
-        signalling(patch, "train", 3)
+        send_sigterm(patch, "train", 3)
         code, shown = start(*arguments(workdir))
         assert code == 143, shown
         printed.append(shown)

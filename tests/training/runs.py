@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 from jaxcnn.evaluation import run_protocol
-from jaxcnn.training import loop, schema
+from jaxcnn.training import schema
+from jaxcnn.training.console import Compiler
 from jaxcnn.training.load_run import read_run
+from jaxcnn.training.prefetch import Prefetcher
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -60,12 +62,14 @@ def arguments(**changes):
 
 
 def config(**changes):
+    """The resolved config of a tiny run of two epochs on one device, which compiles faster than on eight."""
+    changes = {"mesh__data": 1, "epochs": 2} | changes
     overrides = [a.removeprefix("--config.") for a in arguments(**changes)[1:]]
     return schema.read_resolved("quickstart", overrides)[1]
 
 
-def child(*arguments, kilobytes="unlimited", **options):
-    """main.py in a child process, on one device, with a limit on the size of files."""
+def start_main(*arguments, kilobytes="unlimited", **options):
+    """Starts main.py as a child process on one device, with a limit on the size of files."""
     program = 'ulimit -f "$1"; shift; exec "$@"'
     return subprocess.Popen(
         [
@@ -90,8 +94,7 @@ def events(folder):
     return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
 
 
-def timeless(folder):
-    """The events without times and speeds."""
+def events_without_times(folder):
     clock = ("images_per_second", "data_wait", "seconds")
     return [{k: v for k, v in e.items() if k not in clock} for e in events(folder)]
 
@@ -106,31 +109,32 @@ def assert_same_state(a, b):
         np.testing.assert_array_equal(x, y)
 
 
-def signalling(monkeypatch, where, at):
-    """Sends SIGTERM to this process in a phase of the run."""
+def send_sigterm(monkeypatch, where, at):
+    """Sends SIGTERM to this process when the run compiles ("compile", 0), takes the batch of update `at`
+    ("train"), or asks for image `at` of its evaluations ("evaluation"; a split ends with one more call)."""
 
-    def after(count):
+    def strike(count):
         if count == at:
             os.kill(os.getpid(), signal.SIGTERM)
 
     if where == "compile":
-        original = loop.Compiler.__call__
+        original = Compiler.__call__
 
         def compile_(self, *arguments):
-            after(0)
+            strike(0)
             return original(self, *arguments)
 
-        monkeypatch.setattr(loop.Compiler, "__call__", compile_)
+        monkeypatch.setattr(Compiler, "__call__", compile_)
         return
     if where == "train":  # a batch is drawn by a thread, ahead of its update
-        taken, following = itertools.count(1), loop.Prefetcher.next
+        taken, following = itertools.count(1), Prefetcher.next
 
         def next_(self, *arguments):
             given = following(self, *arguments)
-            after(next(taken))
+            strike(next(taken))
             return given
 
-        monkeypatch.setattr(loop.Prefetcher, "next", next_)
+        monkeypatch.setattr(Prefetcher, "next", next_)
         return
     made = run_protocol.EvalLoader
 
@@ -154,7 +158,7 @@ def signalling(monkeypatch, where, at):
 
         def __next__(self):
             Counting.drawn += 1
-            after(Counting.drawn)
+            strike(Counting.drawn)
             return next(self.batches)
 
     monkeypatch.setattr(run_protocol, "EvalLoader", lambda *a, **k: Counting(made(*a, **k)))

@@ -1,17 +1,25 @@
 """Averaged weights (papers.md section 6, O6): closed forms, and where a run uses them."""
 
-import jax
+import contextlib
+import io
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxcnn
-from jaxcnn import config as configs
-from jaxcnn.training import Stopped, evaluator, run, schema
-from jaxcnn.training.builder import build_experiment, with_classes
-from jaxcnn.training.checkpoint import Checkpoints
+from jaxcnn.training import Stopped, evaluator, run
 from jaxcnn.training.ema import WeightAverage
-from tests.training.runs import assert_same_state, config, events, signalling, state_of, timeless
+from jaxcnn.training.load_run import read_run
+from tests.research.untrained import untrained
+from tests.training.runs import (
+    assert_same_state,
+    config,
+    events,
+    events_without_times,
+    send_sigterm,
+    state_of,
+)
 
 
 def walk(average, weights, counts=None):
@@ -65,22 +73,21 @@ ON = {
 
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory):
-    """A run of 18 updates that averages from its second epoch on."""
+    """A run of 12 updates that averages from its second epoch on."""
     folder = tmp_path_factory.mktemp("averaged") / "run"
-    run(config(**ON), folder)
+    with contextlib.redirect_stdout(io.StringIO()) as stdout:
+        run(config(**ON), folder)
+    folder.with_name("stdout.txt").write_text(stdout.getvalue())
     return folder
 
 
-def test_a_run_prints_that_it_averages(tmp_path, capsys):
-    run(config(**ON, epochs=0), tmp_path / "run")
-    assert (
-        "average  of the weights, exponential, decay 0.9, from epoch 1; used for evaluation"
-        in capsys.readouterr().out
-    )
+def test_a_run_prints_that_it_averages(averaged):
+    line = "average  of the weights, exponential, decay 0.9, from epoch 1; used for evaluation"
+    assert line in averaged.with_name("stdout.txt").read_text()
 
 
-def test_the_updates_from_the_epoch_on_count(averaged):
-    assert int(state_of(averaged).average["count"]) == 12
+def test_only_updates_after_from_epoch_count(averaged):
+    assert int(state_of(averaged).average["count"]) == 6
 
 
 def test_load_returns_the_averaged_weights(averaged):
@@ -111,37 +118,21 @@ def test_every_split_is_evaluated_with_the_averaged_weights(averaged, split, tmp
     assert reported[-1] != pytest.approx(loss(state.params), rel=5e-4)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_bits(averaged, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        signalling(patch, "train", 10)
+        send_sigterm(patch, "train", 10)
         with pytest.raises(Stopped):
             run(config(**ON), tmp_path / "run")
     stopped = state_of(tmp_path / "run")
     assert (int(stopped.step), int(stopped.average["count"])) == (10, 4)
     run(config(**ON), tmp_path / "run")
     assert_same_state(state_of(tmp_path / "run"), state_of(averaged))
-    assert timeless(tmp_path / "run") == timeless(averaged)
+    assert events_without_times(tmp_path / "run") == events_without_times(averaged)
 
 
 def test_load_returns_no_auxiliary_heads(tmp_path):
-    """The checkpoint holds zeros in the shapes of GoogLeNet's state: training it would compile for long."""
-    given = {
-        "seed": 0,
-        "epochs": 1.0,
-        "batch_size": 8,
-        "model": {"name": "googlenet", "width": 0.0625, "image_size": 96},
-        "data": {"source": "synthetic:4"},
-        "optim": {"name": "momentum"},
-        "schedule": {"name": "constant", "rate": 0.1},
-        "average": {"kind": "uniform"},
-    }
-    resolved = with_classes(schema.resolve_config(given), 4)
-    state = build_experiment(resolved).abstract_state()
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    zeros = lambda s: jnp.zeros(s.shape, s.dtype, device=s.sharding)  # noqa: E731
-    checkpoints.save(jax.tree.map(zeros, state), {"seconds": 0.0})
-    checkpoints.close()
-    configs.save_config(resolved, tmp_path / "config.json")
-    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\n")
-    given_by_load = jaxcnn.load(tmp_path).variables["params"]
-    assert state.average["params"].keys() - given_by_load.keys() == {"aux_4a", "aux_4d"}
+    folder = untrained(tmp_path / "run", "googlenet", image_size=96)
+    _, _, state = read_run(folder)
+    loaded = jaxcnn.load(folder).variables["params"]
+    assert state.params.keys() - loaded.keys() == {"aux_4a", "aux_4d"}

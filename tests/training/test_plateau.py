@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -11,7 +12,14 @@ import pytest
 from jaxcnn.config import ConfigError
 from jaxcnn.training import Stopped, run
 from jaxcnn.training.schedules import Plateau
-from tests.training.runs import assert_same_state, config, events, signalling, state_of, timeless
+from tests.training.runs import (
+    assert_same_state,
+    config,
+    events,
+    events_without_times,
+    send_sigterm,
+    state_of,
+)
 
 
 def walk(rule, tops):
@@ -54,7 +62,7 @@ def test_the_same_top1_again_is_no_improvement(top1):
     assert seen[1][1] == 1
 
 
-# Six steps an epoch; an evaluation every three. At this learning rate the weights hardly change, so that
+# Six steps an epoch; an evaluation of the held-out images every three. At this learning rate the weights hardly change, so that
 # top-1 stays the same and each evaluation after the first drops the learning rate, on any processor.
 CHANGES = {
     "schedule__name": "plateau",
@@ -63,21 +71,25 @@ CHANGES = {
     "schedule__patience": 1,
     "schedule__every_epochs": 0.5,
     "data__held_out": 64,
-    "epochs": 2.5,
+    "evals": "({'name':'centre','scale':32,'every_epochs':0.0},)",
+    "epochs": 2,
     "log__every_steps": 1,
 }
+DROP = 6  # the step whose evaluation drops the learning rate first
+# Images that evaluations have asked for before that one: 64, and the call that ends the split.
+BEFORE = 65
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    with contextlib.redirect_stdout(io.StringIO()) as shown:
+    with contextlib.redirect_stdout(io.StringIO()) as stdout:
         run(config(**CHANGES), folder)
-    folder.with_name("stdout.txt").write_text(shown.getvalue())
+    folder.with_name("stdout.txt").write_text(stdout.getvalue())
     return folder
 
 
-def held(folder):
+def held_out_top1(folder):
     """Top-1 on the held-out images by step."""
     rows = [e for e in events(folder) if e["kind"] == "eval" and e["split"] == "held_out"]
     assert len({e["step"] for e in rows}) == len(rows)
@@ -86,87 +98,89 @@ def held(folder):
 
 def test_a_run_follows_the_rule(undisturbed):
     """The logged evaluations give its learning rates, each from the step after its evaluation on."""
-    tops = held(undisturbed)
-    assert list(tops) == [3, 6, 9, 12, 15]
+    tops = held_out_top1(undisturbed)
+    assert list(tops) == [3, 6, 9, 12]
     rule = Plateau(rate=1e-6, patience=1, every_epochs=0.5)
     _, rates = walk(rule, list(tops.values()))
     expected = [1e-6] * 3 + [rate for rate in rates[:-1] for _ in range(3)]
     logged = [e["learning_rate"] for e in events(undisturbed) if e["kind"] == "train"]
     assert logged == expected
-    assert logged == pytest.approx([1e-6] * 6 + [1e-7] * 3 + [1e-8] * 3 + [1e-9] * 3)
+    assert logged == pytest.approx([1e-6] * 6 + [1e-7] * 3 + [1e-8] * 3)
     state = state_of(undisturbed).plateau
     assert {k: v.dtype.name for k, v in state.items()} == {
         "best": "float32", "waited": "int32", "drops": "int32", "judged": "int32",
     }  # fmt: skip
     assert float(state["best"]) == max(tops.values())
-    assert int(state["judged"]) == 15
+    assert int(state["judged"]) == 12
 
 
 def test_a_drop_is_printed(undisturbed):
-    shown = undisturbed.with_name("stdout.txt").read_text()
-    assert "plateau: top-1 on held-out images has not risen above" in shown
-    assert "for 1 evaluation; learning rate 1e-06 -> 1e-07 (drop 1 of 3)" in shown
+    printed = undisturbed.with_name("stdout.txt").read_text()
+    assert "plateau: top-1 on held-out images has not risen above" in printed
+    assert "for 1 evaluation; learning rate 1e-06 -> 1e-07 (drop 1 of 3)" in printed
 
 
-def first_drop(folder):
-    """The step whose judgement dropped the rate first."""
-    train = [e for e in events(folder) if e["kind"] == "train"]
-    return next(e["step"] for e in train if e["learning_rate"] < 1e-6) - 1
+@pytest.fixture(scope="module")
+def stopped_within(tmp_path_factory):
+    """A run that was stopped within the evaluation that drops the learning rate."""
+    folder = tmp_path_factory.mktemp("within") / "run"
+    stop_and_check(folder, "evaluation", BEFORE + 40)
+    return folder
 
 
-@pytest.mark.parametrize(
-    "phase",
-    ["before", "within", *(pytest.param(p, marks=pytest.mark.slow) for p in ("after", "training"))],
-)
-def test_a_run_stopped_around_an_evaluation_resumes_exactly(
-    undisturbed, tmp_path, monkeypatch, phase
-):
-    """The evaluation that drops the learning rate counts once, whether the run stops before, within or after
-    it; the interval of checkpoints changes at the resume."""
-    step = first_drop(undisturbed)
-    # Images drawn for evaluation before that one: 65 each (the last draw ends the split), and 65 more where
-    # the reported split is evaluated too.
-    before = sum(130 if s % 6 == 0 else 65 for s in range(3, step, 3))
-    before += 65 if step % 6 == 0 else 0
-    where, at = {
-        "before": ("evaluation", before + 1),
-        "within": ("evaluation", before + 40),
-        "after": ("evaluation", before + 65),
-        "training": ("train", step),
-    }[phase]
-    with monkeypatch.context() as patch:
-        signalling(patch, where, at)
-        with pytest.raises(Stopped):
-            run(config(**CHANGES), tmp_path / "run")
-    stopped = state_of(tmp_path / "run")
-    assert int(stopped.step) == step
-    assert (int(stopped.plateau["judged"]) == step) == (phase == "after")
-    run(config(checkpoint__every_epochs=2.0, **CHANGES), tmp_path / "run")
-    assert_same_state(state_of(tmp_path / "run"), state_of(undisturbed))
-    assert timeless(tmp_path / "run") == timeless(undisturbed)
-
-
-def test_an_evaluation_logged_but_not_saved_is_counted(undisturbed, tmp_path, monkeypatch):
-    """A power cut between logging an evaluation and saving the state that counts it."""
-    folder, step = tmp_path / "run", first_drop(undisturbed)
-    before = sum(130 if s % 6 == 0 else 65 for s in range(3, step, 3))
-    before += 65 if step % 6 == 0 else 0
-    with monkeypatch.context() as patch:
-        signalling(patch, "evaluation", before + 40)
+def stop_and_check(folder, where, at, evaluated=False):
+    with pytest.MonkeyPatch.context() as patch:
+        send_sigterm(patch, where, at)
         with pytest.raises(Stopped):
             run(config(**CHANGES), folder)
-    (lost,) = [e for e in events(undisturbed) if e.get("split") == "held_out" and e["step"] == step]
+    stopped = state_of(folder)
+    assert int(stopped.step) == DROP
+    assert (int(stopped.plateau["judged"]) == DROP) == evaluated
+
+
+def resume_and_compare(folder, undisturbed):
+    """The interval of checkpoints changes at the resume."""
+    run(config(checkpoint__every_epochs=2.0, **CHANGES), folder)
+    assert_same_state(state_of(folder), state_of(undisturbed))
+    assert events_without_times(folder) == events_without_times(undisturbed)
+
+
+def test_a_run_stopped_within_an_evaluation_counts_it_once(undisturbed, stopped_within, tmp_path):
+    folder = shutil.copytree(stopped_within, tmp_path / "run")
+    resume_and_compare(folder, undisturbed)
+
+
+def test_an_evaluation_that_was_logged_but_not_saved_counts_once(
+    undisturbed, stopped_within, tmp_path
+):
+    """A power cut between logging an evaluation and saving the state that counts it."""
+    folder = shutil.copytree(stopped_within, tmp_path / "run")
+    (lost,) = [e for e in events(undisturbed) if e.get("split") == "held_out" and e["step"] == DROP]
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(lost) + "\n")
-    run(config(**CHANGES), folder)
-    assert_same_state(state_of(folder), state_of(undisturbed))
-    assert timeless(folder) == timeless(undisturbed)
+    resume_and_compare(folder, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "at", "evaluated"),
+    [
+        ("evaluation", BEFORE + 1, False),
+        ("evaluation", BEFORE + 65, True),
+        ("train", DROP, False),
+    ],
+)
+def test_a_run_stopped_before_or_after_an_evaluation_counts_it_once(
+    undisturbed, tmp_path, where, at, evaluated
+):
+    stop_and_check(tmp_path / "run", where, at, evaluated)
+    resume_and_compare(tmp_path / "run", undisturbed)
 
 
 def test_an_extended_run_does_not_count_the_evaluation_at_its_old_end(undisturbed, tmp_path):
     folder = tmp_path / "run"
     run(config(**CHANGES | {"epochs": 1.2}), folder)
-    assert 8 in held(folder)
+    assert 8 in held_out_top1(folder)
     assert int(state_of(folder).plateau["judged"]) == 6
     run(config(**CHANGES), folder)
     assert_same_state(state_of(folder), state_of(undisturbed))

@@ -19,9 +19,9 @@ from tests.training.runs import (
     assert_same_state,
     config,
     events,
-    signalling,
+    events_without_times,
+    send_sigterm,
     state_of,
-    timeless,
 )
 
 # AlexNet's and GoogLeNet's augmentation, with the smallest VGG: the draws do not depend on the net.
@@ -81,13 +81,13 @@ def record_batches(patch):
 
 def test_a_stopped_run_resumes_to_the_same_bits(recipe, finished, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        signalling(patch, "train", 11)
+        send_sigterm(patch, "train", 11)
         with pytest.raises(Stopped):
             run(config(**RECIPES[recipe], log__every_steps=1), tmp_path)
     assert int(state_of(tmp_path).step) == 11
     run(config(**RECIPES[recipe], log__every_steps=1), tmp_path)
     assert_same_state(state_of(tmp_path), state_of(finished))
-    assert timeless(tmp_path) == timeless(finished)
+    assert events_without_times(tmp_path) == events_without_times(finished)
 
 
 def test_one_device_takes_the_same_batches(recipe, finished_with_batches, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """Whole runs: files, exact resume, stops in every phase, and messages for bad input."""
 
-import dataclasses
+import contextlib
 import json
 import logging
 import shutil
@@ -16,25 +16,26 @@ import pytest
 import jaxcnn
 from jaxcnn.cli.train import main
 from jaxcnn.parallel.mesh import Placement
-from jaxcnn.training import Diverged, Stopped, evaluator, loop, prefetch, run
-from jaxcnn.training.checkpoint import CheckpointError
+from jaxcnn.training import Diverged, Stopped, evaluator, prefetch, run
+from jaxcnn.training.builder import build_experiment, with_classes
+from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.training.workdir import WorkdirError
 from tests.training.runs import (
     arguments,
     assert_same_state,
-    child,
     config,
     events,
+    events_without_times,
     orbax_leftovers,
-    signalling,
+    send_sigterm,
+    start_main,
     state_of,
-    timeless,
 )
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of 24 steps that finished without a stop."""
+    """A run of 16 steps that finished without a stop."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     run(config(), folder, command=["main.py", "--config=quickstart"])
     return folder
@@ -43,7 +44,8 @@ def finished(tmp_path_factory):
 def test_a_run_compiles_two_programs_and_transfers_nothing_implicitly(
     tmp_path, capsys, monkeypatch
 ):
-    """They are the train step and the evaluation; JAX compiles nothing after the first saved state."""
+    """On eight devices: the train step and the evaluation. JAX compiles nothing after the first saved
+    state."""
     compilations, seen, put = [], [], Placement.put_batch
 
     def listen(event, seconds, **_):
@@ -58,19 +60,22 @@ def test_a_run_compiles_two_programs_and_transfers_nothing_implicitly(
     try:
         with monkeypatch.context() as patched:
             patched.setattr(Placement, "put_batch", watched)
-            run(config(), tmp_path / "run")
+            run(config(mesh__data=0), tmp_path / "run")
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compiled ")]
-    assert [line.partition(" in ")[0] for line in said] == [
+    printed = capsys.readouterr().out.splitlines()
+    compiled = [line.partition(" in ")[0] for line in printed if line.startswith("compiled ")]
+    assert compiled == [
         "compiled the train step",
         "compiled evaluation of crops of 32 x 32",
     ]
     assert seen[0] > 0
-    assert len(set(seen[len(seen) // 2 :])) == 1, seen
+    assert len(set(seen[-8:])) == 1, (
+        seen
+    )  # the last batches of the second epoch and of its evaluation
     monkeypatch.setattr(prefetch.Prefetcher, "_put_next", lambda feed: next(feed._batches))
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        run(config(), tmp_path / "unseen")
+        run(config(mesh__data=0), tmp_path / "implicit")
 
 
 def test_the_files_of_a_run(finished):
@@ -87,34 +92,34 @@ def test_the_files_of_a_run(finished):
     assert first["step"] == 0
     assert first["versions"]["jax"] == jax.__version__
     assert len(first["devices"]) == 8
-    assert sorted(int(p.name) for p in (finished / "checkpoints").iterdir()) == [16, 24]
+    assert sorted(int(p.name) for p in (finished / "checkpoints").iterdir()) == [8, 16]
 
 
 def test_events_and_report_agree(finished):
     rows = events(finished)
     train = [e for e in rows if e["kind"] == "train"]
-    assert [e["step"] for e in train] == [3, 6, 9, 12, 15, 18, 21, 24]
+    assert [e["step"] for e in train] == [3, 6, 9, 12, 15, 16]
     assert set(train[0]) == {
         "kind", "step", "epoch", "loss", "top1", "top5", "learning_rate", "images_per_second", "data_wait",
         "seconds",
     }  # fmt: skip
     assert all(0 <= e["data_wait"] <= 1 and e["images_per_second"] > 0 for e in train)
-    judged = [e for e in rows if e["kind"] == "eval"]
-    assert [e["step"] for e in judged] == [8, 16, 24]
+    evals = [e for e in rows if e["kind"] == "eval"]
+    assert [e["step"] for e in evals] == [8, 16]
     report = json.loads((finished / "report.json").read_text())
     (result,) = report["results"]
     assert result["n"] == 64
     assert {k: result[k] for k in ("protocol", "split", "n", "top1", "top5", "loss", "step")} == {
-        k: judged[-1][k] for k in ("protocol", "split", "n", "top1", "top5", "loss", "step")
+        k: evals[-1][k] for k in ("protocol", "split", "n", "top1", "top5", "loss", "step")
     }
     assert result["protocol"] == "centre(32->32)"
-    assert report["step"] == 24
+    assert report["step"] == 16
     assert report["parameters"] == sum(x.size for x in jax.tree.leaves(state_of(finished).params))
 
 
-def test_it_learns(finished):
+def test_the_loss_falls(finished):
     losses = [e["loss"] for e in events(finished) if e["kind"] == "train"]
-    assert losses[-1] < 0.9 * losses[0]  # 0.7 and less on processors seen
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_a_finished_run_prints_its_result_again(finished, capsys):
@@ -122,7 +127,7 @@ def test_a_finished_run_prints_its_result_again(finished, capsys):
     report = run(config(), finished)
     assert (finished / "metrics.jsonl").read_bytes() == before
     shown = capsys.readouterr().out
-    assert "resumed at step 24" in shown
+    assert "resumed at step 16" in shown
     assert f"top-1 {report['results'][0]['top1']:.2%}" in shown
     assert "compil" not in shown
 
@@ -132,57 +137,62 @@ def test_a_protocol_that_the_report_lacks_is_evaluated(finished, tmp_path):
     rows = "({'name':'centre','scale':32},{'name':'centre','scale':40})"
     report = run(config(evals=rows, epochs=0), folder)
     assert [r["protocol"] for r in report["results"]] == ["centre(32->32)", "centre(40->32)"]
-    assert {r["step"] for r in report["results"]} == {24}
+    assert {r["step"] for r in report["results"]} == {16}
 
 
 @pytest.mark.parametrize(
     ("where", "at", "saved"),
-    [("train", 1, 1), ("train", 13, 13), ("evaluation", 70, 16), ("compile", 0, 0)],
+    [
+        pytest.param("train", 1, 1, marks=pytest.mark.slow),
+        ("train", 13, 13),
+        ("evaluation", 40, 8),
+        ("compile", 0, 0),
+    ],
 )
-def test_a_run_stopped_anywhere_resumes_to_the_same_bits(
+def test_a_run_stopped_in_any_phase_resumes_to_the_same_bits(
     finished, tmp_path, monkeypatch, where, at, saved
 ):
     """n steps, a stop, then m steps equal n + m steps: the state and every logged number."""
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        signalling(patch, where, at)
+        send_sigterm(patch, where, at)
         with pytest.raises(Stopped, match="SIGTERM"):
             run(config(), folder)
     assert int(state_of(folder).step) == saved
     run(config(), folder)
     assert_same_state(state_of(folder), state_of(finished))
-    assert timeless(folder) == timeless(finished)
-    assert [s["step"] for s in json.loads((folder / "run.json").read_text())["starts"]] == [
-        0,
-        saved,
-    ]
+    assert events_without_times(folder) == events_without_times(finished)
+    starts = json.loads((folder / "run.json").read_text())["starts"]
+    assert [start["step"] for start in starts] == [0, saved]
 
 
 def test_a_stop_between_protocols_keeps_finished_results(tmp_path, monkeypatch):
     """Two protocols at the end: the first is evaluated once, and the report holds its result."""
     rows = "({'name':'centre','scale':32,'every_epochs':0.0},{'name':'dense','scales':(32,)})"
-    settings = config(epochs=1, evals=rows)
+    settings = config(epochs=0.25, evals=rows)
     with monkeypatch.context() as patch:
-        signalling(patch, "evaluation", 70)  # the first protocol draws 65 times
+        send_sigterm(patch, "evaluation", 70)  # the first protocol draws 65 times
         with pytest.raises(Stopped):
             run(settings, tmp_path)
     report = run(settings, tmp_path)
-    judged = [e["protocol"] for e in events(tmp_path) if e["kind"] == "eval"]
-    assert judged == ["centre(32->32)", "dense(32)"]
-    assert [r["protocol"] for r in report["results"]] == judged
+    evaluated = [e["protocol"] for e in events(tmp_path) if e["kind"] == "eval"]
+    assert evaluated == ["centre(32->32)", "dense(32)"]
+    assert [row["protocol"] for row in report["results"]] == evaluated
 
 
 def test_epochs_may_be_extended(tmp_path, finished):
     folder = tmp_path / "run"
     run(config(epochs=1), folder)
     report = run(config(), folder)
-    assert report["step"] == 24
+    assert report["step"] == 16
     assert_same_state(state_of(folder), state_of(finished))
 
 
 def test_held_out_images_choose_the_best_checkpoint(tmp_path):
     folder = tmp_path / "run"
-    run(config(data__held_out=64, epochs=5, schedule__rate=0.005), folder)
+    rows = "({'name':'centre','scale':32,'every_epochs':0.0},)"
+    settings = {"data__held_out": 64, "epochs": 3, "schedule__rate": 0.005, "evals": rows}
+    run(config(**settings, checkpoint__keep=1), folder)
     held = {
         e["step"]: e["top1"]
         for e in events(folder)
@@ -191,35 +201,9 @@ def test_held_out_images_choose_the_best_checkpoint(tmp_path):
     assert all(e["n"] == 64 for e in events(folder) if e["kind"] == "eval")
     kept = {int(p.name) for p in (folder / "checkpoints").iterdir()}
     assert kept <= held.keys()
-    assert set(sorted(held)[-2:]) <= kept
+    assert max(held) in kept
+    assert len(kept) <= 2
     assert max(held[s] for s in kept) == max(held.values())
-
-
-def test_the_best_checkpoint_outlives_restarts(finished, tmp_path):
-    """Metrics are saved: a second manager keeps the checkpoint that was best for the first one."""
-    exp = loop.build_experiment(loop.with_classes(config(), 4))
-    state = jax.device_get(state_of(finished))
-    for tops in ({1: 0.9, 2: 0.2}, {3: 0.3, 4: 0.4}):
-        checkpoints = loop.Checkpoints(tmp_path / "checkpoints")
-        for step, top1 in tops.items():
-            at = dataclasses.replace(state, step=np.int32(step))
-            checkpoints.save(exp.placement.put_replicated(at), {"seconds": 0.0}, best=top1)
-            checkpoints.wait()
-        assert checkpoints.best() == {"step": 1, "top1": 0.9}
-        checkpoints.close()
-    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [1, 3, 4]
-
-
-def test_a_checkpoint_saved_before_its_metric_gets_it_later(finished, tmp_path):
-    exp = loop.build_experiment(loop.with_classes(config(), 4))
-    state = exp.placement.put_replicated(state_of(finished))
-    for best in (None, 0.5):
-        checkpoints = loop.Checkpoints(tmp_path / "checkpoints")
-        checkpoints.save(state, {"seconds": 0.0}, best=best)
-        checkpoints.wait()
-        assert checkpoints.steps() == [24]
-        assert checkpoints.best() == (None if best is None else {"step": 24, "top1": 0.5})
-        checkpoints.close()
 
 
 @orbax_leftovers
@@ -230,7 +214,7 @@ def test_without_a_readable_checkpoint_nothing_is_changed(finished, tmp_path):
             file.unlink()
     for _ in range(2):  # the second call fails in the same way and starts no new run
         with pytest.raises(
-            CheckpointError, match=r"(?s)no checkpoint.*step 24.*step 16.*Nothing was changed"
+            CheckpointError, match=r"(?s)no checkpoint.*step 16.*step 8.*Nothing was changed"
         ):
             run(config(), folder)
     assert events(folder) == events(finished)
@@ -247,23 +231,21 @@ def test_divergence_leaves_no_trace_in_checkpoints(tmp_path):
 @orbax_leftovers
 def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(finished, tmp_path, caplog):
     folder = shutil.copytree(finished, tmp_path / "run")
-    for file in (folder / "checkpoints" / "24" / "state").rglob("*"):
+    for file in (folder / "checkpoints" / "16" / "state").rglob("*"):
         if file.is_file() and "metadata" not in file.name.lower():
             file.unlink()
     with caplog.at_level(logging.WARNING):
         run(config(), folder)
-    assert "checkpoint of step 24" in caplog.text
+    assert "checkpoint of step 16" in caplog.text
     assert "resuming from the previous one" in caplog.text
     assert_same_state(state_of(folder), state_of(finished))
 
 
-def test_a_checkpoint_of_another_net_shows_a_short_diff(finished, tmp_path):
-    folder = tmp_path / "run"
-    run(config(model__width=0.125, epochs=0), folder)
-    shutil.rmtree(folder / "checkpoints")
-    shutil.copytree(finished / "checkpoints", folder / "checkpoints")
-    with pytest.raises(CheckpointError) as caught:
-        run(config(model__width=0.125), folder)
+def test_a_checkpoint_of_another_net_shows_a_short_diff(finished):
+    wide = build_experiment(with_classes(config(model__width=0.125), 4)).abstract_state()
+    checkpoints = Checkpoints(finished / "checkpoints", read_only=True)
+    with contextlib.closing(checkpoints), pytest.raises(CheckpointError) as caught:
+        checkpoints.restore(wide)
     text = str(caught.value)
     assert (
         "params/conv1_1/kernel: checkpoint has float32[3, 3, 3, 4], the config's net needs" in text
@@ -271,14 +253,14 @@ def test_a_checkpoint_of_another_net_shows_a_short_diff(finished, tmp_path):
     assert len(text.splitlines()) < 15
 
 
-def test_a_workdir_of_another_config(finished):
+def test_another_config_in_the_same_workdir_is_an_error(finished):
     with pytest.raises(WorkdirError, match=r"(?s)another config.*optim.momentum: 0.9 -> 0.5"):
         run(config(optim__momentum=0.5), finished)
 
 
 def test_load_returns_the_trained_net(finished, tmp_path):
     loaded = jaxcnn.load(finished)
-    assert (loaded.step, loaded.classes[1], loaded.net.num_classes) == (24, "class_001", 4)
+    assert (loaded.step, loaded.classes[1], loaded.net.num_classes) == (16, "class_001", 4)
     data = evaluator.open_splits(loaded.config["data"])
     (tmp_path / "0.jpg").write_bytes(data.evaluation.read(0)[0])
     view = loaded.preprocess(tmp_path / "0.jpg")
@@ -293,7 +275,7 @@ def test_load_returns_the_trained_net(finished, tmp_path):
             == data.evaluation.read(i)[1]
         )
     assert right / 64 == json.loads((finished / "report.json").read_text())["results"][0]["top1"]
-    with pytest.raises(CheckpointError, match=r"no checkpoint 5; there are \[16, 24\]"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint 5; there are \[8, 16\]"):
         jaxcnn.load(finished, step=5)
     with pytest.raises(FileNotFoundError, match="holds no run"):
         jaxcnn.load(tmp_path)
@@ -331,7 +313,7 @@ def test_load_and_forward_work_without_tensorflow(finished):
 
 
 def test_main_exits_with_143_on_a_signal_and_prints_how_to_resume(tmp_path):
-    process = child(*arguments(epochs=2000), "--workdir=here", cwd=tmp_path)
+    process = start_main(*arguments(epochs=2000), "--workdir=here", cwd=tmp_path)
     shown = ""
     while "  loss " not in shown:
         shown += process.stdout.readline()
@@ -348,23 +330,14 @@ def test_main_exits_with_143_on_a_signal_and_prints_how_to_resume(tmp_path):
     ]  # a relative workdir is fine
 
 
-def test_main_on_a_full_disk(tmp_path):
+@pytest.mark.slow
+def test_main_exits_with_1_on_a_full_disk(tmp_path):
     """A limit on file size fails the same write as a full disk."""
-    process = child(*arguments(epochs=1), f"--workdir={tmp_path / 'run'}", kilobytes="100")
+    process = start_main(*arguments(epochs=1), f"--workdir={tmp_path / 'run'}", kilobytes="100")
     shown = process.communicate(timeout=300)[0]
     assert process.returncode == 1, shown
     assert "could not be written" in shown
     assert "make room on the disk" in shown
-
-
-def test_too_little_disk_space_is_an_error_before_the_first_write(tmp_path, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=300_000))
-    with pytest.raises(
-        CheckpointError, match=r"(?s)1 MB are needed, 0 MB are free.*make room on the disk"
-    ):
-        run(config(epochs=1), tmp_path / "run")
-    assert not any((tmp_path / "run" / "checkpoints").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -397,7 +370,7 @@ def test_usage_errors_exit_with_2(capsys):
 
 def test_dry_run_prints_memory_and_time_and_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main([*arguments(), "--dry_run"]) == 0
+    assert main([*arguments(mesh__data=1), "--dry_run"]) == 0
     shown = capsys.readouterr().out
     for part in (
         "dry run:",

@@ -5,49 +5,49 @@ import time
 
 import pytest
 
-from jaxcnn.training import step_metrics
+from jaxcnn.training import watchdog
 
 
-def hangs():
-    time.sleep(0.6)
+def hang():
+    time.sleep(0.3)
 
 
 @pytest.fixture
-def said_after(tmp_path, monkeypatch):
+def stderr_of_hang(tmp_path, monkeypatch):
     """A function that returns the standard error of a step that hangs after `steps` of `median` seconds."""
-    monkeypatch.setattr(step_metrics, "_WATCHDOG_MIN_SECONDS", 0.2)
+    monkeypatch.setattr(watchdog, "MIN_SECONDS", 0.1)
 
-    def said(times=20.0, median=0.01, steps=6, rests=False):
+    def stderr(times=20.0, median=0.005, steps=6, pause=False):
         path = tmp_path / "stderr.txt"
         with path.open("w") as file:
             monkeypatch.setattr(sys, "__stderr__", file)
-            dog = step_metrics.Watchdog(times)
+            dog = watchdog.Watchdog(times)
             for _ in range(steps):
                 dog.feed(median)
-            if rests:
+            if pause:
                 dog.pause()
-            hangs()
+            hang()
             dog.pause()
         return path.read_text()
 
-    return said
+    return stderr
 
 
-def test_a_step_of_many_medians_shows_the_stacks_once(said_after):
-    said = said_after()
-    assert said.count("Timeout (0:00:00.2") == 1
-    assert said.count("in hangs") == 1
-    assert "most recent call first" in said
+def test_a_step_far_above_the_median_prints_the_stacks_once(stderr_of_hang):
+    printed = stderr_of_hang()
+    assert printed.count("Timeout (0:00:00.1") == 1
+    assert printed.count("in hang") == 1
+    assert "most recent call first" in printed
 
 
 @pytest.mark.parametrize(
-    ("why", "changes"),
+    ("reason", "changes"),
     [
-        ("twenty times the median is still to come", {"median": 1.0}),
-        ("a median of few steps says little", {"steps": 5}),
-        ("evaluation and saving are no steps", {"rests": True}),
-        ("it is off", {"times": 0.0}),
+        ("the step is below twenty times the median", {"median": 1.0}),
+        ("a median of few steps is unreliable", {"steps": 5}),
+        ("evaluation and saving are not steps", {"pause": True}),
+        ("the watchdog is off", {"times": 0.0}),
     ],
 )
-def test_it_says_nothing_where(why, changes, said_after):
-    assert said_after(**changes) == "", why
+def test_the_watchdog_prints_nothing_when(reason, changes, stderr_of_hang):
+    assert stderr_of_hang(**changes) == "", reason
