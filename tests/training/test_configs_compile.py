@@ -16,7 +16,8 @@ FOLDER = Path(__file__).parent.parent.parent / "configs"
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in FOLDER.glob("*.py")))
-def test_abstract_step(name):
+def test_the_train_step_and_every_evaluation_fit_the_config(name):
+    """Each protocol that the config names, on a landscape of odd sides."""
     config = with_classes(schema.read_resolved(name, [])[1], 1000)
     exp = build_experiment(config)
     state, batch = exp.abstract_state(), exp.abstract_batch()
@@ -25,13 +26,6 @@ def test_abstract_step(name):
         lambda x: (x.shape, x.dtype), state
     )
     assert sorted(sums) == ["failed", "finite", "leave", "loss", "n", "top1", "top5"]
-
-
-@pytest.mark.parametrize("name", sorted(p.stem for p in FOLDER.glob("*.py")))
-def test_abstract_evaluation(name):
-    """Each protocol that the config names, on a landscape of odd sides."""
-    config = with_classes(schema.read_resolved(name, [])[1], 1000)
-    exp = build_experiment(config)
     forward, params = exp.forward(), exp.abstract_evaluated()
     for protocol in run_protocols(config):
         check_fits(forward, protocol)

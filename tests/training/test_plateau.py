@@ -62,8 +62,9 @@ def test_the_same_top1_again_is_no_improvement(top1):
     assert seen[1][1] == 1
 
 
-# Six steps an epoch; an evaluation of the held-out images every three. At this learning rate the weights hardly change, so that
-# top-1 stays the same and each evaluation after the first drops the learning rate, on any processor.
+# Six steps an epoch; an evaluation of the held-out images every three. At this learning rate the weights
+# hardly change, so that top-1 stays the same and each evaluation after the first drops the rate, on any
+# processor.
 CHANGES = {
     "schedule__name": "plateau",
     "schedule__drops": 3,

@@ -9,8 +9,7 @@ import pytest
 
 import jaxcnn
 from jaxcnn.cli.train import main
-from jaxcnn.data import open_data
-from jaxcnn.data import pixel_statistics as figures
+from jaxcnn.data import open_data, pixel_statistics
 from jaxcnn.data.errors import DataError
 from jaxcnn.parallel.mesh import Placement
 from jaxcnn.training import Stopped, evaluator, run
@@ -33,7 +32,6 @@ RECIPES = {
         "augment__pca": "deviation",
         "augment__statistics": "auto",
         "evals": "({'name':'centre','scale':40,'every_epochs':1.0},)",
-        "epochs": 2,
     },
     "googlenet": {
         "augment__sampling": "random_resized_crop",
@@ -41,7 +39,7 @@ RECIPES = {
         "augment__color_jitter": "(0.5,1.5)",
         "augment__pca": "unit",
         "average__kind": "exponential",
-        "epochs": 2,
+        "average__from_epoch": 0.5,
     },
 }
 
@@ -53,12 +51,17 @@ def recipe(request):
 
 @pytest.fixture(scope="module")
 def finished_with_batches(recipe, tmp_path_factory):
-    """(workdir, train batches) of a run on eight devices."""
+    """(workdir, train batches) of a run of ten steps on one device."""
     folder = tmp_path_factory.mktemp(recipe) / "run"
     with pytest.MonkeyPatch.context() as patch:
         batches = record_batches(patch)
-        run(config(**RECIPES[recipe], log__every_steps=1), folder)
+        run(settings_of(recipe), folder)
     return folder, batches
+
+
+def settings_of(recipe, **changes):
+    """Ten steps, eight of them in the first epoch."""
+    return config(**RECIPES[recipe] | {"epochs": 1.25, "log__every_steps": 1} | changes)
 
 
 @pytest.fixture
@@ -81,34 +84,37 @@ def record_batches(patch):
 
 def test_a_stopped_run_resumes_to_the_same_bits(recipe, finished, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        send_sigterm(patch, "train", 11)
+        send_sigterm(patch, "train", 9)
         with pytest.raises(Stopped):
-            run(config(**RECIPES[recipe], log__every_steps=1), tmp_path)
-    assert int(state_of(tmp_path).step) == 11
-    run(config(**RECIPES[recipe], log__every_steps=1), tmp_path)
+            run(settings_of(recipe), tmp_path)
+    stopped = state_of(tmp_path)
+    assert int(stopped.step) == 9
+    assert recipe != "googlenet" or int(stopped.average["count"]) == 5
+    run(settings_of(recipe), tmp_path)
     assert_same_state(state_of(tmp_path), state_of(finished))
     assert events_without_times(tmp_path) == events_without_times(finished)
 
 
-def test_one_device_takes_the_same_batches(recipe, finished_with_batches, tmp_path, monkeypatch):
+def test_eight_devices_take_the_same_batches_as_one(
+    recipe, finished_with_batches, tmp_path, monkeypatch
+):
     """Ten batches, over an epoch's end, are equal: examples, crops and pixels. The first loss, which depends
-    on flips, colour jitter and lighting too, is equal but for the order of its sums; later ones are not
+    on flips, colour jitter and lighting too, is equal except for the order of its sums; later ones are not
     compared, because training amplifies that."""
     folder, batches = finished_with_batches
-    alone = record_batches(monkeypatch)
-    settings = RECIPES[recipe] | {"epochs": 1.25, "log__every_steps": 1, "mesh__data": 1}
-    run(config(**settings), tmp_path)
-    assert len(alone) >= 10  # and one drawn ahead, where the thread was fast enough
-    for one, eight in zip(alone[:10], batches[:10], strict=True):
+    others = record_batches(monkeypatch)
+    run(settings_of(recipe, mesh__data=0, evals="()"), tmp_path)
+    assert len(others) >= 10  # and one drawn ahead, if the thread was fast enough
+    for one, eight in zip(batches[:10], others[:10], strict=True):
         assert one.keys() == eight.keys() >= {"id", "box", "image", "label", "epoch", "mask"}
         for key, values in one.items():
             np.testing.assert_array_equal(values, eight[key])
-    one, eight = (events(f)[0] for f in (tmp_path, folder))
+    one, eight = (events(f)[0] for f in (folder, tmp_path))
     assert one["step"] == eight["step"] == 1
     assert one["loss"] == pytest.approx(eight["loss"], rel=1e-4)
 
 
-def test_load_evaluates_as_the_run_did(recipe, finished, tmp_path):
+def test_a_loaded_net_has_the_accuracy_that_the_run_reported(recipe, finished, tmp_path):
     """With the same mean or mean image, and the averaged weights where there are some."""
     loaded = jaxcnn.load(finished)
     assert loaded.mean.shape == {"alexnet": (40, 40, 3), "googlenet": (3,)}[recipe]
@@ -123,23 +129,22 @@ def test_load_evaluates_as_the_run_did(recipe, finished, tmp_path):
 
 
 def test_a_run_keeps_the_statistics_that_it_computed(tmp_path):
-    settings = RECIPES["alexnet"]
-    run(config(**settings | {"epochs": 0}), tmp_path)
-    kept = figures.load_statistics(tmp_path / "statistics.npz")
+    run(settings_of("alexnet", epochs=0, evals="()"), tmp_path)
+    kept = pixel_statistics.load_statistics(tmp_path / "statistics.npz")
     source = open_data("synthetic:4").train
-    expected = figures.compute_statistics(source, side=40)
+    expected = pixel_statistics.compute_statistics(source, side=40)
     np.testing.assert_array_equal(kept.mean_image, expected.mean_image)
     np.testing.assert_array_equal(kept.covariance, expected.covariance)
 
 
-def test_a_stop_while_statistics_are_computed(tmp_path, monkeypatch, capsys):
-    compute = figures.compute_statistics
+def test_a_stop_while_statistics_are_computed_exits_with_143(tmp_path, monkeypatch, capsys):
+    compute = pixel_statistics.compute_statistics
 
     def stopped(source, **settings):
         os.kill(os.getpid(), signal.SIGTERM)
         return compute(source, **settings)
 
-    monkeypatch.setattr(figures, "compute_statistics", stopped)
+    monkeypatch.setattr(pixel_statistics, "compute_statistics", stopped)
     typed = [*arguments(**RECIPES["alexnet"]), f"--workdir={tmp_path}"]
     assert main(typed) == 143
     assert "stopped by SIGTERM; nothing was trained yet in" in capsys.readouterr().err
@@ -148,8 +153,8 @@ def test_a_stop_while_statistics_are_computed(tmp_path, monkeypatch, capsys):
 
 def test_statistics_of_another_dataset_are_refused(tmp_path):
     path = tmp_path / "five.npz"
-    figures.save_statistics(
-        figures.compute_statistics(open_data("synthetic:5").train, side=40), path
+    pixel_statistics.save_statistics(
+        pixel_statistics.compute_statistics(open_data("synthetic:5").train, side=40), path
     )
     settings = RECIPES["alexnet"] | {"augment__statistics": path}
     with pytest.raises(
@@ -162,8 +167,8 @@ def test_statistics_of_another_dataset_are_refused(tmp_path):
 
 def test_a_mean_image_of_another_side_is_refused(tmp_path):
     path = tmp_path / "small.npz"
-    figures.save_statistics(
-        figures.compute_statistics(open_data("synthetic:4").train, side=36), path
+    pixel_statistics.save_statistics(
+        pixel_statistics.compute_statistics(open_data("synthetic:4").train, side=36), path
     )
     with pytest.raises(ValueError, match=r"needs a mean image of side 40.*side 36"):
         run(config(**RECIPES["alexnet"] | {"augment__statistics": path}), tmp_path / "run")

@@ -20,16 +20,16 @@ VGG_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8")
 
 @pytest.fixture(scope="module")
 def net_a(tmp_path_factory):
-    """Net A after eight updates, its weights averaged."""
+    """Net A after two updates, its weights averaged."""
     folder = tmp_path_factory.mktemp("net_a") / "run"
-    run(config(seed=5, epochs=1, average__kind="uniform"), folder)
+    run(config(seed=5, epochs=0.25, evals="()", average__kind="uniform"), folder)
     return folder
 
 
 def begin(folder, source, layers=(), **changes):
     """The state saved by a run without updates."""
-    settings = {"init__from_run": source, "init__layers": layers, "epochs": 0, **changes}
-    run(config(**settings), folder)
+    settings = {"init__from_run": source, "init__layers": layers, "epochs": 0, "evals": "()"}
+    run(config(**settings | changes), folder)
     return state_of(folder)
 
 
@@ -37,7 +37,7 @@ def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
 
 
-def test_i2_net_d_starts_from_net_a_by_name(net_a, tmp_path, capsys):
+def test_i2_net_d_takes_layers_of_net_a_by_name(net_a, tmp_path, capsys):
     state = begin(tmp_path / "run", net_a, VGG_LAYERS, model__column="D")
     taken, old = state.params, state_of(net_a)
     alone = jax.device_get(
@@ -50,33 +50,33 @@ def test_i2_net_d_starts_from_net_a_by_name(net_a, tmp_path, capsys):
     assert not same(old.params["fc8"], old.average["params"]["fc8"])
     assert all(not x.any() for x in jax.tree.leaves(state.opt_state))
     shown = capsys.readouterr().out
-    assert f"start    {net_a}, step 8, averaged weights: conv1_1 conv2_1 conv3_1" in shown
+    assert f"start    {net_a}, step 2, averaged weights: conv1_1 conv2_1 conv3_1" in shown
     assert "at random: conv1_2 conv2_2 conv3_3 conv4_1" in shown
     (start,) = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
     assert start["started_from"]["path"] == str(net_a)
-    assert start["started_from"]["step"] == 8
+    assert start["started_from"]["step"] == 2
     assert start["started_from"]["kept"] == list(VGG_LAYERS)
     assert len(start["started_from"]["new"]) == 9
 
 
-def test_the_average_starts_from_the_layers_taken(net_a, tmp_path, capsys):
+def test_the_average_starts_from_the_copied_layers(net_a, tmp_path, capsys):
     state = begin(tmp_path / "run", net_a, average__kind="exponential")
     assert_same_state(state.params, state_of(net_a).average["params"])
     assert_same_state(state.average["params"], state.params)
-    assert "step 8, averaged weights: every layer" in capsys.readouterr().out
+    assert "step 2, averaged weights: every layer" in capsys.readouterr().out
 
 
 def test_a_resumed_run_does_not_need_its_source(net_a, tmp_path):
     source = shutil.copytree(net_a, tmp_path / "source")
-    changes = {"init__from_run": source}
-    run(config(epochs=1, **changes), tmp_path / "run")
+    changes = {"init__from_run": source, "evals": "()"}
+    run(config(epochs=0.25, **changes), tmp_path / "run")
     shutil.rmtree(source)
-    run(config(epochs=2, **changes), tmp_path / "run")
+    run(config(epochs=0.375, **changes), tmp_path / "run")
     starts = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
-    assert [("started_from" in s, s["step"]) for s in starts] == [(True, 0), (False, 8)]
+    assert [("started_from" in s, s["step"]) for s in starts] == [(True, 0), (False, 2)]
 
 
-def test_a_classifier_of_other_classes_is_new(net_a, tmp_path, capsys):
+def test_a_classifier_of_other_classes_is_random(net_a, tmp_path, capsys):
     state = begin(tmp_path / "run", net_a, data__source="synthetic:6")
     old = state_of(net_a).average["params"]
     assert {n for n, leaves in state.params.items() if n == "fc8" or not same(leaves, old[n])} == {
@@ -107,12 +107,12 @@ def test_every_layer_must_exist_unless_some_are_named(net_a, tmp_path):
     assert "'conv1_1', 'conv2_1', 'conv3_1', 'conv3_2'" in text
 
 
-def test_a_net_of_another_width_fits_nowhere(net_a, tmp_path):
+def test_no_layer_of_another_width_fits(net_a, tmp_path):
     with pytest.raises(WarmStartError, match=r"(?s)and \d+ more.*no layer fits"):
         begin(tmp_path / "run", net_a, model__width=0.125)
 
 
-def test_a_missing_run_and_one_without_checkpoints(net_a, tmp_path):
+def test_a_missing_run_and_a_run_without_checkpoints_are_errors(net_a, tmp_path):
     with pytest.raises(
         WarmStartError, match=r"nowhere holds no run(?s:.*)fc9: named in init.layers"
     ):
@@ -135,7 +135,7 @@ def test_the_layers_of_net_a_fit_by_name_and_not_by_position(column):
     assert old[list(old)[1]] != new[list(new)[1]]
 
 
-def test_layers_need_a_run():
+def test_init_layers_without_from_run_is_an_error():
     with pytest.raises(ValueError, match="need from_run"):
         config(init__layers="('fc6',)")
 
@@ -152,7 +152,7 @@ def test_layers_need_a_run():
     ],
     ids=lambda value: value.get("name", "") if isinstance(value, dict) else "",
 )
-def test_the_layers_that_follow_the_number_of_classes(model, expected):
+def test_classifiers_are_the_layers_that_depend_on_the_number_of_classes(model, expected):
     fields = {k: v for k, v in model.items() if k != "name"}
     assert classifiers(jaxcnn.build(model["name"], num_classes=8, **fields)) == expected
 
@@ -163,7 +163,7 @@ def test_a_complete_module_is_listed_by_its_name():
     assert grouped(everything[:2], everything) == ("conv1", "inception_3a/conv1x1")
 
 
-def test_a_run_of_an_older_config_is_read_and_a_broken_one_named(net_a, tmp_path):
+def test_an_older_config_is_read_and_a_broken_one_is_an_error(net_a, tmp_path):
     source = shutil.copytree(net_a, tmp_path / "source")
     old = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(old | {"checkpoint": {}}))
