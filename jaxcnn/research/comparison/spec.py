@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jaxcnn import config as configs
 from jaxcnn.research.comparison.measures import parse_measure
@@ -36,7 +36,7 @@ class Comparison:
     variants: dict
     overrides: dict = dataclasses.field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
-    budget: Literal["epochs", "macs"] = "epochs"
+    budget: str = "epochs"
     measure: str = "top1"
     grid: dict = dataclasses.field(default_factory=dict)
     about: str = ""
@@ -110,6 +110,8 @@ def _problems(comparison: Comparison) -> list[str]:
         found.append("its name must be letters, digits, '_', '-' and '.', since it names a folder")
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         found.append(f"seeds must be different whole numbers, 0 or more, got {seeds}")
+    if comparison.budget not in ("epochs", "macs"):
+        found.append(f"budget must be one of epochs, macs, got {comparison.budget!r}")
     try:
         parse_measure(comparison.measure)
     except ValueError as error:

@@ -142,7 +142,7 @@ def test_a_measure_that_nothing_measures(tmp_path):
         ({"seeds": (0, "1")}, r"seeds must be .*got \(0, '1'\)"),
         ({"seeds": (0, 0)}, r"seeds must be different whole numbers, 0 or more, got \(0, 0\)"),
         ({"seeds": ()}, "seeds must be different"),
-        ({"budget": "hours"}, "budget must be one of 'epochs', 'macs', got 'hours'"),
+        ({"budget": "hours"}, "budget must be one of epochs, macs, got 'hours'"),
         ({"measure": "top3"}, "unknown measure 'top3'"),
         (
             {"grid": {"schedule.rate": 0.1}},
