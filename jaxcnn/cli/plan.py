@@ -120,16 +120,16 @@ def _estimate(found: Any, cycles: int) -> str:
 
 
 def _modelled(found: Any) -> list[tuple[str, str, str]]:
-    todo, most = found.work, found.target.chip.usable
-    flops, passes = todo.flops * found.rows, "5 passes over activations, and the update"
+    cost, most = found.cost, found.target.chip.usable
+    flops, passes = cost.flops * found.rows, "5 passes over activations, and the update"
     return [
         ("memory a chip", f"{found.model_peak / 1e9:.2f} GB of {most / 1e9:.1f}", "model"),
         ("largest batch", f"{found.largest} images a chip", found.largest_source),
-        ("multiply-adds", f"{todo.macs / 1e9:.3f} G an image", "model: forward"),
+        ("multiply-adds", f"{cost.macs / 1e9:.3f} G an image", "model: forward"),
         (
             "operations",
             f"{flops / 1e12:.2f} TFLOP a chip",
-            f"model: {todo.flops / 1e9:.2f} GFLOP an image",
+            f"model: {cost.flops / 1e9:.2f} GFLOP an image",
         ),
         ("memory traffic", f"{found.memory_bytes / 1e9:.1f} GB a chip", f"model: {passes}"),
     ]
@@ -217,9 +217,9 @@ def record(found: Any) -> dict[str, Any]:
             "largest_batch_source": found.largest_source,
         },
         "estimate": {
-            "multiply_adds_an_image": found.work.macs,
-            "flops_an_image": found.work.flops,
-            "flops_a_chip": found.work.flops * found.rows,
+            "multiply_adds_an_image": found.cost.macs,
+            "flops_an_image": found.cost.flops,
+            "flops_a_chip": found.cost.flops * found.rows,
             "peak_bytes": found.model_peak,
             "memory_traffic_bytes": found.memory_bytes,
             "collectives": [c._asdict() | {"sends": c.bytes_moved} for c in found.collectives],

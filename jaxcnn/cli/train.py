@@ -93,8 +93,6 @@ def _start(options: argparse.Namespace) -> None:
     if options.compilation_cache:
         rows.append(use_compilation_cache(os.environ, options.compilation_cache))
     processes = distributed.parse(options.distributed, os.environ)
-    if processes is None and options.distributed == "auto":
-        distributed.check_not_alone(os.environ, processes)
     if processes is not None:
         distributed.start(processes, options.distributed_timeout)
         print(distributed.describe(), flush=True)

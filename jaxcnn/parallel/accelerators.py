@@ -1,24 +1,14 @@
-"""Which accelerators of a host belong to this process: a task's GPUs, and the hosts of a TPU slice.
-
-The TPU functions only count hosts, to tell a slice from a single machine: JAX finds the coordinator itself.
-"""
+"""Which accelerators of a host belong to this process: a task's GPUs, and the hosts of a TPU slice."""
 
 from __future__ import annotations
 
-import re
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 Environment = Mapping[str, str]
-# The fields of `Processes` after the first: coordinator, count, index, local_device_ids.
-Found = tuple[str, int, int, tuple[int, ...] | None]
 
 DEVICE_FILES = Path("/dev")
-TRIES, RETRY_SECONDS = 3, 0.5
 
 
 def number(environment: Environment, name: str, default: int = 1) -> int:
@@ -33,15 +23,9 @@ def number(environment: Environment, name: str, default: int = 1) -> int:
     return int(text) if text else default
 
 
-def may_use(environment: Environment, *platforms: str) -> bool:
-    """Whether JAX_PLATFORMS is unset or lists one of `platforms` first."""
-    first = environment.get("JAX_PLATFORMS", "").split(",")[0].strip()
-    return first in ("", *platforms)
-
-
 def visible_gpus(environment: Environment) -> int:
     """Counts the NVIDIA GPUs that a process in `environment` sees and JAX may use."""
-    if not may_use(environment, "cuda", "gpu"):
+    if not _may_use(environment, "cuda", "gpu"):
         return 0
     shown = environment.get("CUDA_VISIBLE_DEVICES")
     if shown is not None:
@@ -75,39 +59,8 @@ def task_gpus(environment: Environment, task: int, tasks: int) -> tuple[int, ...
     return tuple(range(task * each, (task + 1) * each))
 
 
-def tpu_pods(environment: Environment) -> Found | None:
-    """Detects the pods of a TPU slice on GKE from Kubernetes' variables."""
-    hosts = tpu_hosts(environment)
-    if not hosts or not has_tpu(environment):
-        return None
-    slices = number(environment, "MEGASCALE_NUM_SLICES")
-    index = number(environment, "TPU_WORKER_ID", default=0)
-    index += len(hosts) * number(environment, "MEGASCALE_SLICE_ID", default=0)
-    return "", len(hosts) * slices, index, None
-
-
-def tpu_machines(environment: Environment) -> Found | None:
-    """Detects the machines of a TPU slice on Google Cloud from the metadata server.
-
-    Raises:
-        ValueError: the server does not answer.
-    """
-    # JAX sets this variable when it is imported and finds no TPU.
-    if not has_tpu(environment) or "TPU_SKIP_MDS_QUERY" in environment:
-        return None
-    worker = _metadata(environment, "agent-worker-number")
-    endpoints = _metadata(environment, "worker-network-endpoints")
-    if worker is None or endpoints is None:
-        return None
-    of_slices = dict(re.findall(r"(\w+): *'?(\w+)'?", _metadata(environment, "tpu-env") or ""))
-    of_slices |= {k: v for k, v in environment.items() if k.startswith("MEGASCALE_")}
-    workers = len(endpoints.split(","))
-    index = int(worker) + workers * number(of_slices, "MEGASCALE_SLICE_ID", default=0)
-    return "", workers * number(of_slices, "MEGASCALE_NUM_SLICES"), index, None
-
-
 def tpu_hosts(environment: Environment) -> list[str]:
-    """Host names of the slice's pods, from Kubernetes' variables; empty if they are unset."""
+    """Host names of a TPU slice, from Kubernetes' variables; empty if they are unset."""
     listed = environment.get("TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES", ""))
     return [host for host in listed.split(",") if host]
 
@@ -117,32 +70,10 @@ def has_tpu(environment: Environment) -> bool:
     library = environment.get("TPU_LIBRARY_PATH")
     installed = Path(library).is_file() if library else find_spec("libtpu") is not None
     files = (*DEVICE_FILES.glob("accel[0-9]*"), *DEVICE_FILES.glob("vfio/[0-9]*"))
-    return may_use(environment, "tpu") and installed and bool(files)
+    return _may_use(environment, "tpu") and installed and bool(files)
 
 
-def _metadata(environment: Environment, key: str) -> str | None:
-    """Reads an attribute of this machine from the metadata server; None if the machine lacks it."""
-    server = environment.get("GCE_METADATA_IP", "metadata.google.internal")
-    address = f"http://{server}/computeMetadata/v1/instance/attributes/{key}"
-    request = urllib.request.Request(address, headers={"Metadata-Flavor": "Google"})
-    # The server is link-local: a proxy cannot reach it.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    failure: object = None
-    for attempt in range(TRIES):
-        if attempt:
-            time.sleep(RETRY_SECONDS)
-        try:
-            with opener.open(request, timeout=10) as answer:
-                return answer.read().decode().strip()
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code == 404:
-                return None
-            failure = error
-        except OSError as error:
-            failure = error
-    raise ValueError(
-        "this machine has TPUs, but its metadata server did not answer whether it belongs to a slice of "
-        f"several machines: {address} ({failure}). For a single machine: --distributed=off; for several: "
-        "--distributed=HOST:PORT,N,I (see --help)"
-    )
+def _may_use(environment: Environment, *platforms: str) -> bool:
+    """Whether JAX_PLATFORMS is unset or lists one of `platforms` first."""
+    first = environment.get("JAX_PLATFORMS", "").split(",")[0].strip()
+    return first in ("", *platforms)

@@ -45,11 +45,11 @@ def choose_plan(
 
 def _candidates(wanted: Parallelism, net: Any, devices: Sequence[Any]) -> list[Plan]:
     """The possible plans, in order of preference for plans that send equally many bytes."""
-    mine = sum(d.process_index == devices[0].process_index for d in devices)
+    local = sum(d.process_index == devices[0].process_index for d in devices)
     if wanted.plan != "auto":
-        model = {"data": 1, "towers": 2, "fully_connected": mine}[wanted.plan]
+        model = {"data": 1, "towers": 2, "fully_connected": local}[wanted.plan]
         return [_plan(wanted.plan, wanted.model or model, wanted, net, devices)]
-    model = wanted.model or (1 if wanted.data else mine)
+    model = wanted.model or (1 if wanted.data else local)
     plans = [_plan("data", wanted.model or 1, wanted, net, devices)]
     if model > 1 and len(devices) % model == 0:
         if net.fully_connected(model):
@@ -61,13 +61,12 @@ def _candidates(wanted: Parallelism, net: Any, devices: Sequence[Any]) -> list[P
 
 def _plan(name: str, model: int, wanted: Parallelism, net: Any, devices: Sequence[Any]) -> Plan:
     _check_mesh(wanted.data, model, devices)
-    data, layers = wanted.data or len(devices) // model, frozenset()
+    layers = frozenset()
     if name == "towers":
-        if model != 2 or net.towers_problem():
-            raise ValueError(
-                f"mesh.plan=towers: {net.towers_problem() or f'two towers need mesh.model=2, got {model}'}"
-                "; or take another mesh.plan"
-            )
+        if problem := net.towers_problem() or (
+            model != 2 and f"two towers need mesh.model=2, got {model}"
+        ):
+            raise ValueError(f"mesh.plan=towers: {problem}; or take another mesh.plan")
         layers = net.tower_layers()
     if name == "fully_connected" and model > 1:
         layers = net.fully_connected(model)
@@ -76,22 +75,21 @@ def _plan(name: str, model: int, wanted: Parallelism, net: Any, devices: Sequenc
                 f"mesh.plan=fully_connected: no fully connected layer of this {type(net).__name__} "
                 f"splits over mesh.model={model} devices; take mesh.plan=data, or another mesh.model"
             )
-    return Plan(name, data, model, layers)
+    return Plan(name, wanted.data or len(devices) // model, model, layers)
 
 
 def _check_mesh(data: int, model: int, devices: Sequence[Any]) -> None:
     count = len(devices)
     processes = len({device.process_index for device in devices})
     if data == 0 and count % model:
-        fitting = [m for m in range(1, count + 1) if count % m == 0]
+        fitting = ", ".join(str(m) for m in range(1, count + 1) if count % m == 0)
         raise ValueError(
-            f"mesh.model={model} does not divide the {count} devices; it can be "
-            f"{', '.join(map(str, fitting))}"
+            f"mesh.model={model} does not divide the {count} devices; it can be {fitting}"
         )
     if data * model > count:
         raise ValueError(
             f"mesh.data={data} x mesh.model={model} needs {data * model} devices, but there are {count}; "
-            f"set mesh.data=0 to use them all"
+            "set mesh.data=0 to use them all"
         )
     if data and data * model < count and processes > 1:
         raise ValueError(
@@ -108,14 +106,13 @@ def plan_lines(
         return []
     others = [f"{PLAN_NAMES[name]} {mb:,.1f} MB" for name, mb in moved.items() if name != plan.name]
     alternatives = f" ({', '.join(others)})" if others else ""
-    sharded = any(leaf.shard_axis >= 0 for leaf in reduction.flat())
+    sent = f"gradients are sent in {reduction.dtype}"
+    if len(reduction.buckets) > 1:
+        sent += f", in {len(reduction.buckets)} buckets"
+    if any(leaf.shard_axis >= 0 for leaf in reduction.flat()):
+        sent += ", each device updates its shard"
     return [
         ("mesh", f"data {plan.data} x model {plan.model}, {PLAN_NAMES[plan.name]}"),
         ("", f"{moved[plan.name]:,.1f} MB sent per update and device{alternatives}"),
-        (
-            "",
-            f"gradients are sent in {reduction.dtype}"
-            + (f", in {len(reduction.buckets)} buckets" if len(reduction.buckets) > 1 else "")
-            + (", each device updates its shard" if sharded else ""),
-        ),
+        ("", sent),
     ]

@@ -1,9 +1,8 @@
 """Starts distributed JAX: parses --distributed, waits for the coordinator, and explains failures.
 
-If initialization fails, JAX prints a C++ stack trace and aborts, which Python cannot catch. Detectable
-problems are
-therefore checked before: an unreachable coordinator, a port in use, processes that would each train alone.
-JAX is imported only when it is started.
+If initialization fails, JAX prints a C++ stack trace and aborts, which Python cannot catch. Therefore
+problems are looked for first: an unreachable coordinator, a port in use, processes that would each train
+alone. JAX is imported only when it is started.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from collections.abc import Iterator
 from jaxcnn.parallel.accelerators import Environment
 from jaxcnn.parallel.launcher_hints import Processes, detect, launcher_hints, split_address
 
-__all__ = ["Processes", "StartError", "check_not_alone", "describe", "parse", "start"]
+__all__ = ["Processes", "StartError", "describe", "parse", "start"]
 
 # A process without a heartbeat for this long counts as dead, and the others exit.
 HEARTBEAT_SECONDS = 30
@@ -47,12 +46,16 @@ def parse(text: str, environment: Environment) -> Processes | None:
 
     Raises:
         ValueError: the text or a variable is invalid; the message says what to type.
+        StartError: for `auto`: this process was started with others, but how to reach them is unknown.
     """
     if text == "off":
         return None
     if text == "auto":
         found = detect(environment)
-        return found if found is not None and found.count > 1 else None
+        if found is not None and found.count != 1:
+            return found
+        _check_alone(environment)
+        return None
     given = re.fullmatch(r"(.+),([0-9]+),([0-9]+)", text)
     if given is None:
         raise ValueError(f"{USAGE}. Got {text!r}")
@@ -62,16 +65,11 @@ def parse(text: str, environment: Environment) -> Processes | None:
         raise ValueError(f"{error}. {USAGE}") from None
 
 
-def check_not_alone(environment: Environment, processes: Processes | None) -> None:
-    """After `parse("auto", ...)`: checks that a process about to train alone was not started with others.
-
-    Raises:
-        StartError: it was. Each process would train alone and write to the same workdir.
-    """
-    sign = launcher_hints(environment)
-    if processes is not None or sign is None or sign[2] == 1:
+def _check_alone(environment: Environment) -> None:
+    """Raises StartError if a process about to train alone was started with others."""
+    size, index, count = launcher_hints(environment) or ("", "", 1)
+    if count == 1:
         return
-    size, index, count = sign
     missing = "the address of process 0 is unknown"
     if index == "TPU_WORKER_ID":
         missing = "JAX can use no TPU here (is jaxcnn[tpu] installed and JAX_PLATFORMS unset?)"
@@ -100,18 +98,18 @@ def start(processes: Processes, timeout: float = 300.0) -> None:
     # jaxcnn handles SIGTERM; JAX's preemption service would replace its handler.
     jax.config.update("jax_enable_preemption_service", False)
     where = {}
-    if processes.coordinator:
-        _meet(processes, timeout)
-        ids = processes.local_device_ids
-        where = {
-            "coordinator_address": processes.coordinator,
-            "num_processes": processes.count,
-            "process_id": processes.index,
-            "local_device_ids": None if ids is None else list(ids),
-            "cluster_detection_method": "deactivate",
-        }
-    try:
-        with _report_if_slow(processes, timeout):
+    with _report_if_slow(processes, timeout):
+        if processes.coordinator:
+            _meet(processes, timeout)
+            ids = processes.local_device_ids
+            where = {
+                "coordinator_address": processes.coordinator,
+                "num_processes": processes.count,
+                "process_id": processes.index,
+                "local_device_ids": None if ids is None else list(ids),
+                "cluster_detection_method": "deactivate",
+            }
+        try:
             jax.distributed.initialize(
                 **where,
                 initialization_timeout=math.ceil(timeout),
@@ -119,9 +117,12 @@ def start(processes: Processes, timeout: float = 300.0) -> None:
                 shutdown_timeout_seconds=HEARTBEAT_SECONDS,
             )
             counted = jax.process_count(), jax.process_index()
-    except (RuntimeError, ValueError) as error:
-        raise StartError(f"{_name(processes)} did not start: {error}{_hint(processes)}") from error
-    if counted != (processes.count, processes.index):
+        except (RuntimeError, ValueError, OSError) as error:
+            if not processes.count and isinstance(error, ValueError):
+                return  # JAX found no cluster: a single machine
+            text = f"{_name(processes)} did not start: {error}{_hint(processes)}"
+            raise StartError(text) from error
+    if processes.count and counted != (processes.count, processes.index):
         raise StartError(
             f"this is {_name(processes)}, but JAX has {counted[0]} processes and gave this one index "
             f"{counted[1]}: pass the same HOST:PORT and N to all, and a different I to each"
@@ -137,59 +138,58 @@ def describe() -> str:
 
 
 def _meet(processes: Processes, timeout: float) -> None:
+    """Waits until process 0 listens; on process 0, checks that it can."""
     host, port = split_address(processes.coordinator)
     if processes.index:
-        with _report_if_slow(processes, timeout):
-            _wait_for(processes, host, port, timeout)
+        _wait_for(processes, host, port, timeout)
     elif "JAX_COORDINATOR_BIND_ADDRESS" not in os.environ:
         _check_free(processes, port)
 
 
 def _wait_for(processes: Processes, host: str, port: int, timeout: float) -> None:
-    """Waits until something listens at the coordinator's address."""
     began = time.monotonic()
     while True:
         left = began + timeout - time.monotonic()
         try:
             socket.create_connection((host, port), timeout=max(1.0, min(left, 10.0))).close()
             return
-        except socket.gaierror as error:
-            trouble, known = error, f"the name {host} does not resolve here"
         except OSError as error:
             trouble, known = error, f"nothing listens there, or the connection is blocked ({error})"
         waited = time.monotonic() - began
         if waited >= timeout:
-            raise StartError(
-                f"{_name(processes)} waited {waited:.0f} s for process 0 at {processes.coordinator}: "
-                f"{known}. Check that process 0 runs on {host} (see its log), that no firewall blocks the "
-                "port, and that all processes were given the same HOST:PORT and N."
-                f"{_hint(processes)}"
-            ) from trouble
+            break
         time.sleep(min(0.5, timeout - waited))
+    if isinstance(trouble, socket.gaierror):
+        known = f"the name {host} does not resolve here"
+    raise StartError(
+        f"{_name(processes)} waited {waited:.0f} s for process 0 at {processes.coordinator}: {known}. "
+        f"Check that process 0 runs on {host} (see its log), that no firewall blocks the port, and that all "
+        f"processes were given the same HOST:PORT and N.{_hint(processes)}"
+    ) from trouble
 
 
 def _check_free(processes: Processes, port: int) -> None:
-    """Checks that process 0 can listen at its port. Else JAX would crash, or share it with another run."""
+    """Else JAX would crash where the port is in use, or share it with another run."""
     family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-    with socket.socket(family) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family is socket.AF_INET6:
-            trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        try:
-            trial.bind(("", port))
-        except OSError as error:
-            raise StartError(
-                f"{_name(processes)} cannot listen at port {port} here ({error}). Does another run use this "
-                "machine? Choose another port, the same for all processes: --distributed=HOST:PORT,N,I, or "
-                "set JAX_COORDINATOR_PORT if the cluster was detected"
-            ) from error
+    try:
+        with socket.create_server(
+            ("", port), family=family, dualstack_ipv6=family == socket.AF_INET6
+        ):
+            pass
+    except OSError as error:
+        raise StartError(
+            f"{_name(processes)} cannot listen at port {port} here ({error}). Does another run use this "
+            "machine? Choose another port, the same for all processes: --distributed=HOST:PORT,N,I, or "
+            "set JAX_COORDINATOR_PORT if the cluster was detected"
+        ) from error
 
 
 @contextlib.contextmanager
 def _report_if_slow(processes: Processes, timeout: float) -> Iterator[None]:
     """Prints to stderr what this process waits for, after PATIENCE_SECONDS."""
+    at = f" at {processes.coordinator}" if processes.coordinator else ""
     text = (
-        f"{_name(processes)} is still waiting for the others{_at(processes)}, {timeout:.0f} s at most; "
+        f"{_name(processes)} is still waiting for the others{at}, {timeout:.0f} s at most; "
         f"DEADLINE_EXCEEDED after that means that one of them never connected.{_hint(processes)}"
     )
     timer = threading.Timer(PATIENCE_SECONDS, lambda: print(text, file=sys.stderr, flush=True))
@@ -202,11 +202,8 @@ def _report_if_slow(processes: Processes, timeout: float) -> Iterator[None]:
 
 
 def _name(processes: Processes) -> str:
-    return f"process {processes.index}/{processes.count} ({processes.found_by})"
-
-
-def _at(processes: Processes) -> str:
-    return f" at {processes.coordinator}" if processes.coordinator else ""
+    index = f"process {processes.index}/{processes.count}" if processes.count else "this process"
+    return f"{index} ({processes.found_by})"
 
 
 def _hint(processes: Processes) -> str:
@@ -214,15 +211,15 @@ def _hint(processes: Processes) -> str:
     text = ""
     if not processes.coordinator:
         text += (
-            " On TPUs, JAX finds the other processes itself: is jaxcnn[tpu] installed on each? To set them "
-            "explicitly: --distributed=HOST:PORT,N,I."
+            " On TPUs, JAX finds the other processes itself, for which it asks Google's metadata server: is "
+            "jaxcnn[tpu] installed on each? To set them explicitly: --distributed=HOST:PORT,N,I; for a "
+            "single machine: --distributed=off."
         )
     if processes.found_by.startswith("Open MPI"):
         text += (
             " Process 0 is assumed to run on mpirun's host; if it does not, set JAX_COORDINATOR_ADDRESS="
             "HOST:PORT for all processes (mpirun -x)."
         )
-    proxies = sorted(name for name in os.environ if "_proxy" in name.lower())
-    if proxies:
+    if proxies := sorted(name for name in os.environ if "_proxy" in name.lower()):
         text += f" JAX may try to connect through a proxy: unset {', '.join(proxies)}."
     return text

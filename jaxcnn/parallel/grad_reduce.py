@@ -7,6 +7,7 @@ the parameters, and gathers the rest: weight-update sharding (Xu et al. 2020, ar
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -67,12 +68,11 @@ class GradReduce:
 
     def _reduce(self, values: list[Array], leaves: list[ParamSharding]) -> list[Array]:
         done = list(values)
-        for (axes, sharded), members in _grouped(leaves):
-            own = [values[i] for i in members]
-            chosen = [leaves[i] for i in members]
+        for axes, sharded, members in _grouped(leaves):
+            own, chosen = [values[i] for i in members], [leaves[i] for i in members]
             if sharded:
                 parts = self._scatter(own, chosen, axes)
-            elif len(self.buckets) > 1:  # XLA:TPU overlaps collectives of single arrays only
+            elif len(self.buckets) > 1 and len(own) > 1:
                 parts = self._sum_as_one(own, axes)
             else:
                 parts = self._sum(own, axes)
@@ -97,14 +97,14 @@ class GradReduce:
         values, tree = jax.tree.flatten(params)
         leaves, done = self.flat(), list(values)
         for bucket in self.buckets:
-            for (axes, sharded), members in _grouped([leaves[i] for i in bucket]):
-                if sharded:
-                    chosen = [bucket[i] for i in members]
-                    gathered = self._gather(
-                        [values[i] for i in chosen], [leaves[i] for i in chosen], axes
-                    )
-                    for i, value in zip(chosen, gathered, strict=True):
-                        done[i] = value
+            for axes, sharded, members in _grouped([leaves[i] for i in bucket]):
+                if not sharded:
+                    continue
+                chosen = [bucket[i] for i in members]
+                own = [values[i] for i in chosen]
+                gathered = self._gather(own, [leaves[i] for i in chosen], axes)
+                for i, value in zip(chosen, gathered, strict=True):
+                    done[i] = value
         return jax.tree.unflatten(tree, done)
 
     def everywhere(self, flag: Bool[Array, ""]) -> Bool[Array, ""]:
@@ -121,55 +121,31 @@ class GradReduce:
         return lax.psum(values, tuple(axes)) if axes else values
 
     def _sum_as_one(self, values: list[Array], axes: Sequence[str]) -> list[Array]:
-        if len(values) == 1 or not axes:
-            return self._sum(values, axes)
+        """XLA:TPU overlaps collectives of single arrays only."""
+        if not axes:
+            return values
         whole = lax.psum(jnp.concatenate([x.reshape(-1) for x in values]), tuple(axes))
-        parts = jnp.split(whole, _ends([x.size for x in values]))
+        parts = _split(whole, [x.size for x in values])
         return [part.reshape(x.shape) for part, x in zip(parts, values, strict=True)]
 
-    def _scatter(
-        self, values: list[Array], leaves: list[ParamSharding], axes: tuple[str, ...]
-    ) -> Any:
+    def _scatter(self, values: list[Array], leaves: list[ParamSharding], axes: Any) -> list[Array]:
         """Packs several leaves into one array with a row for each device; sends a single leaf unpacked."""
         if len(values) == 1:
             axis = leaves[0].shard_axis
             return [lax.psum_scatter(values[0], axes, scatter_dimension=axis, tiled=True)]
         count = self.devices(axes)
-        rows = [
-            jnp.moveaxis(x, leaf.shard_axis, 0).reshape(count, -1)
-            for x, leaf in zip(values, leaves, strict=True)
-        ]
-        whole = lax.psum_scatter(
-            jnp.concatenate(rows, axis=1), axes, scatter_dimension=0, tiled=True
+        rows = jnp.concatenate(
+            [_flat(x, leaf, count) for x, leaf in zip(values, leaves, strict=True)], axis=1
         )
-        parts = jnp.split(whole[0], _ends([r.shape[1] for r in rows]))
-        shapes = [
-            _front(x.shape, leaf.shard_axis, count) for x, leaf in zip(values, leaves, strict=True)
-        ]
-        return [
-            jnp.moveaxis(part.reshape(shape), 0, leaf.shard_axis)
-            for part, shape, leaf in zip(parts, shapes, leaves, strict=True)
-        ]
+        whole = lax.psum_scatter(rows, axes, scatter_dimension=0, tiled=True)
+        return _unpack(whole[0], [x.size // count for x in values], values, leaves)
 
-    def _gather(
-        self, values: list[Array], leaves: list[ParamSharding], axes: tuple[str, ...]
-    ) -> Any:
+    def _gather(self, values: list[Array], leaves: list[ParamSharding], axes: Any) -> list[Array]:
         if len(values) == 1:
             return [lax.all_gather(values[0], axes, axis=leaves[0].shard_axis, tiled=True)]
-        count = self.devices(axes)
-        flat = [
-            jnp.moveaxis(x, leaf.shard_axis, 0).reshape(-1)
-            for x, leaf in zip(values, leaves, strict=True)
-        ]
+        flat = [_flat(x, leaf) for x, leaf in zip(values, leaves, strict=True)]
         rows = lax.all_gather(jnp.concatenate(flat), axes, axis=0)
-        parts = jnp.split(rows, _ends([x.shape[0] for x in flat]), axis=1)
-        shapes = [
-            _front(x.shape, leaf.shard_axis, 1) for x, leaf in zip(values, leaves, strict=True)
-        ]
-        return [
-            jnp.moveaxis(part.reshape(count * shape[0], *shape[1:]), 0, leaf.shard_axis)
-            for part, shape, leaf in zip(parts, shapes, leaves, strict=True)
-        ]
+        return _unpack(rows, [x.size for x in values], values, leaves)
 
 
 def make_grad_reduce(
@@ -187,27 +163,32 @@ def make_grad_reduce(
     return GradReduce(sizes, leaves, wanted.reduce_dtype, buckets)
 
 
-def _grouped(
-    leaves: list[ParamSharding],
-) -> Iterator[tuple[tuple[tuple[str, ...], bool], list[int]]]:
-    """Yields ((axes, sharded), positions) of leaves that are sent together. A large sharded leaf is sent
+def _grouped(leaves: list[ParamSharding]) -> Iterator[tuple[tuple[str, ...], bool, list[int]]]:
+    """Yields (axes, sharded, positions) of leaves that are sent together. A large sharded leaf is sent
     separately, since packing it would copy it."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for i, leaf in enumerate(leaves):
         alone = i if leaf.shard_axis >= 0 and leaf.bytes >= _LARGE else -1
         groups.setdefault((leaf.axes, leaf.shard_axis >= 0, alone), []).append(i)
     for (axes, sharded, _), members in groups.items():
-        yield (axes, sharded), members
+        yield axes, sharded, members
 
 
-def _front(shape: tuple[int, ...], axis: int, count: int) -> tuple[int, ...]:
-    """Moves `axis` of a shape to the front and divides it by `count`."""
-    return (shape[axis] // count, *(n for i, n in enumerate(shape) if i != axis))
+def _flat(x: Array, leaf: ParamSharding, *rows: int) -> Array:
+    """`x` as one axis, or as `rows` of equally many values, in the order of its `shard_axis`."""
+    return jnp.moveaxis(x, leaf.shard_axis, 0).reshape(*rows, -1)
 
 
-def _ends(lengths: list[int]) -> list[int]:
-    ends, total = [], 0
-    for length in lengths[:-1]:
-        total += length
-        ends.append(total)
-    return ends
+def _unpack(
+    packed: Array, lengths: Sequence[int], values: list[Array], leaves: list[ParamSharding]
+) -> list[Array]:
+    """Splits the last axis of `packed` and undoes `_flat`: the shapes of `values`, but for `shard_axis`."""
+    done = []
+    for part, x, leaf in zip(_split(packed, lengths), values, leaves, strict=True):
+        rest = (n for i, n in enumerate(x.shape) if i != leaf.shard_axis)
+        done.append(jnp.moveaxis(part.reshape(-1, *rest), 0, leaf.shard_axis))
+    return done
+
+
+def _split(packed: Array, lengths: Sequence[int]) -> list[Array]:
+    return jnp.split(packed, list(itertools.accumulate(lengths[:-1])), axis=-1)

@@ -1,24 +1,16 @@
 """Detects the process count and index from launchers' environment variables. Starts nothing.
 
-JAX's own detectors are used only on TPUs. Under SLURM and Open MPI they give a process one device
-(jax-ml/jax#16788), treat a batch script outside srun as one task of many, and do not support Open MPI 5.
+JAX's own detection is used for TPU machines. For the other launchers it does not suffice (jax 0.10 to 0.12):
+under SLURM and Open MPI it gives a process one GPU (jax-ml/jax#16788), it takes a shell under salloc for one
+task of many and gives all steps of a job one port, and it does not know Open MPI 5 or JAX_NUM_PROCESSES.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
 
-from jaxcnn.parallel.accelerators import (
-    Environment,
-    Found,
-    number,
-    task_gpus,
-    tpu_hosts,
-    tpu_machines,
-    tpu_pods,
-)
+from jaxcnn.parallel.accelerators import Environment, has_tpu, number, task_gpus, tpu_hosts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +20,7 @@ class Processes:
     Attributes:
         found_by: source of these values, for messages: SLURM, Open MPI 5, --distributed.
         coordinator: HOST:PORT where process 0 listens; '' on TPUs, where JAX finds it.
-        count: total number of processes.
+        count: total number of processes; 0 if JAX finds it.
         index: index of this process, from 0.
         local_device_ids: the visible GPUs that this process uses; None for all.
     """
@@ -40,13 +32,14 @@ class Processes:
     local_device_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        if not self.coordinator:
+            return
         if not 0 <= self.index < self.count:
             raise ValueError(
                 f"{self.found_by}: process {self.index} of {self.count}; N is 1 or more, I from 0 to N - 1"
             )
         try:
-            if self.coordinator:
-                split_address(self.coordinator)
+            split_address(self.coordinator)
         except ValueError as error:
             raise ValueError(f"{self.found_by}: {error}") from None
 
@@ -57,11 +50,8 @@ def detect(environment: Environment) -> Processes | None:
     Raises:
         ValueError: a variable has an invalid value.
     """
-    for name, detector in DETECTORS:
-        found = detector(environment)
-        if found is not None:
-            return Processes(name, *found)
-    return None
+    found = (detector(environment) for detector in DETECTORS)
+    return next((processes for processes in found if processes is not None), None)
 
 
 def launcher_hints(environment: Environment) -> tuple[str, str, int] | None:
@@ -79,9 +69,8 @@ def launcher_hints(environment: Environment) -> tuple[str, str, int] | None:
     for size in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
         if environment.get(size):
             return size, "TPU_WORKER_ID", len(tpu_hosts(environment))
-    if number(environment, "JOB_COMPLETION_INDEX", default=0) > 0:
-        pods = number(environment, "JOB_COMPLETION_INDEX") + 1
-        return "JOB_COMPLETION_INDEX", "JOB_COMPLETION_INDEX", pods
+    if (pod := number(environment, "JOB_COMPLETION_INDEX", default=0)) > 0:
+        return "JOB_COMPLETION_INDEX", "JOB_COMPLETION_INDEX", pod + 1
     return None
 
 
@@ -133,38 +122,32 @@ def step_tasks(environment: Environment) -> int:
     return tasks if "SLURM_STEP_ID" in environment and all(agree) else 1
 
 
-def _by_hand(environment: Environment) -> Found | None:
+def _by_hand(environment: Environment) -> Processes | None:
     # Kubernetes sets JOB_COMPLETION_INDEX in the pods of an indexed Job.
     index = "JAX_PROCESS_ID" if "JAX_PROCESS_ID" in environment else "JOB_COMPLETION_INDEX"
-    if not {"JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", index} <= set(environment):
+    name = "JAX_COORDINATOR_ADDRESS"
+    if not {name, "JAX_NUM_PROCESSES", index} <= set(environment):
         return None
     count = number(environment, "JAX_NUM_PROCESSES")
-    return environment["JAX_COORDINATOR_ADDRESS"], count, number(environment, index, 0), None
+    return Processes(name, environment[name], count, number(environment, index, 0))
 
 
-def _open_mpi_4(environment: Environment) -> Found | None:
-    # mpirun's URI: 1531576320.0;tcp://10.96.0.1,10.148.0.1:34911;tcp6://[fe80::b9b,2620:10d::2]:43370.
+def _open_mpi(environment: Environment) -> Processes | None:
+    # mpirun 4's URI: 1531576320.0;tcp://10.96.0.1,10.148.0.1:34911;tcp6://[fe80::b9b,2620:10d::2]:43370.
     uri = environment.get("OMPI_MCA_orte_hnp_uri", "")
-    mpirun = re.match(r"(\d+)\.\d+;(?:tcp://([^,:;]+)|tcp6://\[([^,\]]+))", uri)
-    if mpirun is None:
+    # mpirun 5's namespace: prterun-HOST-PID@JOB.
+    namespace = environment.get("PMIX_NAMESPACE", "")
+    if mpirun := re.match(r"(\d+)\.\d+;(?:tcp://([^,:;]+)|tcp6://\[([^,\]]+))", uri):
+        version, host, job = 4, mpirun[2] or f"[{mpirun[3]}]", int(mpirun[1]) // 4096
+    elif mpirun := re.fullmatch(r"\w+-(.+)-(\d+)@(\d+)", namespace):
+        version, host, job = 5, mpirun[1], int(mpirun[2]) + int(mpirun[3])
+    else:
         return None
-    # Job numbers are multiples of 4096.
-    return _open_mpi(environment, mpirun[2] or f"[{mpirun[3]}]", int(mpirun[1]) // 4096)
-
-
-def _open_mpi_5(environment: Environment) -> Found | None:
-    # Format: prterun-HOST-PID@JOB.
-    mpirun = re.fullmatch(r"\w+-(.+)-(\d+)@(\d+)", environment.get("PMIX_NAMESPACE", ""))
-    if mpirun is None:
-        return None
-    return _open_mpi(environment, mpirun[1], int(mpirun[2]) + int(mpirun[3]))
-
-
-def _open_mpi(environment: Environment, host: str, job: int) -> Found | None:
     if not {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"} <= set(environment):
         return None
     tasks = number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE")
-    return (
+    return Processes(
+        f"Open MPI {version}",
         _address(environment, host, job),
         number(environment, "OMPI_COMM_WORLD_SIZE"),
         number(environment, "OMPI_COMM_WORLD_RANK"),
@@ -172,7 +155,7 @@ def _open_mpi(environment: Environment, host: str, job: int) -> Found | None:
     )
 
 
-def _slurm(environment: Environment) -> Found | None:
+def _slurm(environment: Environment) -> Processes | None:
     needed = {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID"}
     count = step_tasks(environment)
     if count == 1 or not needed <= set(environment):
@@ -181,12 +164,27 @@ def _slurm(environment: Environment) -> Found | None:
     job = number(environment, "SLURM_JOB_ID") + 257 * number(environment, "SLURM_STEP_ID")
     node = number(environment, "SLURM_NODEID", 0)
     tasks = tasks_on_node(environment.get("SLURM_STEP_TASKS_PER_NODE", ""), node)
-    return (
+    return Processes(
+        "SLURM",
         _address(environment, first_host(environment["SLURM_STEP_NODELIST"]), job),
         count,
         number(environment, "SLURM_PROCID"),
         task_gpus(environment, number(environment, "SLURM_LOCALID", 0), tasks),
     )
+
+
+def _tpu(environment: Environment) -> Processes | None:
+    if not has_tpu(environment):
+        return None
+    if hosts := tpu_hosts(environment):
+        index = number(environment, "TPU_WORKER_ID", default=0)
+        index += len(hosts) * number(environment, "MEGASCALE_SLICE_ID", default=0)
+        count = len(hosts) * number(environment, "MEGASCALE_NUM_SLICES")
+        return Processes("GKE TPU", "", count, index)
+    # JAX sets this variable when it is imported and finds no TPU.
+    if "TPU_SKIP_MDS_QUERY" in environment:
+        return None
+    return Processes("TPU VM", "", 0, 0)  # JAX asks Google's metadata server
 
 
 def _address(environment: Environment, host: str, job: int) -> str:
@@ -196,11 +194,4 @@ def _address(environment: Environment, host: str, job: int) -> str:
 
 
 # In order of precedence: explicit settings, then the innermost launcher.
-DETECTORS: tuple[tuple[str, Callable[[Environment], Found | None]], ...] = (
-    ("JAX_COORDINATOR_ADDRESS", _by_hand),
-    ("Open MPI 4", _open_mpi_4),
-    ("Open MPI 5", _open_mpi_5),
-    ("SLURM", _slurm),
-    ("GKE TPU", tpu_pods),
-    ("TPU VM", tpu_machines),
-)
+DETECTORS = (_by_hand, _open_mpi, _slurm, _tpu)

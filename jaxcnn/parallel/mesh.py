@@ -52,9 +52,8 @@ class Placement:
     @property
     def _a_device(self) -> Any:
         """A device of this process, or the first device of a topology description."""
-        devices = self.mesh.devices.flat
-        index = jax.process_index()
-        return next((d for d in devices if d.process_index == index), self.mesh.devices.flat[0])
+        devices, index = list(self.mesh.devices.flat), jax.process_index()
+        return next((d for d in devices if d.process_index == index), devices[0])
 
     @property
     def devices(self) -> int:
@@ -103,13 +102,6 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(one, tree)
 
 
-def ordered(devices: Sequence[Any]) -> list[Any]:
-    """Sorts devices by process, so that each process holds consecutive rows of a batch, and a `model` group
-    is
-    on one machine if it fits."""
-    return sorted(devices, key=lambda device: (device.process_index, device.id))
-
-
 def make_placement(
     devices: Sequence[Any] | None = None, data: int = 0, model: int = 1
 ) -> Placement:
@@ -119,7 +111,9 @@ def make_placement(
         devices: None uses the devices of all processes.
         data: 0 uses all devices.
     """
-    chosen = ordered(jax.devices() if devices is None else devices)
+    # By process, so that each holds consecutive rows of a batch and, if it fits, a whole `model` group.
+    every = jax.devices() if devices is None else devices
+    chosen = sorted(every, key=lambda device: (device.process_index, device.id))
     rows = np.asarray(chosen[: data * model] if data else chosen).reshape(-1, model)
     return Placement(Mesh(rows, AXES, axis_types=(AxisType.Auto, AxisType.Auto)))
 

@@ -14,10 +14,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
+
+from jaxcnn.config import difference
 
 _POLL_SECONDS = 0.5
 _LEAVE_SECONDS = 5.0
@@ -58,10 +60,11 @@ class ProcessGroup:
         if self.count == 1:
             return [value]
         client, self._round = _client(), self._round + 1
-        client.key_value_set(self._key(self._round, self.index), json.dumps(value))
-        values = [json.loads(self._wait(self._key(self._round, i))) for i in range(self.count)]
+        place = f"{self._name}/round/{self._round}"
+        client.key_value_set(f"{place}/{self.index}", json.dumps(value))
+        values = [json.loads(self._wait(f"{place}/{i}")) for i in range(self.count)]
         if self._round > 2:  # all processes have read these: each has sent a later value
-            client.key_value_delete(self._key(self._round - 2, self.index))
+            client.key_value_delete(f"{self._name}/round/{self._round - 2}/{self.index}")
         return values
 
     def run_on_all(self, work: Callable[[], Value]) -> Value:
@@ -76,7 +79,7 @@ class ProcessGroup:
         try:
             mine = work()
         except Exception as error:
-            self.gather(_describe(error))
+            self.gather((type(error).__module__, type(error).__name__, str(error)))
             raise
         for index, failure in enumerate(self.gather(None)):
             if failure is not None:
@@ -109,16 +112,14 @@ class ProcessGroup:
             self._stop_reason = found[0][1] if found else ""
         return self._stop_reason
 
-    def _key(self, round_: int, index: int) -> str:
-        return f"{self._name}/round/{round_}/{index}"
-
     def _wait(self, key: str) -> str:
         while True:  # short waits, so that signal handlers can run
             try:
                 return _client().blocking_key_value_get(key, 500)
             except jax.errors.JaxRuntimeError as error:
                 if "DEADLINE_EXCEEDED" not in str(error):
-                    raise PeerFailed(f"lost the other processes: {_line(error)}") from None
+                    line = str(error).splitlines()[0][:200]
+                    raise PeerFailed(f"lost the other processes: {line}") from None
             if gone := _gone():
                 raise PeerFailed(f"process {gone[0]} failed; its own message says why")
 
@@ -151,36 +152,23 @@ def leave_process_group(code: int) -> None:
     os._exit(code)
 
 
-def check_same(process_group: ProcessGroup, what: str, value: Any, advice: str) -> None:
+def check_same(
+    process_group: ProcessGroup, what: str, value: Mapping[str, Any], advice: str
+) -> None:
     """Checks that every process has the same JSON `value`.
 
     Raises:
         ValueError: on every process, with the processes whose value differs and the difference.
     """
-    values = process_group.gather(value)
-    others = [i for i, other in enumerate(values) if other != values[0]]
-    if others:
-        rows = [f"  process {i}: {_difference(values[i], values[0])}" for i in others]
-        raise ValueError(
-            f"the processes do not have the same {what}:\n  process 0: "
-            f"{_difference(values[0], values[others[0]])}\n" + "\n".join(rows[:8]) + f"\n{advice}"
-        )
-
-
-def _difference(value: Any, other: Any) -> str:
-    """Formats the entries of `value` that differ from `other`; both are JSON."""
-    if isinstance(value, dict) and isinstance(other, dict):
-        keys = [k for k in {**value, **other} if value.get(k) != other.get(k)]
-        parts = []
-        for key in keys[:4]:
-            inner = _difference(value.get(key), other.get(key))
-            parts.append(f"{key}.{inner}" if isinstance(value.get(key), dict) else f"{key}={inner}")
-        return ", ".join(parts)
-    return json.dumps(value)[:100]
-
-
-def _describe(error: Exception) -> tuple[str, str, str]:
-    return type(error).__module__, type(error).__name__, str(error)
+    first, *others = process_group.gather(value)
+    rows = [
+        f"  process 0 -> process {i}: {', '.join(difference(first, other)[:4])}"
+        for i, other in enumerate(others, 1)
+        if other != first
+    ]
+    if rows:
+        listed = "\n".join(rows[:8])
+        raise ValueError(f"the processes do not have the same {what}:\n{listed}\n{advice}")
 
 
 def _as_local_error(index: int, module: str, name: str, text: str) -> Exception:
@@ -192,10 +180,6 @@ def _as_local_error(index: int, module: str, name: str, text: str) -> Exception:
 
 def _gone() -> list[int]:
     return sorted(int(index) for _, index in _client().key_value_dir_get(_GONE))
-
-
-def _line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:200]
 
 
 def _client() -> Any:

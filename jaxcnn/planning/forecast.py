@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 from collections.abc import Mapping
@@ -19,11 +20,11 @@ from jaxcnn.planning.roofline import (
     Roofline,
     StepCost,
     local_bytes,
+    memory_traffic,
     peak_memory,
     roofline,
     seconds,
     step_cost,
-    step_demand,
     two_points,
 )
 from jaxcnn.planning.topology import Target
@@ -76,7 +77,7 @@ class Forecast:
     config: Mapping[str, Any]
     target: Target
     links: Network
-    work: StepCost
+    cost: StepCost
     plan: Plan
     rows: int
     collectives: tuple[Collective, ...]
@@ -124,15 +125,20 @@ def forecast(
     devices = topology.devices(target) if target.compiles else stand_ins(target)
     parts = make_parts(config, devices)
     net, plan, reduction = parts.net, parts.plan, parts.grad_reduce
-    _check_all_used(plan, devices)
+    if plan.data * plan.model != len(devices):
+        raise ValueError(
+            f"mesh.data={plan.data} x mesh.model={plan.model} leaves some of the {len(devices)} chips "
+            "unused; set mesh.data=0, or choose a --topology with as many chips"
+        )
     sent = tuple(comm_cost(plan, reduction, net, parts.state_shapes.params, config["batch_size"]))
     links = network(target.chip, target.count, target.shape, target.node, gbps)
-    todo, rows = step_cost(net), config["batch_size"] // target.count
+    cost, rows = step_cost(net), config["batch_size"] // target.count
     averaged = config["average"]["kind"] != "off"
-    need = step_demand(todo, plan, reduction, sent, config["batch_size"], net.dtype, averaged)
+    traffic = memory_traffic(cost, rows, reduction, net.dtype, averaged)
     state = local_bytes(parts.state_shapes, parts.state_specs, reduction.sizes)
-    memory = model = peak_memory(todo, state, reduction, net.image_size, net.dtype)
-    limits, compiled, fitted = roofline(need, target.chip, links, plan), None, None
+    memory = model = peak_memory(cost, state, reduction, net.image_size, net.dtype)
+    limits = roofline(cost.flops * rows, traffic, sent, target.chip, links, plan)
+    compiled = fitted = None
     if target.compiles:
         compiled = compile_step(config, devices)
         limits = scheduled(limits, compiled, links, plan)
@@ -143,17 +149,9 @@ def forecast(
             fitted = (most, float(again.peak))
             memory = two_points((rows, float(compiled.peak)), fitted)
     return Forecast(
-        config, target, links, todo, plan, rows, sent, need.memory_bytes, limits, memory,
-        model.peak(rows), compiled, fitted,
+        config, target, links, cost, plan, rows, sent, traffic, limits, memory, model.peak(rows),
+        compiled, fitted,
     )  # fmt: skip
-
-
-def _check_all_used(plan: Plan, devices: Any) -> None:
-    if plan.data * plan.model != len(devices):
-        raise ValueError(
-            f"mesh.data={plan.data} x mesh.model={plan.model} leaves some of the {len(devices)} chips "
-            "unused; set mesh.data=0, or choose a --topology with as many chips"
-        )
 
 
 class StandIn(NamedTuple):
@@ -178,8 +176,7 @@ def compile_step(config: Mapping[str, Any], devices: Any) -> Compiled:
     Raises:
         ValueError: the step does not fit in a chip's memory.
     """
-    experiment = build_experiment(config, devices=devices)
-    lowered = experiment.lower_train()
+    lowered = build_experiment(config, devices=devices).lower_train()
     try:
         step = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -192,10 +189,6 @@ def compile_step(config: Mapping[str, Any], devices: Any) -> Compiled:
             f"--config.batch_size ({config['batch_size']} here), --config.grad_accum_steps, "
             "--config.model.dtype=bfloat16 or --config.model.remat=True"
         ) from error
-    return read_compiled(step)
-
-
-def read_compiled(step: Any) -> Compiled:
     stats, costs, text = step.memory_analysis(), step.cost_analysis() or {}, step.as_text()
     return Compiled(
         arguments=stats.argument_size_in_bytes,
@@ -224,11 +217,8 @@ def scheduled(limits: Roofline, compiled: Compiled, links: Network, plan: Plan) 
 
 def versions() -> dict[str, str]:
     """Versions of the installed packages that determine the figures."""
-    names = ("jax", "jaxlib", "libtpu")
     found = {}
-    for name in names:
-        try:
+    for name in ("jax", "jaxlib", "libtpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found

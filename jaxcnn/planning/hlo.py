@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -92,19 +92,11 @@ class Transfer(NamedTuple):
         return self.sent._asdict() | own
 
 
-def collectives(text: str) -> list[Sent]:
-    """Lists the collectives of a compiled program in the order of its text. A collective that several fusions
-    contain is listed repeatedly; see `read_transfers`."""
-    return [sent for line in text.splitlines() if (sent := _sent(line))]
-
-
 def read_transfers(text: str) -> list[Transfer]:
     """Lists the collectives of a scheduled program once each, in start order, with the overlapped work."""
     computations, entry = _computations(text)
-    found: list[Transfer] = []
-    for name in [*(name for name in computations if name != entry), entry]:
-        found += _scheduled(computations[name], computations)
-    return found
+    names = sorted(computations, key=lambda name: name == entry)  # the entry last
+    return [t for name in names for t in _scheduled(computations[name], computations)]
 
 
 def cycles(text: str) -> int:
@@ -120,10 +112,16 @@ def layer(name: str) -> str:
     return "/".join(parts[inside[0] + 1 : -1]) or parts[-1] if inside else parts[-1]
 
 
-def _scheduled(lines: list[str], computations: Mapping[str, list[str]]) -> Iterable[Transfer]:
+def _scheduled(lines: list[str], computations: Mapping[str, list[str]]) -> list[Transfer]:
     """Lists the transfers of one computation."""
-    under_way: dict[str, Transfer] = {}
     done: list[Transfer] = []
+    under_way: dict[str, int] = {}  # position in `done`, by chain or by the name of the -start
+
+    def carry(key: str, line: str) -> None:
+        at = under_way[key]
+        carrier = Carrier(_first(_NAME, line) or _first(_INSTRUCTION, line), _cycles(line))
+        done[at] = done[at]._replace(carriers=(*done[at].carriers, carrier))
+
     by_name = {m[1]: line for line in lines if (m := _INSTRUCTION.match(line))}
     for line in lines:
         match = _INSTRUCTION.match(line)
@@ -135,28 +133,22 @@ def _scheduled(lines: list[str], computations: Mapping[str, list[str]]) -> Itera
             chain = _first(_CHAIN, carried)
             body = "".join(computations[_first(_CALLS, line)])
             if "AsyncCollectiveStart" in body:
-                under_way[chain] = Transfer(sent, _origin(line, by_name), True)
-                done.append(under_way[chain])
+                under_way[chain] = len(done)
+                done.append(Transfer(sent, _origin(line, by_name), True))
             elif "AsyncCollectiveDone" not in body and chain in under_way:
-                _carry(under_way, done, chain, line)
+                carry(chain, line)
         elif sent := _sent(line):
             started = kind.endswith("-start")
-            done.append(Transfer(sent, _origin(line, by_name), started))
             if started:
-                under_way[name] = done[-1]
+                under_way[name] = len(done)
+            done.append(Transfer(sent, _origin(line, by_name), started))
         elif kind.endswith("-done"):
             under_way.pop(_OPERANDS.findall(line.partition("(")[2])[0], None)
         elif kind in _WORK:
-            for other in [key for key in under_way if key.startswith(KINDS)]:
-                _carry(under_way, done, other, line)
+            for key in under_way:
+                if key.startswith(KINDS):
+                    carry(key, line)
     return done
-
-
-def _carry(under_way: dict[str, Transfer], done: list[Transfer], key: str, line: str) -> None:
-    before = under_way[key]
-    carrier = Carrier(_first(_NAME, line) or _first(_INSTRUCTION, line), _cycles(line))
-    under_way[key] = before._replace(carriers=(*before.carriers, carrier))
-    done[next(i for i, t in enumerate(done) if t is before)] = under_way[key]
 
 
 def _carried(line: str, computations: Mapping[str, list[str]]) -> str:
@@ -167,17 +159,14 @@ def _carried(line: str, computations: Mapping[str, list[str]]) -> str:
 
 def _origin(line: str, by_name: Mapping[str, str]) -> str:
     """The source operation of a collective's largest input, traced through copies and tuples."""
-    names = [n for n in _OPERANDS.findall(line.partition(" = ")[2]) if n in by_name]
-    sizes = {n: _bytes(by_name[n]) for n in names}
-    for _ in range(8):
+    for step in range(8):
+        names = [n for n in _OPERANDS.findall(line.partition(" = ")[2]) if n in by_name]
         if not names:
             break
-        largest = max(names, key=lambda n: sizes.get(n, 0))
-        line = by_name[largest]
+        line = by_name[names[0] if step else max(names, key=lambda n: _bytes(by_name[n]))]
         found = _NAME.search(line)
         if found and not found[1].rpartition("/")[2].startswith(("psum", "all_", "reduce_scatter")):
             return found[1]
-        names = [n for n in _OPERANDS.findall(line.partition(" = ")[2]) if n in by_name][:1]
     return ""
 
 

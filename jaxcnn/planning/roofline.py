@@ -68,46 +68,22 @@ def step_cost(net: Any) -> StepCost:
     )
 
 
-class StepDemand(NamedTuple):
-    """Demand of one step on one chip.
-
-    Attributes:
-        flops: floating-point operations.
-        memory_bytes: bytes of memory traffic.
-        collectives: those that it takes part in.
-    """
-
-    flops: float
-    memory_bytes: float
-    collectives: tuple[Collective, ...]
-
-
-def step_demand(
-    todo: StepCost,
-    plan: Plan,
-    reduction: GradReduce,
-    collectives: Sequence[Collective],
-    batch_size: int,
-    dtype: str,
-    averaged: bool = False,
-) -> StepDemand:
-    """Computes the demand of a step with global batch size `batch_size`.
+def memory_traffic(
+    cost: StepCost, rows: int, reduction: GradReduce, dtype: str, averaged: bool = False
+) -> float:
+    """Bytes that a step of `rows` images reads and writes on one chip.
 
     Args:
-        collectives: `comm_cost` of the plan.
         dtype: of the computation.
         averaged: whether a parameter average is maintained.
     """
-    rows = batch_size / (plan.data * plan.model)
-    passes = ACTIVATION_PASSES * todo.activations * ITEMSIZE[dtype] * rows
-    update = update_bytes(reduction, averaged)
-    return StepDemand(todo.flops * rows, passes + update, tuple(collectives))
+    passes = ACTIVATION_PASSES * cost.activations * ITEMSIZE[dtype] * rows
+    return passes + update_bytes(reduction, averaged)
 
 
 def update_bytes(reduction: GradReduce, averaged: bool = False) -> float:
     """Memory traffic of the update on one chip, in bytes. In a sharded update a chip reads and writes only
-    its
-    shard, and then receives the full parameters and the average, if any."""
+    its shard, and then receives the full parameters and the average, if any."""
     whole, own = 0.0, 0.0
     for leaf in reduction.flat():
         size = leaf.bytes / ITEMSIZE[reduction.dtype] * 4
@@ -150,16 +126,28 @@ class Roofline(NamedTuple):
         return max(self.alone, self.network)
 
 
-def roofline(need: StepDemand, chip: Chip, links: Network, plan: Plan) -> Roofline:
-    """Computes the bounds of a step, with no collective hidden."""
-    network = sum(seconds(c, links, plan) for c in need.collectives)
-    return Roofline(need.flops / chip.flops, need.memory_bytes / chip.bandwidth, network, network)
+def roofline(
+    flops: float,
+    traffic: float,
+    collectives: Sequence[Collective],
+    chip: Chip,
+    links: Network,
+    plan: Plan,
+) -> Roofline:
+    """Computes the bounds of a step, with no collective hidden.
+
+    Args:
+        flops: floating-point operations of the step on one chip.
+        traffic: its memory traffic, in bytes.
+        collectives: those that a chip takes part in.
+    """
+    network = sum(seconds(c, links, plan) for c in collectives)
+    return Roofline(flops / chip.flops, traffic / chip.bandwidth, network, network)
 
 
 def seconds(collective: Collective, links: Network, plan: Plan) -> float:
-    """Lower bound of a collective's time with ring algorithms, within and between nodes concurrently. The
-    chips
-    of a node each send their shard to the other nodes, hence all of it together, for each of their groups."""
+    """Lower bound of a collective's time with ring algorithms, within and between nodes concurrently. Each
+    chip of a node sends its shard to the other nodes, so together they send all of it, for each group."""
     chips, inside = plan.data * plan.model, links.node
     if collective.devices == chips:
         mine = min(inside, chips)
@@ -182,16 +170,6 @@ def ring_seconds(collective: Collective, mine: int, link: float, uplink: float) 
     near = (mine - 1) / mine * collective.bytes / link
     far = (nodes - 1) / nodes * collective.bytes / uplink
     return passes * max(near, far)
-
-
-def efficiency(alone: float, network: float, hidden: float) -> float:
-    """Fraction of a step's time that is computation, which takes `alone` seconds.
-
-    Args:
-        network: seconds to send the gradients.
-        hidden: fraction of the computation that can overlap the transfer: 0 none, 1 all.
-    """
-    return alone / (alone + max(0.0, network - hidden * alone))
 
 
 def local_bytes(shapes: Any, specs: Any, sizes: dict[str, int]) -> float:
@@ -233,7 +211,7 @@ class MemoryModel(NamedTuple):
 
 
 def peak_memory(
-    todo: StepCost, state_bytes: float, reduction: GradReduce, side: int, dtype: str
+    cost: StepCost, state_bytes: float, reduction: GradReduce, side: int, dtype: str
 ) -> MemoryModel:
     """Models a chip's peak memory.
 
@@ -241,7 +219,7 @@ def peak_memory(
     kept for the backward pass, their gradients, and fragmentation.
     """
     gradients = sum(leaf.bytes for leaf in reduction.flat()) / ITEMSIZE[reduction.dtype] * 4
-    an_image = KEPT * todo.activations * ITEMSIZE[dtype] + 3 * side**2
+    an_image = KEPT * cost.activations * ITEMSIZE[dtype] + 3 * side**2
     return MemoryModel(state_bytes + gradients, an_image)
 
 

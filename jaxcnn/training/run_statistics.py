@@ -86,7 +86,6 @@ def _compute(
         seconds = time.perf_counter() - began
         left = duration(seconds / max(done, 1) * (total - done))
         console.progress(f"pixel statistics of the training images: {done:,}/{total:,}  ETA {left}")
-        check_stop()
 
     found = pixel_statistics.compute_statistics(
         data.train,
@@ -94,6 +93,7 @@ def _compute(
         name=experiment.config["data"]["source"],
         threads=experiment.config["data"]["threads"],
         progress=progress,
+        check_stop=check_stop,
     )
     mean, deviation = (
         ", ".join(f"{value:.2f}" for value in values)

@@ -72,8 +72,15 @@ def test_window_equals_full_decode(
     down, across = tall - side, wide - side
     for top in {0, down // 2, down}:
         for left in {0, across // 3, across}:
-            crop = rescaled_crop(height, width, scale=scale, top=top, left=left, side=side)
-            crop = crop._replace(interpolation=interpolation)
+            crop = rescaled_crop(
+                height,
+                width,
+                scale=scale,
+                top=top,
+                left=left,
+                side=side,
+                interpolation=interpolation,
+            )
             got = decode(data, crop)
             assert got.shape == (side, side, 3)
             assert got.dtype == np.uint8
@@ -122,15 +129,15 @@ def test_filters_by_hand(encoded):
     data = encoded(np.broadcast_to(columns, (4, 4, 3)).copy(), "PNG")
     expected = {"bilinear": [7, 23], "cubic": [6, 24], "area": [5, 25], "nearest": [10, 30]}
     for interpolation, values in expected.items():
-        crop = rescaled_crop(4, 4, scale=2, top=0, left=0, side=2)
-        pixels = decode(data, crop._replace(interpolation=interpolation))
+        crop = rescaled_crop(4, 4, scale=2, top=0, left=0, side=2, interpolation=interpolation)
+        pixels = decode(data, crop)
         assert pixels[:, :, 0].tolist() == [values, values], interpolation
 
 
 def test_enlarging_by_area_repeats_pixels(encoded, smooth_image):
     data = encoded(smooth_image(8, 8), "PNG")
-    crop = rescaled_crop(8, 8, scale=24, top=0, left=0, side=24)
-    pixels = decode(data, crop._replace(interpolation="area"))
+    crop = rescaled_crop(8, 8, scale=24, top=0, left=0, side=24, interpolation="area")
+    pixels = decode(data, crop)
     assert np.array_equal(pixels, smooth_image(8, 8).repeat(3, axis=0).repeat(3, axis=1))
 
 

@@ -1,5 +1,6 @@
 """EvalLoader: each image once, in order, as the pixels of its crops."""
 
+import gc
 import logging
 import threading
 from concurrent.futures import wait
@@ -228,6 +229,18 @@ def test_close_stops_the_threads(evaluation):
     assert next(images, None) is None
 
 
+def test_deleted_iterator_leaves_no_threads(evaluation):
+    images = EvalLoader(evaluation, centre)
+    next(images)
+    threads = loader_threads()
+    assert threads
+    del images
+    gc.collect()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert not loader_threads()
+
+
 def counted(listed, results):
     """A source that records the images read, in `reads`."""
 
@@ -249,7 +262,8 @@ def test_read_ahead_is_bounded(listed, good, ahead):
     with EvalLoader(source, centre, ahead=ahead, threads=4) as images:
         for taken in range(4):
             submitted = max(taken, 1) + ahead
-            wait(images._pending)
+            for _, futures in images._pending:
+                wait(futures)
             assert sorted(source.reads) == list(range(submitted))
             next(images)
 

@@ -8,4 +8,3 @@ from jaxcnn.parallel import accelerators
 @pytest.fixture(autouse=True)
 def no_devices(tmp_path, monkeypatch):
     monkeypatch.setattr(accelerators, "DEVICE_FILES", tmp_path)
-    monkeypatch.setattr(accelerators, "RETRY_SECONDS", 0.0)

@@ -2,18 +2,15 @@
 
 import itertools
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+from tests import forked
 from tests.parallel.launchers import free_port
-from tests.training.runs import ROOT, events
+from tests.parallel.witness import watched_main
+from tests.training.runs import events
 
-WITNESS = Path(__file__).with_name("witness.py")
 # What Gloo prints on standard output when processes connect: its threads write these pieces, each
 # whole, and numbers between each other's, so that a line may hold any of them in any order.
 GLOO = re.compile(
@@ -22,71 +19,56 @@ GLOO = re.compile(
 
 
 class LaunchedGroup:
-    """`count` processes of main.py (or of another program), each with `devices` fake CPU devices.
+    """`count` processes of jaxcnn train, each with `devices` fake CPU devices, which a witness watches.
 
-    None of them is left when the `with` ends. What they say is in files of `folder`.
+    None of them is left when the `with` ends. Their output is in files of `folder`.
 
     Args:
-        folder: made if absent; of this start alone.
-        each: what to type beside `arguments`, by process.
+        folder: made if absent; for this start alone.
+        each: arguments after `arguments`, by process.
         cwds: where each is started; all in the same place if None.
-        environment: what is set beside.
+        environment: variables that are set in each.
     """
 
-    def __init__(
-        self,
-        folder,
-        count,
-        devices,
-        *arguments,
-        program=WITNESS,
-        each=None,
-        cwds=None,
-        **environment,
-    ):
+    def __init__(self, folder, count, devices, *arguments, each=None, cwds=None, **environment):
         self.folder, self.count, self.ended = Path(folder), count, {}
         self.folder.mkdir(parents=True)
-        self.began = time.time()
-        cpu = {"JAX_NUM_CPU_DEVICES": str(devices), "WITNESS": str(self.folder)}
-        port = free_port()
-        self.processes = []
+        port, self.processes = free_port(), []
         for i in range(count):
             own = each[i] if each else []
             joined = [f"--distributed=localhost:{port},{count},{i}"] if count > 1 else []
-            with self._path("out", i).open("w") as out, self._path("err", i).open("w") as err:
-                self.processes.append(
-                    subprocess.Popen(
-                        [sys.executable, str(program), *arguments, *own, *joined],
-                        cwd=cwds[i] if cwds else None,
-                        env=os.environ | cpu | environment,
-                        stdout=out,
-                        stderr=err,
-                        start_new_session=True,
-                    )
-                )
+            process = forked.start(
+                watched_main,
+                [*arguments, *own, *joined],
+                out=self._path("out", i),
+                err=self._path("err", i),
+                devices=devices,
+                cwd=cwds[i] if cwds else None,
+                environment={"WITNESS": str(self.folder), **environment},
+            )
+            self.processes.append(process)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         for process in self.processes:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.join()
 
     def wait(self, seconds=120.0):
         """Exit codes, once all have ended, which must be within `seconds` of now."""
         until = time.time() + seconds
         while time.time() < until and not self.poll():
             time.sleep(0.02)
-        codes = [process.poll() for process in self.processes]
-        assert None not in codes, f"after {seconds} s: {codes}\n{self.told()}"
+        codes = [process.exitcode for process in self.processes]
+        assert None not in codes, f"after {seconds} s: {codes}\n{self.output()}"
         return codes
 
     def poll(self):
         """Whether all have ended; notes when."""
         for i, process in enumerate(self.processes):
-            if i not in self.ended and process.poll() is not None:
+            if i not in self.ended and process.exitcode is not None:
                 self.ended[i] = time.time()
         return len(self.ended) == self.count
 
@@ -100,8 +82,8 @@ class LaunchedGroup:
         """What process `i` printed, less the lines that are Gloo's."""
         return [line for line in self.out(i).splitlines() if GLOO.sub("", line)]
 
-    def told(self):
-        """All that was said, for the message of a test that fails."""
+    def output(self):
+        """All that was printed, for the message of a test that fails."""
         return "\n".join(
             f"== {name} of process {i}\n{self._path(name, i).read_text()[-3000:]}"
             for i in range(self.count)
@@ -109,7 +91,7 @@ class LaunchedGroup:
         )
 
     def accounts(self):
-        """What the witness of each process told, by process."""
+        """What the witness of each process recorded, by process."""
         paths = [self.folder / f"process_{i}.jsonl" for i in range(self.count)]
         return [
             [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -149,15 +131,15 @@ class LaunchedGroup:
         return self.folder / f"{name}_{i}.txt"
 
 
-def ledger(process_groups):
+def ids_by_update(groups):
     """The ids of each update, in the order of the batch, as it was done last in `groups`."""
     done = {}
-    for process_group in process_groups:
-        done |= {step: list(itertools.chain(*rows)) for step, rows in process_group.ids().items()}
+    for group in groups:
+        done |= {step: list(itertools.chain(*rows)) for step, rows in group.ids().items()}
     return done
 
 
-def assert_epochs_whole(done, examples, epochs):
+def assert_whole_epochs(done, examples, epochs):
     """Each example exactly once an epoch."""
     stream = [identity for step in sorted(done) for identity in done[step]]
     assert len(stream) == examples * epochs
@@ -172,6 +154,3 @@ def losses(workdir):
 
 def starts(workdir):
     return json.loads((Path(workdir) / "run.json").read_text())["starts"]
-
-
-__all__ = ["ROOT", "LaunchedGroup", "assert_epochs_whole", "ledger", "losses", "starts"]

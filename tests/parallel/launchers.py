@@ -1,4 +1,4 @@
-"""What launchers set: the environments of processes that they started, and what these are."""
+"""The environments of processes that launchers start, and what is found from each."""
 
 import socket
 
@@ -63,11 +63,7 @@ FOUND = [
     ("mpirun 5 under SLURM", OPEN_MPI_IN_SLURM, ("Open MPI 5", "login-node-2:63037", 2, 1)),
     ("mpirun 5, one process under SLURM", OPEN_MPI_IN_SLURM | {"OMPI_COMM_WORLD_SIZE": "1",
      "OMPI_COMM_WORLD_RANK": "0"}, None),
-    ("MPICH", MPICH, None),
-    ("MPICH under SLURM, two a node", SRUN | MPICH | {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2",
-     "PMI_SIZE": "4"}, None),
     ("srun with PMI", SRUN | {"PMI_SIZE": "4", "PMI_RANK": "3"}, ("SLURM", "node03:61442", 4, 3)),
-    ("TPU variables without a TPU", GKE, None),
 ]  # fmt: skip
 
 

@@ -1,11 +1,10 @@
-"""Distributed start: refused values, the wait for process 0, and two processes that connect."""
+"""The start of several processes: the wait for process 0, and what is reported before JAX would abort.
+
+Tests of processes that connect are in test_processes.py."""
 
 import ast
-import os
 import re
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,6 @@ import pytest
 from jaxcnn.parallel import accelerators, distributed, launcher_hints
 from jaxcnn.parallel.distributed import Processes, StartError
 from tests.parallel.launchers import free_port
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 class FakeClock:
@@ -30,7 +27,7 @@ class FakeClock:
         self.sleeps.append(seconds)
 
 
-def test_nobody_listens(monkeypatch):
+def test_a_process_waits_for_process_0_until_the_timeout(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     clock = FakeClock()
     monkeypatch.setattr(distributed, "time", clock)
@@ -49,7 +46,7 @@ def test_nobody_listens(monkeypatch):
         assert advice in str(e.value)
 
 
-def test_a_name_that_does_not_resolve():
+def test_a_host_name_that_does_not_resolve_is_reported():
     processes = Processes("Open MPI 5", "no-such-host.invalid:8476", 2, 1)
     with pytest.raises(
         StartError, match=r"the name no-such-host\.invalid does not resolve here"
@@ -58,14 +55,14 @@ def test_a_name_that_does_not_resolve():
     assert "JAX_COORDINATOR_ADDRESS=HOST:PORT" in str(said.value)
 
 
-def test_a_port_that_is_taken():
+def test_a_port_in_use_is_reported():
     with socket.create_server(("", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(StartError, match=rf"process 0/2 .* cannot listen at port {port} here"):
             distributed.start(Processes("--distributed", f"localhost:{port}", 2, 0), timeout=1.0)
 
 
-def test_a_long_wait_says_what_for(monkeypatch, capsys):
+def test_a_long_wait_is_reported(monkeypatch, capsys):
     monkeypatch.setattr(distributed, "PATIENCE_SECONDS", 0.05)
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(StartError):
@@ -74,59 +71,6 @@ def test_a_long_wait_says_what_for(monkeypatch, capsys):
         f"process 1/2 (--distributed) is still waiting for the others at {address}"
         in capsys.readouterr().err
     )
-
-
-CHILD = """
-import os, sys
-from jaxcnn.parallel.distributed import Processes, StartError, describe, parse, start
-handed_over = Processes("TPU VM", "", 4, 1)
-try:
-    start(handed_over if sys.argv[1] == "tpu" else parse(sys.argv[1], os.environ), timeout=30.0)
-except StartError as error:
-    print("refused:", error)
-    sys.exit(1)
-import jax
-from jax.sharding import PartitionSpec
-print(describe())
-mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-rows = jax.make_array_from_process_local_data(
-    jax.NamedSharding(mesh, PartitionSpec("data")), jax.numpy.arange(2.0) + 2 * jax.process_index(), (4,)
-)
-total = jax.shard_map(
-    lambda x: jax.lax.psum(x, "data"), mesh=mesh, in_specs=PartitionSpec("data"), out_specs=PartitionSpec()
-)
-print(float(jax.jit(total)(rows)[0]))
-"""
-
-
-def child(distributed):
-    launched = ("SLURM_", "OMPI_", "JAX_COORDINATOR")  # where a launcher runs these tests
-    own = {k: v for k, v in os.environ.items() if not k.startswith(launched)}
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, distributed],
-        cwd=ROOT,
-        env=own | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_two_processes_meet():
-    address = f"localhost:{free_port()}"
-    both = [child(f"{address},2,{i}") for i in range(2)]
-    said = [one.communicate(timeout=60) for one in both]
-    assert [one.returncode for one in both] == [0, 0], said
-    for index, (out, _) in enumerate(said):
-        # Gloo reports its connection on stdout at some point.
-        assert f"process {index}/2, 2 local devices, 4 global\n" in out
-        assert "6.0" in out.splitlines()
-
-
-def test_where_jax_finds_no_tpu_slice():
-    out, error = child("tpu").communicate(timeout=60)
-    assert "refused: process 1/4 (TPU VM) did not start" in out, error
-    assert "is jaxcnn[tpu] installed on each?" in out
 
 
 def test_only_a_start_imports_jax():

@@ -1,13 +1,14 @@
-"""Devices of a process: its share of a node's GPUs, and the machines of a TPU slice."""
+"""A process uses its share of a node's GPUs; the machines of a TPU slice are found."""
 
-import http.server
-import threading
+import os
 
+import jax
 import pytest
+from jax._src.distributed import State
 
 from jaxcnn.parallel.accelerators import task_gpus
-from jaxcnn.parallel.distributed import Processes, parse
-from tests.parallel.launchers import GKE, OPEN_MPI_5, SLICES, SRUN, free_port
+from jaxcnn.parallel.distributed import Processes, StartError, parse, start
+from tests.parallel.launchers import GKE, OPEN_MPI_5, SLICES, SRUN
 
 
 @pytest.mark.parametrize(
@@ -40,11 +41,11 @@ from tests.parallel.launchers import GKE, OPEN_MPI_5, SLICES, SRUN, free_port
         ({"SLURM_GPUS_ON_NODE": "2", "JAX_PLATFORMS": "cpu"}, 1, 2, None),
     ],
 )
-def test_shares_of_gpus(environment, task, tasks, expected):
+def test_a_task_takes_its_share_of_the_gpus_that_all_tasks_see(environment, task, tasks, expected):
     assert task_gpus(environment, task, tasks) == expected
 
 
-def test_shares_of_device_files(tmp_path):
+def test_gpus_are_counted_by_their_device_files(tmp_path):
     for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
     assert task_gpus({}, 1, 2) == (1,)
@@ -53,14 +54,14 @@ def test_shares_of_device_files(tmp_path):
     assert found.local_device_ids == (1,)
 
 
-def test_gpus_that_do_not_split():
+def test_gpus_that_do_not_split_evenly_are_an_error():
     with pytest.raises(
         ValueError, match=r"3 tasks on this node see the same 4 GPUs.*JAX_LOCAL_DEVICE_IDS"
     ):
         task_gpus({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, 0, 3)
 
 
-def test_gpus_under_slurm():
+def test_slurms_local_task_number_chooses_the_gpus():
     shared = SRUN | {"SLURM_GPUS_ON_NODE": "4", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}
     found = parse("auto", shared)
     assert found is not None
@@ -73,71 +74,38 @@ def test_gpus_under_slurm():
 
 @pytest.fixture
 def tpu(tmp_path):
-    """What a TPU machine's environment has besides; JAX's library and the device files are there."""
+    """The environment of a TPU machine, which has JAX's library and the device files."""
     (tmp_path / "accel0").touch()
     (tmp_path / "libtpu.so").touch()
     return {"TPU_LIBRARY_PATH": str(tmp_path / "libtpu.so")}
 
 
-def test_pods_of_a_tpu_slice(tpu):
+def test_pods_of_a_tpu_slice_are_numbered_over_slices(tpu):
     assert parse("auto", GKE | tpu) == Processes("GKE TPU", "", 4, 2)
     assert parse("auto", GKE | tpu | SLICES) == Processes("GKE TPU", "", 8, 6)
-    assert (
-        parse("auto", GKE | tpu | {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"})
-        is None
-    )
-    assert parse("auto", GKE | tpu | {"JAX_PLATFORMS": "cpu"}) is None
+    one = {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
+    assert parse("auto", GKE | tpu | one) is None
+    assert parse("auto", one | tpu | {"JAX_PLATFORMS": "cpu"}) is None
 
 
-@pytest.fixture
-def metadata():
-    """A metadata server; its attributes, to be filled in, and its address."""
-    attributes = {}
+def test_jax_asks_for_the_machines_of_a_tpu_slice(tpu, monkeypatch):
+    for name in [
+        n for n in os.environ if n.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "JAX_COORD"))
+    ]:
+        monkeypatch.delenv(name)  # set where a launcher runs these tests
+    found = parse("auto", tpu)
+    assert found == Processes("TPU VM", "", 0, 0)
+    assert parse("auto", tpu | {"TPU_SKIP_MDS_QUERY": "1"}) is None
 
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            key = self.path.removeprefix("/computeMetadata/v1/instance/attributes/")
-            known = key in attributes and self.headers["Metadata-Flavor"] == "Google"
-            self.send_response(200 if known else 404)
-            self.end_headers()
-            self.wfile.write(attributes.get(key, "").encode())
+    def silent(**keys):
+        assert "coordinator_address" not in keys
+        raise ConnectionError("Max retries exceeded")
 
-        def log_message(self, *_):
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield attributes, {"GCE_METADATA_IP": f"127.0.0.1:{server.server_port}"}
-        server.shutdown()
-        thread.join()
-
-
-def test_machines_of_a_tpu_slice(tpu, metadata):
-    attributes, where = metadata
-    environment = tpu | where | {"http_proxy": "http://127.0.0.1:9"}
-    assert parse("auto", environment) is None  # a machine with a TPU that knows of no others
-    attributes["agent-worker-number"] = "3"
-    attributes["worker-network-endpoints"] = ",".join(
-        f"unknown:unknown:10.0.0.{i}" for i in range(4)
-    )
-    assert parse("auto", environment) == Processes("TPU VM", "", 4, 3)
-    attributes["tpu-env"] = (
-        "ZONE: 'us-west4-a'\nMEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '1'\n"
-    )
-    assert parse("auto", environment) == Processes("TPU VM", "", 8, 7)
-    assert parse("auto", environment | {"TPU_SKIP_MDS_QUERY": "1"}) is None
-    attributes |= {
-        "worker-network-endpoints": "10.0.0.1",
-        "agent-worker-number": "0",
-        "tpu-env": "",
-    }
-    assert parse("auto", environment) is None
-
-
-def test_a_tpu_whose_metadata_server_is_silent(tpu):
-    where = {"GCE_METADATA_IP": f"127.0.0.1:{free_port()}"}
-    with pytest.raises(
-        ValueError, match=r"did not answer whether it belongs to a slice.*--distributed=off"
-    ):
-        parse("auto", tpu | where)
+    monkeypatch.setattr(jax.distributed, "initialize", silent)
+    with pytest.raises(StartError, match=r"Max retries.*metadata server.*--distributed=off"):
+        start(found)
+    # What JAX itself raises where nothing says that there are other machines.
+    monkeypatch.setattr(jax.distributed, "initialize", State().initialize)
+    start(found)
+    with pytest.raises(StartError, match=r"process 1/4 \(GKE TPU\) did not start.*jaxcnn\[tpu\]"):
+        start(Processes("GKE TPU", "", 4, 1))

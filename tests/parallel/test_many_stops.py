@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.training.load_run import saved_steps
-from tests.parallel.groups import LaunchedGroup, assert_epochs_whole, ledger, losses, starts
+from tests.parallel.groups import LaunchedGroup, assert_whole_epochs, ids_by_update, losses, starts
 from tests.training.runs import arguments, events
 from tests.training.test_train_step import NETS
 
@@ -55,8 +55,8 @@ def test_processes_and_devices_do_not_matter(net, tmp_path):
             f"--config={file}",
             f"--workdir={folder}",
         ) as process_group:
-            assert process_group.wait(1500) == [0] * count, process_group.told()
-        ids.append(ledger([process_group]))
+            assert process_group.wait(1500) == [0] * count, process_group.output()
+        ids.append(ids_by_update([process_group]))
         found.append(losses(folder))
         rows = [e for e in events(folder) if e["kind"] == "eval"]
         judged.append(
@@ -86,9 +86,9 @@ def undisturbed(tmp_path_factory):
     with LaunchedGroup(
         folder / "group", 2, 1, *SETTINGS, f"--workdir={folder / 'run'}"
     ) as process_group:
-        assert process_group.wait(400) == [0, 0], process_group.told()
-    done = ledger([process_group])
-    assert_epochs_whole(done, EXAMPLES, EPOCHS)
+        assert process_group.wait(400) == [0, 0], process_group.output()
+    done = ids_by_update([process_group])
+    assert_whole_epochs(done, EXAMPLES, EPOCHS)
     return folder / "run", done
 
 
@@ -126,13 +126,13 @@ def test_it_goes_on_after_twenty_of_them(name, undisturbed, tmp_path):
             f"\n{name} {number}: {text}: from {done}, {codes} after {seconds[-1]:.1f} s", flush=True
         )
         if name == "TERM":
-            assert codes == [143, 143], process_group.told()
+            assert codes == [143, 143], process_group.output()
         else:
-            assert codes[victim] == -9, process_group.told()
-            assert codes[1 - victim] in (1, -6), process_group.told()
+            assert codes[victim] == -9, process_group.output()
+            assert codes[1 - victim] in (1, -6), process_group.output()
         assert [step for step, _ in process_group.restored()] == [done, done] * bool(whole)
     with LaunchedGroup(tmp_path / "last", 2, 1, *SETTINGS, f"--workdir={folder}") as process_group:
-        assert process_group.wait(400) == [0, 0], process_group.told()
+        assert process_group.wait(400) == [0, 0], process_group.output()
     process_groups.append(process_group)
     aside = folder / "unreadable_checkpoints"
     print(
@@ -141,6 +141,6 @@ def test_it_goes_on_after_twenty_of_them(name, undisturbed, tmp_path):
         f"{len(list(aside.glob('*')))}; starts from {[s['step'] for s in starts(folder)]}"
     )
     assert max(seconds) < 40
-    assert ledger(process_groups) == undisturbed[1]
+    assert ids_by_update(process_groups) == undisturbed[1]
     np.testing.assert_allclose(losses(folder), losses(undisturbed[0]), rtol=1e-6)
     assert json.loads((folder / "report.json").read_text())["results"][0]["n"] == 64

@@ -7,18 +7,19 @@ import pytest
 from PIL import Image
 
 from jaxcnn.training.workdir import lock_workdir
-from tests.parallel.groups import ROOT, LaunchedGroup, assert_epochs_whole, ledger, losses, starts
+from tests.parallel.groups import LaunchedGroup, assert_whole_epochs, ids_by_update, losses, starts
 from tests.parallel.witness import digest
 from tests.training.runs import arguments, events, state_of
 
-MAIN = ROOT / "main.py"
-EXAMPLES, EPOCHS = 256, 2  # 8 updates an epoch
+EXAMPLES = 256  # 16 updates are one epoch
 # At TINY's learning rate, rounding grows a thousandfold in twenty updates of this narrow net.
 SETTINGS = arguments(
-    epochs=EPOCHS,
+    epochs=1,
+    batch_size=16,
     log__every_steps=1,
     schedule__rate=0.0001,
-    checkpoint__every_epochs=0.5,
+    evals="({'name':'centre','scale':32,'every_epochs':0.5},)",
+    checkpoint__every_epochs=0.25,
 )
 # Every save ends before the next update begins; a dead process is noticed in seconds.
 STEADY = {"WAIT_FOR_SAVES": "1", "HEARTBEAT_SECONDS": "10"}
@@ -41,37 +42,31 @@ def assert_same_run(workdir, other):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """(workdir, ids by update) of a run of one process on four devices."""
+    """(workdir, ids by update) of a run of one process on one device."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    with LaunchedGroup(
-        folder / "group", 1, 4, *SETTINGS, f"--workdir={folder / 'run'}"
-    ) as process_group:
-        assert process_group.wait() == [0], process_group.told()
-    done = ledger([process_group])
-    assert_epochs_whole(done, EXAMPLES, EPOCHS)
-    return folder / "run", done
+    with LaunchedGroup(folder / "group", 1, 1, *SETTINGS, f"--workdir={folder / 'run'}") as group:
+        assert group.wait() == [0], group.output()
+    ids = ids_by_update([group])
+    assert_whole_epochs(ids, EXAMPLES, 1)
+    return folder / "run", ids
 
 
 # How a process ends whose peer is gone: with an error where its connection broke; aborted by JAX where it
 # did not and a heartbeat was missed, or where the coordinator's service ended with process 0.
-BEREFT = {1, -6}
+PEER_LOST = {1, -6}
 # (processes, devices of each), STRIKE, exit codes by process, the update that it starts from.
 STARTS = [
-    ((2, 2), "1 train 6 0 KILL", (BEREFT, {-9}), {0}),
-    ((2, 2), "0 train 10 0 KILL", ({-9}, BEREFT), {4}),
+    ((2, 2), "1 train 6 0 KILL", (PEER_LOST, {-9}), {0}),
+    ((2, 2), "0 train 10 0 KILL", ({-9}, PEER_LOST), {4}),
     ((2, 2), "1 train 13 0 TERM", ({143}, {143}), {8}),
-    (
-        (1, 1),
-        "",
-        ({0},),
-        {12, 13, 14, 15},
-    ),  # the stop takes effect an update or two after the signal
+    # The stop takes effect an update or two after the signal.
+    ((1, 1), "", ({0},), {12, 13, 14, 15}),
 ]
 
 
 def test_kills_stops_and_other_counts_of_devices(undisturbed, tmp_path):
     """Four starts of one run: each restores the exact state that was saved last and draws the examples that
-    come next; the result is that of the undisturbed run."""
+    come next. The result is that of the undisturbed run."""
     folder, groups = tmp_path / "run", []
     for (count, devices), strike, codes, _ in STARTS:
         saved = [(int(s.step), digest(s)) for s in [state_of(folder)]] if groups else []
@@ -80,7 +75,10 @@ def test_kills_stops_and_other_counts_of_devices(undisturbed, tmp_path):
             **STEADY, **({"STRIKE": strike} if strike else {}),
         ) as process_group:  # fmt: skip
             ended = process_group.wait()
-        assert all(a in b for a, b in zip(ended, codes, strict=True)), (ended, process_group.told())
+        assert all(a in b for a, b in zip(ended, codes, strict=True)), (
+            ended,
+            process_group.output(),
+        )
         assert process_group.restored() == saved * count
         groups.append(process_group)
     # jaxcnn's own message, or the watchdog's and JAX's.
@@ -94,13 +92,13 @@ def test_kills_stops_and_other_counts_of_devices(undisturbed, tmp_path):
         (count, count * devices) for (count, devices), *_ in STARTS
     ]
     assert all(s["step"] in steps for s, (*_, steps) in zip(begun, STARTS, strict=True))
-    assert ledger(groups) == undisturbed[1]
+    assert ids_by_update(groups) == undisturbed[1]
     assert_same_run(folder, undisturbed[0])
     # Process 0 alone writes and prints; process 1 prints one line.
     assert groups[2].lines(1) == ["process 1/2, 2 local devices, 4 global"]
     assert "process 0/2, 2 local devices, 4 global" in groups[2].lines(0)
     # Each process reads its half of the rows, which together are the batch in its order.
-    assert {len(rows) for halves in groups[2].ids().values() for rows in halves} == {16}
+    assert {len(rows) for halves in groups[2].ids().values() for rows in halves} == {8}
     assert {p.name for p in folder.iterdir()} == {p.name for p in undisturbed[0].iterdir()}
 
 
@@ -109,11 +107,9 @@ def test_kills_stops_and_other_counts_of_devices(undisturbed, tmp_path):
 
 def refused(tmp_path, *typed, **options):
     """What two processes of main.py say that both end with an error, by process."""
-    with LaunchedGroup(
-        tmp_path / "group", 2, 1, *SETTINGS, *typed, program=MAIN, **options
-    ) as process_group:
+    with LaunchedGroup(tmp_path / "group", 2, 1, *SETTINGS, *typed, **options) as process_group:
         codes = process_group.wait(60)
-    assert set(codes) <= {1, 2}, process_group.told()
+    assert set(codes) <= {1, 2}, process_group.output()
     assert "Traceback" not in process_group.err(0) + process_group.err(1)
     return codes, [process_group.err(0), process_group.err(1)]
 
@@ -124,10 +120,9 @@ def test_configs_that_differ(tmp_path):
     assert codes == [1, 1]
     for text in said:
         assert "error: the processes do not have the same config:" in text
-        assert "process 0: " in text
-        assert "optim.momentum=0.9" in text
-        assert "optim.momentum=0.8" in text
-        assert "seed=1" in text
+        assert "process 0 -> process 1: " in text
+        assert "optim.momentum: 0.9 -> 0.8" in text
+        assert "seed: 0 -> 1" in text
     assert not (tmp_path / "run").exists()
 
 
@@ -140,12 +135,12 @@ def test_a_config_that_one_of_them_cannot_read(tmp_path):
     assert "config error: unknown key optim.momntum" in said[1]
 
 
-def two_places(tmp_path, train=(20, 20)):
-    """Two current directories, each with its own images/ of two classes; `train` of them a class."""
+def two_places(tmp_path, train=(10, 10)):
+    """Two current directories, each with its own images/ of four classes, `train` of each."""
     places = [tmp_path / name for name in ("a", "b")]
     for place, count in zip(places, train, strict=True):
-        for split, number in (("train", count), ("val", 2)):
-            for label in ("cat", "dog"):
+        for split, number in (("train", count), ("val", 1)):
+            for label in ("cat", "cow", "dog", "pig"):
                 inside = place / "images" / split / label
                 inside.mkdir(parents=True)
                 for i in range(number):
@@ -153,22 +148,21 @@ def two_places(tmp_path, train=(20, 20)):
     return places
 
 
-FOLDER = ["--config.data.source=folder:images", "--config.batch_size=16"]
+FOLDER = "--config.data.source=folder:images"
 
 
 def test_data_that_differ(tmp_path):
     codes, said = refused(
-        tmp_path, *FOLDER, f"--workdir={tmp_path / 'run'}", cwds=two_places(tmp_path, (20, 21))
+        tmp_path, FOLDER, f"--workdir={tmp_path / 'run'}", cwds=two_places(tmp_path, (10, 11))
     )
     assert codes == [1, 1]
     for text in said:
         assert "error: the processes do not have the same data:" in text
-        assert "process 0: training images=40" in text
-        assert "process 1: training images=42" in text
+        assert "process 0 -> process 1: training images: 40 -> 44" in text
 
 
 def test_a_workdir_that_one_of_them_does_not_see(tmp_path):
-    codes, said = refused(tmp_path, *FOLDER, "--workdir=here", cwds=two_places(tmp_path))
+    codes, said = refused(tmp_path, FOLDER, "--workdir=here", cwds=two_places(tmp_path))
     assert codes == [1, 1]
     for text in said:
         assert f"process 1 does not see the workdir {tmp_path / 'a' / 'here'} of process 0" in text
@@ -189,9 +183,9 @@ def test_images_that_only_one_of_them_cannot_read(tmp_path):
     for file in (places[1] / "images" / "train").rglob("*.jpg"):
         file.write_bytes(b"no image")
     with LaunchedGroup(
-        tmp_path / "group", 2, 2, *SETTINGS, *FOLDER, f"--workdir={workdir}", cwds=places
+        tmp_path / "group", 2, 2, *SETTINGS, FOLDER, f"--workdir={workdir}", cwds=places
     ) as process_group:
-        assert process_group.wait() == [1, 1], process_group.told()
+        assert process_group.wait() == [1, 1], process_group.output()
     for i in range(2):
         assert "error: 10 of the first 10 images are corrupt" in process_group.err(i)
     assert int(state_of(workdir).step) == 1  # of the second update it had two rows too few

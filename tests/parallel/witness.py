@@ -1,11 +1,11 @@
-"""main.py with a witness, for tests of several processes: WITNESS=FOLDER python witness.py ARGUMENTS...
+"""jaxcnn train with a witness, for tests of several processes.
 
-In FOLDER each process keeps a file of JSON lines: the ids that it drew for each update, the state that it
-restored, and the signal that it sent itself. STRIKE="PROCESS PHASE NUMBER DELAY SIGNAL" has that process send
-itself a signal DELAY seconds after it began on the batch of update NUMBER ("train"), on image NUMBER of its
-evaluations ("evaluation") or on the save of update NUMBER ("save"); at once, in the main thread, where DELAY
-is 0. WAIT_FOR_SAVES=1 makes each save finish before the next update begins. HEARTBEAT_SECONDS is how long
-a dead process stays unnoticed.
+In the folder that the variable WITNESS names, each process keeps a file of JSON lines: the ids that it drew
+for each update, the state that it restored, and the signal that it sent itself. STRIKE="PROCESS PHASE NUMBER
+DELAY SIGNAL" makes that process send itself a signal DELAY seconds after it began on the batch of update
+NUMBER ("train"), on image NUMBER of its evaluations ("evaluation") or on the save of update NUMBER ("save");
+at once, in the main thread, if DELAY is 0. WAIT_FOR_SAVES=1 makes each save finish before the next update
+begins. HEARTBEAT_SECONDS is how long a dead process stays unnoticed; a failed one then ends at once.
 """
 
 import collections
@@ -13,12 +13,9 @@ import hashlib
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 class Witness:
@@ -68,7 +65,7 @@ def attend(witness):
 
     from jaxcnn import data as room
     from jaxcnn.evaluation import run_protocol
-    from jaxcnn.parallel import distributed
+    from jaxcnn.parallel import distributed, process_group
     from jaxcnn.training import run_setup
     from jaxcnn.training.checkpoint import Checkpoints
     from jaxcnn.training.prefetch import Prefetcher
@@ -119,14 +116,16 @@ def attend(witness):
 
     if seconds := os.environ.get("HEARTBEAT_SECONDS"):
         distributed.HEARTBEAT_SECONDS = int(seconds)
+        process_group._LEAVE_SECONDS = 0.5
     made.__next__ = next_batch
     run_setup.TrainLoader = make
     Prefetcher.next = next_update
     run_protocol.EvalLoader, Checkpoints.save, Checkpoints.restore = EvalLoader, save, restore
 
 
-if __name__ == "__main__":
+def watched_main(arguments):
+    """`jaxcnn train` with these arguments; returns its exit code."""
     from jaxcnn.cli.train import main
 
     attend(Witness(os.environ["WITNESS"]))
-    sys.exit(main(sys.argv[1:]))
+    return main(arguments)

@@ -14,7 +14,9 @@ from jaxcnn.data.tensorflow import load_tfds
 NAME, VERSION = "imagenet2012", "5.1.0"
 
 
-class Tar(NamedTuple):  # as published
+class Tar(NamedTuple):
+    """The published size and SHA-256 of a tar file."""
+
     size: int
     sha256: str
 
@@ -54,7 +56,9 @@ def check_tars(folder: Path, expected: Mapping[str, Tar] = TARS, *, checksums: b
 
 def check_disk(data_dir: Path, needed: int) -> None:
     """Raises DataError if the disk of `data_dir` has less than `needed` bytes free."""
-    place = next(p for p in [data_dir.absolute(), *data_dir.absolute().parents] if p.exists())
+    place = data_dir.absolute()
+    while not place.exists():
+        place = place.parent
     free = shutil.disk_usage(place).free
     if free < needed:
         raise DataError(
@@ -82,8 +86,7 @@ def prepare_imagenet(
     check_tars(tars, expected, checksums=checksums)
     size = sum(tar.size for tar in expected.values())
     check_disk(data_dir, size)
-    for entry in sorted((data_dir / NAME).glob("*incomplete*")):
-        print(f"{entry} was left by an interrupted run and can be deleted")
+    _mention_leftovers(data_dir / NAME)
     # Four passes: read the tars, write and read the shuffle's files, write the records.
     print(
         f"preparing {NAME} in {data_dir}: {size / 1e9:.0f} GB of records in addition to the tars; "
@@ -99,6 +102,13 @@ def prepare_imagenet(
             file_format="tfrecord",
         )
     return data_dir / NAME / VERSION
+
+
+def _mention_leftovers(parent: Path) -> None:
+    if parent.is_dir():
+        for entry in sorted(parent.iterdir()):
+            if "incomplete" in entry.name:
+                print(f"{entry} was left by an interrupted run and can be deleted")
 
 
 def _sha256(path: Path) -> str:

@@ -37,18 +37,22 @@ def write_shard(
     folder: Path, number: int, images: Iterable[EvalImage], source: Source
 ) -> np.ndarray:
     """Writes a shard, then its part of the index, which marks the shard as complete."""
-    rows, offset = [], 0
-    with open(folder / shard_name(number), "wb") as file:
+    rows, names, offset = [], [], 0
+    path = folder / shard_name(number)
+    with open(path, "wb") as file:
         for image in images:
             parts = record(image)
-            length, name = sum(map(len, parts)), os.fsencode(source.name(image.position))
+            length = sum(map(len, parts))
             file.writelines(parts)
-            rows.append((number, offset, length, image.label, not image.problem, name))
+            rows.append((number, offset, length, image.label, not image.problem))
+            names.append(os.fsencode(source.name(image.position)))
             offset += length
         file.flush()
         os.fsync(file.fileno())
-    longest = max(len(name) for *_, name in rows)
-    chunk = np.array(rows, [*INDEX_FIELDS, ("name", f"S{longest}")])
+    column = np.array(names)
+    chunk = np.empty(len(rows), [*INDEX_FIELDS, ("name", column.dtype)])
+    chunk[[field for field, _ in INDEX_FIELDS]] = np.array(rows, list(INDEX_FIELDS))
+    chunk["name"] = column
     with atomic_file(folder / chunk_name(number)) as file:
         np.save(file, chunk)
     return chunk

@@ -203,7 +203,7 @@ def test_crops_outside_the_square_are_an_error(packer, sampling):
 def test_crops_in_the_square_at_any_scale_lie_in_the_packed_square():
     """Whole pixels make it wander: by one of the crop's and one of the packed, no more."""
     random = np.random.default_rng(0)
-    for _ in range(500):
+    for _ in range(2000):
         height, width = (int(n) for n in random.integers(20, 700, 2))
         packed, scale = (int(n) for n in random.integers(16, 300, 2))
         side = int(random.integers(1, scale + 1))
@@ -334,19 +334,16 @@ def cut_short(path):
             lambda d: cut_short(d / "val" / "00000.rgb"),
             r"00000.rgb has 33,479 bytes, expected 33,480",
         ),
-        (lambda d: (d / "val" / "00000.rgb").unlink(), r"val cannot be read .*No such.*00000.rgb"),
+        (lambda d: (d / "val" / "00000.rgb").unlink(), r"cannot read .*00000.rgb: No such file"),
         (
             lambda d: cut_short(d / "train" / "index.npy"),
             r"index.npy does not have the recorded SHA-256",
         ),
         (lambda d: spoil_metadata(d / "train", format=2), r"in format 2; .* reads format 1"),
-        (
-            lambda d: cut_short(d / "train" / "split.json"),
-            r"train cannot be read \(JSONDecodeError",
-        ),
+        (lambda d: cut_short(d / "train" / "split.json"), r"split.json cannot be read"),
         (
             lambda d: spoil_metadata(d / "val", class_names=["ant", "bee"]),
-            r"the classes of train \(3\) and val \(2\) in packed .* differ: only in train: cat;",
+            r"the classes of .*train \(3\) and .*val \(2\) differ",
         ),
     ],
 )
