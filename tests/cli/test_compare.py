@@ -1,4 +1,4 @@
-"""jaxcnn compare: the command line, and several processes that share one list of runs."""
+"""jaxcnn compare: the command line, and processes that share the runs of a comparison."""
 
 import json
 import os
@@ -53,13 +53,13 @@ def start(tmp_path):
 
 
 def starts(folder):
-    """The steps at which a run was begun and taken up again."""
+    """The steps at which a run started and resumed."""
     path = folder / "run.json"
     return [s["step"] for s in json.loads(path.read_text())["starts"]] if path.exists() else []
 
 
 def saved(folder):
-    """The steps of the checkpoints that were written to their end."""
+    """The steps of the complete checkpoints."""
     names = (path.name for path in folder.glob("checkpoints/*"))
     return sorted(int(name) for name in names if name.isdigit())
 
@@ -74,7 +74,7 @@ def wait_until(condition, seconds=120.0):
 
 
 def half_done(out, pid):
-    """The folder of a run that `pid` holds, has saved and has not finished."""
+    """The folder of an unfinished run that `pid` has locked and saved."""
     for holder in out.glob("vgg_a/*/*/holder.json"):
         try:
             mine = json.loads(holder.read_text())["pid"] == pid
@@ -111,14 +111,14 @@ def test_two_processes_share_the_runs_and_one_is_killed(tmp_path, start):
 
     assert sorted(out.glob("vgg_a/*/seed_*")) == folders
     for folder in folders:
-        # none that was done is begun again, the others once more, each from its newest checkpoint
+        # Finished runs are not started again; the others resume once, from their newest checkpoint.
         assert starts(folder) == begun[folder] + ([] if over[folder] else [kept[folder]])
         events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         steps = [event["step"] for event in events if event["kind"] == "train"]
         assert steps == list(range(4, 49, 4))  # every step once, in one run
         assert json.loads((folder / "report.json").read_text())["step"] == 48
     logs = [(tmp_path / f"log_{i}.txt").read_text() for i in (2, 3)]
-    for text in logs:  # both waited for each other and wrote the whole table
+    for text in logs:  # both waited for each other and wrote the complete table
         base, other = (
             line for line in text.splitlines() if line.startswith(("base ", "more decay "))
         )
@@ -129,7 +129,7 @@ def test_two_processes_share_the_runs_and_one_is_killed(tmp_path, start):
     assert any((out / "vgg_a").glob("table.*"))
 
 
-def test_the_list_computes_nothing(tmp_path, capsys):
+def test_list_computes_nothing(tmp_path, capsys):
     assert main(command(tmp_path / "out", "--list")) == 0
     shown = capsys.readouterr().out
     assert "vgg_a: more decay, seed 1  to do" in shown
@@ -242,7 +242,7 @@ def test_files_of_comparisons(tmp_path, capsys):
     assert "get_comparisons() must return a dict of comparisons by name" in capsys.readouterr().err
 
 
-def test_an_out_of_another_plan_exits_with_1(tmp_path, capsys):
+def test_out_of_another_comparison_exits_with_1(tmp_path, capsys):
     variants = {"base": {}, "more decay": {"optim.weight_decay": 5e-3}}
     made = plan(tmp_path / "out", name="vgg_a", variants=variants)
     finish(made.runs()[0])

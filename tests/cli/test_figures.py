@@ -1,4 +1,4 @@
-"""jaxcnn figures on a run that was trained: files, their paths, and what cannot be drawn."""
+"""jaxcnn figures on a trained run: files, their paths, and errors."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def trained(trained_runs):
 def test_all_figures(trained, monkeypatch, capsys):
     """Their relative paths are printed, one a line."""
     monkeypatch.chdir(trained.parent)
-    assert main([f"--workdir={trained.name}", "--training_images=16", "--images=4"]) == 0
+    assert main([f"--workdir={trained.name}", "--training_images=16", "--images=2"]) == 0
     paths = [f"{trained.name}/figures/{name}.png" for name in NAMES]
     printed = capsys.readouterr().out.splitlines()
     assert [line for line in printed if line.endswith(".png")] == paths
@@ -30,7 +30,7 @@ def test_all_figures(trained, monkeypatch, capsys):
         assert pixels.shape[1] <= 1200
 
 
-def test_the_names_are_those_of_the_figures():
+def test_command_and_figures_have_the_same_names():
     assert tuple(FIGURES) == NAMES
 
 

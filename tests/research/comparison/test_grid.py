@@ -47,14 +47,14 @@ def test_a_budget_of_multiply_adds(tmp_path):
     assert b.macs == a.macs + 2 * 147_456
     assert a.config["epochs"] == 3.0
     assert b.config["epochs"] == pytest.approx(3.0 * a.macs / b.macs, abs=5e-5)
-    # the drops of the rate come at the same share of the run
+    # the learning rate drops at the same share of the run
     share = b.config["epochs"] / 3.0
     assert b.config["schedule"]["drops"] == pytest.approx((2.0 * share, 2.5 * share), abs=5e-5)
 
 
 def test_auxiliary_heads_count_in_the_budget(tmp_path):
-    """Without its two heads GoogLeNet trains longer for the same multiply-adds; what it evaluates is
-    the same net."""
+    """Without its two heads GoogLeNet trains longer for the same multiply-adds; the evaluated net is the
+    same."""
     made = make_grid([_googlenet()], tmp_path)[0]
     with_heads, without = made.cells
     assert with_heads.parameters == without.parameters
@@ -77,7 +77,7 @@ def _googlenet():
     )
 
 
-def test_what_is_stretched_with_the_epochs():
+def test_durations_are_scaled_with_the_epochs():
     config = {"epochs": 10.0, "schedule": {"drops": (4.0, 8.0), "rate": 0.1}, "average": {}}
     assert scale_durations(config, 0.5) == {"epochs": 5.0, "schedule.drops": (2.0, 4.0)}
     config = {"epochs": 8.0, "schedule": {"every": 2.0}, "average": {"from_epoch": 6.0}}
@@ -86,7 +86,7 @@ def test_what_is_stretched_with_the_epochs():
     }  # fmt: skip
 
 
-def test_all_errors_of_all_variants_at_once(tmp_path):
+def test_errors_of_all_variants_are_reported_at_once(tmp_path):
     wrong = comparison(
         variants={
             "base": {},
@@ -104,13 +104,13 @@ def test_all_errors_of_all_variants_at_once(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_variants_that_do_not_differ(tmp_path):
+def test_identical_variants_are_an_error(tmp_path):
     """The dropout of VGG is 0.5 already."""
     with pytest.raises(ConfigError, match="base and dropout are the same config"):
         plan(tmp_path, variants={"base": {}, "dropout": {"model.dropout": 0.5}})
 
 
-def test_the_comparisons_of_configs(tmp_path, monkeypatch):
+def test_comparisons_in_configs_resolve(tmp_path, monkeypatch):
     """Every one resolves, on generated images in place of its own, its nets are built, and its variants
     differ. Counting the parameters of whole nets would take longer than all else here."""
 
@@ -130,7 +130,7 @@ def test_the_comparisons_of_configs(tmp_path, monkeypatch):
             assert made.comparison.about, name
 
 
-def test_a_measure_that_nothing_measures(tmp_path):
+def test_top1_needs_an_evaluation(tmp_path):
     with pytest.raises(ConfigError, match="measure top1 needs a row in evals"):
         plan(tmp_path, overrides={"evals": ()})
 
@@ -166,7 +166,7 @@ def test_bad_comparisons(fields, message):
         comparison(**fields)
 
 
-def test_names_that_name_no_folder():
+def test_names_must_be_usable_as_folders():
     with pytest.raises(ConfigError, match="since it names a folder"):
         comparison("../up")
     with pytest.raises(ConfigError, match=r"(?s)missing key base.*missing key variants"):

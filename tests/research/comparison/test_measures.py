@@ -1,4 +1,4 @@
-"""Measures of runs, means, standard deviations and verdicts, against values worked out by hand."""
+"""Measures of runs, means, standard deviations and verdicts, compared with hand-computed values."""
 
 import math
 
@@ -29,11 +29,11 @@ def test_the_running_error_is_the_mean_over_the_latest_epoch():
     assert running_train_error(events) == [(pytest.approx(4 / 3), pytest.approx(0.5))]
 
 
-def test_nothing_is_said_of_less_than_a_whole_epoch():
+def test_less_than_an_epoch_has_no_running_error():
     assert running_train_error(train_events((0.5, 0.1), (0.9, 0.1))) == []
 
 
-def test_evaluations_are_no_training_error():
+def test_evaluation_events_are_ignored_in_the_running_error():
     events = [*train_events((1.0, 0.5)), {"kind": "eval", "epoch": 1.0, "top1": 1.0}]
     assert running_train_error(events) == [(1.0, pytest.approx(0.5))]
 
@@ -68,7 +68,7 @@ def test_one_run_has_no_deviation_and_a_run_that_fails_no_mean():
     assert math.isnan(SeedSummary((2.0,)).deviation)
     assert math.isnan(SeedSummary((2.0, 3.0), not_reached=1).mean)
     assert math.isnan(SeedSummary((), diverged=3).mean)
-    # what diverged is counted, the mean is of the others
+    # diverged runs are counted; the mean is of the others
     assert (SeedSummary((2.0, 4.0), diverged=1).mean, SeedSummary((2.0, 4.0), diverged=1).runs) == (
         3.0,
         3,
@@ -84,11 +84,11 @@ def test_one_run_has_no_deviation_and_a_run_that_fails_no_mean():
             1,
         ),
         ([SeedSummary((8.0, 9.0)), SeedSummary((3.0, 4.0))], False, 1),
-        # an early epoch of one seed does not outweigh that the other never came there
+        # an early epoch of one seed does not outweigh another that never reached the threshold
         ([SeedSummary((1.0,), not_reached=1), SeedSummary((9.0, 9.0))], False, 1),
         ([SeedSummary((99.0, 99.0), diverged=1), SeedSummary((50.0, 50.0, 50.0))], True, 1),
         ([SeedSummary((), not_reached=3), SeedSummary((9.0,), not_reached=2)], False, 1),
-        # of those that never came there the nearest
+        # if no run reaches the threshold, the lowest final error is the best
         (
             [
                 SeedSummary((), not_reached=2, final_errors=(0.5, 0.5)),
@@ -101,7 +101,7 @@ def test_one_run_has_no_deviation_and_a_run_that_fails_no_mean():
         ([SeedSummary((5.0, 5.0)), SeedSummary((5.0, 5.0))], False, 0),
     ],
 )
-def test_the_best_of_a_grid(summaries, higher, position):
+def test_best_point_of_a_grid(summaries, higher, position):
     assert best_summary(summaries, higher) == position
 
 
@@ -152,12 +152,12 @@ def test_a_verdict_counts_what_diverged():
         ("epochs_to_train_error=25", "between 0 and 1"),
     ],
 )
-def test_bad_measures(text, message):
+def test_unknown_measures_are_an_error(text, message):
     with pytest.raises(ValueError, match=message):
         parse_measure(text)
 
 
-def test_a_measure_from_text():
+def test_measures_are_parsed():
     assert parse_measure("epochs_to_train_error=0.25") == EPOCHS
     assert parse_measure("top1") == TOP1
     assert (TOP1.is_top1, EPOCHS.is_top1) == (True, False)

@@ -32,7 +32,7 @@ def complete(tmp_path):
     return made
 
 
-def test_the_numbers_of_a_table(complete):
+def test_table_has_means_deviations_and_speeds(complete):
     """Deviations sqrt(2) and 2 sqrt(2); difference 7 against sqrt(10) = 3.16."""
     found = outcomes(complete)
     assert table_rows(complete, found) == [
@@ -44,7 +44,7 @@ def test_the_numbers_of_a_table(complete):
     ]
 
 
-def test_the_files_of_a_table(complete):
+def test_table_is_written_as_markdown_csv_and_text(complete):
     found = outcomes(complete)
     shown = write_tables(complete, found)
     assert shown.splitlines()[2].split() == " ".join(table_header(complete)).split()
@@ -108,7 +108,7 @@ def searched(tmp_path):
     return made
 
 
-def test_each_variant_counts_by_its_best(searched):
+def test_variants_are_compared_at_their_best_point(searched):
     found = outcomes(searched)
     assert [line[:5] for line in table_rows(searched, found)] == [
         ["base", "0.1", "2.00 ± 0.00", "2", ""],
@@ -127,7 +127,7 @@ def test_each_variant_counts_by_its_best(searched):
     ]
 
 
-def test_a_grid_that_never_gets_there_has_no_edge(tmp_path):
+def test_no_edge_is_noted_if_no_run_reaches_the_threshold(tmp_path):
     grid = {"schedule.rate": (0.1, 0.2, 0.3)}
     made = plan(tmp_path, measure="epochs_to_train_error=0.25", grid=grid)
     for run in made.runs():
@@ -138,7 +138,7 @@ def test_a_grid_that_never_gets_there_has_no_edge(tmp_path):
     ]
 
 
-def test_what_a_budget_of_multiply_adds_says(tmp_path):
+def test_provenance_describes_a_budget_of_multiply_adds(tmp_path):
     made = plan(tmp_path, budget="macs")
     assert "same multiply-adds, forward in training, as base in 3 epochs" in "\n".join(
         provenance(made)
@@ -147,7 +147,7 @@ def test_what_a_budget_of_multiply_adds_says(tmp_path):
     assert (base[3], other[3]) == ("3", f"{made.cells[1].config['epochs']:g}")
 
 
-def test_means_over_seeds_are_of_the_epochs_that_all_have():
+def test_curves_average_the_epochs_that_all_runs_have():
     first = np.asarray([(1.0, 10.0), (2.0, 20.0), (3.0, 30.0)])
     second = np.asarray([(1.0, 14.0), (3.0, 30.0)])
     epochs, mean, deviation = mean_over_seeds([first, second])
@@ -157,7 +157,7 @@ def test_means_over_seeds_are_of_the_epochs_that_all_have():
     np.testing.assert_array_equal(mean_over_seeds([first])[2], [0.0, 0.0, 0.0])
 
 
-def test_pictures(complete, searched):
+def test_curves_are_drawn_for_both_measures(complete, searched):
     for made, kind in ((complete, "top1"), (searched, "error")):
         found = outcomes(made)
         assert curve_kind(made, [o for o in found if o.best]) == kind
@@ -165,14 +165,14 @@ def test_pictures(complete, searched):
         assert (made.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_picture_without_a_finished_run(tmp_path):
+def test_curves_are_drawn_without_a_finished_run(tmp_path):
     made = plan(tmp_path)
     made.folder.mkdir()
     draw_comparison(made, outcomes(made), made.folder / "curves.png")
     assert (made.folder / "curves.png").exists()
 
 
-def test_what_is_published(complete, tmp_path):
+def test_publish_copies_tables_reports_and_events(complete, tmp_path):
     with StopSignal() as stop_signal:
         assert compare([complete], command=[], console=Console(), stop_signal=stop_signal) == {}
     (complete.runs()[0].folder / "checkpoints").mkdir()
@@ -189,7 +189,7 @@ def test_what_is_published(complete, tmp_path):
         assert path.suffix == ".png" or str(tmp_path) not in path.read_text()
 
 
-def test_only_what_is_complete_is_published(complete, tmp_path):
+def test_incomplete_comparisons_are_not_published(complete, tmp_path):
     (complete.runs()[3].folder / "report.json").unlink()
     with pytest.raises(WorkdirError, match="tiny: column B, seed 1: waiting"):
         publish([complete], tmp_path / "results")
@@ -197,7 +197,7 @@ def test_only_what_is_complete_is_published(complete, tmp_path):
 
 
 @pytest.mark.usefixtures("complete")
-def test_another_plan_changes_nothing(tmp_path):
+def test_workdirs_of_another_config_stay_unchanged(tmp_path):
     other = plan(tmp_path / "out", overrides={"optim.weight_decay": 0.1})
     before = json.dumps(sorted(map(str, tmp_path.rglob("*"))))
     with (

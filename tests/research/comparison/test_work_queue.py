@@ -90,7 +90,7 @@ def do(made, stop_signal=None):
         )
 
 
-def test_states(tmp_path, holding):
+def test_run_states_follow_the_files_in_the_workdir(tmp_path, holding):
     made = plan(tmp_path, seeds=(0, 1, 2))
     done, broken, held, begun, *rest = made.runs()
     finish(done)
@@ -103,7 +103,7 @@ def test_states(tmp_path, holding):
     assert len(rest) == 2
 
 
-def test_done_is_the_last_step_and_every_protocol(tmp_path):
+def test_run_is_done_at_its_last_step_with_every_protocol(tmp_path):
     made = plan(tmp_path)
     first, second, *_ = made.runs()
     finish(first)
@@ -189,7 +189,7 @@ def test_workdirs_of_another_config_are_named(tmp_path):
     for run in made.runs()[:2]:
         finish(run)
     assert conflicting_workdirs(made.runs()) == []
-    # a longer run goes on from a shorter one; a shorter one cannot be had from it
+    # A longer run resumes a shorter one, but not the other way round.
     assert conflicting_workdirs(plan(tmp_path, overrides={"epochs": 4.0}).runs()) == []
     found = conflicting_workdirs(plan(tmp_path, overrides={"epochs": 2.0}).runs())
     assert [text.partition("holds another run")[2] for text in found] == [

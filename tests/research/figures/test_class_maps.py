@@ -11,7 +11,7 @@ from jaxcnn.research.figures import class_maps
 from tests.models.narrow import quick_jit, random_variables
 
 
-def test_centres_by_hand():
+def test_cell_centres_equal_hand_computed_ones():
     # VGG: five pools and a 7x7 map: fields over 224 pixels, each 32 from the next.
     net = build("vgg", column="E")
     np.testing.assert_array_equal(class_maps.cell_centres(net, 3), [112, 144, 176])

@@ -134,7 +134,7 @@ def test_96_kernels_are_six_rows_of_16_by_tower():
         (2, 100, 1, 100, (1, 2)),
     ],
 )
-def test_numbers_and_sizes_of_kernels(count, side, towers, tile, grid):
+def test_kernels_of_any_number_and_size_are_tiled(count, side, towers, tile, grid):
     figure = drawing.draw_kernels(
         kernels(count, side),
         towers=towers,
@@ -156,7 +156,7 @@ def check_words(figure, expected):
     for (text, box), (other, second) in itertools.combinations(words, 2):
         across = min(box.x1, second.x1) - max(box.x0, second.x0)
         down = min(box.y1, second.y1) - max(box.y0, second.y0)
-        # Lines of bars stand close: their boxes, with room for letters like g, may touch.
+        # Lines of bars are close: their boxes, with room for letters like g, may touch.
         assert across <= 0 or down <= 2, (text, other)
 
 

@@ -147,7 +147,7 @@ def test_the_hidden_layer_of_a_fully_connected_head(separable):
     assert loaded.variables["params"]["fc"]["kernel"].shape == (1, 1, 102, CLASSES)
 
 
-def test_nearest_by_hand():
+def test_nearest_images_equal_hand_computed_ones():
     corners = np.array([[0, 0], [3, 4], [0, 1], [6, 8], [0, -1]], np.float32)
     a, b, c, d, e = (EvalImage(i, 0, (1, 1), {}) for i in range(5))
     batches = [([a, b], corners[:2]), ([c, d, e], corners[2:])]

@@ -14,7 +14,7 @@ from jaxcnn.training.evaluator import open_splits
 SMALL = ["data.source=synthetic:4", "model.image_size=96", "data.seed=7"]
 
 
-def test_the_views_drawn_are_those_that_the_net_sees():
+def test_views_equal_the_images_of_training():
     config = schema.read_resolved("googlenet", SMALL)[1]
     data = open_splits(config["data"])
     _, row = training_views.view_rows(config, data, [3, 5], 2)

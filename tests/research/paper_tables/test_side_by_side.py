@@ -57,7 +57,7 @@ def settings(name="vgg", scale=(256, 512), side=224, **model):
         (Contribution("googlenet", D.protocol), settings("googlenet", module="naive"), False),
     ],
 )
-def test_runs_that_train_a_papers_net(part, given, fits):
+def test_runs_match_the_nets_of_the_papers(part, given, fits):
     assert trains_for(part, given) == fits
 
 
@@ -105,7 +105,7 @@ def test_ensembles_take_the_kth_runs_of_each_net():
         ("vgg6", 1, "no run of vgg D, S [256;512]; no run of vgg E, S [256;512]"),
     ],
 )
-def test_rows_without_runs_say_which_are_missing(table, row, why):
+def test_rows_without_runs_name_the_missing_runs(table, row, why):
     assert ensemble_matches(TABLES[table].rows[row], []) == ([], why)
 
 

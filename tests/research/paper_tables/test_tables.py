@@ -32,7 +32,7 @@ def paper(table, *cells):
     return row(table, *cells).paper
 
 
-def test_there_is_every_table_by_its_name():
+def test_tables_are_listed_by_name():
     assert list(TABLES) == [
         *("alexnet2", "vgg2", "vgg3", "vgg4", "vgg5", "vgg6", "vgg7", "googlenet2", "googlenet3")
     ]
@@ -107,7 +107,7 @@ def test_a_row_has_the_printed_figures(table, cells, figures):
 
 
 @pytest.mark.parametrize(("table", "row"), ROWS)
-def test_a_row_fits_its_table_and_says_what_makes_it(table, row):
+def test_rows_fit_their_table_and_have_parts_or_a_note(table, row):
     assert len(row.cells) == len(table.columns)
     assert len(row.paper) == len(table.measures)
     assert any(figure is not None for figure in row.paper)
@@ -115,7 +115,7 @@ def test_a_row_fits_its_table_and_says_what_makes_it(table, row):
 
 
 @pytest.mark.parametrize(("table", "row"), ROWS)
-def test_a_part_can_be_built_and_judged_at_224(table, row):
+def test_parts_can_be_built_and_evaluated_at_224(table, row):
     for part in row.parts:
         part.protocol.check(224)
         assert part.net in NETS
@@ -242,7 +242,7 @@ def test_rows_with_the_same_parts_have_the_same_figures():
     assert seen[row("alexnet2", "5 CNNs").parts, TOP5_TEST] == {16.4}
 
 
-def test_alexnets_are_judged_by_ten_crops():
+def test_alexnets_are_evaluated_by_ten_crops():
     assert row("alexnet2", "1 CNN").parts == (Contribution("alexnet", TenCrops()),)
     assert row("alexnet2", "5 CNNs").parts == (Contribution("alexnet", TenCrops(), nets=5),)
 
