@@ -21,7 +21,6 @@ class Option(NamedTuple):
     platform: str
     name: str
     value: str
-    why: str
     deterministic: bool = False
 
 
@@ -34,43 +33,23 @@ OPTIONS = (
     # gradients: VGG D, 8 images of 224 pixels: 1.31 images per second instead of 0.54, two cores of an AMD
     # EPYC. YNNPACK fusions also crash on arrays of rank 7 and more (jax #39257) and are wrong in one public
     # case (jax #39103).
-    Option(
-        "cpu", "xla_cpu_experimental_ynn_fusion_type", "",
-        "XLA's convolutions and matrix products, not YNNPACK's",
-    ),
+    Option("cpu", "xla_cpu_experimental_ynn_fusion_type", ""),
     # Temporary memory of a compiled step at 224 pixels, with neither of the next two, with the first, and
     # with both: AlexNet, 16 images, 0.76, 0.49, 0.31 GB; GoogLeNet, 16, 1.47, 1.02, 0.99 GB; VGG D, 8, 1.99,
-    # 1.20, 0.88 GB; as fast or faster. The default schedule favours running many operations concurrently.
-    Option(
-        "cpu", "xla_cpu_scheduler_type", "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
-        "a schedule that needs less memory",
-    ),
-    Option(
-        "cpu", "xla_cpu_copy_insertion_use_region_analysis", "True",
-        "fewer copies of parameters and momentum",
-    ),
-    Option(
-        "gpu", "xla_gpu_enable_latency_hiding_scheduler", "True",
-        "gradients are summed over devices during the backward pass",
-    ),
-    Option(
-        "gpu", "xla_gpu_deterministic_ops", "True",
-        "no atomic additions, no algorithm chosen by its measured time", deterministic=True,
-    ),
-    # The first two have an effect only together (libtpu 0.0.42).
-    Option(
-        "tpu", "xla_enable_async_all_reduce", "True",
-        "the gradient of one array is summed while other operations run",
-    ),
-    Option(
-        "tpu", "xla_tpu_enable_async_collective_fusion_fuse_all_reduce", "True",
-        "overlaps these sums with convolutions of the backward pass",
-    ),
-    Option(
-        "tpu", "xla_tpu_enable_async_collective_fusion_fuse_kloop_fusions", "True",
-        "and with elementwise operations",
-    ),
-)  # fmt: skip
+    # 1.20, 0.88 GB; as fast or faster. The default schedule favours running many operations concurrently; the
+    # second option saves copies of parameters and momentum.
+    Option("cpu", "xla_cpu_scheduler_type", "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"),
+    Option("cpu", "xla_cpu_copy_insertion_use_region_analysis", "True"),
+    # Gradients are summed over devices during the backward pass.
+    Option("gpu", "xla_gpu_enable_latency_hiding_scheduler", "True"),
+    # No atomic additions, and no algorithm chosen by its measured time.
+    Option("gpu", "xla_gpu_deterministic_ops", "True", deterministic=True),
+    # The gradient of one array is summed while convolutions of the backward pass run, and with the third also
+    # elementwise operations. The first two have an effect only together (libtpu 0.0.42).
+    Option("tpu", "xla_enable_async_all_reduce", "True"),
+    Option("tpu", "xla_tpu_enable_async_collective_fusion_fuse_all_reduce", "True"),
+    Option("tpu", "xla_tpu_enable_async_collective_fusion_fuse_kloop_fusions", "True"),
+)
 
 _deterministic = False
 

@@ -8,7 +8,7 @@ from jaxcnn.parallel.xla_options import OPTIONS, Option, compiler_options, optio
 
 OVERLAP = "xla_gpu_enable_latency_hiding_scheduler"
 DETERMINISTIC = "xla_gpu_deterministic_ops"
-FAST_MATH = Option("cpu", "xla_cpu_enable_fast_math", "False", "a stand-in")
+FAST_MATH = Option("cpu", "xla_cpu_enable_fast_math", "False")
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_options_of_a_platform(platform, deterministic, names):
 
 
 def test_an_unknown_option_is_left_out_and_reported(monkeypatch, device):
-    unknown = Option("cpu", "xla_nonsense", "1", "a stand-in")
+    unknown = Option("cpu", "xla_nonsense", "1")
     with_options(monkeypatch, unknown, FAST_MATH)
     options = compiler_options(device)
     assert options == {FAST_MATH.name: "False"}
@@ -60,7 +60,7 @@ def test_an_unknown_option_is_left_out_and_reported(monkeypatch, device):
 
 
 def test_an_unknown_value_is_left_out_too(monkeypatch, device):
-    with_options(monkeypatch, Option("cpu", "xla_cpu_scheduler_type", "NONSENSE", "a stand-in"))
+    with_options(monkeypatch, Option("cpu", "xla_cpu_scheduler_type", "NONSENSE"))
     assert compiler_options(device) == {}
 
 
