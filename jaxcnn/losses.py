@@ -11,12 +11,8 @@ from jaxtyping import Array, Float, Int
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What training minimises, for one batch.
-
-    Attributes:
-        auxiliary_weight: weight of each auxiliary head's cross-entropy; 0.3 in Szegedy et al. 2014,
-            section 5. Nets without auxiliary heads have none to weigh.
-    """
+    """The training objective: cross-entropy, and of each auxiliary head (Szegedy et al. 2014, section 5) the
+    cross-entropy times `auxiliary_weight`."""
 
     auxiliary_weight: float = 0.3
 

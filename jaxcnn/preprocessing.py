@@ -1,7 +1,7 @@
 """Preprocessing on the device: colour jitter, PCA lighting, mean subtraction, horizontal flip.
 
-Pure functions of (key, images, box), shared by training, evaluation and prediction. An example's draws
-come from its own key, a function of (seed, epoch, id), so they do not depend on devices, workers or restarts.
+Pure functions of (key, images, box). An example's draws come from its own key, a function of (seed, epoch,
+id), so they do not depend on devices, workers or restarts.
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ class Augment(Sampling):
     Attributes:
         flip: probability of a horizontal flip.
         color_jitter: bounds of the factors of brightness, colour and contrast, drawn uniformly and applied in
-            a random order (Howard 2013, named in Szegedy et al. 2014, section 6: 0.5 to 1.5). (1, 1) is
-            off.
+            a random order (Howard 2013, cited in Szegedy et al. 2014, section 6: 0.5 to 1.5). (1, 1) is off.
         pca: the PCA lighting of Krizhevsky et al. 2012, section 4.1: 'off'; 'unit', its formula on
             pixels of 0..1; 'deviation', Krizhevsky's later code, with square roots of the eigenvalues.
         pca_std: standard deviation of its draws; 0.1 in the paper.
@@ -92,8 +91,7 @@ class Augment(Sampling):
                 f"mean={self.mean!r} is that of the training images, and statistics='imagenet' is not "
                 "computed from them; give statistics='auto', or a file of jaxcnn statistics"
             )
-        squares = self.from_square and self.scale[0] == self.scale[1]
-        if self.mean == "per_pixel" and not squares:
+        if self.mean == "per_pixel" and not (self.from_square and self.scale[0] == self.scale[1]):
             found.append(
                 "mean='per_pixel' is a mean of central squares of one size: it needs "
                 "sampling='random_crop_in_square' or 'center_crop' and one scale, got "
@@ -108,9 +106,8 @@ class Augment(Sampling):
             "auto": "statistics of the training images",
         }.get(self.statistics, f"statistics in {self.statistics}")
         mean = f"mean {self.mean}" + (f" from {origin}" if isinstance(self.mean, str) else "")
-        pca = "no PCA lighting"
-        if self.pca != "off":
-            pca = f"PCA lighting '{self.pca}' from {origin}"
+        off = self.pca == "off"
+        pca = "no PCA lighting" if off else f"PCA lighting '{self.pca}' from {origin}"
         return [("pixels", f"{mean}, {pca}")]
 
     @property
@@ -128,10 +125,8 @@ class Augment(Sampling):
 class DevicePreprocess:
     """The device's part of `Augment`, with the statistics filled in.
 
-    Attributes:
-        mean: float32[3], or float32[S,S,3] of the central squares.
-        flip, color_jitter, pca_std: as in `Augment`.
-        shifts: float32[3,3]; a draw of 1 along component i adds row i to R, G and B; None is off.
+    `mean` is float32[3], or float32[S,S,3] of the central squares; `shifts` are those of `pca_lighting`, or
+    None for off.
     """
 
     mean: np.ndarray
@@ -140,17 +135,10 @@ class DevicePreprocess:
     pca_std: float
     shifts: np.ndarray | None
 
-    @property
-    def jitters_color(self) -> bool:
-        return self.color_jitter != (1.0, 1.0)
-
 
 def make_preprocess(augment: Augment, statistics: Statistics | None) -> DevicePreprocess:
-    """Returns the device preprocessing of a config's `augment` section.
-
-    Args:
-        augment: the section.
-        statistics: of the training set; may be None if `augment.needs_statistics` is False.
+    """Returns the device preprocessing of a config's `augment` section. `statistics`, of the training set,
+    may be None if `augment.needs_statistics` is False.
 
     Raises:
         ValueError: statistics are needed and None, or have no mean image of the right side.
@@ -179,7 +167,7 @@ def make_preprocess(augment: Augment, statistics: Statistics | None) -> DevicePr
 def pca_lighting(
     values: Float[np.ndarray, 3], vectors: Float[np.ndarray, "3 3"], pca: str
 ) -> Float[np.ndarray, "3 3"]:
-    """Returns the shifts of R, G and B, on the 0..255 scale, for a draw of 1 along each principal component.
+    """Returns the shifts of R, G and B on the 0..255 scale; row i is for a draw of 1 along component i.
 
     The paper adds `[p1 p2 p3] [a1 l1, a2 l2, a3 l3]^T`, a formula that depends on the unit of pixels.
 
@@ -188,9 +176,6 @@ def pca_lighting(
         vectors: eigenvectors p, one a column.
         pca: 'unit': l of pixels of 0..1, the shift scaled back to 0..255. 'deviation': the square root of l
             in place of l, as in Krizhevsky's cuda-convnet2.
-
-    Returns:
-        Row i is the shift along component i.
     """
     power, factor = _PCA_SCALES[pca]
     return (np.sqrt(values) ** power * factor * vectors).T
@@ -203,10 +188,8 @@ def subtract_mean(
 ) -> Float32[Array, "B H W 3"]:
     """Returns the nets' input: float32 RGB 0..255 minus the mean, not divided by a standard deviation.
 
-    Args:
-        images: uint8 or float32[B,H,W,3] of 0..255.
-        mean: float32[3], or a mean image float32[S,S,3], which is cropped like each image.
-        box: (top, left, height, width) of each image in the central square of side S.
+    `mean` is float32[3], or a mean image float32[S,S,3], which is cropped like each image: `box` is (top,
+    left, height, width) in the central square of side S.
     """
     images, mean = images.astype(jnp.float32), jnp.asarray(mean)
     if mean.ndim == 1:
@@ -268,17 +251,12 @@ def color_jitter(
 def augment_batch(
     key: Array, batch: Mapping[str, Array], device_preprocess: DevicePreprocess
 ) -> Float32[Array, "B H W 3"]:
-    """Returns the nets' input for a training batch.
-
-    Args:
-        key: made from the data's seed.
-        batch: its `image`, `epoch`, `id` and `box`.
-        device_preprocess: the settings.
-    """
+    """Returns the nets' input for a training batch (`image`, `epoch`, `id`, `box`), with a key from the
+    data's seed."""
     keys, images = example_keys(key, batch["epoch"], batch["id"]), batch["image"]
     # Flips use the example's key itself, the others keys folded from it: this keeps the draws of older runs.
     purpose = lambda number: jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)  # noqa: E731
-    if device_preprocess.jitters_color:
+    if device_preprocess.color_jitter != (1.0, 1.0):
         images = color_jitter(
             images.astype(jnp.float32),
             *draw_color_jitter(purpose(1), device_preprocess.color_jitter),

@@ -17,7 +17,7 @@ from jaxtyping import Float32, Int32
 from jaxcnn.data.atomic_file import write_arrays
 from jaxcnn.evaluation.metrics import Result, Tally
 
-# Earlier versions saved float16, whose smallest number is 2**-24; a zero counts as half of that.
+# Earlier versions saved float16, whose smallest number is 2**-24; a zero counts as half of it.
 _SMALLEST_HALF = 2.0**-25
 _ROWS = 1024  # averaged at once, so that the posteriors of a split are never held in float64
 
@@ -83,12 +83,9 @@ def load_posteriors(path: str | Path) -> Posteriors:
     Raises:
         PosteriorsError: the file is missing, or holds no posteriors.
     """
+    make = "jaxcnn evaluate --workdir=RUN --protocol=NAME --save_posteriors"
     try:
-        if Path(path).exists() and not zipfile.is_zipfile(path):
-            raise ValueError(
-                "it is a folder" if Path(path).is_dir() else "it is not a .npz archive"
-            )
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+        with np.lib.npyio.NpzFile(path) as file:  # type: ignore[arg-type]
             ids, labels, values = (file[name] for name in ("ids", "labels", "values"))
             facts = dict(json.loads(file["facts"].item()))
         classes = facts.pop("classes")
@@ -98,24 +95,19 @@ def load_posteriors(path: str | Path) -> Posteriors:
             raise ValueError(f"values are {values.dtype}{list(values.shape)}")
         if not ids.shape == labels.shape == values.shape[:1]:
             raise ValueError(f"{len(ids)} ids, {len(labels)} labels, {len(values)} posteriors")
-        if values.dtype == np.float16:
-            values = np.maximum(values.astype(np.float32), np.float32(_SMALLEST_HALF))
-        return Posteriors(ids.astype(np.int32), labels.astype(np.int32), values, classes, facts)
     except FileNotFoundError:
-        raise PosteriorsError(
-            f"there is no file of posteriors {path}; make it: jaxcnn evaluate --workdir=RUN "
-            "--protocol=NAME --save_posteriors"
-        ) from None
+        raise PosteriorsError(f"there is no file of posteriors {path}; make it: {make}") from None
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise PosteriorsError(
-            f"{path} is not a readable file of posteriors ({error}); make it again: jaxcnn evaluate "
-            "--workdir=RUN --protocol=NAME --save_posteriors"
+            f"{path} is not a readable file of posteriors ({error}); make it again: {make}"
         ) from error
+    if values.dtype == np.float16:
+        values = np.maximum(values.astype(np.float32), np.float32(_SMALLEST_HALF))
+    return Posteriors(ids.astype(np.int32), labels.astype(np.int32), values, classes, facts)
 
 
 def average_posteriors(posteriors: Sequence[Posteriors]) -> Posteriors:
-    """The mean of posteriors, in float64 and with equal weights (Simonyan & Zisserman 2014, sections 4.2 to
-    4.4).
+    """The mean, in float64 and with equal weights (Simonyan & Zisserman 2014, sections 4.2 to 4.4).
 
     Raises:
         PosteriorsError: they are of different images or classes; the message names both.
@@ -149,19 +141,20 @@ def error_rates(posteriors: Sequence[Posteriors]) -> Result:
 
 
 def _check_alike(first: Posteriors, other: Posteriors) -> None:
-    pair = f"{first.name!r} and {other.name!r} cannot be averaged"
     classes = first.values.shape[1], other.values.shape[1]
+    splits, counts = (
+        [p.facts["split"] for p in (first, other)],
+        [len(p.ids) for p in (first, other)],
+    )
+    problem = ""
     if classes[0] != classes[1]:
-        raise PosteriorsError(f"{pair}: they have {classes[0]} and {classes[1]} classes")
-    if first.classes != other.classes:
-        raise PosteriorsError(f"{pair}: both have {classes[0]} classes, but different ones")
-    splits = first.facts["split"], other.facts["split"]
-    if splits[0] != splits[1] or len(first.ids) != len(other.ids):
-        raise PosteriorsError(
-            f"{pair}: they are of split {splits[0]} with {len(first.ids)} images and of split "
-            f"{splits[1]} with {len(other.ids)}"
-        )
-    if not (np.array_equal(first.ids, other.ids) and np.array_equal(first.labels, other.labels)):
-        raise PosteriorsError(
-            f"{pair}: both are of {len(first.ids)} images of split {splits[0]}, but of different ones"
-        )
+        problem = f"they have {classes[0]} and {classes[1]} classes"
+    elif first.classes != other.classes:
+        problem = f"both have {classes[0]} classes, but different ones"
+    elif splits[0] != splits[1] or counts[0] != counts[1]:
+        one, two = (f"split {s} with {n}" for s, n in zip(splits, counts, strict=True))
+        problem = f"they are of {one} images and of {two}"
+    elif not (np.array_equal(first.ids, other.ids) and np.array_equal(first.labels, other.labels)):
+        problem = f"both are of {counts[0]} images of split {splits[0]}, but of different ones"
+    if problem:
+        raise PosteriorsError(f"{first.name!r} and {other.name!r} cannot be averaged: {problem}")

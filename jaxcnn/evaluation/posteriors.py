@@ -20,9 +20,7 @@ _IN_FLIGHT = 2  # batches: one computes while the host fills the next
 
 
 def check_fits(forward: Forward, protocol: Protocol) -> None:
-    """Raises:
-    ValueError: the net cannot be evaluated by the protocol.
-    """
+    """Raises a ValueError if the net cannot be evaluated by the protocol."""
     net, name = forward.net, protocol.label(forward.net.image_size)
     protocol.check(net.image_size)
     if protocol.dense and not net.supports_dense():

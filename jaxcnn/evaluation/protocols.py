@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from jaxcnn import config as configs
 from jaxcnn.data.eval_crops import (
@@ -48,9 +48,7 @@ class Protocol:
 
     every_epochs: float = 0.0
     dense: ClassVar[bool] = False  # whether whole images are among the crops
-    in_square: ClassVar[bool] = (
-        False  # whether all crops lie in the square that a mean image covers
-    )
+    in_square: ClassVar[bool] = False  # whether all crops lie in the square of a mean image
 
     def __post_init__(self) -> None:
         if self.every_epochs < 0:
@@ -85,9 +83,7 @@ class Protocol:
         return dataclasses.replace(self, **{field: scales if field == "scales" else scales[0]})
 
     def check(self, image_size: int) -> None:
-        """Raises:
-        ValueError: a scale is smaller than the net's images.
-        """
+        """Raises a ValueError if a scale is smaller than the net's images."""
         small = [scale for scale in self.all_scales() if scale < image_size]
         if small:
             raise ValueError(
@@ -228,34 +224,32 @@ def read_protocol(text: str, image_size: int) -> Protocol:
     # Split at spaces outside parentheses.
     name, *given = re.findall(r"(?:[^\s(]|\([^)]*\)?)+", text) or [""]
     if name not in PROTOCOLS:
-        near = difflib.get_close_matches(name, PROTOCOLS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise configs.ConfigError(
-            f"unknown protocol {name!r}{hint} (valid: {', '.join(PROTOCOLS)})"
-        )
-    kind, problems = PROTOCOLS[name], []
-    keys = {k: v for k, v in configs.parameters(kind).items() if k != "every_epochs"}
-    values: dict[str, Any] = {}
+        raise configs.ConfigError(f"unknown protocol {name!r}{_hint(name, PROTOCOLS)}")
+    kinds = {f"{key}=": kind for key, (kind, _) in configs.parameters(PROTOCOLS[name]).items()}
+    del kinds["every_epochs="]
+    values, problems = {}, []
     for pair in given:
         key, equals, value = pair.partition("=")
-        if key not in keys or not equals:
-            near = difflib.get_close_matches(key, keys, n=1)
-            hint = f"; did you mean {near[0]}=?" if near else ""
-            valid = ", ".join(f"{k}=" for k in keys)
-            problems.append(f"{name} has no {pair!r}{hint} (valid: {valid})")
-            continue
-        wanted = keys[key][0]
-        values[key] = configs.typed(f"{name} {key}", configs.parse(value, wanted), wanted, problems)
+        if kind := kinds.get(key + equals):
+            values[key] = configs.typed(f"{name} {key}", configs.parse(value, kind), kind, problems)
+        else:
+            problems.append(f"{name} has no {pair!r}{_hint(key, kinds)}")
     if problems:
         raise configs.ConfigError("; ".join(problems))
     try:
-        protocol = kind(**values)
+        protocol = PROTOCOLS[name](**values)
         if not {"scale", "scales"} & values.keys():
             protocol = protocol.for_images_of(image_size)
         protocol.check(image_size)
     except ValueError as error:
         raise configs.ConfigError(f"{text}: {error}") from error
     return protocol
+
+
+def _hint(wrong: str, valid: Iterable[str]) -> str:
+    near = difflib.get_close_matches(wrong, list(valid), n=1)
+    guess = f"; did you mean {near[0]}?" if near else ""
+    return f"{guess} (valid: {', '.join(valid)})"
 
 
 def _evenly(crops: Iterable[EvalCrop], *, flip: bool = True, dense: bool = False) -> Crops:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,10 +21,12 @@ from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ProtocolRun:
-    """Attributes:
-    result: the error rates.
-    corrupt: names of the corrupt images, which were evaluated as plain grey.
-    posteriors: of every image, if requested.
+    """The outcome of a protocol on a split.
+
+    Attributes:
+        result: the error rates.
+        corrupt: names of the corrupt images, which were evaluated as plain grey.
+        posteriors: of every image, if requested.
     """
 
     result: Result
@@ -44,14 +47,10 @@ def evaluate(
     check_stop: Callable[[], None] = lambda: None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> ProtocolRun:
-    """Evaluates every image of `source` once, by the mean posterior of its crops.
+    """Evaluates every image of `source`, the images of `split`, once, by the mean posterior of its crops.
 
     Args:
-        forward: the net's forward passes.
         params: on the devices.
-        source: the split's images.
-        protocol: which crops.
-        split: name of the split, for the result.
         threads: decoding threads; 0 for one per core.
         keep: whether to return posteriors; needs a single process.
         process_group: each process evaluates its share of the images; all of them must call this.
@@ -71,7 +70,7 @@ def evaluate(
     shard = source if count == 1 else Subset(source, np.arange(index, len(source), count))
     kept: list[tuple[int, int, np.ndarray]] = []
 
-    def evaluate_shard() -> tuple[Tally, list[str]]:
+    def evaluate_shard() -> tuple[Any, list[str]]:
         corrupt, tally, ids = CorruptCounter(shard, "evaluated as mid-grey"), Tally(), shard.ids
         with EvalLoader(shard, choose, threads=threads) as loader:
             images = _with_placeholders(loader, corrupt, choose)
@@ -84,15 +83,13 @@ def evaluate(
                 if keep:
                     kept.append((int(ids[image.position]), image.label, values))
                 progress(min(tally.n * count, len(source)), len(source))
-        return tally, corrupt.names
+        return tally.totals(), corrupt.names
 
-    # All processes leave this together, even if one of them fails.
-    tally, names = process_group.run_on_all(evaluate_shard)
-    shards = process_group.gather([tally.totals(), names])
-    tally = Tally.from_totals([totals for totals, _ in shards])
-    result = tally.result(protocol.label(forward.net.image_size), split, len(source))
-    corrupt = [name for _, names in shards for name in names]
-    return ProtocolRun(result, corrupt, _sorted_by_id(kept, source, result) if keep else None)
+    totals, names = zip(*process_group.gather_results(evaluate_shard), strict=True)
+    label = protocol.label(forward.net.image_size)
+    result = Tally.from_totals(totals).result(label, split, len(source))
+    posteriors = _sorted_by_id(kept, source, result) if keep else None
+    return ProtocolRun(result, [*itertools.chain(*names)], posteriors)
 
 
 def _with_placeholders(

@@ -28,37 +28,32 @@ def build(name: str, **fields: Any) -> Net:
     """The net called `name`, a key of NETS, with the given fields.
 
     Raises:
-      ValueError: an unknown name or field, or values of the wrong type or outside a field's range;
-        all that is wrong with the fields at once, with what is allowed.
+      ValueError: an unknown name; or all problems of the fields (unknown, wrong type, out of range) at once.
     """
     if name not in NETS:
         raise ValueError(f"unknown net {name!r}{_hint(name, NETS)}")
     known = net_fields(name)
-    problems = [
-        f"unknown field {field!r}{_hint(field, known)}" for field in fields if field not in known
-    ]
-    values = {}
+    problems = []
     for field, value in fields.items():
-        if field not in known:
-            continue
-        kind = known[field].type
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            kind_name = getattr(kind, "__name__", str(kind))
-            problems.append(f"{field}={value!r} is a {type(value).__name__}, expected {kind_name}")
-        values[field] = value
+        kind: Any = known[field].type if field in known else None
+        if kind is None:
+            problems.append(f"unknown field {field!r}{_hint(field, known)}")
+        elif type(value) is not kind and not (kind is float and type(value) is int):
+            given = f"{field}={value!r} is a {type(value).__name__}"
+            problems.append(f"{given}, expected {kind.__name__}")
     if problems:
         raise ValueError(f"net {name!r}: " + "; ".join(problems))
+    values: dict[str, Any] = {
+        field: float(value) if known[field].type is float else value
+        for field, value in fields.items()
+    }
     return NETS[name](**values)
 
 
 def net_fields(name: str) -> dict[str, dataclasses.Field]:
     """The fields of a net that a caller may give, by name; their `type` and `default` are set."""
-    linen = ("parent", "name")
-    return {
-        field.name: field for field in dataclasses.fields(NETS[name]) if field.name not in linen
-    }
+    fields = dataclasses.fields(NETS[name])
+    return {field.name: field for field in fields if field.name not in ("parent", "name")}
 
 
 def _hint(wrong: str, valid: Iterable[str]) -> str:

@@ -1,15 +1,14 @@
 """AlexNet (Krizhevsky, Sutskever and Hinton, NIPS 2012), in the paper's two towers.
 
 The paper spreads the net over two GPUs. Here a tower is half of every layer's outputs, and the parameters
-keep the paper's shapes, both towers along the last axis, however the towers are computed. The towers meet
-at the inputs of conv3, fc6, fc7 and fc8 and nowhere else (section 3.5): `_segment` computes conv1 to pool2
-and conv3 to pool5, and an exchange follows each. `Towers` says how: by slices and a concatenation on one
-device, by collectives where each device holds one tower.
+keep the paper's shapes, both towers along the last axis, however the towers are computed. The towers
+exchange feature maps at the inputs of conv3, fc6, fc7 and fc8 and nowhere else (section 3.5): `_segment`
+computes conv1 to pool2 and conv3 to pool5, and an exchange follows each. `Towers` defines the exchange: a
+concatenation on one device, a collective where each device holds one tower.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -17,17 +16,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxcnn.models import initializers, ops
+from jaxcnn.models.classifier import HIDDEN, ClassifierNet
 from jaxcnn.models.context import Context, Layout, ShardContext
-from jaxcnn.models.layers import (
-    Conv,
-    Dropout,
-    FullyConnected,
-    LocalResponseNorm,
-    MaxPool,
-    classify,
-    shareable,
-)
-from jaxcnn.models.net import Net, channels
+from jaxcnn.models.layers import Conv, LocalResponseNorm, MaxPool
+from jaxcnn.models.net import channels
 from jaxcnn.models.window import Window, map_side, same
 
 
@@ -62,7 +54,6 @@ BACK = (
     Convolution("conv5", same(3), 256, 256, True),
     Pool("pool5"),
 )
-HIDDEN = 4096
 POOLS = {"overlapping": Window(3, 2), "non_overlapping": Window(2, 2)}  # section 3.4
 
 Table = tuple[Convolution | Pool, ...]
@@ -95,7 +86,7 @@ class Towers:
         return jnp.concatenate(maps, axis=-1) if self.count > 1 else maps[0]
 
 
-class AlexNet(Net):
+class AlexNet(ClassifierNet):
     """AlexNet.
 
     Layers: conv1 .. conv5, fc6, fc7, fc8, each but the last with its activation; norm1, norm2,
@@ -162,31 +153,14 @@ class AlexNet(Net):
         for table in (FRONT, BACK):
             maps, context = segment(self, x, context, table, towers)
             x = towers.exchange(maps)
-        # A fully connected layer reads everything, so on one device its towers are one product.
-        dropout = partial(Dropout, self.dropout, self.dropout_convention)
-        x, context = classify(self.classifier_layer, dropout, x, context)
+        # Each fully connected layer reads all inputs, so on one device its towers are one product.
+        x, context = self.classify(
+            x, context, lambda name, _: self.initializer(name), self.init_bias, self.activation
+        )
         return x, (), context
 
-    def classifier_layer(self, name: str, inputs: int, shards: int) -> FullyConnected:
-        """fc6, fc7 or fc8, or one of `shards` equal parts of it."""
-        del inputs
-        last = name == "fc8"
-        return FullyConnected(
-            self.classifier_features(name) // shards,
-            Window(self.classifier_side() if name == "fc6" else 1),
-            self.initializer(name),
-            bias=0.0 if last else self.init_bias,
-            activation="none" if last else self.activation,
-            dtype=self.dtype,
-            output_dtype="float32" if last else "",
-            name=name,
-        )
-
-    def classifier_features(self, name: str) -> int:
-        return self.num_classes if name == "fc8" else channels(HIDDEN, self.width, self.towers)
-
-    def fully_connected(self, size: int) -> frozenset[str]:
-        return shareable(self.classifier_features, size)
+    def hidden(self) -> int:
+        return channels(HIDDEN, self.width, self.towers)
 
     def towers_problem(self) -> str:
         if self.towers == 2 and not self.ungrouped and self.lrn != "whole":
@@ -197,15 +171,14 @@ class AlexNet(Net):
         )
 
     def tower_layers(self) -> frozenset[str]:
-        layers = self.layers(FRONT + BACK)
-        convolutions = (layer.name for layer in layers if isinstance(layer, Convolution))
+        convolutions = {c.name for c in self.layers(FRONT + BACK) if isinstance(c, Convolution)}
         return frozenset(convolutions) | self.fully_connected(2)
 
     def exchanged(self) -> int:
         """Values per image that the towers exchange at the input of conv3."""
-        front = sum(1 for _ in self.layers(FRONT))
-        side = map_side(self.trunk()[:front], self.image_size)
-        return side**2 * self.inputs(self.width)["conv3" if self.drop_layer != "conv3" else "conv4"]
+        front, back = list(self.layers(FRONT)), list(self.layers(BACK))
+        side = map_side([self.window(layer) for layer in front], self.image_size)
+        return side**2 * self.inputs(self.width)[back[0].name]
 
     def channels_of(self, layer: Convolution, width: float) -> int:
         if self.towers == 1:
@@ -259,16 +232,11 @@ def _segment(
                 maps = [conv(m, context, t) for m, t in zip(maps, towers.indices, strict=True)]
             else:
                 maps = towers.split(conv(x, context))
-            maps = _normalised(net, layer.norm, maps, towers)
+            if layer.norm and net.lrn != "off":
+                norm = LocalResponseNorm(net.lrn_constants, name=layer.norm)
+                whole = net.lrn == "whole"
+                maps = (
+                    towers.split(norm(towers.exchange(maps))) if whole else [norm(m) for m in maps]
+                )
         context = context.after(net.window(layer))
     return maps, context
-
-
-def _normalised(net: AlexNet, name: str, maps: Sequence[Array], towers: Towers) -> Sequence[Array]:
-    """LRN inside each tower or across both; the maps themselves where the layer has none."""
-    if not name or net.lrn == "off":
-        return maps
-    norm = LocalResponseNorm(net.lrn_constants, name=name)
-    if net.lrn == "whole":
-        return towers.split(norm(towers.exchange(maps)))
-    return [norm(m) for m in maps]

@@ -1,9 +1,8 @@
 """What a forward pass knows besides the parameters: training or not, true image sizes, and sharding.
 
 Inside a `jax.shard_map` the devices along one mesh axis are a group that shares layers. Each layer's kernel
-is sharded along its outputs, as AlexNet's two GPUs shard it (Krizhevsky et al. 2012, section 3.2) and as
-Krizhevsky 2014 (arXiv 1404.5997) shards fully connected layers. Between layers each device holds
-activations in one of three layouts, and `ShardContext` converts them by the collectives named there.
+is sharded along its outputs, as on AlexNet's two GPUs (Krizhevsky et al. 2012, section 3.2) and in Krizhevsky
+2014 (arXiv 1404.5997). Between layers activations have one of three layouts; `ShardContext` converts them.
 """
 
 import enum
@@ -85,11 +84,8 @@ class ShardContext:
         return lax.dynamic_slice_in_dim(x, first, count, axis=x.ndim - 1)
 
     def dropout_mask(self, key: Array, rate: float, x: Array, layout: Layout) -> Array:
-        """Which values of x dropout keeps: bool, x's shape, drawn image by image.
-
-        The draws are a function of (key, epoch, id, feature): the same on any number of devices and for any
-        sharding of the layer.
-        """
+        """Which values of x dropout keeps: bool, x's shape. The draws are a function of (key, epoch, id,
+        feature), and so do not depend on the devices or the sharding of the layer."""
         outputs = x.shape[-1] * (self.size if layout is Layout.FEATURE_SHARDED else 1)
 
         def one(row: Array) -> Array:

@@ -26,16 +26,18 @@ from jaxcnn.models.window import Window, same
 class Layer(NamedTuple):
     """A layer of the published file; it keeps the size of its input."""
 
-    name: str
     window: Window
-    channels: int
+    inputs: int
+    outputs: int
     std: float  # standard deviation of the initial weights
 
 
-CONV1 = Layer("conv1", same(5), 64, 1e-4)
-CONV2 = Layer("conv2", same(5), 64, 0.01)
-LOCAL3 = Layer("local3", same(3), 64, 0.04)
-LOCAL4 = Layer("local4", same(3), 32, 0.04)
+LAYERS = {
+    "conv1": Layer(same(5), 3, 64, 1e-4),
+    "conv2": Layer(same(5), 64, 64, 0.01),
+    "local3": Layer(same(3), 64, 64, 0.04),
+    "local4": Layer(same(3), 64, 32, 0.04),
+}
 CLASSIFIER_STD = 0.01
 
 # cuda-convnet2's pools have ceil((side - 3) / 2) + 1 outputs: the last window may pass the edge.
@@ -45,9 +47,9 @@ POOLS = {"overlapping": Window(3, 2, 0, 1), "non_overlapping": Window(2, 2)}
 class CudaConvNet(Net):
     """Krizhevsky's CIFAR-10 net, on 24-pixel crops of the 32-pixel images.
 
-    Layers: conv1, pool1, norm1, conv2, norm2, pool2, local3, local4, fc. The first LRN follows its
-    pool, the second comes before its own. local3 and local4 have a separate kernel and bias at every
-    position. Biases start at 0. The published net has no dropout, so `dropout` is 0.
+    Layers: conv1, pool1, norm1, conv2, norm2, pool2, local3, local4, fc. The first LRN follows a pool,
+    the second precedes one. local3 and local4 have a separate kernel and bias at every position.
+    Biases start at 0. The published net has no dropout, so `dropout` is 0.
 
     Fields. activation: 'relu' or 'tanh' (Krizhevsky et al. 2012, Fig. 1), after conv1, conv2,
     local3 and local4. lrn: whether there is any (section 3.3). lrn_constants: a key of
@@ -79,8 +81,8 @@ class CudaConvNet(Net):
         return found
 
     def trunk(self) -> tuple[Window, ...]:
-        pool = POOLS[self.pooling]
-        return (CONV1.window, pool, CONV2.window, pool, LOCAL3.window, LOCAL4.window)
+        conv1, conv2, *local = (layer.window for layer in LAYERS.values())
+        return (conv1, POOLS[self.pooling], conv2, POOLS[self.pooling], *local)
 
     def supports_dense(self) -> bool:
         return self.local == "shared"
@@ -95,7 +97,7 @@ class CudaConvNet(Net):
         x = FullyConnected(
             self.num_classes,
             window,
-            initializers.gaussian(CLASSIFIER_STD, x.shape[-1], LOCAL4.channels),
+            initializers.gaussian(CLASSIFIER_STD, x.shape[-1], LAYERS["local4"].outputs),
             activation="none",
             dtype=self.dtype,
             output_dtype="float32",
@@ -106,20 +108,15 @@ class CudaConvNet(Net):
     def score_map(
         self, images: Float[Array, "b H W 3"], sizes: Int[Array, "b 2"]
     ) -> tuple[Float[Array, "b h w k"], Bool[Array, "b h w"]]:
-        """`Net.score_map`; with local='unshared' for images of image_size only.
-
-        Raises:
-          ValueError: images too small, or of another size than image_size with unshared kernels.
-        """
+        """`Net.score_map`; with local='unshared' for images of image_size only, else a ValueError."""
         check_images(images)
         side, seen = self.image_size, images.shape[1:3]
-        if self.local == "unshared" and seen != (side, side):
+        if not self.supports_dense() and seen != (side, side):
             positions = self.classifier_side()
             raise ValueError(
                 f"score_map was given {seen[0]}x{seen[1]} images, but local3 and local4 have a "
                 f"kernel for each of the {positions}x{positions} positions of image_size={side} "
-                f"and none for others: give {side}x{side} crops, or build the net with "
-                "local='shared'"
+                f"only: give {side}x{side} crops, or build the net with local='shared'"
             )
         return super().score_map(images, sizes)
 
@@ -127,38 +124,30 @@ class CudaConvNet(Net):
 def _convolutions(net: CudaConvNet, x: Array, context: Context) -> tuple[Array, Context]:
     """conv1 to pool2."""
     pool = POOLS[net.pooling]
-    x, context = _layer(net, Conv, CONV1, 3, x, context)
+    x, context = _layer(net, "conv1", x, context)
     x, context = MaxPool(pool, name="pool1")(x, context), context.after(pool)
     if net.lrn:
         x = LocalResponseNorm(net.lrn_constants, name="norm1")(x)
-    x, context = _layer(net, Conv, CONV2, CONV1.channels, x, context)
+    x, context = _layer(net, "conv2", x, context)
     if net.lrn:
         x = LocalResponseNorm(net.lrn_constants, name="norm2")(x)
     return MaxPool(pool, name="pool2")(x, context), context.after(pool)
 
 
 def _local_layers(net: CudaConvNet, x: Array, context: Context) -> tuple[Array, Context]:
-    """local3 and local4."""
-    kind = LocallyConnected if net.local == "unshared" else Conv
-    x, context = _layer(net, kind, LOCAL3, CONV2.channels, x, context)
-    return _layer(net, kind, LOCAL4, LOCAL3.channels, x, context)
+    x, context = _layer(net, "local3", x, context)
+    return _layer(net, "local4", x, context)
 
 
-def _layer(
-    net: CudaConvNet,
-    kind: type[Conv] | type[LocallyConnected],
-    spec: Layer,
-    full_inputs: int,
-    x: Array,
-    context: Context,
-) -> tuple[Array, Context]:
+def _layer(net: CudaConvNet, name: str, x: Array, context: Context) -> tuple[Array, Context]:
     """The output of a layer of the published file, and the context after it."""
-    layer = kind(
-        channels(spec.channels, net.width),
+    spec, unshared = LAYERS[name], name.startswith("local") and net.local == "unshared"
+    layer = (LocallyConnected if unshared else Conv)(
+        channels(spec.outputs, net.width),
         spec.window,
-        initializers.gaussian(spec.std, x.shape[-1], full_inputs),
+        initializers.gaussian(spec.std, x.shape[-1], spec.inputs),
         activation=net.activation,
         dtype=net.dtype,
-        name=spec.name,
+        name=name,
     )
     return layer(x, context), context.after(spec.window)

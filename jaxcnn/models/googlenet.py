@@ -1,5 +1,6 @@
 """GoogLeNet (Szegedy et al. 2014, arXiv 1409.4842v1): Table 1, Figure 3 and section 5."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -65,13 +66,12 @@ class GoogLeNet(Net):
     none otherwise; their parameters are made by an init with train=True.
 
     Fields. module: 'reduced', or 'naive' (Figure 2a: no 1x1 reductions, the pool passed through).
-    stem: 'conv', or 'separable' (conv1 as depthwise 7x7 and 1x1, what Table 1's figures for it describe).
-    head: 'average', or 'fully_connected', section 5's comparison, for which we choose an fc1 of 1024 over
-    the whole feature map, as in the auxiliary heads. auxiliary: whether train=True has the auxiliary heads.
-    lrn and lrn_constants: the paper gives no constants; 'caffe' are BVLC's (n 5, alpha 1e-4 over n, beta
-    0.75, k 1). dropout, aux_dropout: section 5. kernel_init and
-    init_bias: unstated in the paper; BVLC's "xavier" and 0.2, with 0 in the classifiers. For the
-    other fields see `Net`.
+    stem: 'conv', or 'separable' (conv1 as depthwise 7x7 and 1x1, as Table 1's figures for it imply).
+    head: 'average', or 'fully_connected', section 5's comparison, with our choice of an fc1 of 1024 over
+    the whole feature map, as in the auxiliary heads. auxiliary: whether train=True has the auxiliary
+    heads. lrn and lrn_constants: the paper gives no constants; 'caffe' are BVLC's. dropout,
+    aux_dropout: section 5. kernel_init and init_bias: unstated in the paper; BVLC's "xavier" and 0.2,
+    with 0 in the classifiers. For the other fields see `Net`.
     """
 
     dropout: float = 0.4
@@ -143,23 +143,17 @@ class Settings(NamedTuple):
         features = channels(full, self.width)
         return Conv(features, window, kernel_init, bias=self.bias, dtype=self.dtype, name=name)
 
-    def hidden(self, name: str, full: int, side: int) -> FullyConnected:
-        kernel_init = initializers.fan_scaled(self.kernel_init, fully_connected=True)
-        features, window = channels(full, self.width), Window(side)
-        return FullyConnected(
-            features, window, kernel_init, bias=self.bias, dtype=self.dtype, name=name
-        )
+    def hidden(self, name: str, side: int) -> FullyConnected:
+        layer = self._fully_connected(channels(HIDDEN, self.width), Window(side))
+        return layer(bias=self.bias, name=name)
 
     def classifier(self, name: str, classes: int) -> FullyConnected:
-        return FullyConnected(
-            classes,
-            Window(1),
-            initializers.fan_scaled(self.kernel_init, fully_connected=True),
-            activation="none",
-            dtype=self.dtype,
-            output_dtype="float32",
-            name=name,
-        )
+        layer = self._fully_connected(classes, Window(1))
+        return layer(activation="none", output_dtype="float32", name=name)
+
+    def _fully_connected(self, features: int, window: Window) -> Callable[..., FullyConnected]:
+        kernel_init = initializers.fan_scaled(self.kernel_init, fully_connected=True)
+        return partial(FullyConnected, features, window, kernel_init, dtype=self.dtype)
 
 
 class Inception(nn.Module):
@@ -203,7 +197,7 @@ class Auxiliary(nn.Module):
     def __call__(self, x, context: Context):
         x = AveragePool(self.pool, name="pool")(x)
         x = self.settings.conv("conv", AUXILIARY_CHANNELS, Window(1))(x)
-        x = self.settings.hidden("fc1", HIDDEN, x.shape[1])(x)
+        x = self.settings.hidden("fc1", x.shape[1])(x)
         x = Dropout(self.dropout, self.convention, name="drop")(x, context)
         return self.settings.classifier("fc2", self.num_classes)(x)
 
@@ -238,7 +232,7 @@ def _head(net: GoogLeNet, x, context: Context):
     if net.head == "average":
         x = AveragePool(window, name="average_pool")(x, context)
     else:
-        x = layers.hidden("fc1", HIDDEN, window.size)(x, context)
+        x = layers.hidden("fc1", window.size)(x, context)
     context = context.after(window)
     x = Dropout(net.dropout, net.dropout_convention, name="drop")(x, context)
     return layers.classifier("fc", net.num_classes)(x, context), context

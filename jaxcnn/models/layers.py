@@ -1,12 +1,9 @@
 """The Linen layers of the nets.
 
-Every layer is called as `layer(x, context)` and returns its output, zero beyond the true size of each image
-where the context has sizes; the next layer takes `context.after(layer.window)`. The output that
-`capture_intermediates` shows is the one after the activation.
+`layer(x, context)` returns the output after the activation, zero beyond the true size of each image where the
+context has sizes; the next layer takes `context.after(layer.window)`.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import ClassVar
 
 import flax.linen as nn
@@ -15,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcnn.models import ops
-from jaxcnn.models.context import INFERENCE, Context, Layout
+from jaxcnn.models.context import INFERENCE, Context
 from jaxcnn.models.initializers import Initializer
 from jaxcnn.models.kernels import dispatch
 from jaxcnn.models.window import Window
@@ -55,16 +52,15 @@ class Conv(nn.Module):
             bias = None if bias is None else bias[of_tower]
         groups = x.shape[-1] if self.depthwise else 1
         y = dispatch.convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.window, groups)
-        if bias is not None:
-            y = y + bias.astype(self.dtype)[None, None, None, :]
+        y = y if bias is None else y + bias.astype(self.dtype)[None, None, None, :]
         return _masked(ACTIVATIONS[self.activation](y), self.window, context)
 
 
 class LocallyConnected(nn.Module):
-    """A convolution without shared weights: every position has its own kernel and biases.
+    """A convolution without shared weights, as cuda-convnet's layer type `local`.
 
     Kernel (out height, out width, k, k, inputs, features), bias (out height, out width, features): they fix
-    the size of the input. Krizhevsky's cuda-convnet, layer type `local`.
+    the size of the input.
     """
 
     features: int
@@ -160,42 +156,6 @@ class Dropout(nn.Module):
             key = self.make_rng("dropout")
             mask = context.shard.dropout_mask(key, self.rate, x, context.layout)
         return ops.dropout(x, self.rate, self.convention, mask)
-
-
-FULLY_CONNECTED = ("fc6", "fc7", "fc8")
-
-
-def classify(
-    layer: Callable[[str, int, int], FullyConnected],
-    dropout: Callable[..., Dropout],
-    x: Float[Array, "b h w c"],
-    context: Context,
-) -> tuple[Array, Context]:
-    """fc6, fc7 and fc8 of AlexNet and VGG, with dropout after fc6 and fc7.
-
-    Args:
-      layer: (name, input channels, shard count) -> the layer, or one of `shard count` equal parts of it.
-      dropout: name -> the dropout layer.
-      x: output of the last pool.
-    """
-    for name in FULLY_CONNECTED:
-        shards = context.shard.shard_count(name)
-        if shards == 1:
-            x = context.shard.to_batch_sharded(x, context.layout)
-            context = replace(context, layout=Layout.BATCH_SHARDED)
-        else:
-            x = context.shard.replicate(x, context.layout)
-            context = replace(context, layout=Layout.FEATURE_SHARDED)
-        module = layer(name, x.shape[-1], shards)
-        x, context = module(x, context), context.after(module.window)
-        if name != "fc8":
-            x = dropout(name=f"drop{name[-1]}")(x, context)
-    return context.shard.to_batch_sharded(x, context.layout), context
-
-
-def shareable(features: Callable[[str], int], size: int) -> frozenset[str]:
-    """The fully connected layers whose outputs, `features(name)` of them, `size` devices can share evenly."""
-    return frozenset(name for name in FULLY_CONNECTED if features(name) % size == 0)
 
 
 def _bias(layer: Conv | LocallyConnected | FullyConnected, shape: tuple[int, ...]) -> Array:

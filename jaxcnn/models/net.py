@@ -14,11 +14,11 @@ from jaxcnn.models.window import Window, map_side, min_input_size
 class Net(nn.Module):
     """An abstract net; a concrete one defines `trunk` and `forward`, and adds its own fields.
 
-    Fields. num_classes: outputs. image_size: side in pixels of the images of the plain call; it
-    fixes the kernel of the first fully connected layer or of the average pool. width: multiplies
-    every channel count except num_classes. dtype: of the computation; parameters, logits and the sums
-    of LRN are float32. dropout: the probability of zeroing. dropout_convention: 'inverted', or
-    'paper' (Krizhevsky et al. 2012, section 4.2). remat: recompute each block in the backward pass.
+    Fields. num_classes: outputs. image_size: side in pixels of the images of the plain call; it fixes the
+    kernel of the first fully connected layer or of the average pool. width: multiplies every channel count
+    except num_classes. dtype: of the computation; parameters, logits and the sums of LRN are float32.
+    dropout: the probability of zeroing. dropout_convention: 'inverted', or 'paper' (Krizhevsky et al. 2012,
+    section 4.2). remat: recompute each block in the backward pass.
     """
 
     num_classes: int = 1000
@@ -75,7 +75,7 @@ class Net(nn.Module):
         raise NotImplementedError
 
     def fully_connected(self, size: int) -> frozenset[str]:
-        """Names of the fully connected layers whose outputs a group of `size` devices can share."""
+        """Names of the fully connected layers whose outputs a group of `size` devices can share evenly."""
         del size
         return frozenset()
 
@@ -111,19 +111,15 @@ class Net(nn.Module):
             shared layer are this device's shard, along the last axis.
 
         Returns:
-          (logits float32[B,K], aux): aux is a tuple of auxiliary logits, () where there are none.
-
-        Raises:
-          ValueError: the images are not image_size square.
+          (logits, auxiliary logits), both float32; the second is () where there are no auxiliary heads.
         """
         check_images(images)
         side = self.image_size
         if images.shape[1:3] != (side, side):
-            seen = "x".join(map(str, images.shape[1:3]))
             raise ValueError(
-                f"{type(self).__name__} was given {seen} images but its image_size is {side}: crop "
-                f"them to {side}x{side}, build the net with another image_size, or use "
-                "method='score_map' for images of any size"
+                f"{type(self).__name__} was given {images.shape[1]}x{images.shape[2]} images but its "
+                f"image_size is {side}: crop them to {side}x{side}, build the net with another "
+                "image_size, or use method='score_map' for images of any size"
             )
         logits, aux, _ = self.forward(images, Context(train=train, shard=shard))
         return logits, aux
@@ -134,26 +130,22 @@ class Net(nn.Module):
         """Class scores at every position of images of any size, from the same parameters.
 
         The fully connected layers become convolutions (Simonyan and Zisserman 2014, section 3.2).
-        An image of image_size gives one cell, the plain call's logits.
+        An image of image_size has one cell, the plain call's logits; an image smaller than
+        `min_image_size()` has none.
 
         Args:
           images: as for the plain call, padded on the right and at the bottom with anything.
           sizes: the true (height, width) of each image; results equal those of the image alone.
 
         Returns:
-          (scores float32, zero where not valid; valid, the cells that each image has). An image
-          smaller than `min_image_size()` has no valid cell.
-
-        Raises:
-          ValueError: the padded images are smaller than `min_image_size()`.
+          (scores float32, zero where not valid; valid, the cells that each image has).
         """
         check_images(images)
         smallest = self.min_image_size()
         if min(images.shape[1:3]) < smallest:
-            seen = "x".join(map(str, images.shape[1:3]))
             raise ValueError(
-                f"score_map was given {seen} images, too small for {type(self).__name__} with "
-                f"image_size={self.image_size}: the smallest side is {smallest}"
+                f"score_map was given {images.shape[1]}x{images.shape[2]} images, too small for "
+                f"{type(self).__name__} with image_size={self.image_size}: the smallest side is {smallest}"
             )
         scores, _, context = self.forward(ops.mask_outside(images, sizes), Context(sizes))
         assert context.sizes is not None

@@ -47,10 +47,9 @@ def lrn(
 ) -> Float[Array, "*batch c"]:
     """Local response normalisation across channels (Krizhevsky et al. 2012, section 3.3).
 
-    Divides each value by (k + alpha · s)^beta, where s sums the squares of the n neighbouring
-    channels at the same pixel, fewer at the first and last channels. `alpha_over_n` divides alpha
-    by n, as Caffe, PyTorch and cuda-convnet do. Sums and powers are float32 whatever the dtype of
-    x; the output has x's dtype. ValueError for an even n, whose window has no centre.
+    Divides each value by (k + alpha · s)^beta, where s sums the squares of the n neighbouring channels at
+    the same pixel, fewer at the first and last channels. `alpha_over_n` divides alpha by n, as Caffe,
+    PyTorch and cuda-convnet do. Sums and powers are float32; the output has x's dtype.
     """
     if n < 1 or n % 2 == 0:
         raise ValueError(f"lrn: n is {n}, but the window needs a centre: use an odd n such as 5")
@@ -81,8 +80,8 @@ def convolve_locally(
 ) -> Float[Array, "b oh ow co"]:
     """Cross-correlation with a separate kernel at every position (oh, ow) of the output.
 
-    A batch of matrix products over explicit patches: on a CPU its gradient takes as long as a shared
-    convolution's, and that of `lax.conv_general_dilated_local` 29 times as long.
+    As matrix products over explicit patches, because on a CPU the gradient of
+    `lax.conv_general_dilated_local` takes 29 times as long.
     """
     padded = jnp.pad(x, ((0, 0), *window.padding, (0, 0)))
     height, width, rows, columns = kernel.shape[:4]
@@ -99,7 +98,7 @@ def convolve_locally(
 
 
 def average_pool(x: Float[Array, "b h w c"], window: Window) -> Float[Array, "b oh ow c"]:
-    """Mean over each window. None of the papers pads one, so padding is a ValueError."""
+    """Mean over each window; a ValueError for padding, which none of the papers has."""
     if window.before or window.after:
         raise ValueError(f"average_pool: {window} has padding: use a window without any")
     sums = lax.reduce_window(x, 0.0, lax.add, *pool_arguments(window))

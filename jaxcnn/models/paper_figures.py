@@ -4,7 +4,7 @@ Some are errors of the papers, so nothing is derived from them: `jaxcnn.models.s
 own count. They describe the papers' nets and are left out for any other net.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jaxcnn.models.alexnet import AlexNet
 from jaxcnn.models.googlenet import GoogLeNet
@@ -25,9 +25,6 @@ class PaperFigure:
     where: str
     layers: tuple[str, ...] = ()
     ours: int = -1  # our count, once known
-
-    def with_ours(self, ours: int) -> "PaperFigure":
-        return replace(self, ours=ours)
 
     @property
     def agrees(self) -> bool:
@@ -80,13 +77,11 @@ def paper_rows(net: Net) -> dict[str, tuple[PaperFigure, ...]]:
         for layers, (parameters, operations) in GOOGLENET_TABLE.items():
             if layers == ("conv1",) and net.stem == "separable":
                 layers = ("conv1_depthwise", "conv1_pointwise")
-            unit = KIBI / 10 if "." in parameters else KIBI
-            thousands = float(parameters) * KIBI
+            unit, count = KIBI / 10 if "." in parameters else KIBI, float(parameters) * KIBI
+            macs = float(operations) * 1e6
             rows[layers[-1]] = (
-                PaperFigure("parameters", f"{parameters}K", thousands, unit, "Table 1", layers),
-                PaperFigure(
-                    "macs", f"{operations}M", float(operations) * 1e6, 1e6, "Table 1", layers
-                ),
+                PaperFigure("parameters", f"{parameters}K", count, unit, "Table 1", layers),
+                PaperFigure("macs", f"{operations}M", macs, 1e6, "Table 1", layers),
             )
         return rows
     return {}

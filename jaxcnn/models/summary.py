@@ -1,8 +1,8 @@
 """A net as a table: shapes, parameters, multiply-adds and receptive fields, with the paper's figures.
 
-All figures come from tracing the layers that train on abstract images; nothing is computed. Multiply-adds
-(MACs) are output height · width · kernel values, for convolutions and fully connected layers, and the kernel
-values alone where every position has its own; biases, activations, LRN and pools are not counted.
+All figures come from an abstract trace of the training form; nothing is computed. Multiply-adds (MACs) count
+convolutions and fully connected layers: output height · width · kernel values, or the kernel values alone
+where every position has its own kernel.
 """
 
 import dataclasses
@@ -90,13 +90,13 @@ CONTAINERS = ("Inception", "Auxiliary")
 
 def order_of_computation(net: Net) -> tuple[str, ...]:
     """Paths of the layers with parameters, in the order in which the net computes them."""
-    rows = _trace(net)  # pyright: ignore[reportArgumentType]
+    rows = _training_rows(net)  # pyright: ignore[reportArgumentType]  (Flax makes modules hashable)
     return tuple(row.layer for row in rows if row.kind in WEIGHTED)
 
 
 def summarise(net: Net) -> Summary:
     """The summary of a net at its image_size. Computes nothing."""
-    rows = _trace(net)  # pyright: ignore[reportArgumentType]  (Flax makes modules hashable)
+    rows = _training_rows(net)  # pyright: ignore[reportArgumentType]
     leaves = [row for row in rows if row.kind not in CONTAINERS]
     inference = [row for row in leaves if not row.training_only]
     totals = {
@@ -109,8 +109,18 @@ def summarise(net: Net) -> Summary:
         rows=tuple(_with_paper(rows, paper_rows(net))),
         training_parameters=sum(row.parameters for row in leaves),
         activations=sum(math.prod(row.shape) for row in inference),
-        paper=tuple(figure.with_ours(totals[figure.of]) for figure in paper_totals(net)),
+        paper=tuple(replace(figure, ours=totals[figure.of]) for figure in paper_totals(net)),
         **totals,
+    )
+
+
+def score_map_macs(net: Net, height: int, width: int) -> int:
+    """Multiply-adds of `score_map` of one image of height x width without padding. Computes nothing."""
+    size = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    return sum(
+        row.macs
+        for row in _trace(net, _image(height, width), size, method="score_map")
+        if row.kind not in CONTAINERS
     )
 
 
@@ -134,9 +144,13 @@ def _with_paper(rows: Sequence[Row], printed: Mapping[str, tuple[PaperFigure, ..
         return sum(getattr(by_name[layer], figure.of) for layer in figure.layers)
 
     return [
-        replace(row, paper=tuple(f.with_ours(ours(f)) for f in printed.get(row.layer, ())))
+        replace(row, paper=tuple(replace(f, ours=ours(f)) for f in printed.get(row.layer, ())))
         for row in rows
     ]
+
+
+def _image(height: int, width: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
 
 
 def called_modules(net: Net) -> tuple[dict[str, list[nn.Module]], Any]:
@@ -148,28 +162,33 @@ def called_modules(net: Net) -> tuple[dict[str, list[nn.Module]], Any]:
             calls.setdefault("/".join(context.module.path), []).append(context.module)
         return call(*args, **kwargs)
 
-    return calls, _init_abstract(net, record)
+    image = _image(net.image_size, net.image_size)
+    return calls, _init_abstract(net, record, image, train=True)["params"]
 
 
-def _init_abstract(net: Net, interceptor: Any) -> Any:
-    """Abstract parameters of the training form, from an init with calls of modules intercepted."""
+def _init_abstract(
+    net: Net, interceptor: Any, *inputs: jax.ShapeDtypeStruct, **options: Any
+) -> Any:
+    """Abstract variables, from an init with calls of modules intercepted."""
     net = net.clone(remat=False)
 
-    def init(key):
-        images = jnp.zeros((1, net.image_size, net.image_size, 3), jnp.float32)
-        with nn.intercept_methods(interceptor):
-            return net.init({"params": key, "dropout": key}, images, train=True)
+    def init(key: jax.Array, *inputs: jax.Array) -> Any:
+        return net.init({"params": key, "dropout": key}, *inputs, **options)
 
-    return jax.eval_shape(init, jax.random.key(0))["params"]
+    with nn.intercept_methods(interceptor):
+        return jax.eval_shape(init, jax.random.key(0), *inputs)
 
 
 @functools.cache
-def _trace(net: Net) -> tuple[Row, ...]:
-    """A row for each module that the training form of the net calls, in order. Cached: a run asks three
-    times, and nothing else in a summary takes as long."""
-    calls: dict[str, Row] = {}
+def _training_rows(net: Net) -> tuple[Row, ...]:
+    return _trace(net, _image(net.image_size, net.image_size), train=True)
+
+
+def _trace(net: Net, *inputs: jax.ShapeDtypeStruct, **options: Any) -> tuple[Row, ...]:
+    """A row for each module that the net calls, in order, from an abstract init."""
+    rows: dict[str, Row] = {}
     # By id(array); the dict keeps the array alive, so that no other array takes its id.
-    known: dict[int, tuple[jax.Array, ReceptiveField]] = {}
+    fields: dict[int, tuple[jax.Array, ReceptiveField]] = {}
     last = ReceptiveField()
 
     def record(call, args, kwargs, context):
@@ -177,48 +196,33 @@ def _trace(net: Net) -> tuple[Row, ...]:
         module, path = context.module, "/".join(context.module.path)
         if context.method_name != "__call__" or not path:
             return call(*args, **kwargs)
-        if path not in calls:
-            # An array that was sliced or concatenated after its layer: it has the last layer's field.
-            field = known[id(args[0])][1] if id(args[0]) in known else last
-            calls[path] = Row(path, type(module).__name__, (), 0, 0, field)
+        # An array that was sliced or concatenated after its layer has the last layer's field.
+        field = fields[id(args[0])][1] if id(args[0]) in fields else last
+        row = rows.setdefault(path, Row(path, type(module).__name__, (), 0, 0, field))
         result = call(*args, **kwargs)
-        row = calls[path] = _called(calls, path, module, result.shape[1:])
-        known[id(result)], last = (result, row.field), row.field
+        inner = [other for name, other in rows.items() if name.startswith(f"{path}/")]
+        row = rows[path] = _called(row, module, result.shape[1:], inner)
+        fields[id(result)], last = (result, row.field), row.field
         return result
 
-    params = _init_abstract(net, record)
-    rows = [_counted(row, params) for row in calls.values()]
-    return tuple(_summed(row, rows) if row.kind in CONTAINERS else row for row in rows)
+    _init_abstract(net, record, *inputs, **options)
+    return tuple(rows.values())
 
 
-def _called(calls: Mapping[str, Row], path: str, module: Any, shape: tuple[int, ...]) -> Row:
-    """A row after a call of its module; a further call, for another tower, adds its channels."""
-    row = calls[path]
-    if row.shape:
+def _called(row: Row, module: Any, shape: tuple[int, ...], inner: Sequence[Row]) -> Row:
+    """A row after a call of its module, given the rows of the modules inside it."""
+    if row.shape:  # a second tower adds its channels; the first call has counted the parameters
         return replace(row, shape=(*shape[:-1], row.shape[-1] + shape[-1]))
+    params = module.variables.get("params", {})
     if row.kind in CONTAINERS:
-        inner = [other.field for name, other in calls.items() if name.startswith(f"{path}/")]
-        return replace(row, shape=shape, field=max(inner, key=lambda field: field.size))
-    return replace(row, shape=shape, field=row.field.after(module.window))
-
-
-def _counted(row: Row, params: Any) -> Row:
-    """The row with its own parameters and their multiply-adds."""
-    for part in row.layer.split("/"):
-        params = params.get(part, {})
-    if row.kind in CONTAINERS or "kernel" not in params:
-        return row
-    parameters = sum(math.prod(leaf.shape) for leaf in params.values())
-    positions = 1 if row.kind == "LocallyConnected" else math.prod(row.shape[:-1])
-    macs = positions * math.prod(params["kernel"].shape)
-    return replace(row, parameters=parameters, macs=macs)
-
-
-def _summed(row: Row, rows: Sequence[Row]) -> Row:
-    """A module's row with the sums over its layers."""
-    inner = [other for other in rows if other.layer.startswith(f"{row.layer}/")]
-    parameters, macs = sum(r.parameters for r in inner), sum(r.macs for r in inner)
-    return replace(row, parameters=parameters, macs=macs)
+        field = max((other.field for other in inner), key=lambda field: field.size)
+        macs = sum(other.macs for other in inner)
+    else:
+        field = row.field.after(module.window)
+        positions = 1 if row.kind == "LocallyConnected" else math.prod(shape[:-1])
+        macs = positions * params["kernel"].size if "kernel" in params else 0
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return replace(row, shape=shape, field=field, macs=macs, parameters=parameters)
 
 
 def format_table(summary: Summary, detail: bool = False) -> str:
@@ -272,24 +276,3 @@ def _notes(summary: Summary) -> list[str]:
     if any(not f.agrees for row in summary.rows for f in row.paper):
         notes.append("* printed so, but not what the paper's own layer table gives")
     return notes
-
-
-def score_map_macs(net: Net, height: int, width: int) -> int:
-    """Multiply-adds of `score_map` of one image of height x width without padding. Computes nothing."""
-    total = 0
-
-    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        nonlocal total
-        output = call(*args, **kwargs)
-        if context.method_name == "__call__" and type(context.module).__name__ in WEIGHTED:
-            kernel = context.module.variables["params"]["kernel"].shape
-            total += math.prod(output.shape) * math.prod(kernel[-4:-1])
-        return output
-
-    def trace(key: Any) -> Any:
-        image, size = jnp.zeros((1, height, width, 3), jnp.float32), jnp.array([[height, width]])
-        return net.init(key, image, size, method="score_map")
-
-    with nn.intercept_methods(record):
-        jax.eval_shape(trace, jax.random.key(0))
-    return total

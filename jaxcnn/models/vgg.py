@@ -7,22 +7,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxcnn.models import initializers
+from jaxcnn.models.classifier import HIDDEN, ClassifierNet
 from jaxcnn.models.context import Context
-from jaxcnn.models.layers import (
-    Conv,
-    Dropout,
-    FullyConnected,
-    LocalResponseNorm,
-    MaxPool,
-    classify,
-    shareable,
-)
-from jaxcnn.models.net import Net, channels
+from jaxcnn.models.layers import Conv, LocalResponseNorm, MaxPool
+from jaxcnn.models.net import channels
 from jaxcnn.models.window import Window, same
 
-# Channels of the five blocks and of fc6 and fc7, the same in every column (Table 1).
+# Channels of the five blocks, the same in every column (Table 1).
 BLOCK_CHANNELS = (64, 128, 256, 512, 512)
-HIDDEN = 4096
 POOL = Window(2, 2)
 
 
@@ -45,7 +37,7 @@ COLUMNS = {
 }
 
 
-class VGG(Net):
+class VGG(ClassifierNet):
     """VGG, by the column of Table 1.
 
     Layers: conv1_1 .. conv5_4, fc6, fc7, fc8, each but the last with a ReLU; pool1 .. pool5; norm1
@@ -76,28 +68,12 @@ class VGG(Net):
         for number, full in enumerate(BLOCK_CHANNELS, start=1):
             x = block(self, x, context, number, full_inputs)
             context, full_inputs = context.after(POOL), full
-        dropout = partial(Dropout, self.dropout, self.dropout_convention)
-        x, context = classify(self.classifier_layer, dropout, x, context)
+        x, context = self.classify(x, context, self.classifier_init)
         return x, (), context
 
-    def classifier_layer(self, name: str, inputs: int, shards: int) -> FullyConnected:
-        """fc6, fc7 or fc8, or one of `shards` equal parts of it."""
+    def classifier_init(self, name: str, inputs: int) -> initializers.Initializer:
         full_inputs = BLOCK_CHANNELS[-1] if name == "fc6" else HIDDEN
-        return FullyConnected(
-            self.classifier_features(name) // shards,
-            Window(self.classifier_side() if name == "fc6" else 1),
-            self.initializer(inputs, full_inputs, fully_connected=True),
-            activation="none" if name == "fc8" else "relu",
-            dtype=self.dtype,
-            output_dtype="float32" if name == "fc8" else "",
-            name=name,
-        )
-
-    def classifier_features(self, name: str) -> int:
-        return self.num_classes if name == "fc8" else channels(HIDDEN, self.width)
-
-    def fully_connected(self, size: int) -> frozenset[str]:
-        return shareable(self.classifier_features, size)
+        return self.initializer(inputs, full_inputs, fully_connected=True)
 
     def initializer(self, inputs: int, full_inputs: int, fully_connected: bool):
         """The kernel initializer of a layer, from its input channels here and at width 1."""

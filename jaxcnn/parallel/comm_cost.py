@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from jaxcnn.models.layers import FULLY_CONNECTED
+from jaxcnn.models.classifier import FULLY_CONNECTED
 from jaxcnn.parallel.grad_reduce import GradReduce
 from jaxcnn.parallel.parallelism import Plan
 

@@ -36,11 +36,11 @@ SMALL = [
 
 
 @functools.cache
-def _net_and_params(name, fields):
+def _net_and_params(name, fields, seed=7):
     net = build(name, num_classes=CLASSES, **NETS[name] | dict(fields))
     images = jnp.zeros((1, net.image_size, net.image_size, 3))
     shapes = jax.eval_shape(net.init, jax.random.key(0), images)["params"]
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
         last = path[0].key in ("fc8", "fc")
@@ -73,10 +73,14 @@ def _shared_forward(name, fields, mean, shape, batch_size, devices):
     return forward, forward.placement.put_replicated(params)
 
 
-def shared_forward(name, *, mean=MEAN, batch_size=8, devices=1, **fields):
-    """(forward, params on its devices) of a narrow net."""
+def shared_forward(name, *, mean=MEAN, batch_size=8, devices=1, seed=7, **fields):
+    """(forward, params on its devices) of a narrow net; `seed` draws the params."""
     fields = tuple(sorted(fields.items()))
-    return _shared_forward(name, fields, mean.tobytes(), mean.shape, batch_size, devices)
+    key = (name, fields, mean.tobytes(), mean.shape, batch_size, devices)
+    forward, params = _shared_forward(*key)
+    if seed != 7:
+        params = forward.placement.put_replicated(_net_and_params(name, fields, seed)[1])
+    return forward, params
 
 
 def evaluate_small(name, source, protocol, **options):

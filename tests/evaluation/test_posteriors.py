@@ -6,7 +6,6 @@ equals each image alone.
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,10 +33,16 @@ from tests.evaluation.small import (
     forward_of,
     net_and_params,
 )
-from tests.models.narrow import quick_jit
+from tests.models.narrow import quick_jit, short_googlenet
 
 # Squares, landscapes and portraits of the same buckets, and one of ten to one.
 SIZES = [(40, 40), (44, 61), (70, 43), (45, 62), (72, 44), (41, 41), (300, 31)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def three_modules():
+    with short_googlenet():
+        yield
 
 
 @functools.cache
@@ -47,7 +52,12 @@ def compiled(net, method=None):
 
 def plain_posterior(net, params, view, mean=MEAN):
     logits, _ = compiled(net)(params, jnp.asarray(view[None].astype(np.float32) - mean))
-    return np.asarray(jax.nn.softmax(logits[0]), np.float64)
+    return softmax(logits[0])
+
+
+def softmax(scores):
+    exponentials = np.exp(np.asarray(scores, np.float64))
+    return exponentials / exponentials.sum()
 
 
 def dense_posterior(net, params, image):
@@ -55,8 +65,8 @@ def dense_posterior(net, params, image):
     images = jnp.asarray(image[None].astype(np.float32) - MEAN)
     sizes = jnp.asarray([image.shape[:2]], jnp.int32)
     scores, valid = compiled(net, "score_map")(params, images, sizes)
-    assert valid.all()
-    return np.asarray(jax.nn.softmax(scores[0].mean((0, 1))), np.float64)
+    assert np.asarray(valid).all()
+    return softmax(np.asarray(scores[0], np.float64).mean((0, 1)))
 
 
 def reference(net, params, source, index, protocol):
@@ -75,29 +85,30 @@ def reference(net, params, source, index, protocol):
 @pytest.mark.parametrize("text", SMALL)
 def test_posterior_is_the_mean_over_the_crops(text):
     net, params = net_and_params("vgg")
-    source, protocol = Images(SIZES[:3]), read_protocol(text, net.image_size)
+    source, protocol = Images(SIZES[1:3]), read_protocol(text, net.image_size)
     found = evaluate_small("vgg", source, protocol)
-    assert found.posteriors.ids.tolist() == [10, 11, 12]
+    assert found.posteriors.ids.tolist() == [10, 11]
     for index, values in enumerate(found.posteriors.values):
         expected = reference(net, params, source, index, protocol)
         np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6)
-    assert np.ptp(found.posteriors.values, axis=0).max() > 0.02  # images do differ
+    assert np.ptp(found.posteriors.values, axis=0).max() > 0.01  # images do differ
 
 
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
-        ("vgg", [(32, 69), (97, 32), (41, 52)]),
+        ("vgg", [(32, 69), (97, 32)]),
         # A portrait is both padded and transposed.
         ("alexnet", [(217, 72)]),
         ("googlenet", [(97, 32)]),
+        pytest.param("vgg", [(41, 52)], marks=pytest.mark.slow),
         pytest.param("alexnet", [(72, 149), (81, 92)], marks=pytest.mark.slow),
         pytest.param("googlenet", [(32, 69), (41, 52)], marks=pytest.mark.slow),
     ],
 )
 def test_padded_transposed_batch_equals_each_image_alone(name, sizes):
     net, params = net_and_params(name)
-    forward = forward_of(net, batch_size=40)
+    forward = forward_of(net, batch_size=10)
     worst = 0.0
     for height, width in sizes:
         image = Images([(height, width)]).pixels[0]
@@ -170,8 +181,8 @@ def test_equal_crops_are_computed_once():
 def test_partial_batches_of_whole_images_are_merged():
     """A square image and one of 4:3 are one batch of the longer shape; each equals the image alone."""
     net, params = net_and_params("vgg")
-    forward = forward_of(net, batch_size=24)
-    source, protocol = Images([(40, 40), (40, 53), (53, 40)]), Dense(scales=(40,))
+    forward = forward_of(net, batch_size=12)
+    source, protocol = Images([(40, 40), (40, 53)]), Dense(scales=(40,))
     found = evaluate(forward, params, source, protocol, split="val", keep=True)
     assert [(shape.height, shape.width) for shape in forward.compiled] == [(40, 55)]
     for index, values in enumerate(found.posteriors.values):
@@ -179,7 +190,15 @@ def test_partial_batches_of_whole_images_are_merged():
         np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("text", SMALL)
+@pytest.mark.parametrize(
+    "text",
+    [  # crops, and crops and whole images
+        pytest.param(
+            text, marks=() if text.startswith(("ten", "multi_crop_d")) else pytest.mark.slow
+        )
+        for text in SMALL
+    ],
+)
 def test_eight_devices_count_seven_images_as_one_device_does(text):
     found = evaluate_small("vgg", Images(SIZES), read_protocol(text, 32), batch_size=8, devices=8)
     assert found.result.n == 7
@@ -275,15 +294,11 @@ def test_images_of_extreme_aspect_ratios():
 
 def test_scores_are_averaged_before_the_softmax():
     net, params = net_and_params("vgg")
-    image = Images([(64, 64)]).pixels[0]
-    found = evaluate_small(
-        "vgg", Images([(64, 64)]), Dense(scales=(64,), flip=False)
-    ).posteriors.values[0]
-    images = jnp.asarray(image[None].astype(np.float32) - MEAN)
-    sizes = jnp.asarray([[64, 64]], jnp.int32)
-    scores, _ = compiled(net, "score_map")(params, images, sizes)
-    assert scores.shape[1:3] == (2, 2)
-    before = np.asarray(jax.nn.softmax(scores, axis=-1).mean((1, 2)))[0]
-    assert np.abs(found - before).max() > 1e-3
-    after = np.asarray(jax.nn.softmax(scores.mean((1, 2))))[0]
-    np.testing.assert_allclose(found, after, rtol=1e-4)
+    source = Images([(65, 40)])
+    found = evaluate_small("vgg", source, Dense(scales=(40,), flip=False)).posteriors.values[0]
+    images = jnp.asarray(source.pixels[0][None].astype(np.float32) - MEAN)
+    sizes = jnp.asarray([[65, 40]], jnp.int32)
+    scores = np.asarray(compiled(net, "score_map")(params, images, sizes)[0])[0, :, 0]
+    assert scores.shape == (2, CLASSES)
+    assert np.abs(found - np.mean([softmax(cell) for cell in scores], axis=0)).max() > 1e-3
+    np.testing.assert_allclose(found, softmax(scores.mean(axis=0)), rtol=1e-4)

@@ -1,9 +1,7 @@
-"""What the nets do beyond their counts: geometry, options, starts and errors."""
+"""What the nets do beyond their counts: geometry, options, initial weights and errors."""
 
 import functools
 import math
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +14,23 @@ from jaxcnn.models.initializers import fan_scaled
 from jaxcnn.models.layers import FullyConnected
 from jaxcnn.models.summary import summarise
 from jaxcnn.models.window import Window
-from tests.models.narrow import picture, quick_jit, random_variables
+from tests.models.narrow import (
+    abstract_variables,
+    features,
+    picture,
+    quick_jit,
+    random_variables,
+    short_googlenet,
+)
 
+SMALL = {
+    "alexnet": {"image_size": 64, "width": 0.1},
+    "vgg": {"image_size": 32, "width": 0.1, "column": "A-LRN"},
+    "googlenet": {"image_size": 32, "width": 0.1},
+    "cuda_convnet": {"width": 0.1},
+}
+
+slow = pytest.mark.slow
 # Receptive fields worked out from the papers' tables; an image large enough to hold one whole.
 RECEPTIVE_FIELDS = {
     "alexnet_conv5": ("alexnet", {"image_size": 355}, "conv5", 163),
@@ -32,13 +45,29 @@ RECEPTIVE_FIELDS = {
 }
 
 
+def net_and_field(kind, fields, layer):
+    net = build(kind, width=0.001, num_classes=1, **fields)
+    return net, next(row.field for row in summarise(net).rows if row.layer == layer)
+
+
 @pytest.mark.parametrize("case", RECEPTIVE_FIELDS.values(), ids=RECEPTIVE_FIELDS)
 def test_receptive_field(case):
+    kind, fields, layer, size = case
+    assert net_and_field(kind, fields, layer)[1].size == size
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=() if name in ("alexnet_pool5", "vgg_a", "googlenet_4a") else slow)
+        for name, case in RECEPTIVE_FIELDS.items()
+    ],
+    ids=RECEPTIVE_FIELDS,
+)
+def test_a_cell_sees_its_receptive_field_and_no_more(case):
     """With positive weights and nothing else, a cell is above 0 just if it sees a lit column."""
     kind, fields, layer, size = case
-    net = build(kind, width=0.001, num_classes=1, **fields)
-    field = next(row.field for row in summarise(net).rows if row.layer == layer)
-    assert field.size == size
+    net, field = net_and_field(kind, fields, layer)
     cell = max(0, math.ceil((1 - field.start) / field.stride))
     first = field.start + cell * field.stride
     last = first + size - 1
@@ -47,32 +76,17 @@ def test_receptive_field(case):
     for image, column in zip(images, (first - 1, first, last, last + 1), strict=True):
         image[:, column] = 1
     variables = jax.tree.map(
-        lambda x: jnp.full_like(x, 1 / math.prod(x.shape[:-1]) if x.ndim >= 4 else 0),
-        random_variables(net),
+        lambda x: jnp.full(x.shape, 1 / math.prod(x.shape[:-1]) if x.ndim >= 4 else 0, x.dtype),
+        abstract_variables(net),
     )
-    feature = features(net, variables, jnp.asarray(images))[layer][:, cell, cell].sum(-1)
-    assert list(np.asarray(feature) > 0) == [False, True, True, False]
-
-
-def features(net, variables, images):
-    """Each layer's output by name; the towers' outputs joined."""
-
-    def apply(variables, images):
-        _, state = net.apply(variables, images, capture_intermediates=True)
-        return state["intermediates"]
-
-    captured = quick_jit(apply)(variables, images)
-    return {
-        name: jnp.concatenate(calls["__call__"], axis=-1)
-        for name, calls in captured.items()
-        if name != "__call__"
-    }
+    maps = features(net, variables, jnp.asarray(images), (layer,))[layer]
+    assert list(np.asarray(maps)[:, cell, cell].sum(-1) > 0) == [False, True, True, False]
 
 
 def test_alexnet_on_224_is_alexnet_on_the_image_with_zeros_to_227():
     net, wide = (build("alexnet", width=0.05, num_classes=5, image_size=s) for s in (224, 227))
     variables = random_variables(net)
-    images = jnp.asarray(picture(2, 224, 224))
+    images = jnp.asarray(picture(1, 224, 224))
     shapes = {row.layer: row.shape[0] for row in summarise(wide).rows}
     layers = ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5")
     assert [shapes[layer] for layer in layers] == [55, 27, 27, 13, 13, 13, 13, 6]
@@ -88,7 +102,7 @@ def narrow_alexnet(**fields):
 
 def changed_channels(before, after):
     """Which channels differ anywhere."""
-    return np.flatnonzero(np.any(np.asarray(before != after), axis=(0, 1, 2)))
+    return np.flatnonzero(np.any(np.asarray(before) != np.asarray(after), axis=(0, 1, 2)))
 
 
 def test_towers_meet_at_conv3_and_not_at_conv4_and_conv5():
@@ -97,7 +111,8 @@ def test_towers_meet_at_conv3_and_not_at_conv4_and_conv5():
     before = features(net, variables, images)
     for layer, meet in (("conv2", "conv3"), ("conv3", "fc6")):
         half = variables["params"][layer]["bias"].shape[0] // 2
-        bias = variables["params"][layer]["bias"].at[half:].add(5.0)
+        bias = np.array(variables["params"][layer]["bias"])
+        bias[half:] += 5
         params = {**variables["params"], layer: {**variables["params"][layer], "bias": bias}}
         after = features(net, {"params": params}, images)
         own = {"conv2": ["conv2"], "conv3": ["conv3", "conv4", "conv5"]}[layer]
@@ -114,12 +129,12 @@ def test_towers_meet_at_conv3_and_not_at_conv4_and_conv5():
 def test_towers_are_a_grouped_and_a_block_diagonal_convolution():
     net = narrow_alexnet(lrn="off")
     variables, images = random_variables(net), jnp.asarray(picture(1, 72, 72))
-    seen = features(net, variables, images)
-    kernel, bias = (variables["params"]["conv2"][leaf] for leaf in ("kernel", "bias"))
+    seen = features(net, variables, images, ("pool1", "conv2"))
+    kernel, bias = (np.asarray(variables["params"]["conv2"][leaf]) for leaf in ("kernel", "bias"))
     inputs, outputs = kernel.shape[2:]
-    dense = jnp.zeros((5, 5, 2 * inputs, outputs))
-    dense = dense.at[:, :, :inputs, : outputs // 2].set(kernel[..., : outputs // 2])
-    dense = dense.at[:, :, inputs:, outputs // 2 :].set(kernel[..., outputs // 2 :])
+    dense = np.zeros((5, 5, 2 * inputs, outputs), np.float32)
+    dense[:, :, :inputs, : outputs // 2] = kernel[..., : outputs // 2]
+    dense[:, :, inputs:, outputs // 2 :] = kernel[..., outputs // 2 :]
     for weights, groups in ((dense, 1), (kernel, 2)):
         y = jax.lax.conv_general_dilated(
             seen["pool1"],
@@ -129,8 +144,7 @@ def test_towers_are_a_grouped_and_a_block_diagonal_convolution():
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=groups,
         )
-        y = jax.nn.relu(y + bias[None, None, None])
-        assert_allclose(y, seen["conv2"], rtol=1e-4, atol=1e-4)
+        assert_allclose(np.maximum(np.asarray(y) + bias, 0), seen["conv2"], rtol=1e-4, atol=1e-4)
 
 
 def test_no_grouped_convolution_is_lowered():
@@ -150,22 +164,14 @@ def test_lrn_of_a_tower_differs_from_whole_lrn_at_the_border_only():
     )
     images = jnp.asarray(picture(1, 64, 64))
     kernel = 0.05 * np.random.default_rng(0).normal(size=(11, 11, 3, 96)).astype(np.float32)
-    zeros = jax.eval_shape(tower.init, jax.random.key(0), images)
-    variables = jax.tree.map(lambda x: jnp.broadcast_to(jnp.float32(0), x.shape), zeros)
-    variables["params"]["conv1"] = {"kernel": jnp.asarray(kernel), "bias": jnp.ones(96)}
-
-    def norm1(net):
-        def only(module, method):
-            return method == "__call__" and module.name == "norm1"
-
-        def apply(variables):
-            return net.apply(variables, images, capture_intermediates=only)[1]
-
-        calls = jax.jit(apply)(variables)["intermediates"]["norm1"]["__call__"]
-        return jnp.concatenate(calls, axis=-1)
-
-    # Elsewhere the two may round differently: XLA vectorises 48 and 96 channels in its own ways.
-    one, other = norm1(tower), norm1(whole)
+    variables = jax.tree.map(
+        lambda x: np.broadcast_to(np.float32(0), x.shape), abstract_variables(tower)
+    )
+    variables["params"]["conv1"] = {"kernel": kernel, "bias": np.ones(96, np.float32)}
+    # Elsewhere the two may round differently: XLA vectorises 48 and 96 channels differently.
+    one, other = (
+        np.asarray(features(net, variables, images, ("norm1",))["norm1"]) for net in (tower, whole)
+    )
     np.testing.assert_allclose(other[..., :46], one[..., :46], rtol=1e-6)
     np.testing.assert_allclose(other[..., 50:], one[..., 50:], rtol=1e-6)
     differing = np.abs(one - other).max(axis=(0, 1, 2)) > 1e-4 * np.abs(one).max()
@@ -176,67 +182,72 @@ def test_fc6_reads_rows_columns_channels():
     """The matrix product is the kernel's sum over height, width and channel, in that order."""
     layer = FullyConnected(7, Window(3), fan_scaled("glorot_uniform", True), activation="none")
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 3, 5)), jnp.float32)
-    variables = layer.init(jax.random.key(1), x)
-    kernel = variables["params"]["kernel"]
+    y, variables = jax.jit(layer.init_with_output)(jax.random.key(1), x)
+    kernel = np.asarray(variables["params"]["kernel"])
     assert kernel.shape == (3, 3, 5, 7)
-    expected = np.einsum("bhwc,hwck->bk", x, kernel)
-    assert_allclose(layer.apply(variables, x), expected, rtol=1e-5, atol=1e-5)
+    assert_allclose(y, np.einsum("bhwc,hwck->bk", x, kernel), rtol=1e-5, atol=1e-5)
     limit = math.sqrt(6 / (3 * 3 * 5 + 7))  # a fully connected layer's fan-out is its outputs
     assert 0.8 * limit < np.abs(kernel).max() <= limit
 
 
 def test_paper_dropout_is_inverted_dropout_with_halved_weights_behind():
-    paper = narrow_alexnet(dropout_convention="paper")
-    inverted = narrow_alexnet(dropout_convention="inverted")
-    variables, images = random_variables(paper), jnp.asarray(picture(3, 72, 72))
+    paper, inverted = (
+        build("vgg", num_classes=6, dropout_convention=c, **SMALL["vgg"])
+        for c in ("paper", "inverted")
+    )
+    variables, images = random_variables(paper), jnp.asarray(picture(3, 32, 32))
     halved = dict(variables["params"])
     for layer in ("fc7", "fc8"):
         halved[layer] = {**halved[layer], "kernel": halved[layer]["kernel"] * 0.5}
     rngs = {"dropout": jax.random.key(0)}
-    results = []
-    for train in (True, False):
-        ours, theirs = (
-            quick_jit(functools.partial(net.apply, train=train, rngs=rngs))(params, images)[0]
-            for net, params in ((paper, variables), (inverted, {"params": halved}))
-        )
+
+    @quick_jit
+    def logits(variables, halved):
+        nets = ((paper, variables), (inverted, {"params": halved}))
+        return [
+            [net.apply(params, images, train=train, rngs=rngs)[0] for net, params in nets]
+            for train in (True, False)
+        ]
+
+    results = logits(variables, halved)
+    for ours, theirs in results:
         assert_array_equal(ours, theirs)
-        results.append(ours)
-    assert not np.allclose(*results)
+    assert not np.allclose(results[0], results[1])
 
 
-SMALL = {
-    "alexnet": {"image_size": 64, "width": 0.1},
-    "vgg": {"image_size": 32, "width": 0.1, "column": "A-LRN"},
-    "googlenet": {"image_size": 32, "width": 0.1},
-    "cuda_convnet": {"width": 0.1},
-}
+@pytest.mark.parametrize(
+    ("name", "blocks"), [("alexnet", 2), ("vgg", 5), ("googlenet", 10), ("cuda_convnet", 2)]
+)
+def test_remat_recomputes_each_block(name, blocks):
+    net = build(name, num_classes=4, remat=True, **SMALL[name])
+    images = jax.ShapeDtypeStruct((1, net.image_size, net.image_size, 3), jnp.float32)
+    text = str(jax.make_jaxpr(net.apply)(abstract_variables(net), images))
+    assert text.count("prevent_cse") == blocks
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_remat_recomputes_and_changes_nothing(name):
+def test_remat_changes_nothing(name):
     """Gradients, or for GoogLeNet, whose gradient takes long to compile, the logits."""
     nets = [build(name, num_classes=3, remat=remat, **SMALL[name]) for remat in (False, True)]
-    variables = random_variables(nets[0])
-    side = nets[0].image_size
-    images = jnp.asarray(picture(2, side, side))
-    results, blocks = [], []
-    for net in nets:
+    with short_googlenet():
+        variables, side = random_variables(nets[0]), nets[0].image_size
+        images = jnp.asarray(picture(1, side, side))
 
-        def loss(variables, net=net):
-            return net.apply(variables, images)[0].sum()
+        @quick_jit
+        def results(variables):
+            losses = [lambda v, net=net: net.apply(v, images)[0].sum() for net in nets]
+            if name != "googlenet":
+                losses = [jax.value_and_grad(loss) for loss in losses]
+            return [loss(variables) for loss in losses]
 
-        blocks.append(str(jax.make_jaxpr(loss)(variables)).count("prevent_cse"))
-        function = loss if name == "googlenet" else jax.value_and_grad(loss)
-        results.append(quick_jit(function)(variables))
-    assert blocks == [0, {"alexnet": 2, "vgg": 5, "googlenet": 10, "cuda_convnet": 2}[name]]
-    jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-3, atol=1e-3), *results)
+        jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-3, atol=1e-3), *results(variables))
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_bfloat16_computes_narrow_and_answers_in_float32(name):
     net = build(name, num_classes=3, dtype="bfloat16", **SMALL[name])
     images = jax.ShapeDtypeStruct((2, net.image_size, net.image_size, 3), jnp.float32)
-    variables = random_variables(net, train=True)
+    variables = abstract_variables(net, train=True)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
 
     def apply(variables, images):
@@ -267,8 +278,8 @@ def test_bfloat16_is_close_to_float32():
     assert np.any(a != b)
 
 
-def first_biases(net):
-    """Each layer's first bias by path, checked to be the same for all its outputs."""
+def initial_biases(net):
+    """Each layer's initial bias by path, checked to be the same for all its outputs."""
 
     def init(key):
         images = jnp.zeros((1, net.image_size, net.image_size, 3))
@@ -282,52 +293,61 @@ def first_biases(net):
 
 
 @pytest.mark.parametrize("width", [1.0, 0.5, 0.1])
-def test_alexnet_start(width):
-    """Krizhevsky et al. 2012, section 5: deviation 0.01 everywhere. In a narrow net it grows as the
-    root of the shrinkage of the fan-in, so not for conv1, whose inputs are colours."""
+def test_alexnet_initial_weights(width):
+    """Krizhevsky et al. 2012, section 5: standard deviation 0.01 everywhere. In a narrow net it grows as
+    the root of the shrinkage of the fan-in, so not for conv1, whose inputs are colours."""
     net, full = (build("alexnet", width=w) for w in (width, 1.0))
-    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    ours, theirs = (
-        jax.eval_shape(n.init, jax.random.key(0), images)["params"] for n in (net, full)
-    )
-    for number, name in enumerate(ours):
+    ours, theirs = (abstract_variables(n)["params"] for n in (net, full))
+    draws = jax.jit(
+        lambda key: {
+            n: net.initializer(n)(key, (1, 1, 128, 128)) for n in ("conv1", "conv2", "fc6")
+        }
+    )(jax.random.key(0))
+    for name, drawn in draws.items():
         shrinkage = ours[name]["kernel"].shape[2] / theirs[name]["kernel"].shape[2]
-        drawn = np.asarray(net.initializer(name)(jax.random.key(number), (1, 1, 128, 128)))
+        drawn = np.asarray(drawn)
         assert_allclose(drawn.std(), 0.01 / math.sqrt(shrinkage), rtol=0.02, err_msg=name)
         assert abs(drawn.mean()) < 5 * drawn.std() / 128
         assert name != "conv1" or shrinkage == 1
 
 
-def test_first_biases():
+def test_initial_biases():
     """AlexNet's section 5; VGG's section 3.1; BVLC's for GoogLeNet."""
-    alexnet = first_biases(narrow_alexnet())
+    alexnet = initial_biases(narrow_alexnet())
     ones = {"conv2", "conv4", "conv5", "fc6", "fc7"}
     assert {layer for layer, bias in alexnet.items() if bias == 1.0} == ones
     assert {layer for layer, bias in alexnet.items() if bias == 0.0} == {"conv1", "conv3", "fc8"}
-    assert set(first_biases(build("vgg", **SMALL["vgg"])).values()) == {0.0}
-    googlenet = first_biases(build("googlenet", **SMALL["googlenet"]))
+    assert set(initial_biases(build("vgg", **SMALL["vgg"])).values()) == {0.0}
+    googlenet = initial_biases(build("googlenet", **SMALL["googlenet"]))
     classifiers = {"fc", "aux_4a/fc2", "aux_4d/fc2"}
     assert {layer for layer, bias in googlenet.items() if bias == 0.0} == classifiers
     others = {bias for layer, bias in googlenet.items() if layer not in classifiers}
     assert others == {float(np.float32(0.2))}
 
 
-def test_vgg_starts():
-    """Deviation 0.01 leaves the loss at ln 1000; the printed variance, 0.1, explodes."""
+@slow
+def test_vgg_initial_weights():
+    """Standard deviation 0.01 leaves the loss at ln 1000; the printed variance, 0.1, explodes."""
     images = jnp.asarray(70 / 50 * picture(1, 64, 64))
     losses, deviation = {}, {}
     for start in ("std_1e-2", "variance_1e-2", "glorot_uniform"):
         net = build("vgg", column="A", kernel_init=start, width=1 / 16, image_size=64)
-        init_and_apply = quick_jit(
-            lambda net=net: net.init_with_output(jax.random.key(0), images)[0]
-        )
-        logits, _ = init_and_apply()
-        losses[start] = -jax.nn.log_softmax(logits)[0, 0]
+        init = quick_jit(lambda key, net=net: net.init_with_output(key, images)[0][0])
+        logits = np.asarray(init(jax.random.key(0, impl="unsafe_rbg")))  # compiles fastest
+        losses[start] = np.logaddexp.reduce(logits[0]) - logits[0, 0]
         deviation[start] = float(np.std(logits))
     assert_allclose(losses["std_1e-2"], 6.9078, atol=1e-3)
     assert deviation["std_1e-2"] < 1e-2
     assert deviation["variance_1e-2"] > 1e6
     assert 0.05 < deviation["glorot_uniform"] < 5
+
+
+def test_vgg_standard_deviations():
+    """As named at full width, and larger by the root of the shrinkage of the inputs in a narrow net."""
+    for name, std in (("std_1e-2", 0.01), ("variance_1e-2", 0.1)):
+        draw = build("vgg", kernel_init=name).initializer(16, 64, fully_connected=False)
+        kernel = np.asarray(jax.jit(lambda key, d=draw: d(key, (3, 3, 40, 40)))(jax.random.key(0)))
+        assert_allclose(kernel.std(), 2 * std, rtol=0.03)
 
 
 @pytest.mark.parametrize(
@@ -338,8 +358,9 @@ def test_vgg_starts():
         ("glorot_normal", True, 2 / (360 + 40)),
     ],
 )
-def test_fan_scaled_starts(name, fully_connected, variance):
-    kernel = fan_scaled(name, fully_connected)(jax.random.key(0), (3, 3, 40, 40))
+def test_fan_scaled_initial_weights(name, fully_connected, variance):
+    draw = jax.jit(lambda key: fan_scaled(name, fully_connected)(key, (3, 3, 40, 40)))
+    kernel = np.asarray(draw(jax.random.key(0)))
     assert_allclose(np.var(kernel), variance, rtol=0.05)
     limit = math.sqrt(3 * variance)
     assert (np.abs(kernel).max() <= limit) == ("uniform" in name)
@@ -369,8 +390,3 @@ def test_build_errors(name, fields, messages):
 
 def test_build_takes_whole_numbers_for_fractions():
     assert build("vgg", width=1) == build("vgg")
-
-
-def test_models_do_not_import_tensorflow():
-    program = "import sys, jaxcnn.models; sys.exit('tensorflow' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], check=True)

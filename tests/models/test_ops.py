@@ -17,6 +17,9 @@ def normal(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
+lrn = jax.jit(ops.lrn, static_argnums=range(1, 6))
+
+
 # For maps 1..7 at one pixel, and for 100 in every map at the middle one.
 LRN_BY_HAND = {
     LRN_CONSTANTS["paper"]: (
@@ -77,16 +80,18 @@ LRN_BY_HAND = {
 @pytest.mark.parametrize("constants", LRN_BY_HAND)
 def test_lrn_by_hand(constants):
     ramp, middle = LRN_BY_HAND[constants]
-    assert_allclose(ops.lrn(jnp.arange(1.0, 8.0), *constants), ramp, rtol=1e-6)
-    assert_array_equal(ops.lrn(jnp.zeros(7), *constants), np.zeros(7))
+    rows = np.stack([np.arange(1, 8), np.zeros(7), np.full(7, 100)]).astype(np.float32)
+    found = np.asarray(lrn(rows, *constants))
+    assert_allclose(found[0], ramp, rtol=1e-6)
+    assert_array_equal(found[1], np.zeros(7))
     if middle is not None:
-        assert_allclose(ops.lrn(jnp.full(7, 100.0), *constants)[3], middle, rtol=1e-6)
+        assert_allclose(found[2, 3], middle, rtol=1e-6)
 
 
 def test_lrn_keeps_pixels_and_images_apart():
-    x = 50 * normal(2, 3, 4, 7)
-    y = ops.lrn(x, *LRN_CONSTANTS["paper"])
-    assert_allclose(y[1, 2, 3], ops.lrn(x[1, 2, 3], *LRN_CONSTANTS["paper"]), rtol=1e-6)
+    x = 50 * np.asarray(normal(2, 3, 4, 7))
+    y = np.asarray(lrn(x, *LRN_CONSTANTS["paper"]))
+    assert_allclose(y[1, 2, 3], lrn(x[1, 2, 3], *LRN_CONSTANTS["paper"]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("beta", [0.75, 0.5])
@@ -102,15 +107,15 @@ def test_lrn_gradient(beta):
     steps = 1e-6 * np.eye(7)
     expected = [(formula(a + step) - formula(a - step)) / 2e-6 for step in steps]
     weights = jnp.arange(1.0, 8.0)
-    gradient = jax.grad(lambda x: jnp.sum(weights * ops.lrn(x, 2.0, 5, 0.5, beta)))
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(weights * ops.lrn(x, 2.0, 5, 0.5, beta))))
     assert_allclose(gradient(jnp.asarray(a, jnp.float32)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_lrn_sums_are_float32():
     """In bfloat16 1 + 2e-5 · 100² · 5 would lose its terms; only the result is rounded."""
     x = (100 + 3 * normal(5, 32)).astype(jnp.bfloat16)
-    exact = ops.lrn(x.astype(jnp.float32), *LRN_CONSTANTS["caffe"])
-    y = ops.lrn(x, *LRN_CONSTANTS["caffe"])
+    exact = lrn(x.astype(jnp.float32), *LRN_CONSTANTS["caffe"])
+    y = lrn(x, *LRN_CONSTANTS["caffe"])
     assert y.dtype == jnp.bfloat16
     assert_array_equal(y.astype(jnp.float32), exact.astype(jnp.bfloat16).astype(jnp.float32))
 
@@ -134,24 +139,34 @@ def test_local_convolution_is_a_loop_over_positions(window):
         of_kernel[i, j] += np.einsum("hwc,o->hwco", padded[here], seed[b, i, j])
     of_x = of_x[:, window.before :, window.before :][:, :6, :5]
 
-    narrow = [jnp.asarray(a, jnp.float32) for a in (x, kernel)]
-    y, pull = jax.vjp(lambda x, kernel: ops.convolve_locally(x, kernel, window), *narrow)
-    assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
-    for ours, theirs in zip(pull(jnp.asarray(seed, jnp.float32)), (of_x, of_kernel), strict=True):
+    @jax.jit
+    def value_and_gradients(x, kernel, seed):
+        y, pull = jax.vjp(lambda x, kernel: ops.convolve_locally(x, kernel, window), x, kernel)
+        return y, *pull(seed)
+
+    found = value_and_gradients(*(np.float32(a) for a in (x, kernel, seed)))
+    for ours, theirs in zip(found, (expected, of_x, of_kernel), strict=True):
         assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_local_convolution_with_equal_kernels_is_a_convolution():
     x, kernel, window = normal(2, 7, 7, 3), normal(3, 3, 3, 4, seed=1), Window(3, 1, 1, 1)
-    everywhere = jnp.broadcast_to(kernel[None, None], (7, 7, 3, 3, 3, 4))
-    ours = ops.convolve_locally(x, everywhere, window)
-    assert_allclose(ours, dispatch.convolve(x, kernel, window), rtol=1e-4, atol=1e-5)
+
+    @jax.jit
+    def both(x, kernel):
+        everywhere = jnp.broadcast_to(kernel[None, None], (7, 7, 3, 3, 3, 4))
+        return ops.convolve_locally(x, everywhere, window), dispatch.convolve(x, kernel, window)
+
+    assert_allclose(*both(x, kernel), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [0, 4])
 def test_lrn_refuses_even_windows(n):
     with pytest.raises(ValueError, match=f"n is {n}.*odd n"):
         ops.lrn(jnp.ones(4), 2.0, n, 1e-4, 0.75)
+
+
+max_pool = jax.jit(dispatch.max_pool, static_argnums=1)
 
 
 def caffe_ceil_pool(x, size, stride):
@@ -164,34 +179,37 @@ def caffe_ceil_pool(x, size, stride):
 @pytest.mark.parametrize("side", [112, 56, 28, 14, 13, 7])
 def test_googlenet_pool_is_caffes_ceil_pool(side):
     x = -np.abs(np.random.default_rng(0).normal(size=(side, side))).astype(np.float32) - 1
-    y = dispatch.max_pool(jnp.asarray(x)[None, :, :, None], POOL)[0, :, :, 0]
+    y = np.asarray(max_pool(x[None, :, :, None], POOL))[0, :, :, 0]
     assert y.shape == (POOL.out(side),) * 2 == (side // 2,) * 2
     assert_array_equal(y, caffe_ceil_pool(x, 3, 2))  # negative values: a zero pad would show
 
 
 def test_inception_pool_pads_with_minus_infinity():
-    x = -jnp.ones((1, 4, 4, 1))
-    assert_array_equal(dispatch.max_pool(x, POOL_IN_MODULE), x)
+    x = -np.ones((1, 4, 4, 1), np.float32)
+    assert_array_equal(max_pool(x, POOL_IN_MODULE), x)
 
 
 def test_auxiliary_pool_is_not_adaptive():
     """Windows 0-5, 3-8, 6-11, 9-14 of a 14x14 map, not torchvision's 0-4, 3-7, 7-11, 10-14."""
     ramp = np.arange(14.0, dtype=np.float32)
-    x = jnp.asarray(np.broadcast_to(ramp[:, None] + 100 * ramp, (14, 14)))[None, :, :, None]
+    x = jnp.asarray(ramp[:, None] + 100 * ramp)[None, :, :, None]
     starts = [0, 3, 6, 9]
     expected = [[r + 2 + 100 * (c + 2) for c in starts] for r in starts]
-    assert_allclose(ops.average_pool(x, AUXILIARY_POOL)[0, :, :, 0], expected, rtol=1e-6)
+    y = jax.jit(ops.average_pool, static_argnums=1)(x, AUXILIARY_POOL)
+    assert_allclose(np.asarray(y)[0, :, :, 0], expected, rtol=1e-6)
     with pytest.raises(ValueError, match="padding"):
         ops.average_pool(x, Window(3, 1, 1, 1))
 
 
 def test_googlenet_conv1_padding_is_not_same():
-    """(3, 2), what Caffe's pad of 3 comes to, where SAME would be (2, 3)."""
-    x = normal(1, 224, 224, 3)
-    kernel = normal(7, 7, 3, 2, seed=1)
-    ours = dispatch.convolve(x, kernel, CONV1)
-    caffe = dispatch.convolve(x, kernel, Window(7, 2, 3, 3))  # the floor rule drops the last row
-    same = dispatch.convolve(x, kernel, Window(7, 2, 2, 3))
+    """(3, 2), the effect of Caffe's pad of 3, where SAME would be (2, 3)."""
+    caffe, same = Window(7, 2, 3, 3), Window(7, 2, 2, 3)  # Caffe's floor rule drops the last row
+
+    @jax.jit
+    def outputs(x, kernel):
+        return [dispatch.convolve(x, kernel, window) for window in (CONV1, caffe, same)]
+
+    ours, caffe, same = outputs(normal(1, 224, 224, 3), normal(7, 7, 3, 2, seed=1))
     assert ours.shape == caffe.shape == same.shape == (1, 112, 112, 2)
     assert_array_equal(ours, caffe)
     assert not np.allclose(ours, same, atol=1.0)
@@ -200,10 +218,14 @@ def test_googlenet_conv1_padding_is_not_same():
 @pytest.mark.parametrize("window", [Window(11, 4, 0, 3), Window(3, 2), Window(3, 2, 0, 1)])
 def test_window_sizes(window):
     """`out` for numbers and arrays agrees with what XLA gives; `min_input` is its inverse."""
-    for side in range(8, 60):
+    sides = np.arange(8, 60, dtype=np.int32)
+    assert np.asarray(window.out(jnp.asarray(sides))).tolist() == [
+        window.out(int(side)) for side in sides
+    ]
+    for side in (8, 9, 10, 11, 59):
         x = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
-        y = jax.eval_shape(lambda x: dispatch.max_pool(x, window), x)
-        assert window.out(side) == y.shape[1] == int(window.out(jnp.int32(side)))
+        y = jax.eval_shape(lambda x: dispatch.plain_max_pool(x, window), x)
+        assert window.out(side) == y.shape[1]
     for out in range(1, 9):
         smallest = window.min_input(out)
         assert window.out(smallest) == out
@@ -211,26 +233,26 @@ def test_window_sizes(window):
 
 
 def test_paper_dropout_is_inverted_dropout_with_the_next_weights_halved():
-    x = normal(4, 16)
-    weights = normal(16, 3, seed=1)
-    for key in (jax.random.key(2), None):
-        kept = None if key is None else UNSHARDED.dropout_mask(key, 0.5, x, Layout.BATCH_SHARDED)
-        paper = ops.dropout(x, 0.5, "paper", kept) @ weights
-        inverted = ops.dropout(x, 0.5, "inverted", kept) @ (weights * 0.5)
-        assert_array_equal(paper, inverted)
-    assert_array_equal(ops.dropout(x, 0.5, "paper", None), x * 0.5)
-    left = ops.dropout(
-        x, 0.5, "paper", UNSHARDED.dropout_mask(jax.random.key(2), 0.5, x, Layout.BATCH_SHARDED)
-    )
-    assert_array_equal(left, np.where(left == 0, 0, x))
+    x, weights, key = normal(4, 16), normal(16, 3, seed=1), jax.random.key(2)
+    kept = UNSHARDED.dropout_mask(key, 0.5, x, Layout.BATCH_SHARDED)
+    for mask in (kept, None):
+        paper = ops.dropout(x, 0.5, "paper", mask)
+        inverted = ops.dropout(x, 0.5, "inverted", mask)
+        assert_array_equal(paper @ weights, inverted @ (weights * 0.5))
+        assert_array_equal(paper, np.where(kept, x, 0) if mask is kept else x * 0.5)
 
 
 @pytest.mark.parametrize("rate", [0.4, 0.5, 0.7])
 def test_dropout_keeps_its_fraction(rate):
-    x = jnp.ones((400, 500))
-    kept = UNSHARDED.dropout_mask(jax.random.key(0), rate, x, Layout.BATCH_SHARDED)
-    y = ops.dropout(x, rate, "inverted", kept)
-    assert len({row.tobytes() for row in np.asarray(kept)}) == 400  # each image has its own
+    x, key = jnp.ones((400, 500)), jax.random.key(0)
+
+    @jax.jit
+    def dropped(x):
+        mask = UNSHARDED.dropout_mask(key, rate, x, Layout.BATCH_SHARDED)
+        return mask, ops.dropout(x, rate, "inverted", mask)
+
+    kept, y = map(np.asarray, dropped(x))
+    assert len({row.tobytes() for row in kept}) == 400  # each image has its own
     assert_allclose(np.mean(y != 0), 1 - rate, atol=5e-3)
     assert_allclose(np.unique(y), [0, 1 / (1 - rate)], rtol=1e-6)
     assert_array_equal(ops.dropout(x, rate, "inverted", None), x)

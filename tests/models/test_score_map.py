@@ -11,7 +11,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jaxcnn.models import build
 from jaxcnn.models.kernels import dispatch
 from jaxcnn.models.window import Window, map_side
-from tests.models.narrow import picture, quick_jit, random_variables
+from tests.models.narrow import (
+    abstract_variables,
+    picture,
+    quick_jit,
+    random_variables,
+    short_googlenet,
+)
 
 # Narrow nets on small images; AlexNet needs 64 pixels for a map of 1x1.
 NETS = {
@@ -28,6 +34,12 @@ NETS = {
 nets = pytest.mark.parametrize("name", NETS)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def three_modules():
+    with short_googlenet():
+        yield
+
+
 @functools.cache
 def net_and_variables(name):
     kind, fields = NETS[name]
@@ -35,8 +47,13 @@ def net_and_variables(name):
     return net, random_variables(net)
 
 
+@functools.cache
+def compiled(net, method=None):
+    return quick_jit(functools.partial(net.apply, method=method))
+
+
 def score_map(net, variables, images, sizes):
-    apply = quick_jit(functools.partial(net.apply, method="score_map"))
+    apply = compiled(net, "score_map")
     scores, valid = apply(variables, jnp.asarray(images), jnp.asarray(sizes, jnp.int32))
     return np.asarray(scores), np.asarray(valid)
 
@@ -55,7 +72,7 @@ def test_scores_of_a_padded_batch(name):
     assert scores.dtype == np.float32
     assert_array_equal(scores[~valid], 0)
 
-    logits, aux = quick_jit(net.apply)(variables, jnp.asarray(batch[:1, :side, :side]))
+    logits, aux = compiled(net)(variables, jnp.asarray(batch[:1, :side, :side]))
     assert aux == ()
     assert valid[0].sum() == valid[0, 0, 0] == 1
     assert_close(scores[0, 0, 0], logits[0])
@@ -78,9 +95,12 @@ def assert_close(actual, expected):
 def test_a_cell_is_not_the_zero_padded_crops_output():
     """Simonyan and Zisserman 2014, section 3.2: the neighbouring pixels take the padding's place."""
     net, variables = net_and_variables("vgg")
-    image = picture(128, 128)
-    scores, _ = score_map(net, variables, image[None], [(128, 128)])
-    crop, _ = quick_jit(net.apply)(variables, jnp.asarray(image[None, 32:96, 32:96]))
+    batch = np.zeros(
+        (3, 140, 140, 3), np.float32
+    )  # the shape that test_scores_of_a_padded_batch compiles
+    batch[0, :128, :128] = picture(128, 128)
+    scores, _ = score_map(net, variables, batch, [(128, 128)] * 3)
+    crop, _ = compiled(net)(variables, jnp.asarray(batch[:1, 32:96, 32:96]))
     assert not np.allclose(scores[0, 1, 1], crop[0], rtol=1e-3)
 
 
@@ -91,6 +111,7 @@ def test_without_padding_a_cell_is_the_crops_output():
     second = jnp.asarray(rng.normal(size=(3, 3, 4, 4)), jnp.float32)
     head = jnp.asarray(rng.normal(size=(3, 3, 4, 5)), jnp.float32)
 
+    @quick_jit
     def toy(x):
         x = jax.nn.relu(dispatch.convolve(x, first, Window(3)))
         x = dispatch.max_pool(x, Window(2, 2))
@@ -114,8 +135,7 @@ def test_map_sides_at_the_papers_scales():
     scales = (224, 256, 288, 352, 384, 416, 512, 640, 768)
     sides = [map_side((*net.trunk(), Window(net.classifier_side())), scale) for scale in scales]
     assert sides == [1, 2, 3, 5, 6, 7, 10, 14, 18]
-    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    variables = jax.eval_shape(net.init, jax.random.key(0), images)
+    variables = abstract_variables(net)
     for scale in (352, 768):
         images = jax.ShapeDtypeStruct((1, scale, scale, 3), jnp.float32)
         sizes = jax.ShapeDtypeStruct((1, 2), jnp.int32)
@@ -128,9 +148,11 @@ def test_map_sides_at_the_papers_scales():
 def test_mean_of_the_fc7_map_then_fc8_is_the_mean_of_the_scores():
     """fc8 is affine; the softmax is not, so its place matters."""
     net, variables = net_and_variables("vgg")
-    apply = functools.partial(net.apply, method="score_map", capture_intermediates=True)
-    size = jnp.array([[160, 160]], jnp.int32)
-    (scores, _), state = quick_jit(apply)(variables, jnp.asarray(picture(160, 160)[None]), size)
+    apply = functools.partial(
+        net.apply, method="score_map", capture_intermediates=lambda module, _: module.name == "fc7"
+    )
+    size = jnp.array([[128, 128]], jnp.int32)
+    (scores, _), state = quick_jit(apply)(variables, jnp.asarray(picture(128, 128)[None]), size)
     (fc7,) = state["intermediates"]["fc7"]["__call__"]
     fc8 = variables["params"]["fc8"]
     pooled = fc7.mean((1, 2)) @ fc8["kernel"][0, 0] * 0.5 + fc8["bias"][None]
@@ -148,11 +170,8 @@ def test_too_small_images(name, smallest, full):
     assert build(name, image_size=smallest).classifier_side() == 1
     net = build(name, width=0.01, num_classes=2)
     assert net.min_image_size() == full
-    variables = jax.eval_shape(
-        net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    )
     small = jnp.zeros((1, 300, full - 1, 3))
     with pytest.raises(ValueError, match=rf"300x{full - 1}.*smallest side is {full}"):
-        net.apply(variables, small, jnp.array([[300, full - 1]], jnp.int32), method="score_map")
+        net.apply({}, small, jnp.array([[300, full - 1]], jnp.int32), method="score_map")
     with pytest.raises(ValueError, match=r"300x223 images but its image_size is 224"):
-        net.apply(variables, small)
+        net.apply({}, small)

@@ -1,9 +1,9 @@
 """Chooses the form in which a platform computes an operation; no other module does.
 
-Every operation has a plain form, XLA's own, and forms that are faster on one platform (the other files of
-this folder). The choice is part of the compiled program (`lax.platform_dependent`), and each operation keeps
-one gradient of its own, so that the backward pass stores its inputs once, whatever the forms would store.
-The environment variable JAXCNN_KERNELS=off, read when a function is traced, leaves the plain forms alone.
+Every operation has a plain form, XLA's, and forms that are faster on one platform (the other files of this
+folder). The choice is part of the compiled program (`lax.platform_dependent`). Each operation has one custom
+gradient for all forms, so that the backward pass keeps only the operation's inputs.
+The environment variable JAXCNN_KERNELS=off, read when a function is traced, selects the plain forms.
 """
 
 import os
@@ -27,11 +27,7 @@ _Form = Callable[[Array, Array], Array]
 
 
 def enabled() -> bool:
-    """Whether platforms take forms of their own.
-
-    Raises:
-      ValueError: the environment variable holds anything but 'on' and 'off'.
-    """
+    """Whether platform-specific forms are used; a ValueError unless the variable is 'on' or 'off'."""
     value = os.environ.get(SWITCH, "on")
     if value not in ("on", "off"):
         raise ValueError(f"{SWITCH}={value!r}: set it to 'on' (the default) or 'off'")
@@ -53,20 +49,11 @@ def convolve(
     return plain_convolve(x, kernel, window, groups)
 
 
-def plain_convolve(
-    x: Float[Array, "b h w c"],
-    kernel: Float[Array, "kh kw ci co"],
-    window: Window,
-    groups: int = 1,
-) -> Float[Array, "b oh ow co"]:
-    """`convolve` in XLA's own form."""
+def plain_convolve(x: Array, kernel: Array, window: Window, groups: int = 1) -> Array:
+    """`convolve` in XLA's form."""
+    strides, layout = (window.stride, window.stride), ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(
-        x,
-        kernel,
-        (window.stride, window.stride),
-        window.padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
+        x, kernel, strides, window.padding, dimension_numbers=layout, feature_group_count=groups
     )
 
 
@@ -80,12 +67,12 @@ def _by_platform(usual: _Form, **special: _Form) -> _Form:
     def forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
         return chosen(x, kernel), (x, kernel)
 
-    def backward(kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    def backward(inputs: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
         def gradient_of(form: _Form) -> Callable[..., tuple[Array, Array]]:
             return lambda x, kernel, cotangent: jax.vjp(form, x, kernel)[1](cotangent)
 
         gradients = {platform: gradient_of(form) for platform, form in special.items()}
-        return lax.platform_dependent(*kept, cotangent, default=gradient_of(usual), **gradients)
+        return lax.platform_dependent(*inputs, cotangent, default=gradient_of(usual), **gradients)
 
     chosen.defvjp(forward, backward)
     return chosen
@@ -96,9 +83,9 @@ def _winograd(x: Array, kernel: Array) -> Array:
     return winograd.convolve_winograd(x, kernel)
 
 
-def _winograd_backward(kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+def _winograd_backward(inputs: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     """Winograd for the input's gradient; the kernel's gradient is no faster in this form."""
-    x, kernel = kept
+    x, kernel = inputs
     to_input = winograd.convolve_winograd(cotangent, jnp.swapaxes(kernel[::-1, ::-1], 2, 3))
     of_kernel = jax.linear_transpose(lambda k: plain_convolve(x, k, SAME_3X3), kernel)
     return to_input, of_kernel(cotangent)[0]
@@ -111,7 +98,7 @@ _winograd_on_cpu = _by_platform(partial(plain_convolve, window=SAME_3X3), cpu=_w
 @cache
 def _space_to_depth_on_gpu(window: Window) -> _Form:
     fold = partial(space_to_depth.convolve_space_to_depth, window=window)
-    # XLA does the like for TPUs, and estimates a tenth more cycles for AlexNet's step with this form.
+    # XLA does the same for TPUs, and estimates a tenth more cycles for AlexNet's step with this form.
     return _by_platform(partial(plain_convolve, window=window), cuda=fold, rocm=fold)
 
 
@@ -124,7 +111,7 @@ def max_pool(x: Float[Array, "b h w c"], window: Window) -> Float[Array, "b oh o
 
 
 def plain_max_pool(x: Array, window: Window) -> Array:
-    """`max_pool` in XLA's own form."""
+    """`max_pool` in XLA's form."""
     return lax.reduce_window(x, -jnp.inf, lax.max, *pool_arguments(window))
 
 
@@ -139,13 +126,13 @@ def _max_pool_forward(x: Array, window: Window) -> tuple[Array, tuple[Array, Arr
     return y, (x, y)
 
 
-def _max_pool_backward(window: Window, kept: tuple[Array, Array], cotangent: Array) -> tuple[Array]:
+def _max_pool_backward(window: Window, x_y: tuple[Array, Array], cotangent: Array) -> tuple[Array]:
     def plain(x: Array, y: Array, cotangent: Array) -> Array:
         del y
         return jax.vjp(partial(plain_max_pool, window=window), x)[1](cotangent)[0]
 
     on_cpu = partial(max_pool_slices.gradient, window=window)
-    return (lax.platform_dependent(*kept, cotangent, cpu=on_cpu, default=plain),)
+    return (lax.platform_dependent(*x_y, cotangent, cpu=on_cpu, default=plain),)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
@@ -181,9 +168,9 @@ def _multiply_forward(rows: Array, kernel: Array, dtype: str) -> tuple[Array, tu
 
 
 def _multiply_backward(
-    dtype: str, kept: tuple[Array, Array], cotangent: Array
+    dtype: str, inputs: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
-    rows, kernel = kept
+    rows, kernel = inputs
 
     def plain(rows: Array, kernel: Array, cotangent: Array) -> Array:
         return jax.vjp(lambda r: matmul.plain(r, kernel, dtype), rows)[1](cotangent)[0]
@@ -200,13 +187,10 @@ def slide(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c o"]) -> Float[
     """A fully connected layer at every position of a larger feature map, without padding."""
     if not enabled():
         return plain_slide(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=_slide_by_products, default=plain_slide)
+    on_cpu = partial(matmul.slide, multiply=multiply)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain_slide)
 
 
 def plain_slide(x: Array, kernel: Array) -> Array:
     """`slide` as a convolution."""
     return plain_convolve(x, kernel, Window(len(kernel)))
-
-
-def _slide_by_products(x: Array, kernel: Array) -> Array:
-    return matmul.slide(x, kernel, multiply)

@@ -21,7 +21,7 @@ _BLOCK = 512
 
 
 def plain(rows: Array, kernel: Array, dtype: str) -> Array:
-    """rows @ kernel in XLA's own form, summed in and returned as `dtype`."""
+    """rows @ kernel in XLA's form, summed in and returned as `dtype`."""
     return jnp.matmul(rows, kernel, preferred_element_type=jnp.dtype(dtype))
 
 

@@ -42,8 +42,7 @@ def gradient(x: Array, y: Array, cotangent: Array, window: Window) -> Array:
 def _group(x: Array) -> int:
     """How many images are computed at once, a divisor of all.
 
-    A loop over groups recomputes intermediate results of the forward pass, which XLA:CPU would otherwise
-    keep, and they stay in the cache.
+    Intermediate results of a group stay in the cache, and XLA:CPU does not keep them from the forward pass.
     """
     images = x.shape[0]
     fit = max(1, _GROUP_VALUES // max(1, math.prod(x.shape[1:])))
@@ -60,12 +59,12 @@ def _gradient(x: Array, y: Array, cotangent: Array, window: Window) -> Array:
 
 
 def _is_tiling(window: Window) -> bool:
-    """Whether windows neither overlap nor are padded: they are tiles of x, which takes fewer operations."""
+    """Whether windows are tiles of x, neither overlapping nor padded, which takes fewer operations."""
     return window.size == window.stride and not (window.before or window.after)
 
 
 def _tiled(x: Array, window: Window) -> Array:
-    """[b, rows, size, columns, size, c]; a rest that fills no window is left out."""
+    """[b, rows, size, columns, size, c]; a remainder that fills no window is left out."""
     size = window.size
     rows, columns = x.shape[1] // size, x.shape[2] // size
     whole = x[:, : rows * size, : columns * size]
@@ -142,9 +141,7 @@ def _spread(x: Array, y: Array, cotangent: Array, axis: int, window: Window) -> 
         sum((taken(t, k) for t, k in enumerate(range(r + stride, size, stride), 1)), taken(0, r))
         for r in range(stride)
     ]
-    shape = list(x.shape)
-    shape[axis] = count * stride
-
+    shape = (*x.shape[:axis], count * stride, *x.shape[axis + 1 :])
     whole = jnp.stack(phases, axis=axis + 1).reshape(shape) if stride > 1 else phases[0]
     return lax.slice_in_dim(whole, 0, x.shape[axis], axis=axis)
 

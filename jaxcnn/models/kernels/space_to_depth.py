@@ -1,10 +1,9 @@
 """A strided convolution of few channels as one of many channels without strides, for GPUs.
 
-Tensor cores want channel counts that are multiples of 8, and the first layers of AlexNet (11 x 11, stride
-4) and of GoogLeNet (7 x 7, stride 2) have three. Each stride x stride square of pixels becomes one cell
-with all their
-channels, and the kernel, padded with zeros to a multiple of the stride, is folded the same way: 3 x 3 of 48
-channels, 4 x 4 of 12. Products and sums are the same. The gain is not measured: no GPU was at hand.
+Tensor cores want channel counts that are multiples of 8, and the first layers of AlexNet (11 x 11, stride 4)
+and of GoogLeNet (7 x 7, stride 2) have three. Each stride x stride square of pixels becomes one cell with all
+their channels, and the kernel, padded with zeros to a multiple of the stride, is folded the same way: 3 x 3
+of 48 channels, 4 x 4 of 12. Products and sums are the same. The gain is not measured: no GPU was available.
 """
 
 import jax.numpy as jnp

@@ -1,12 +1,13 @@
 """The space-to-depth form of first layers, which GPUs use, against the plain convolution."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxcnn.models import build
 from jaxcnn.models.kernels import dispatch, space_to_depth
 from jaxcnn.models.window import Window
 from tests.models.kernels.test_cpu_forms import check, drawn, operand_shapes
@@ -41,30 +42,31 @@ def test_the_nets_first_layers(dtype):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("stride", [2, 3, 4])
-@pytest.mark.parametrize(("before", "after"), [(0, 0), (1, 0), (0, 2), (3, 3)])
-def test_other_windows_and_sides(size, stride, before, after):
-    window = Window(size, stride, before, after)
-    for height, width in ((9, 12), (10, 7)):
-        x, kernel = drawn("float32", (1, height, width, 3), (size, size, 3, 2))
-        assert_allclose(
-            quick_jit(lambda x, k: fold(x, k, window))(x, kernel),
-            quick_jit(lambda x, k: dispatch.plain_convolve(x, k, window))(x, kernel),
-            rtol=0,
-            atol=1e-4,
-        )
+def test_other_windows_and_sides(size, stride):
+    paddings, kernel = ((0, 0), (1, 0), (0, 2), (3, 3)), (size, size, 3, 2)
+    *images, kernel = drawn("float32", (1, 9, 12, 3), (1, 10, 7, 3), kernel)
+
+    @quick_jit
+    def both(images, kernel):
+        windows = [Window(size, stride, *padding) for padding in paddings]
+        return [
+            [form(x, kernel, window) for window in windows for x in images]
+            for form in (fold, dispatch.plain_convolve)
+        ]
+
+    for one, other in zip(*both(images, kernel), strict=True):
+        assert_allclose(one, other, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("net", "channels"), [("alexnet", 48), ("googlenet", 12)])
-def test_which_platforms_take_it(net, channels):
-    """The kernel stays as the paper has it; only what is computed differs."""
-    net = build(name=net, num_classes=2, width=0.125)
-    images = jax.ShapeDtypeStruct((1, net.image_size, net.image_size, 3), jnp.float32)
-    params = jax.eval_shape(lambda x: net.init(jax.random.key(0), x), images)
-    for platform, expected in (("cuda", channels), ("rocm", channels), ("tpu", 3), ("cpu", 3)):
-        lowered = jax.jit(lambda p, x: net.apply(p, x)[0]).trace(params, images)
-        text = lowered.lower(lowering_platforms=(platform,)).as_text()
-        first = next(line for line in text.splitlines() if "stablehlo.convolution" in line)
-        assert f"x{expected}xf32>, tensor<" in first
+def test_which_platforms_take_it():
+    for image, kernel, window in first_layers():
+        folded = {11: 48, 7: 12}[kernel[0]]
+        shapes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, *image), kernel))
+        traced = jax.jit(partial(dispatch.convolve, window=window)).trace(*shapes)
+        for platform, channels in (("cuda", folded), ("rocm", folded), ("tpu", 3), ("cpu", 3)):
+            text = traced.lower(lowering_platforms=(platform,)).as_text()
+            (line,) = (line for line in text.splitlines() if "stablehlo.convolution" in line)
+            assert f"x{channels}xf32>, tensor<" in line
 
 
 def test_the_map_beyond_the_image_is_zero():
