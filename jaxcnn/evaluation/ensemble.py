@@ -63,11 +63,7 @@ def file_name(protocol: str, split: str, step: int) -> str:
 
 
 def save_posteriors(posteriors: Posteriors, path: Path) -> None:
-    """Writes a .npz file atomically.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Writes a .npz file atomically."""
     write_arrays(
         path,
         ids=posteriors.ids,
@@ -78,11 +74,7 @@ def save_posteriors(posteriors: Posteriors, path: Path) -> None:
 
 
 def load_posteriors(path: str | Path) -> Posteriors:
-    """Reads what `save_posteriors` wrote.
-
-    Raises:
-        PosteriorsError: the file is missing, or holds no posteriors.
-    """
+    """Reads what `save_posteriors` wrote, or raises PosteriorsError."""
     make = "jaxcnn evaluate --workdir=RUN --protocol=NAME --save_posteriors"
     try:
         with np.lib.npyio.NpzFile(path) as file:  # type: ignore[arg-type]
@@ -130,11 +122,7 @@ def average_posteriors(posteriors: Sequence[Posteriors]) -> Posteriors:
 
 
 def error_rates(posteriors: Sequence[Posteriors]) -> Result:
-    """Error rates of the mean; those of a single file equal the evaluation that saved it exactly.
-
-    Raises:
-        PosteriorsError: as for `average_posteriors`.
-    """
+    """Error rates of `average_posteriors`; of a single file, exactly those of its evaluation."""
     mean, tally = average_posteriors(posteriors), Tally()
     tally.add(mean.values, mean.labels)
     return tally.result(mean.facts["protocol"], mean.facts["split"], len(mean.ids))

@@ -48,7 +48,7 @@ class Forward:
     """The compiled forward passes of one net.
 
     Attributes:
-        net: the Linen module.
+        net: the net.
         mean: float32[3], or a mean image float32[S,S,3], which is subtracted from crops of the central
             square; from other images its mean is.
         placement: where arrays live.

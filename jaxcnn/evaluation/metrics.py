@@ -31,8 +31,8 @@ def ranks(
 ) -> Int[Array | np.ndarray, " B"]:
     """The rank of each label among the classes, 0 for the most probable. For NumPy and JAX arrays.
 
-    Of equal scores the lower class index comes first, as in argmax. Classes with
-    NaN come before the label, and a label with NaN comes last: a broken net is never right.
+    Among equal scores the lower class index is first, as in argmax. NaN makes an image wrong: classes with
+    NaN rank before the label, and a label with NaN is last.
     """
     own = scores[np.arange(scores.shape[0]), labels][:, None]
     index = np.arange(scores.shape[-1], dtype=np.int32)[None, :]

@@ -81,10 +81,8 @@ def image_posteriors(
     Crops of several images share batches.
 
     Args:
-        forward: the net's forward passes.
         params: on the devices.
         images: with the crops of `choose_crops`.
-        protocol: which crops are averaged.
         check_stop: called before each image and each batch; raises to leave early.
     """
     batcher = _Batcher(forward, params, check_stop)

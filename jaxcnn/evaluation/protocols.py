@@ -68,12 +68,8 @@ class Protocol:
         return f"{_name(self)}({scales}->{image_size})"
 
     def crops(self, height: int, width: int, image_size: int, *, square: bool = False) -> Crops:
-        """The crops of an image of (height, width).
-
-        Args:
-            image_size: the net's.
-            square: whether a centre crop is that of the central square (see `data.eval_crops.center_crop`).
-        """
+        """The crops of an image of (height, width); with `square`, a centre crop is that of the central
+        square (see `data.eval_crops.center_crop`)."""
         raise NotImplementedError
 
     def for_images_of(self, image_size: int) -> Protocol:
@@ -110,8 +106,7 @@ class CenterCrop(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TenCrops(Protocol):
-    """Ten crops: corners and centre of the central square, and their mirrors (Krizhevsky et al. 2012,
-    section 4.1).
+    """Corners and centre of the central square, and their mirrors (Krizhevsky et al. 2012, section 4.1).
 
     GoogLeNet's Table 3 does not define its 10 crops; these are used for it.
     """

@@ -68,31 +68,26 @@ class ShardContext:
         count = x.shape[0] // self.size
         return lax.dynamic_slice_in_dim(x, lax.axis_index(self.axis) * count, count)
 
-    def example_ids(self, count: int, layout: Layout) -> Int[Array, "n 2"]:
-        """(epoch, id) of the `count` images of an array in this layout."""
-        if self.rows is None:
-            numbers = jnp.arange(count, dtype=jnp.int32)
-            return jnp.stack([jnp.zeros_like(numbers), numbers], axis=1)
-        return self.rows if layout is Layout.BATCH_SHARDED else self.gather_rows(self.rows)
-
-    def local_outputs(self, x: Array, layout: Layout) -> Array:
-        """The features of x that this device holds in a layout."""
-        if layout is not Layout.FEATURE_SHARDED:
-            return x
-        count = x.shape[-1] // self.size
-        first = lax.axis_index(self.axis) * count
-        return lax.dynamic_slice_in_dim(x, first, count, axis=x.ndim - 1)
-
     def dropout_mask(self, key: Array, rate: float, x: Array, layout: Layout) -> Array:
         """Which values of x dropout keeps: bool, x's shape. The draws are a function of (key, epoch, id,
         feature), and so do not depend on the devices or the sharding of the layer."""
-        outputs = x.shape[-1] * (self.size if layout is Layout.FEATURE_SHARDED else 1)
+        sharded, features = layout is Layout.FEATURE_SHARDED, x.shape[-1]
+        shape = (*x.shape[1:-1], features * (self.size if sharded else 1))
+        if self.rows is None:
+            numbers = jnp.arange(x.shape[0], dtype=jnp.int32)
+            rows = jnp.stack([jnp.zeros_like(numbers), numbers], axis=1)
+        else:
+            rows = self.rows if layout is Layout.BATCH_SHARDED else self.gather_rows(self.rows)
 
         def one(row: Array) -> Array:
             image_key = jax.random.fold_in(jax.random.fold_in(key, row[0]), row[1])
-            return jax.random.bernoulli(image_key, 1.0 - rate, (*x.shape[1:-1], outputs))
+            return jax.random.bernoulli(image_key, 1.0 - rate, shape)
 
-        return self.local_outputs(jax.vmap(one)(self.example_ids(x.shape[0], layout)), layout)
+        mask = jax.vmap(one)(rows)
+        if not sharded:
+            return mask
+        first = lax.axis_index(self.axis) * features
+        return lax.dynamic_slice_in_dim(mask, first, features, axis=x.ndim - 1)
 
 
 UNSHARDED = ShardContext()

@@ -234,12 +234,20 @@ def test_window_sizes(window):
 
 def test_paper_dropout_is_inverted_dropout_with_the_next_weights_halved():
     x, weights, key = normal(4, 16), normal(16, 3, seed=1), jax.random.key(2)
-    kept = UNSHARDED.dropout_mask(key, 0.5, x, Layout.BATCH_SHARDED)
-    for mask in (kept, None):
-        paper = ops.dropout(x, 0.5, "paper", mask)
-        inverted = ops.dropout(x, 0.5, "inverted", mask)
+
+    @jax.jit
+    def results(x):
+        mask = UNSHARDED.dropout_mask(key, 0.5, x, Layout.BATCH_SHARDED)
+        return mask, [
+            [ops.dropout(x, 0.5, convention, kept) for convention in ("paper", "inverted")]
+            for kept in (mask, None)
+        ]
+
+    kept, pairs = results(x)
+    for paper, inverted in pairs:
         assert_array_equal(paper @ weights, inverted @ (weights * 0.5))
-        assert_array_equal(paper, np.where(kept, x, 0) if mask is kept else x * 0.5)
+    assert_array_equal(pairs[0][0], np.where(kept, x, 0))
+    assert_array_equal(pairs[1][0], x * 0.5)
 
 
 @pytest.mark.parametrize("rate", [0.4, 0.5, 0.7])
