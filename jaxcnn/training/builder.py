@@ -52,39 +52,29 @@ def net_and_rules(config: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
 
 def build_experiment(
     config: Mapping[str, Any],
-    statistics: Statistics | None = None,
     devices: Sequence[Any] | None = None,
 ) -> Experiment:
-    """The experiment of a config, on `devices` (None: all); see `make_parts` for both and for errors.
+    """The experiment of a config on `devices` (None: all); see `make_parts` for both and for errors.
 
-    Args:
-        statistics: of the data. None takes placeholders where `augment` needs statistics: enough for
-            shapes and timing; a run replaces them by `Experiment.with_statistics`.
+    Statistics of the data are placeholders, enough for shapes and timing; a run replaces them.
     """
     devices = list(jax.devices() if devices is None else devices)
     parts = make_parts(config, devices)
     augment: Augment = configs.build_section("augment", config["augment"], SECTIONS)
     placement = parts.plan.placement(devices)
-    options = placement.compiler_options
+    side, options = augment.scale[0], placement.compiler_options
+    grey = np.full((side, side, 3), 127.5, np.float32)
+    placeholder = Statistics(np.full(3, 127.5), np.eye(3), grey, {})
     if placement.platform == "tpu" and len(parts.grad_reduce.buckets) == 1:
         options = {}  # they are all about sums in several buckets
     return Experiment(
         **vars(parts),
         config=config,
         augment=augment,
-        device_preprocess=make_preprocess(augment, statistics or _placeholder(augment)),
+        device_preprocess=make_preprocess(augment, placeholder),
         placement=placement,
         compiler_options=options,
     )
-
-
-def _placeholder(augment: Augment) -> Statistics | None:
-    """Statistics of the right shapes; None where `augment` needs none."""
-    if not augment.needs_statistics:
-        return None
-    side = augment.scale[0]
-    image = np.full((side, side, 3), 127.5, np.float32) if augment.in_square else None
-    return Statistics(np.full(3, 127.5), np.eye(3), image, {})
 
 
 def with_classes(config: Mapping[str, Any], source_classes: int) -> dict[str, Any]:

@@ -37,13 +37,11 @@ class Console:
         interval = self.TERMINAL_SECONDS if self.in_place else self.PLAIN_SECONDS
         if self.silent or (not last and now - self._last < interval):
             return
-        self._last = now
+        self._last, self._open = now, self.in_place
         if self.in_place:
             columns = shutil.get_terminal_size().columns  # a wrapped line could not be rewritten
-            print("\r\x1b[2K" + text[: columns - 1], end="", file=self.stream, flush=True)
-            self._open = True
-        else:
-            print(text, file=self.stream, flush=True)
+            text = "\r\x1b[2K" + text[: columns - 1]
+        print(text, end="" if self.in_place else "\n", file=self.stream, flush=True)
 
     def end_progress(self) -> None:
         """Ends the progress line, if there is one, so that it stays."""

@@ -53,12 +53,8 @@ class Evaluator:
     corrupt: set[str] = dataclasses.field(default_factory=set)
 
     def tasks(self, step: int) -> list[EvalTask]:
-        """The evaluations due after `step` updates.
-
-        The first protocol evaluates the held-out images before each save and whenever a plateau rule
-        needs it: they choose the best checkpoint and the drops of the learning rate. The reported split
-        chooses nothing.
-        """
+        """The evaluations due after `step` updates. The first protocol evaluates the held-out images before
+        each save, to choose the best checkpoint, and whenever a plateau rule needs it."""
         side = self.experiment.net.image_size
         protocols = run_protocols(self.experiment.config)
         due = [
@@ -83,14 +79,12 @@ class Evaluator:
             result = self._evaluate(state, task)
             self.results[task.label, task.split] = (step, result)
             row = dataclasses.asdict(result)
-            seconds, epoch = time.perf_counter() - began, self.progress.epoch(step)
-            self.writer.write(
-                {"kind": "eval", "step": step, "epoch": epoch, **row, "seconds": seconds}
-            )
+            event = {"kind": "eval", "step": step, "epoch": self.progress.epoch(step), **row}
+            self.writer.write({**event, "seconds": time.perf_counter() - began})
             self.console.line(f"eval  step {step}  {result_text(row)}")
 
     def restore(self, events: Iterable[Mapping[str, Any]], step: int) -> None:
-        """Takes over the results that an earlier start logged for the state after `step` updates."""
+        """Restores the results that an earlier start logged for the state after `step` updates."""
         names = [field.name for field in dataclasses.fields(Result)]
         for event in events:
             if event["kind"] == "eval" and event["step"] == step:

@@ -13,11 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import config as configs
-from jaxcnn.data.pixel_statistics import Statistics
 from jaxcnn.evaluation import Forward
-from jaxcnn.losses import Objective
 from jaxcnn.parallel import GradReduce, Placement, Plan, put
-from jaxcnn.preprocessing import Augment, DevicePreprocess, make_preprocess
+from jaxcnn.preprocessing import Augment, DevicePreprocess
 from jaxcnn.training.ema import WeightAverage
 from jaxcnn.training.schema import SECTIONS
 from jaxcnn.training.train_state import Controls, TrainState, create_state
@@ -59,15 +57,6 @@ class Experiment(Parts):
     placement: Placement
     compiler_options: Mapping[str, str]
 
-    def with_statistics(self, statistics: Statistics) -> Experiment:
-        """The same experiment, which preprocesses images by `statistics` of the data.
-
-        Raises:
-            ValueError: they lack the mean image of the right side.
-        """
-        preprocess = make_preprocess(self.augment, statistics)
-        return dataclasses.replace(self, device_preprocess=preprocess)
-
     @functools.cached_property
     def state_shardings(self) -> TrainState:
         """A `TrainState` of shardings."""
@@ -76,18 +65,30 @@ class Experiment(Parts):
     @functools.cached_property
     def train_step(self) -> Any:
         """(state, batch, controls) -> (state, sums) on the mesh, jitted; the state is donated."""
-        objective: Objective = configs.build_section("loss", self.config["loss"], SECTIONS)
         step = make_train_step(
             self.net,
             self.tx,
-            objective,
+            configs.build_section("loss", self.config["loss"], SECTIONS),
             self.device_preprocess,
             self.average,
             self.plan.part,
             self.grad_reduce,
             self.config["grad_accum_steps"],
         )
-        return self._on_mesh(step)
+        split, whole = self.placement.batch.spec, self.placement.replicated.spec
+        inputs = (self.state_specs, split, _control_specs(whole, split))
+        outputs = (self.state_specs, whole)
+        mapped = jax.shard_map(
+            step, mesh=self.placement.mesh, in_specs=inputs, out_specs=outputs, check_vma=False
+        )
+        in_shardings, out_shardings = jax.tree.map(self.placement.sharding, (inputs, outputs))
+        return jax.jit(
+            mapped,
+            in_shardings=in_shardings,
+            out_shardings=out_shardings,
+            donate_argnums=0,
+            compiler_options=dict(self.compiler_options),
+        )
 
     def fresh_state(self) -> TrainState:
         """A new state, created in place on the devices."""
@@ -105,8 +106,8 @@ class Experiment(Parts):
 
     def evaluated(self, state: TrainState) -> Any:
         """The parameters that evaluation uses, replicated on this process's devices."""
-        whole = state.evaluated if not self.plan.layers else self._gather(state.evaluated)
-        return self.placement.local(whole)
+        params = state.evaluated
+        return self.placement.local(self._gather(params) if self.plan.layers else params)
 
     @functools.cached_property
     def _gather(self) -> Any:
@@ -184,26 +185,9 @@ class Experiment(Parts):
             calls=np.zeros((self.placement.devices, 2), np.int32),
         )
 
-    def _on_mesh(self, step: Any) -> Any:
-        """The step of one device as a step of the whole mesh, jitted."""
-        split, whole = self.placement.batch.spec, self.placement.replicated.spec
-        inputs = (self.state_specs, split, _control_specs(whole, split))
-        outputs = (self.state_specs, whole)
-        mapped = jax.shard_map(
-            step, mesh=self.placement.mesh, in_specs=inputs, out_specs=outputs, check_vma=False
-        )
-        in_shardings, out_shardings = jax.tree.map(self.placement.sharding, (inputs, outputs))
-        return jax.jit(
-            mapped,
-            in_shardings=in_shardings,
-            out_shardings=out_shardings,
-            donate_argnums=0,
-            compiler_options=dict(self.compiler_options),
-        )
-
 
 def _control_specs(whole: Any, split: Any) -> Controls:
-    """How the controls lie on the mesh: `calls` is split over the devices."""
+    """The layout of the controls: `calls` is split over the devices, the others are replicated."""
     return Controls(whole, whole, whole, whole, calls=split)
 
 

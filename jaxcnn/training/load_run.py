@@ -34,7 +34,7 @@ class Loaded:
         classes: class names by label.
         step: updates done.
         config: the run's resolved config.
-        mean: mean subtracted from images: float32[3], or a mean image float32[S,S,3].
+        mean: what is subtracted from images: float32[3], or a mean image float32[S,S,3].
     """
 
     net: Any

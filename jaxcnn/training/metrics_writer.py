@@ -42,17 +42,20 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, tensorboard: bool, process_group: ProcessGroup) -> None:
         self.path = workdir / "metrics.jsonl"
-        self._process_group = process_group
-        self._board = _tensorboard(workdir) if tensorboard and process_group.is_primary else None
+        self._process_group, self._board = process_group, None
+        if tensorboard and process_group.is_primary:
+            logging.getLogger("absl").setLevel(logging.ERROR)
+            from clu import metric_writers
+
+            events = metric_writers.SummaryWriter(str(workdir))
+            self._board = metric_writers.AsyncMultiWriter([events])
 
     def truncate(self, step: int) -> list[dict[str, Any]]:
         """Removes the events after `step`, which a resumed run writes again; returns the others."""
 
         def rewrite() -> None:
             kept = [json.dumps(e) + "\n" for e in read_events(self.path) if e["step"] <= step]
-            whole = self.path.with_suffix(".tmp")
-            whole.write_text("".join(kept))
-            whole.replace(self.path)
+            replace_text(self.path, "".join(kept))
 
         self._process_group.run_on_primary(rewrite)
         return read_events(self.path)
@@ -75,6 +78,13 @@ class MetricsWriter:
             self._board.close()
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file so that a kill leaves the old content or the new one."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
 def read_events(path: Path) -> list[dict[str, Any]]:
     """The events in a metrics.jsonl, oldest first, without a last line that a kill cut short."""
     events = []
@@ -84,10 +94,3 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return events
-
-
-def _tensorboard(workdir: Path) -> Any:
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    from clu import metric_writers
-
-    return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(workdir))])

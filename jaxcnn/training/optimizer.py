@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import optax
@@ -39,22 +39,11 @@ def decayed(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-class _Empty(NamedTuple):
-    """State of a transformation without state."""
-
-
 def _minus_learning_rate() -> optax.GradientTransformationExtraArgs:
-    def init(params: Any) -> _Empty:
-        del params
-        return _Empty()
-
-    def update(
-        updates: Any, state: Any, params: Any = None, *, learning_rate: Any, **_: Any
-    ) -> Any:
-        del params
+    def update(updates: Any, state: Any, _: Any = None, *, learning_rate: Any, **__: Any) -> Any:
         return jax.tree.map(lambda u: -learning_rate * u, updates), state
 
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)  # pyright: ignore[reportArgumentType]
 
 
 OPTIMIZERS = {"momentum": momentum}

@@ -20,7 +20,7 @@ from jaxcnn.evaluation import Result
 from jaxcnn.models.summary import format_table, summarise
 from jaxcnn.parallel import describe_devices, plan_lines
 from jaxcnn.training.console import duration
-from jaxcnn.training.metrics_writer import read_events
+from jaxcnn.training.metrics_writer import read_events, replace_text
 
 if TYPE_CHECKING:
     from jaxcnn.training.run_setup import Run
@@ -77,7 +77,7 @@ def record_start(run: Run, step: int, command: Sequence[str]) -> None:
         "compiler_options": dict(experiment.compiler_options),
         **({"started_from": run.warm_start.record()} if run.warm_start else {}),
     }
-    _write(path, {"starts": [*read_starts(path), start]})
+    replace_text(path, json.dumps({"starts": [*read_starts(path), start]}, indent=2) + "\n")
 
 
 def conclude(run: Run, step: int, best: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -151,9 +151,9 @@ def write_report(
     written = {(row["protocol"], row["split"]) for row in rows}
     old = [row for row in report["results"] if row["step"] == facts["step"]]
     kept = [row for row in old if (row["protocol"], row["split"]) not in written]
-    whole = {**report, **facts, "results": [*kept, *rows]}
-    _write(path, whole)
-    return whole
+    new = {**report, **facts, "results": [*kept, *rows]}
+    replace_text(path, json.dumps(new, indent=2) + "\n")
+    return new
 
 
 def result_text(row: Mapping[str, Any]) -> str:
@@ -207,9 +207,3 @@ def _git(*arguments: str) -> str:
         ).strip()
     except (OSError, subprocess.SubprocessError):
         return ""
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    whole = path.with_suffix(".tmp")
-    whole.write_text(json.dumps(content, indent=2) + "\n")
-    whole.replace(path)  # atomic: a kill leaves the old file or the new one

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxcnn.data import DataSplits, TrainLoader
 from jaxcnn.parallel import ProcessGroup, check_same, join_process_group
+from jaxcnn.preprocessing import make_preprocess
 from jaxcnn.training import schema
 from jaxcnn.training.builder import build_experiment, with_classes
 from jaxcnn.training.checkpoint import Checkpoints
@@ -141,7 +143,8 @@ def open_run(config: Any, folder: Path) -> Iterator[Run]:
             statistics = obtain_statistics(
                 experiment, data, folder, group, stop_signal.check, begun=begun
             )
-            experiment = experiment.with_statistics(statistics)
+            preprocess = make_preprocess(experiment.augment, statistics)
+            experiment = dataclasses.replace(experiment, device_preprocess=preprocess)
         run = Run(experiment, data, folder, stop_signal, group, warm_start)
         stack.callback(run.close)
         try:

@@ -1,8 +1,8 @@
 """Epochs and steps, learning rate schedules, and the learning rate of each update.
 
 A schedule is one callable here and one row in `SCHEDULES`: a function of the epoch, computed on the host in
-double precision. `Plateau` also depends on the evaluations of the held-out images, so part of it lies in the
-train state.
+double precision. `Plateau` also depends on the evaluations of the held-out images, so the
+train state holds its state.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Progress:
 
     @property
     def total(self) -> int:
-        """Updates of the whole run."""
+        """Number of updates of the run."""
         # The small number absorbs rounding: 1.1 * 100 / 10 is slightly above 11 in binary.
         return math.ceil(self.epochs * self.examples / self.batch_size - 1e-9)
 

@@ -48,10 +48,10 @@ class Stage:
         """Forbidden differences between the run in the folder and the stage; [] if no run has begun."""
         if not has_begun(self.folder) or not (self.folder / "config.json").exists():
             return []
-        there = schema.read_saved_config(self.folder / "config.json")
+        saved = schema.read_saved_config(self.folder / "config.json")
         if not self.config["model"]["num_classes"]:  # taken from the data
-            there["model"]["num_classes"] = 0
-        return configs.forbidden_difference(there, self.config)
+            saved["model"]["num_classes"] = 0
+        return configs.forbidden_difference(saved, self.config)
 
     def progress(self) -> StageStatus:
         """The status. A stage is done if its report has every protocol at the last step."""
@@ -67,8 +67,8 @@ class Stage:
         total = Progress(examples, config["batch_size"], config["epochs"]).total
         side = config["model"]["image_size"]
         wanted = {protocol.label(side) for protocol in run_protocols(config)}
-        there = {row["protocol"] for row in found["results"] if row["step"] == step}
-        return StageStatus.DONE if step >= total and wanted <= there else StageStatus.BEGUN
+        done = {row["protocol"] for row in found["results"] if row["step"] == step}
+        return StageStatus.DONE if step >= total and wanted <= done else StageStatus.BEGUN
 
 
 def read_chain(

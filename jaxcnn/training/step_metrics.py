@@ -16,8 +16,6 @@ from jaxcnn.training.metrics_writer import MetricsWriter
 from jaxcnn.training.schedules import Progress
 from jaxcnn.training.watchdog import Watchdog
 
-TRAIN_SUMS = ("loss", "top1", "top5", "n")
-
 
 class Diverged(RuntimeError):
     """Loss or gradients are no longer finite; the step was not applied."""
@@ -41,14 +39,14 @@ class StepMetrics:
         self.restore({})
 
     def restore(self, meta: Mapping[str, Any]) -> None:
-        """Continues from the metadata of a checkpoint; {} starts afresh."""
+        """Continues from the metadata of a checkpoint; {} starts from zero."""
         self.window = MetricWindow(meta.get("window"))
         self.began = time.perf_counter() - meta.get("seconds", 0.0)
         self._pending: tuple[int, float, Any] | None = None
         self._last_step = time.perf_counter()
 
     def meta(self) -> dict[str, Any]:
-        """Metadata for a checkpoint, so that a resumed run writes the same events as an undisturbed one."""
+        """Metadata for a checkpoint, so that a resumed run writes the same events as an uninterrupted one."""
         # A copy, since Orbax writes it in the background.
         return {"seconds": self.seconds(), "window": dict(self.window.sums)}
 
@@ -83,8 +81,8 @@ class StepMetrics:
 
         Raises what `flush` raises, for the step before; `step` itself is still pending then.
         """
-        before, self._pending = self._pending, (step, rate, sums)
-        self._read(before)
+        pending, self._pending = self._pending, (step, rate, sums)
+        self._read(pending)
         now = time.perf_counter()
         self._step_seconds.append(now - self._last_step)
         self._last_step = now
@@ -97,8 +95,8 @@ class StepMetrics:
             Diverged: its loss or gradients are not finite.
             StopRequested: a process asked to stop after it, or had no batch for it, so that it did not count.
         """
-        last, self._pending = self._pending, None
-        self._read(last)
+        pending, self._pending = self._pending, None
+        self._read(pending)
 
     def _read(self, pending: tuple[int, float, Any] | None) -> None:
         if pending is None:
@@ -149,18 +147,16 @@ class MetricWindow:
     """Sums over the steps since the last train event."""
 
     def __init__(self, sums: Mapping[str, float] | None = None) -> None:
-        self.sums = dict(sums) if sums else dict.fromkeys(TRAIN_SUMS, 0.0)
+        self.sums = dict(sums or {"loss": 0.0, "top1": 0.0, "top5": 0.0, "n": 0.0})
         self.restart_clock()
 
     def restart_clock(self) -> None:
         """Restarts the timing; the sums stay."""
-        self.started = time.perf_counter()
-        self.waited = 0.0
-        self.images = 0.0
-        self.steps = 0
+        self.started, self.waited = time.perf_counter(), 0.0
+        self.images, self.steps = 0.0, 0
 
     def add(self, sums: Mapping[str, float]) -> None:
-        for key in TRAIN_SUMS:
+        for key in self.sums:
             self.sums[key] += sums[key]
         self.images += sums["n"]
         self.steps += 1

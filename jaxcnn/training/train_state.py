@@ -25,8 +25,7 @@ class TrainState:
         step: int32[], updates done.
         params: the net's parameters, float32.
         opt_state: the optimizer's buffers.
-        plateau: best, waited, drops and judged of the plateau rule (`Plateau.initial_state`); empty with
-            another schedule.
+        plateau: of the plateau rule (`Plateau.initial_state`); empty with another schedule.
         average: params and count of Polyak averaging (`WeightAverage`); empty when it is off.
     """
 
@@ -98,11 +97,7 @@ def state_specs(
     shapes: TrainState, tx: optax.GradientTransformation, reduction: GradReduce
 ) -> TrainState:
     """The layout of each array of the state on the mesh: a `TrainState` of partition specs."""
-
-    def params(tree: Any) -> Any:
-        return jax.tree.map(lambda x, leaf: leaf.spec(x.ndim), tree, reduction.leaves)
-
-    whole = lambda tree: jax.tree.map(lambda _: PartitionSpec(), tree)  # noqa: E731
+    params = jax.tree.map(lambda x, leaf: leaf.spec(x.ndim), shapes.params, reduction.leaves)
     opt_state = optax.tree.map_params(
         tx,
         lambda x, leaf: leaf.kept_spec(x.ndim),
@@ -110,10 +105,9 @@ def state_specs(
         reduction.leaves,
         transform_non_params=lambda _: PartitionSpec(),
     )
-    average = {k: params(v) if k == "params" else whole(v) for k, v in shapes.average.items()}
-    return TrainState(
-        PartitionSpec(), params(shapes.params), opt_state, whole(shapes.plateau), average
-    )
+    average = {k: params if k == "params" else PartitionSpec() for k in shapes.average}
+    plateau = {k: PartitionSpec() for k in shapes.plateau}
+    return TrainState(PartitionSpec(), params, opt_state, plateau, average)
 
 
 def draw_params(net: Any, key: Array) -> Any:

@@ -58,7 +58,7 @@ def test_before_its_epoch_the_average_equals_the_weights(kind):
 @pytest.mark.parametrize(
     "wrong", [{"kind": "ema"}, {"decay": 1.0}, {"from_epoch": -1.0}, {"from_epoch": float("nan")}]
 )
-def test_values_out_of_range_are_named(wrong):
+def test_errors_name_values_out_of_range(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         WeightAverage(**wrong)
 

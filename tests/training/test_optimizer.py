@@ -31,7 +31,7 @@ def walk(tx, gradients, rates, start=1.0):
     return weights, velocities
 
 
-def test_o1_decay_alone():
+def test_o1_weight_decay_without_gradient():
     weights, _ = walk(momentum(), [0.0] * 3, [0.01] * 3)
     np.testing.assert_allclose(
         weights, [0.999995, 0.999985500025, 0.9999719501199998], rtol=0, atol=1e-12
@@ -54,14 +54,14 @@ def test_o3_gradient_and_decay():
     )
 
 
-def test_o4_the_rate_is_inside_the_buffer():
+def test_o4_the_learning_rate_is_inside_the_momentum_buffer():
     rates = [0.01, 0.01, 0.001, 0.001, 0.001]
     weights, velocities = walk(momentum(weight_decay=0.0), [1.0] * 5, rates, start=0.0)
     assert velocities[2] == pytest.approx(-0.0181, abs=1e-12)
     assert weights[4] == pytest.approx(-0.08095100, abs=1e-12)
 
 
-def test_o4_optax_sgd_is_another_rule():
+def test_o4_optax_sgd_gives_other_values():
     """The buffer-first rule of optax.sgd and PyTorch, whose figures must differ from ours."""
     params, weight = jnp.zeros((), jnp.float64), []
     state = optax.trace(0.9).init(params)
@@ -73,7 +73,7 @@ def test_o4_optax_sgd_is_another_rule():
     assert weight[4] == pytest.approx(-0.0392441, abs=1e-12)
 
 
-def test_biases_do_not_decay_unless_asked():
+def test_biases_decay_only_with_decay_biases():
     params = {"conv1": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}}
     zeros = jax.tree.map(jnp.zeros_like, params)
     assert decayed(params) == {"conv1": {"kernel": True, "bias": False}}
@@ -85,6 +85,6 @@ def test_biases_do_not_decay_unless_asked():
 
 
 @pytest.mark.parametrize("wrong", [{"momentum": 1.0}, {"weight_decay": -1.0}])
-def test_values_out_of_range_are_named(wrong):
+def test_errors_name_values_out_of_range(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         momentum(**wrong)

@@ -33,7 +33,7 @@ def walk(rule, tops):
     return seen, rates
 
 
-def test_the_rule_by_hand():
+def test_the_rule_matches_values_computed_by_hand():
     seen, rates = walk(Plateau(rate=1e-2, patience=2), [0.1, 0.2, 0.2, 0.15, 0.3, 0.3, 0.1, 0.0])
     assert seen == [
         (0.1, 0, 0), (0.2, 0, 0), (0.2, 1, 0), (0.2, 0, 1),
@@ -82,8 +82,8 @@ BEFORE = 65
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
     with contextlib.redirect_stdout(io.StringIO()) as stdout:
         run(config(**CHANGES), folder)
     folder.with_name("stdout.txt").write_text(stdout.getvalue())
@@ -97,17 +97,17 @@ def held_out_top1(folder):
     return {e["step"]: e["top1"] for e in rows}
 
 
-def test_a_run_follows_the_rule(undisturbed):
+def test_a_run_follows_the_rule(uninterrupted):
     """The logged evaluations give its learning rates, each from the step after its evaluation on."""
-    tops = held_out_top1(undisturbed)
+    tops = held_out_top1(uninterrupted)
     assert list(tops) == [3, 6, 9, 12]
     rule = Plateau(rate=1e-6, patience=1, every_epochs=0.5)
     _, rates = walk(rule, list(tops.values()))
     expected = [1e-6] * 3 + [rate for rate in rates[:-1] for _ in range(3)]
-    logged = [e["learning_rate"] for e in events(undisturbed) if e["kind"] == "train"]
+    logged = [e["learning_rate"] for e in events(uninterrupted) if e["kind"] == "train"]
     assert logged == expected
     assert logged == pytest.approx([1e-6] * 6 + [1e-7] * 3 + [1e-8] * 3)
-    state = state_of(undisturbed).plateau
+    state = state_of(uninterrupted).plateau
     assert {k: v.dtype.name for k, v in state.items()} == {
         "best": "float32", "waited": "int32", "drops": "int32", "judged": "int32",
     }  # fmt: skip
@@ -115,8 +115,8 @@ def test_a_run_follows_the_rule(undisturbed):
     assert int(state["judged"]) == 12
 
 
-def test_a_drop_is_printed(undisturbed):
-    printed = undisturbed.with_name("stdout.txt").read_text()
+def test_a_drop_is_printed(uninterrupted):
+    printed = uninterrupted.with_name("stdout.txt").read_text()
     assert "plateau: top-1 on held-out images has not risen above" in printed
     assert "for 1 evaluation; learning rate 1e-06 -> 1e-07 (drop 1 of 3)" in printed
 
@@ -139,27 +139,29 @@ def stop_and_check(folder, where, at, evaluated=False):
     assert (int(stopped.plateau["judged"]) == DROP) == evaluated
 
 
-def resume_and_compare(folder, undisturbed):
+def resume_and_compare(folder, uninterrupted):
     """The interval of checkpoints changes at the resume."""
     run(config(checkpoint__every_epochs=2.0, **CHANGES), folder)
-    assert_same_state(state_of(folder), state_of(undisturbed))
-    assert events_without_times(folder) == events_without_times(undisturbed)
+    assert_same_state(state_of(folder), state_of(uninterrupted))
+    assert events_without_times(folder) == events_without_times(uninterrupted)
 
 
-def test_a_run_stopped_within_an_evaluation_counts_it_once(undisturbed, stopped_within, tmp_path):
+def test_a_run_stopped_within_an_evaluation_counts_it_once(uninterrupted, stopped_within, tmp_path):
     folder = shutil.copytree(stopped_within, tmp_path / "run")
-    resume_and_compare(folder, undisturbed)
+    resume_and_compare(folder, uninterrupted)
 
 
 def test_an_evaluation_that_was_logged_but_not_saved_counts_once(
-    undisturbed, stopped_within, tmp_path
+    uninterrupted, stopped_within, tmp_path
 ):
     """A power cut between logging an evaluation and saving the state that counts it."""
     folder = shutil.copytree(stopped_within, tmp_path / "run")
-    (lost,) = [e for e in events(undisturbed) if e.get("split") == "held_out" and e["step"] == DROP]
+    (lost,) = [
+        e for e in events(uninterrupted) if e.get("split") == "held_out" and e["step"] == DROP
+    ]
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(lost) + "\n")
-    resume_and_compare(folder, undisturbed)
+    resume_and_compare(folder, uninterrupted)
 
 
 @pytest.mark.slow
@@ -172,19 +174,19 @@ def test_an_evaluation_that_was_logged_but_not_saved_counts_once(
     ],
 )
 def test_a_run_stopped_before_or_after_an_evaluation_counts_it_once(
-    undisturbed, tmp_path, where, at, evaluated
+    uninterrupted, tmp_path, where, at, evaluated
 ):
     stop_and_check(tmp_path / "run", where, at, evaluated)
-    resume_and_compare(tmp_path / "run", undisturbed)
+    resume_and_compare(tmp_path / "run", uninterrupted)
 
 
-def test_an_extended_run_does_not_count_the_evaluation_at_its_old_end(undisturbed, tmp_path):
+def test_an_extended_run_does_not_count_the_evaluation_at_its_old_end(uninterrupted, tmp_path):
     folder = tmp_path / "run"
     run(config(**CHANGES | {"epochs": 1.2}), folder)
     assert 8 in held_out_top1(folder)
     assert int(state_of(folder).plateau["judged"]) == 6
     run(config(**CHANGES), folder)
-    assert_same_state(state_of(folder), state_of(undisturbed))
+    assert_same_state(state_of(folder), state_of(uninterrupted))
 
 
 @pytest.mark.parametrize("missing", [{"data__held_out": 0}, {"evals": "()"}])

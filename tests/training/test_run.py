@@ -78,7 +78,7 @@ def test_a_run_compiles_two_programs_and_transfers_nothing_implicitly(
         run(config(mesh__data=0), tmp_path / "implicit")
 
 
-def test_the_files_of_a_run(finished):
+def test_a_run_writes_its_files(finished):
     names = {p.name for p in finished.iterdir()}
     assert names == {
         "config.json", "run.json", "metrics.jsonl", "checkpoints", "classes.txt", "report.json", "curves.png",
@@ -180,7 +180,7 @@ def test_a_stop_between_protocols_keeps_finished_results(tmp_path, monkeypatch):
     assert [row["protocol"] for row in report["results"]] == evaluated
 
 
-def test_epochs_may_be_extended(tmp_path, finished):
+def test_a_finished_run_continues_with_more_epochs(tmp_path, finished):
     folder = tmp_path / "run"
     run(config(epochs=1), folder)
     report = run(config(), folder)
@@ -229,7 +229,9 @@ def test_divergence_leaves_no_trace_in_checkpoints(tmp_path):
 
 
 @orbax_leftovers
-def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(finished, tmp_path, caplog):
+def test_a_run_resumes_from_the_previous_checkpoint_if_the_newest_is_corrupt(
+    finished, tmp_path, caplog
+):
     folder = shutil.copytree(finished, tmp_path / "run")
     for file in (folder / "checkpoints" / "16" / "state").rglob("*"):
         if file.is_file() and "metadata" not in file.name.lower():
@@ -309,9 +311,6 @@ def test_load_and_forward_work_without_tensorflow(finished):
     assert done.stdout == "(2, 4)\n", done.stderr
 
 
-# Commands as child processes.
-
-
 def test_main_exits_with_143_on_a_signal_and_prints_how_to_resume(tmp_path):
     process = start_main(*arguments(epochs=2000), "--workdir=here", cwd=tmp_path)
     shown = ""
@@ -353,7 +352,9 @@ def test_main_exits_with_1_on_a_full_disk(tmp_path):
         (["--config.schedule.rate=1e9"], 3, "The step was not applied"),
     ],
 )  # fmt: skip
-def test_exit_codes(extra, code, message, tmp_path, capsys, monkeypatch):
+def test_errors_exit_with_their_code_and_message(
+    extra, code, message, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert main([*arguments(), *extra]) == code
     shown = capsys.readouterr()
@@ -383,6 +384,6 @@ def test_dry_run_prints_memory_and_time_and_writes_nothing(tmp_path, capsys, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_print_config(capsys):
+def test_print_config_prints_values_and_their_origin(capsys):
     assert main([*arguments(), "--print_config"]) == 0
     assert "model.width = 0.0625  # command line" in capsys.readouterr().out

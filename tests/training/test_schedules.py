@@ -24,7 +24,7 @@ def test_every_schedule_has_facts():
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_values(name):
+def test_each_schedule_has_its_values(name):
     schedule, values = FACTS[name]
     for epoch, rate in values.items():
         assert schedule(epoch) == pytest.approx(rate, rel=1e-4), epoch
@@ -44,12 +44,12 @@ def test_values(name):
         (lambda: Plateau(rate=1.0, every_epochs=0.0), "every_epochs"),
     ],
 )
-def test_values_out_of_range_are_named(make, keyword):
+def test_errors_name_values_out_of_range(make, keyword):
     with pytest.raises(ValueError, match=keyword):
         make()
 
 
-def test_the_papers_lengths_in_steps():
+def test_runs_have_the_papers_numbers_of_steps():
     """74 epochs of 1,281,167 images at 256 are the paper's 370 K iterations; 90 at 128 are 900,821."""
     assert Progress(1_281_167, 256, 74.0).total == 370_338
     assert Progress(1_281_167, 256, 370_000 * 256 / 1_281_167).epochs == pytest.approx(
@@ -59,9 +59,9 @@ def test_the_papers_lengths_in_steps():
 
 
 def test_epochs_are_exact_at_whole_steps():
-    pace = Progress(examples=1437, batch_size=64, epochs=64.0)
-    assert pace.total == 1437
-    assert pace.epoch(1437) == 64.0
-    assert sum(pace.due(step, 4.0) for step in range(1, pace.total + 1)) == 16
-    assert pace.due(pace.total, 0.0)
-    assert not pace.due(1, 0.0)
+    progress = Progress(examples=1437, batch_size=64, epochs=64.0)
+    assert progress.total == 1437
+    assert progress.epoch(1437) == 64.0
+    assert sum(progress.due(step, 4.0) for step in range(1, progress.total + 1)) == 16
+    assert progress.due(progress.total, 0.0)
+    assert not progress.due(1, 0.0)
