@@ -1,8 +1,8 @@
 """Epochs and steps, learning rate schedules, and the learning rate of each update.
 
 A schedule is one callable here and one row in `SCHEDULES`: a function of the epoch, computed on the host in
-double precision. `Plateau` also depends on the evaluations of the held-out images, so the
-train state holds its state.
+double precision. `Plateau` also depends on the evaluations of the held-out images, so
+the train state holds its state.
 """
 
 from __future__ import annotations
