@@ -3,15 +3,11 @@
 from jaxcnn.data.classes import class_table, display_names
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.eval_crops import EvalCrop
-from jaxcnn.data.eval_loader import (
-    EvalImage,
-    EvalLoader,
-    ImageFiles,
-    placeholder_pixels,
-    preprocess,
-)
+from jaxcnn.data.eval_loader import EvalImage, EvalLoader, placeholder_pixels, preprocess
 from jaxcnn.data.loader import CorruptCounter, available_cores
-from jaxcnn.data.sources.source import DataSplits, Source, Subset, default_data_dir, open_data
+from jaxcnn.data.sources.folder import ImageFiles
+from jaxcnn.data.sources.source import Source, Subset
+from jaxcnn.data.splits import DataSplits, default_data_dir, open_data
 from jaxcnn.data.train_crops import Sampling
 from jaxcnn.data.train_loader import Batch, TrainLoader
 

@@ -12,11 +12,7 @@ import numpy as np
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a file to write that replaces `path` at the end, so that no other process sees half of it.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Opens a file to write that replaces `path` at the end, so that no other process sees half of it."""
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         try:
             yield file
@@ -30,11 +26,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Writes a .npz with `atomic_file`. Makes the folder.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Writes a .npz with `atomic_file`. Makes the folder. Raises OSError if it cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]

@@ -22,12 +22,7 @@ def class_table() -> tuple[ImageNetClass, ...]:
     return tuple(ImageNetClass(int(index), wnid, name) for index, wnid, name in rows)
 
 
-@functools.cache
-def _name_by_wnid() -> dict[str, str]:
-    return {row.wnid: row.name for row in class_table()}
-
-
 def display_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
     """Returns names to display: the table's name for a WNID, any other name unchanged."""
-    names = _name_by_wnid()
+    names = {row.wnid: row.name for row in class_table()}
     return tuple(names.get(name, name) for name in class_names)

@@ -1,8 +1,7 @@
 """Geometry of rescaled images and of crops. Pure functions.
 
-VGG 3.1: the image is rescaled isotropically so that its *shorter* side is S, and crops are taken from it.
-Nothing is rescaled here: a `ResizedCrop` says which region of the original image is wanted at which size, and
-decode.py reads only those pixels.
+VGG 3.1: the image is rescaled isotropically so that its *shorter* side is S, and crops are taken from it. A
+`ResizedCrop` gives the region of the original image and its size in pixels; decode.py reads only that region.
 """
 
 from typing import NamedTuple
@@ -11,9 +10,8 @@ from typing import NamedTuple
 class ResizedCrop(NamedTuple):
     """A region of an image of (image_height, image_width), resized to `size` = (height, width) pixels.
 
-    `region` is (left, top, right, bottom) in the image's own pixels, not necessarily whole numbers; the
-    horizontal and the vertical scale may differ. `interpolation` is a filter of train_crops.py. `box` is
-    the batch's column (see `Batch`).
+    `region` is (left, top, right, bottom) in the image's own pixels, not necessarily whole numbers.
+    `interpolation` is a filter of train_crops.py. `box` is the batch's column (see `Batch`).
     """
 
     image_height: int
@@ -57,15 +55,7 @@ def crop_in_source(
 
 
 def rescaled_crop(
-    height: int,
-    width: int,
-    *,
-    scale: int,
-    top: int,
-    left: int,
-    side: int,
-    square: bool = False,
-    interpolation: str = "bilinear",
+    height: int, width: int, *, scale: int, top: int, left: int, side: int, square: bool = False
 ) -> ResizedCrop:
     """Returns the crop of `side` pixels at (top, left) after the rescale of the shorter side to `scale`.
 
@@ -73,4 +63,4 @@ def rescaled_crop(
     """
     above, before = square_corner(height, width, scale) if square else (0, 0)
     crop = crop_in_source(height, width, scale, (top + above, left + before, side, side))
-    return crop._replace(box=(top, left, side, side), interpolation=interpolation)
+    return crop._replace(box=(top, left, side, side))

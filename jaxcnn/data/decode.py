@@ -12,18 +12,17 @@ Training, evaluation and prediction share these rules:
 
 Only the crop's window of a JPEG, plus the filter's margin, is decoded. The result equals a full decode,
 resize and crop to one grey level (two for one value in a million). 'cubic' differs more for about one value
-in ten thousand, because Pillow clips overshoots between its two passes. A tie may be broken differently: for
-'area' where the centre of an image pixel lies on the border of two output pixels, for 'nearest' where the
-centre of an output pixel lies between two image pixels.
+in ten thousand, because Pillow clips overshoots between its two passes. 'area' and 'nearest' may break ties
+differently, where a pixel's centre lies exactly between two pixels.
 """
 
 import contextlib
 import functools
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -43,7 +42,6 @@ _CHROMA_MARGIN = 4
 _JPEG_MAGIC = b"\xff\xd8"
 
 Pixels = UInt8[np.ndarray, "_ _ 3"]
-_T = TypeVar("_T")
 
 
 class DecodeTask(NamedTuple):
@@ -54,16 +52,12 @@ class DecodeTask(NamedTuple):
     out: Sequence[Pixels] = ()
 
 
-class _Filter(NamedTuple):
-    pillow: Image.Resampling
-    reach: float
-
-
+# By interpolation: Pillow's filter, and its reach in output pixels.
 _FILTERS = {
-    "bilinear": _Filter(Image.Resampling.BILINEAR, 1.0),
-    "area": _Filter(Image.Resampling.BOX, 0.5),
-    "nearest": _Filter(Image.Resampling.NEAREST, 0.5),
-    "cubic": _Filter(Image.Resampling.BICUBIC, 2.0),
+    "bilinear": (Image.Resampling.BILINEAR, 1.0),
+    "area": (Image.Resampling.BOX, 0.5),
+    "nearest": (Image.Resampling.NEAREST, 0.5),
+    "cubic": (Image.Resampling.BICUBIC, 2.0),
 }
 
 
@@ -118,53 +112,46 @@ def decode_many(tasks: Iterable[DecodeTask]) -> list[Sequence[Pixels] | CorruptI
     Each image is decoded once.
     """
     tasks = list(tasks)
-    opened = [_try(_open, task) for task in tasks]
+    opened = [_open(task) for task in tasks]
     decoded = jpeg.decode_windows(one for one in opened if isinstance(one, JpegWindow))
-    return [
-        _try(_resize_window, task, one, next(decoded)) if isinstance(one, JpegWindow) else one
-        for task, one in zip(tasks, opened, strict=True)
-    ]
+    results = []
+    for task, one in zip(tasks, opened, strict=True):
+        if isinstance(one, JpegWindow):
+            pixels, corner = next(decoded), one.box[:2]
+            one = pixels if isinstance(pixels, CorruptImage) else _resize_all(pixels, task, corner)
+        results.append(one)
+    return results
 
 
-def _try(function: Callable[..., _T], *arguments: Any) -> _T | CorruptImage:
+def _open(task: DecodeTask) -> Sequence[Pixels] | JpegWindow | CorruptImage:
+    """Decodes an image, or gives the window to decode if it is a JPEG for TensorFlow."""
     try:
-        return function(*arguments)
+        _check_crops(task.crops)
+        if packed.is_record(task.data):
+            return _decode_packed(task)
+        data = bytes(task.data)
+        formats = _PILLOW_FORMATS
+        if data.startswith(_JPEG_MAGIC):
+            header = jpeg.read_header(data)
+            # TensorFlow rounds differently when it converts CMYK. Both handle Adobe's inverted inks.
+            if header.components != 4:
+                return JpegWindow(data, jpeg.align_to_blocks(_window(task.crops), header.width))
+            formats = ("JPEG",)
+        with _open_with_pillow(data, formats) as image:
+            image.load()
+            rgb = _as_rgb(image)
+        return _resize_all(rgb, task, (0, 0))
     except CorruptImage as error:
         return error
 
 
-def _open(task: DecodeTask) -> Sequence[Pixels] | JpegWindow:
-    """Decodes an image, or gives the window to decode if it is a JPEG for TensorFlow."""
-    data, crops, out = task
-    _check_crops(crops)
-    if packed.is_record(data):
-        stored, pixels = packed.read_record(data)
-        crops = [stored.place(crop) for crop in crops]
-        top, left, height, width = _window(crops)
-        # Copy the window, so that the mapped file is read once, sequentially.
-        window = pixels[top : top + height, left : left + width].copy()
-        return _resize_all(window, crops, (top, left), out)
-    data = bytes(data)
-    if data.startswith(_JPEG_MAGIC):
-        header = jpeg.read_header(data)
-        # TensorFlow rounds differently when it converts CMYK. Both handle Adobe's inverted inks.
-        if header.components != 4:
-            return JpegWindow(data, jpeg.align_to_blocks(_window(crops), header.width))
-        formats = ("JPEG",)
-    else:
-        formats = _PILLOW_FORMATS
-    with _open_with_pillow(data, formats) as image:
-        image.load()
-        rgb = _as_rgb(image)
-    return _resize_all(rgb, crops, (0, 0), out)
-
-
-def _resize_window(
-    task: DecodeTask, window: JpegWindow, pixels: Pixels | CorruptImage
-) -> Sequence[Pixels]:
-    if isinstance(pixels, CorruptImage):
-        raise pixels
-    return _resize_all(pixels, task.crops, window.box[:2], task.out)
+def _decode_packed(task: DecodeTask) -> Sequence[Pixels]:
+    stored, pixels = packed.read_record(task.data)
+    crops = [stored.place(crop) for crop in task.crops]
+    top, left, height, width = _window(crops)
+    # Copy the window, so that the mapped file is read once, sequentially.
+    window = pixels[top : top + height, left : left + width].copy()
+    return _resize_all(window, task._replace(crops=crops), (top, left))
 
 
 def _check_size(height: int, width: int) -> None:
@@ -227,7 +214,7 @@ def _reads(crop: ResizedCrop) -> tuple[int, int, int, int]:
     left, top, right, bottom = crop.region
     height, width = crop.size
     # A filter's reach is in output pixels, and in image pixels where the image is enlarged.
-    reach = _FILTERS[crop.interpolation].reach
+    _, reach = _FILTERS[crop.interpolation]
     across = math.ceil(reach * max(1.0, (right - left) / width)) + _CHROMA_MARGIN
     down = math.ceil(reach * max(1.0, (bottom - top) / height)) + _CHROMA_MARGIN
     return (
@@ -239,33 +226,23 @@ def _reads(crop: ResizedCrop) -> tuple[int, int, int, int]:
 
 
 def _resize_all(
-    image: np.ndarray | Image.Image,
-    crops: Sequence[ResizedCrop],
-    origin: tuple[int, int],
-    out: Sequence[np.ndarray],
-) -> Sequence[np.ndarray]:
-    out = out or [np.empty((*crop.size, 3), np.uint8) for crop in crops]
-    for crop, array in zip(crops, out, strict=True):
-        _resize_crop(image, crop, origin, array)
-    return out
-
-
-def _resize_crop(
-    image: np.ndarray | Image.Image,
-    crop: ResizedCrop,
-    origin: tuple[int, int],
-    out: UInt8[np.ndarray, "height width 3"],
-) -> None:
-    """Writes a crop's pixels to `out`; `image` is the window of the whole image that begins at `origin`."""
-    left, top, right, bottom = crop.region
-    row, column = origin
-    box = (left - column, top - row, right - column, bottom - row)
-    height, width = crop.size
-    if (right - left, bottom - top) == (width, height) and left == int(left) and top == int(top):
-        x, y = int(box[0]), int(box[1])
-        out[...] = np.asarray(image)[y : y + height, x : x + width]
-    elif crop.interpolation == "bilinear":
-        _resize().bilinear(np.asarray(image), box, out)
-    else:
-        image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-        out[...] = image.resize((width, height), _FILTERS[crop.interpolation].pillow, box=box)
+    image: np.ndarray | Image.Image, task: DecodeTask, origin: tuple[int, int]
+) -> Sequence[Pixels]:
+    """Returns the pixels of the crops; `image` is the window of the whole image that begins at `origin`."""
+    arrays = task.out or [np.empty((*crop.size, 3), np.uint8) for crop in task.crops]
+    for crop, out in zip(task.crops, arrays, strict=True):
+        left, top, right, bottom = crop.region
+        row, column = origin
+        box = (left - column, top - row, right - column, bottom - row)
+        height, width = crop.size
+        scaled = (right - left, bottom - top) != (width, height)
+        if not scaled and left == int(left) and top == int(top):
+            x, y = int(box[0]), int(box[1])
+            out[...] = np.asarray(image)[y : y + height, x : x + width]
+        elif crop.interpolation == "bilinear":
+            _resize().bilinear(np.asarray(image), box, out)
+        else:
+            image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+            pillow, _ = _FILTERS[crop.interpolation]
+            out[...] = image.resize((width, height), pillow, box=box)
+    return arrays

@@ -45,10 +45,8 @@ def center_crop(
 
 
 def five_crops(height: int, width: int, scale: int, side: int) -> list[EvalCrop]:
-    """Returns the four corners and the centre of the central square (Krizhevsky et al. 2012, section 4.1).
-
-    In the order top left, top right, bottom left, bottom right, centre: at 256 and 224 from (0, 0),
-    (0, 32), (32, 0), (32, 32) and (16, 16) of the square.
+    """Returns the corners of the central square (top left, top right, bottom left, bottom right) and its
+    centre (Krizhevsky et al. 2012, section 4.1): at 256 and 224 (0, 0), (0, 32), (32, 0), (32, 32), (16, 16).
     """
     return _five(*square_corner(height, width, scale), scale, side)
 
@@ -57,9 +55,8 @@ def grid_crops(height: int, width: int, scale: int, side: int, grid: int) -> lis
     """Returns a regular grid of `grid` x `grid` crops over the whole rescaled image, row by row (Simonyan &
     Zisserman 2014, section 3.2).
 
-    The paper gives neither the grid's rectangle nor the rounding. Here the first crops touch the top and
-    left edges, the last ones the bottom and right edges, the others are evenly spaced, and halves are
-    rounded down and to the right.
+    The paper gives neither the grid's rectangle nor the rounding. Here the outer crops touch the image's
+    edges, the others are evenly spaced, and halves are rounded down and to the right.
     """
     tall, wide = rescaled_size(height, width, scale)
     rows, columns = _spread(tall - side, grid), _spread(wide - side, grid)

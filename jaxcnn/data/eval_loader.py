@@ -22,7 +22,7 @@ from jaxcnn.data.train_crops import check_holds_crop
 ChooseCrops = Callable[[int, int], Sequence[EvalCrop]]
 CropPixels = dict[EvalCrop, UInt8[np.ndarray, "_ _ 3"]]
 
-_PLACEHOLDER_SIDE = 256
+_PLACEHOLDER_SIZE = (256, 256)
 
 
 class EvalImage(NamedTuple):
@@ -66,30 +66,25 @@ class EvalLoader(Loader[EvalImage]):
             raise DataError(f"threads={threads}, ahead={ahead}: expected 0 or more")
         self._source = source
         self._choose = choose
-        self._positions = iter(range(len(source)))
         load_decoders()
-        super().__init__(threads or available_cores(), ahead)
+        super().__init__(range(len(source)), threads or available_cores(), ahead)
 
-    def _begin(self) -> tuple[None, list[Future[EvalImage]]] | None:
-        position = next(self._positions, None)
-        if position is None:
-            return None
-        return None, [self._pool.submit(_load, self._source, position, self._choose)]
+    def _submit(self, given: int) -> Future[EvalImage]:
+        return self._pool.submit(self._load, given)
 
-    def _finish(self, begun: None, results: Sequence[EvalImage]) -> EvalImage:  # noqa: ARG002
-        return results[0]
+    def _finish(self, submitted: Future[EvalImage]) -> EvalImage:
+        return submitted.result()
 
-
-def _load(source: Source, position: int, choose: ChooseCrops) -> EvalImage:
-    """Loads one image, in a worker thread."""
-    label = -1
-    try:
-        data, label = source.read(position)
-        size = peek(data)
-        return EvalImage(position, label, size, decode_eval_crops(data, size, choose(*size)))
-    except CorruptImage as error:
-        known = label if error.label is None else error.label
-        return EvalImage(position, known, (0, 0), {}, str(error) or "no reason given")
+    def _load(self, position: int) -> EvalImage:
+        label = -1
+        try:
+            data, label = self._source.read(position)
+            size = peek(data)
+            pixels = decode_eval_crops(data, size, self._choose(*size))
+            return EvalImage(position, label, size, pixels)
+        except CorruptImage as error:
+            known = label if error.label is None else error.label
+            return EvalImage(position, known, (0, 0), {}, str(error) or "no reason given")
 
 
 def decode_eval_crops(
@@ -113,41 +108,15 @@ def _cut(image: UInt8[np.ndarray, "h w 3"], bound: ResizedCrop, crop: EvalCrop) 
     row, column = top - bound.box[0], left - bound.box[1]
     pixels = image[row : row + height, column : column + width]
     if crop.resized:
-        size = (crop.resized, crop.resized)
-        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+        return np.asarray(Image.fromarray(pixels).resize(crop.shape, Image.Resampling.BILINEAR))
     return pixels
 
 
 def placeholder_pixels(image: EvalImage, choose: ChooseCrops) -> EvalImage:
     """Replaces a corrupt image by a mid-grey square, whatever the image's shape was."""
-    size = (_PLACEHOLDER_SIDE, _PLACEHOLDER_SIDE)
-    grey = {crop: np.full((*crop.shape, 3), MID_GREY, np.uint8) for crop in choose(*size)}
-    return image._replace(size=size, pixels=grey)
-
-
-class ImageFiles:
-    """Image files as a source without labels. A missing file counts as a corrupt image."""
-
-    class_names: tuple[str, ...] = ()
-
-    def __init__(self, paths: Sequence[str | Path]):
-        self._paths = [Path(path).expanduser() for path in paths]
-
-    @property
-    def ids(self) -> np.ndarray:
-        return np.arange(len(self._paths))
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def read(self, index: int) -> tuple[bytes, int]:
-        try:
-            return self._paths[index].read_bytes(), -1
-        except OSError as error:
-            raise CorruptImage(error.strerror or str(error)) from error
-
-    def name(self, index: int) -> str:
-        return str(self._paths[index])
+    crops = choose(*_PLACEHOLDER_SIZE)
+    grey = {crop: np.full((*crop.shape, 3), MID_GREY, np.uint8) for crop in crops}
+    return image._replace(size=_PLACEHOLDER_SIZE, pixels=grey)
 
 
 def preprocess(
@@ -164,14 +133,13 @@ def preprocess(
     check_holds_crop((scale,), image_size)
     try:
         data = Path(path).expanduser().read_bytes()
+        size = peek(data)
+        crop = center_crop(*size, scale, image_size, square=square)
+        return decode_eval_crops(data, size, [crop])[crop][None]
     except OSError as error:
         raise DataError(
             f"cannot read the image {path}: {error.strerror}; give the path of a JPEG, PNG, GIF, "
             "BMP or WebP file"
         ) from error
-    try:
-        size = peek(data)
-        crop = center_crop(*size, scale, image_size, square=square)
-        return decode_eval_crops(data, size, [crop])[crop][None]
     except CorruptImage as error:
         raise DataError(f"cannot decode the image {path}: {error}") from error

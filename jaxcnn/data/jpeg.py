@@ -72,8 +72,7 @@ def align_to_blocks(box: tuple[int, int, int, int], width: int) -> tuple[int, in
 def decode_windows(
     windows: Iterable[JpegWindow],
 ) -> Iterator[UInt8[ndarray, "_ _ 3"] | CorruptImage]:
-    """Decodes windows of grey or RGB JPEGs, in order, in groups of at most `_GROUP_PIXELS`; yields the error
-    of each that is corrupt."""
+    """Decodes grey or RGB JPEGs in groups of at most `_GROUP_PIXELS`; yields each one's pixels or error."""
     group: list[JpegWindow] = []
     pixels = 0
     for window in windows:

@@ -1,11 +1,12 @@
 """What both loaders share: threads that work ahead in order, and the policy for corrupt images."""
 
 import abc
+import itertools
 import logging
 import os
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 from jaxcnn.data.errors import DataError
@@ -30,26 +31,26 @@ def available_cores() -> int:
 
 
 class Loader(abc.ABC, Generic[_T]):
-    """An iterator over items that threads prepare ahead of the consumer, in order.
+    """An iterator that makes an item of each input, by threads that work ahead of the consumer, in order.
 
     Use it in a `with` block, or call `close()`. At most `ahead` + 1 items are in preparation or ready. An
     exception in a thread is raised by the `next()` of its item, and closes the loader.
     """
 
-    def __init__(self, threads: int, ahead: int):
+    def __init__(self, inputs: Iterable[Any], threads: int, ahead: int):
         self._ahead = ahead
-        self._closed = False
-        self._pending: deque[tuple[Any, list[Future]]] = deque()
         self._pool = ThreadPoolExecutor(threads, "jaxcnn-data")
+        self._inputs = iter(inputs)
+        self._pending: deque[Any] = deque()
         self._fill()  # the first items are prepared while the caller compiles
 
     @abc.abstractmethod
-    def _begin(self) -> tuple[Any, list[Future]] | None:
-        """Submits the work for the next item; returns what `_finish` needs. None at the end."""
+    def _submit(self, given: Any) -> Any:
+        """Starts the work for an item in `_pool`; returns what `_finish` needs."""
 
     @abc.abstractmethod
-    def _finish(self, begun: Any, results: Sequence[Any]) -> _T:
-        """Returns the item, from what `_begin` returned and the results of its work."""
+    def _finish(self, submitted: Any) -> _T:
+        """Waits for the work of `_submit`; returns the item."""
 
     def __iter__(self: _Self) -> _Self:
         return self
@@ -59,8 +60,7 @@ class Loader(abc.ABC, Generic[_T]):
             self._fill()
             if not self._pending:
                 raise StopIteration
-            begun, futures = self._pending.popleft()
-            return self._finish(begun, [future.result() for future in futures])
+            return self._finish(self._pending.popleft())
         except BaseException:
             self.close()
             raise
@@ -73,16 +73,13 @@ class Loader(abc.ABC, Generic[_T]):
 
     def close(self) -> None:
         """Stops the threads and drops what they prepared. May be called more than once."""
-        self._closed = True
+        self._inputs = iter(())
         self._pending.clear()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _fill(self) -> None:
-        while not self._closed and len(self._pending) <= self._ahead:
-            begun = self._begin()
-            if begun is None:
-                return
-            self._pending.append(begun)
+        missing = self._ahead + 1 - len(self._pending)
+        self._pending.extend(map(self._submit, itertools.islice(self._inputs, missing)))
 
 
 class CorruptCounter:

@@ -22,7 +22,8 @@ from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.eval_crops import EvalCrop, center_crop
 from jaxcnn.data.eval_loader import EvalLoader
 from jaxcnn.data.loader import CorruptCounter
-from jaxcnn.data.sources.source import DataSplits, Source
+from jaxcnn.data.sources.source import Source
+from jaxcnn.data.splits import DataSplits
 from jaxcnn.data.train_crops import Sampling
 
 # Images decoded ahead, and between two progress reports.
@@ -51,22 +52,21 @@ class Statistics:
     origin: dict[str, Any]
 
 
-def _krizhevsky() -> Statistics:
-    """Returns the values of cuda-convnet2's make-data/input_meta, with eigenvectors (R, G, B) by row."""
-    standard_deviations = np.array([121.780061, 37.093889, 19.720833])
-    vectors = np.array(
-        [
-            [-0.56351045, -0.5761844, -0.59200296],
-            [-0.71257945, -0.02354167, 0.70119634],
-            [0.41795513, -0.81698062, 0.39731118],
-        ]
-    )
-    covariance = vectors.T @ np.diag(standard_deviations**2) @ vectors
-    mean = np.array([127.305, 119.715, 104.913])
-    return Statistics(mean, covariance, None, {"source": "ImageNet, as given by cuda-convnet2"})
-
-
-IMAGENET = _krizhevsky()
+# The eigenvectors (R, G, B) of cuda-convnet2's make-data/input_meta, by row.
+_VECTORS = np.array(
+    [
+        [-0.56351045, -0.5761844, -0.59200296],
+        [-0.71257945, -0.02354167, 0.70119634],
+        [0.41795513, -0.81698062, 0.39731118],
+    ]
+)
+_VARIANCES = np.array([121.780061, 37.093889, 19.720833]) ** 2
+IMAGENET = Statistics(
+    mean=np.array([127.305, 119.715, 104.913]),
+    covariance=_VECTORS.T @ np.diag(_VARIANCES) @ _VECTORS,
+    mean_image=None,
+    origin={"source": "ImageNet, as given by cuda-convnet2"},
+)
 
 
 def eigen(statistics: Statistics) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3 3"]]:
@@ -95,8 +95,7 @@ def compute_statistics(
     side: int,
     name: str = "",
     threads: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-    check_stop: Callable[[], None] | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Statistics:
     """Computes the statistics of all images of `source`.
 
@@ -108,25 +107,25 @@ def compute_statistics(
         side: S in pixels.
         name: the name of the source, for `origin`.
         threads: decoding threads; 0 for one a core.
-        progress: called with (images done, images in total) now and then.
-        check_stop: called as often; it may raise to stop.
+        progress: called with (images done, images in total) now and then; it may raise to stop.
 
     Raises:
         DataError: the source or the square is empty, or too many images or all are corrupt.
     """
     if side < 1:
         raise DataError(f"side={side}: expected 1 or more")
-    sums, products, readable = _totals(source, side, threads, progress, check_stop)
+    count = len(source)
+    sums, products, readable = _totals(source, side, threads, progress)
     if readable == 0:
         raise DataError(
-            f"all {len(source)} images of {name or 'the source'} are corrupt; "
+            f"all {count} images of {name or 'the source'} are corrupt; "
             "copy or prepare the data set again"
         )
     mean, covariance = _moments(sums.sum(axis=(0, 1)), products, readable * side * side)
     origin = {
         "source": name,
-        "examples": len(source),
-        "unreadable": len(source) - readable,
+        "examples": count,
+        "unreadable": count - readable,
         "classes": _digest(source.class_names),
         "sample": _sample(source),
         "side": side,
@@ -135,11 +134,7 @@ def compute_statistics(
 
 
 def _totals(
-    source: Source,
-    side: int,
-    threads: int,
-    progress: Callable[[int, int], None] | None,
-    check_stop: Callable[[], None] | None,
+    source: Source, side: int, threads: int, progress: Callable[[int, int], None]
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Returns, over the squares of all readable images, int64[side,side,3], the sum at each position;
     int64[3,3], the sum of the products of R, G and B; and the number of images."""
@@ -150,49 +145,36 @@ def _totals(
     sums, products = np.zeros((side, side, 3), np.int64), np.zeros((3, 3), np.int64)
     readable, corrupt = 0, CorruptCounter(source, "left out")
     with EvalLoader(source, choose, threads=threads, ahead=_GROUP) as images:
-        for image in images:
-            done = image.position + 1
+        for done, image in enumerate(images, 1):
             if image.problem:
                 corrupt.note(image.position, image.problem, done)
             else:
                 (square,) = image.pixels.values()
                 sums += square
-                products += _products(square)
+                pixels = square.reshape(-1, 3).astype(np.float64)
+                # Integers below 2**53: float64 adds them exactly in any order.
+                products += (pixels.T @ pixels).astype(np.int64)
                 readable += 1
             if done % _GROUP == 0 or done == len(source):
-                if progress is not None:
-                    progress(done, len(source))
-                if check_stop is not None:
-                    check_stop()
+                progress(done, len(source))
     return sums, products, readable
-
-
-def _products(image: np.ndarray) -> np.ndarray:
-    """Returns int64[3,3]: the sum over an image's pixels of the products of R, G and B."""
-    pixels = image.reshape(-1, 3).astype(np.float64)
-    # Integers below 2**53: float64 adds them exactly in any order.
-    return (pixels.T @ pixels).astype(np.int64)
 
 
 def _moments(sums: np.ndarray, products: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (mean, covariance) of `count` pixels. Python's integers neither round nor overflow."""
-    total = [int(value) for value in sums]
+    total, squares = sums.tolist(), products.tolist()
     covariance = [
-        [(count * int(products[i, j]) - total[i] * total[j]) / count**2 for j in range(3)]
+        [(count * squares[i][j] - total[i] * total[j]) / count**2 for j in range(3)]
         for i in range(3)
     ]
     return np.array([value / count for value in total]), np.array(covariance)
 
 
 def save_statistics(statistics: Statistics, path: str | os.PathLike[str]) -> None:
-    """Writes a .npz atomically. Makes the folder.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    path = Path(path).expanduser()
+    """Writes a .npz atomically. Makes the folder. Raises OSError if it cannot be written."""
     arrays = {n: a for n in _ARRAYS if (a := getattr(statistics, n)) is not None}
-    write_arrays(path, **arrays, origin=np.array(json.dumps(statistics.origin)))
+    origin = np.array(json.dumps(statistics.origin))
+    write_arrays(Path(path).expanduser(), **arrays, origin=origin)
 
 
 def load_statistics(path: str | os.PathLike[str]) -> Statistics:
@@ -206,12 +188,12 @@ def load_statistics(path: str | os.PathLike[str]) -> Statistics:
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             found = {name: file[name] for name in (*_ARRAYS, "origin") if name in file}
-        mean = _numbers(found["mean"], np.float64, (3,))
-        covariance = _numbers(found["covariance"], np.float64, (3, 3))
         origin, image = dict(json.loads(found["origin"].item())), found.get("mean_image")
+        _check_array(found["mean"], np.float64, 3)
+        _check_array(found["covariance"], np.float64, 3, 3)
         if image is not None:
-            image = _numbers(image, np.float32, (int(origin["side"]), int(origin["side"]), 3))
-        return Statistics(mean, covariance, image, origin)
+            _check_array(image, np.float32, origin["side"], origin["side"], 3)
+        return Statistics(found["mean"], found["covariance"], image, origin)
     except FileNotFoundError:
         raise DataError(f"no statistics file {path}; make it: {again}") from None
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -220,13 +202,11 @@ def load_statistics(path: str | os.PathLike[str]) -> Statistics:
         ) from error
 
 
-def _numbers(array: np.ndarray, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+def _check_array(array: np.ndarray, dtype: type, *shape: int) -> None:
     if array.dtype != dtype or array.shape != shape or not np.isfinite(array).all():
         raise ValueError(
-            f"expected finite {np.dtype(dtype).name}{list(shape)}, found {array.dtype.name}"
-            f"{list(array.shape)}"
+            f"expected finite {dtype.__name__}{list(shape)}, found {array.dtype}{list(array.shape)}"
         )
-    return array
 
 
 def check_matches(statistics: Statistics, data: DataSplits, path: str | os.PathLike[str]) -> None:
@@ -235,17 +215,14 @@ def check_matches(statistics: Statistics, data: DataSplits, path: str | os.PathL
     Raises:
         DataError: the classes, the number of training images or their content differ.
     """
-    seen, classes = statistics.origin, _digest(data.class_names)
+    seen, count = statistics.origin, len(data.train)
     problems = []
-    if seen.get("examples") != len(data.train):
+    if seen.get("examples") != count:
         problems.append(
-            f"they are of {seen.get('examples')} training images, the data have {len(data.train)}"
+            f"they are of {seen.get('examples')} training images, the data have {count}"
         )
-    if seen.get("classes") != classes:
-        problems.append(
-            f"they are of other classes (SHA-256 of the names {str(seen.get('classes'))[:12]}, the "
-            f"data's {classes[:12]})"
-        )
+    if seen.get("classes") != _digest(data.class_names):
+        problems.append("they are of other classes")
     if not problems and seen.get("sample") != _sample(data.train):
         problems.append("they are of other images, with the same number and the same classes")
     if problems:

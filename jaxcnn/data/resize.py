@@ -3,10 +3,10 @@
 Each output value is a weighted mean of the pixels under a triangle that is two output pixels wide, and at
 least two image pixels. Pillow rounds to whole grey levels between its two passes; this code does not.
 
-Importing this module imports numba, so only decode.py imports it, on first use. The kernels are compiled on
-first use, which takes three seconds, and cached next to this file or in the user's cache. They index with
-unsigned integers, which spares numba the check for negative indices. No sum is reordered and no product is
-fused with a sum, so the values are the same on every machine.
+Only decode.py imports this module, on first use, because it imports numba. The kernels are compiled on first
+use, which takes three seconds, and cached next to this file or in the user's cache. They index with unsigned
+integers, which spares numba the check for negative indices. No sum is reordered and no product is fused with
+a sum, so the values are the same on every machine.
 """
 
 import functools

@@ -6,6 +6,8 @@ guarantees that they never change, but may change the stream of `Generator`'s me
 """
 
 import enum
+import functools
+import itertools
 import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -13,8 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _MASK = (1 << 64) - 1
-# Philox makes four integers at a time; none of them is left over.
-_EMPTY = (0, 0, 0, 0)
 
 
 class RandomStream(enum.IntEnum):
@@ -51,8 +51,8 @@ def random_bits(
     state: Any = {
         "bit_generator": "Philox",
         "state": {"key": (seed & _MASK, stream), "counter": (0, 0, epoch, example_id)},
-        "buffer": _EMPTY,
-        "buffer_pos": len(_EMPTY),
+        "buffer": (0, 0, 0, 0),
+        "buffer_pos": 4,  # Philox makes four integers at a time; none of them is left over
         "has_uint32": 0,
         "uinteger": 0,
     }
@@ -78,22 +78,13 @@ def train_indices(
 
     Stream position p = step * batch_size + i holds epoch p // size and example
     permutation(seed, epoch)[p % size]; process h of P has the rows i of
-    [h * batch_size / P, (h + 1) * batch_size / P). A batch may span two or more epochs.
+    [h * batch_size / P, (h + 1) * batch_size / P). A batch may span two epochs.
     """
     local = batch_size // process_count
-    orders: dict[int, np.ndarray] = {}
-    step = start_step
-    while True:
+    order = functools.lru_cache(2)(lambda epoch: permutation(RandomStream.ORDER, seed, epoch, size))
+    for step in itertools.count(start_step):
         first = step * batch_size + process_index * local
-        epochs = range(first // size, (first + local - 1) // size + 1)
-        orders = {
-            epoch: orders[epoch]
-            if epoch in orders
-            else permutation(RandomStream.ORDER, seed, epoch, size)
-            for epoch in epochs
-        }
         yield [
-            SampleIndex(int(orders[p // size][p % size]), p // size)
+            SampleIndex(int(order(p // size)[p % size]), p // size)
             for p in range(first, first + local)
         ]
-        step += 1

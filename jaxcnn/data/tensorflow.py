@@ -83,12 +83,14 @@ def decode_jpegs(windows: Sequence[JpegWindow]) -> list[np.ndarray | CorruptImag
         with contextlib.suppress(tf.errors.InvalidArgumentError):
             encoded = tf.constant([window.data for window in windows])
             boxes = tf.constant([window.box for window in windows], tf.int32)
+            with _TRACING:
+                function = _trace_decode_function(len(windows))
             # PartitionedCall avoids 9 us of Python an image. It runs on the calling thread, because our own
             # threads already use all cores.
             decoded = tf.raw_ops.PartitionedCall(
                 args=[encoded, boxes],
                 Tout=[tf.uint8] * len(windows),
-                f=_decode_function(len(windows)),
+                f=function,
                 executor_type="SINGLE_THREADED_EXECUTOR",
             )
             return list(map(np.asarray, decoded))
@@ -104,14 +106,9 @@ def _decode_jpeg(window: JpegWindow) -> np.ndarray | CorruptImage:
         return CorruptImage(f"broken JPEG: {str(error).splitlines()[0][:200]}")
 
 
-def _decode_function(count: int) -> Any:
-    """Returns TensorFlow's function from `count` encoded images and their boxes to pixels."""
-    with _TRACING:
-        return _trace_decode_function(count)
-
-
 @functools.cache
 def _trace_decode_function(count: int) -> Any:
+    """Returns TensorFlow's function from `count` encoded images and their boxes to pixels."""
     tf = load_tensorflow()
 
     def decode(encoded: Any, boxes: Any) -> list[Any]:

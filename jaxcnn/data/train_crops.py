@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from jaxcnn.data.crops import ResizedCrop, rescaled_crop, rescaled_size
@@ -24,17 +24,15 @@ class Sampling:
         sampling: 'random_crop': the shorter side is rescaled to S and the crop lies anywhere in the
             rescaled image (Simonyan & Zisserman 2014, section 3.1). 'random_crop_in_square': the same, but
             the crop lies in the central S x S square (Krizhevsky et al. 2012, sections 2 and 4.1).
-            'center_crop': the centre of that square at scale[0], nothing is random.
+            'center_crop': the centre of that square; nothing is random.
             'random_resized_crop': a region of random area and aspect ratio, resized to the crop (Szegedy
             et al. 2014, section 6); `scale` is not used.
-        scale: (lowest, highest) shorter side S in pixels of the rescaled image, drawn uniformly from the
-            integers between, both included. Equal values fix S.
+        scale: (lowest, highest) S in pixels, drawn uniformly from the integers between, both included.
         area: (smallest, largest) share of the image's area that a 'random_resized_crop' covers.
         aspect: (narrowest, widest) width / height of a 'random_resized_crop'.
         aspect_law: 'log_uniform' or 'uniform': how the aspect is drawn, which the paper does not say.
-        interpolation: the filters of the resize: 'bilinear', 'area', 'nearest', 'cubic' (Pillow's BILINEAR,
-            BOX, NEAREST, BICUBIC, all but NEAREST with antialiasing). One is drawn, with equal probability,
-            for each image and epoch. 'area' equals 'nearest' where it enlarges an image.
+        interpolation: the filters of the resize (Pillow's; all but 'nearest' with antialiasing). One is
+            drawn, with equal probability, for each image and epoch.
 
     Raises:
         ValueError: every problem with the fields.
@@ -60,18 +58,22 @@ class Sampling:
     def problems(self) -> list[str]:
         """Returns what is wrong with the fields, a sentence each."""
         problems = [
-            _unknown("sampling", self.sampling, SAMPLINGS),
-            _unknown("aspect_law", self.aspect_law, ASPECT_LAWS),
-            *(_unknown("interpolation", name, INTERPOLATIONS) for name in self.interpolation),
+            *_unknown("sampling", [self.sampling], SAMPLINGS),
+            *_unknown("aspect_law", [self.aspect_law], ASPECT_LAWS),
+            *_unknown("interpolation", self.interpolation, INTERPOLATIONS),
         ]
         if not self.interpolation:
             problems.append(
                 f"interpolation is empty: name one or more of {_listed(INTERPOLATIONS)}"
             )
+        if len(set(self.interpolation)) < len(self.interpolation):
+            problems.append(f"interpolation names a filter twice: {self.interpolation}")
         if not 0 < self.scale[0] <= self.scale[1]:
             problems.append(
                 f"scale must be (lowest, highest) with 0 < lowest <= highest, got {self.scale}"
             )
+        if self.sampling == "center_crop" and self.scale[0] != self.scale[1]:
+            problems.append(f"sampling='center_crop' needs one scale, got {self.scale}")
         if not 0 < self.area[0] <= self.area[1] <= 1:
             problems.append(
                 "area must be (smallest, largest) share of the image with 0 < smallest <= largest <= 1, "
@@ -82,24 +84,20 @@ class Sampling:
                 "aspect must be (narrowest, widest) width / height with 0 < narrowest <= widest, "
                 f"got {self.aspect}"
             )
-        if len(set(self.interpolation)) < len(self.interpolation):
-            problems.append(f"interpolation names a filter twice: {self.interpolation}")
-        if self.sampling == "center_crop" and self.scale[0] != self.scale[1]:
-            problems.append(f"sampling='center_crop' needs one scale, got {self.scale}")
-        return [problem for problem in problems if problem]
+        return problems
 
 
-def _unknown(field: str, value: str, valid: Iterable[str]) -> str:
-    """Returns what is wrong with a name; '' if it is one of `valid`."""
-    if value in valid:
-        return ""
-    near = difflib.get_close_matches(str(value), list(valid), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {field} {value!r}{hint} (valid: {_listed(valid)})"
+def _unknown(field: str, given: Sequence[str], valid: Sequence[str]) -> Iterator[str]:
+    """Yields what is wrong with each name that is not one of `valid`."""
+    for value in given:
+        if value not in valid:
+            near = difflib.get_close_matches(str(value), valid, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            yield f"unknown {field} {value!r}{hint} (valid: {_listed(valid)})"
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in names)
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
 
 
 def check_holds_crop(scale: tuple[int, ...], image_size: int) -> None:
@@ -146,35 +144,27 @@ def draw_train_crop(
     count = len(_Bits._fields)
     bits = _Bits(*random_bits(RandomStream.CROP, seed, epoch, example_id, count).tolist())
     interpolation = sampling.interpolation[bits.interpolation % len(sampling.interpolation)]
-    low, high = sampling.scale
     if sampling.sampling == "random_resized_crop":
-        return _random_resized_crop(height, width, sampling, image_size, bits, interpolation)
+        region = _random_region(height, width, sampling, bits)
+        left, top, right, bottom = (round(value) for value in region)
+        box = (top, left, bottom - top, right - left)
+        return ResizedCrop(height, width, region, (image_size, image_size), box, interpolation)
+    low, high = sampling.scale
     scale, square = low + bits.scale % (high - low + 1), sampling.from_square
     tall, wide = (scale, scale) if square else rescaled_size(height, width, scale)
     top, left = bits.top % (tall - image_size + 1), bits.left % (wide - image_size + 1)
     if sampling.sampling == "center_crop":
         top = left = (scale - image_size) // 2
-    return rescaled_crop(
-        height,
-        width,
-        scale=scale,
-        top=top,
-        left=left,
-        side=image_size,
-        square=square,
-        interpolation=interpolation,
+    crop = rescaled_crop(
+        height, width, scale=scale, top=top, left=left, side=image_size, square=square
     )
+    return crop._replace(interpolation=interpolation)
 
 
-def _random_resized_crop(
-    height: int,
-    width: int,
-    sampling: Sampling,
-    image_size: int,
-    bits: _Bits,
-    interpolation: str,
-) -> ResizedCrop:
-    """Draws a region of random area and aspect (GoogLeNet 6), resized to the crop.
+def _random_region(
+    height: int, width: int, sampling: Sampling, bits: _Bits
+) -> tuple[float, float, float, float]:
+    """Draws (left, top, right, bottom) of a region of random area and aspect (GoogLeNet 6).
 
     The area is uniform over those shares of [area[0], area[1]] that some aspect allows. The aspect has its
     law over those values with which a region of that area fits. The position is uniform over all positions
@@ -197,10 +187,7 @@ def _random_resized_crop(
     wide = min(math.sqrt(area * aspect), float(width))
     tall = min(math.sqrt(area / aspect), float(height))
     left, top = _unit(bits.left) * (width - wide), _unit(bits.top) * (height - tall)
-    region = (left, top, min(left + wide, float(width)), min(top + tall, float(height)))
-    first_column, first_row, last_column, last_row = (round(value) for value in region)
-    box = (first_row, first_column, last_row - first_row, last_column - first_column)
-    return ResizedCrop(height, width, region, (image_size, image_size), box, interpolation)
+    return left, top, min(left + wide, float(width)), min(top + tall, float(height))
 
 
 def _unit(bits: int) -> float:

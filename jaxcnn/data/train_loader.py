@@ -1,14 +1,11 @@
 """The training stream: batches of random crops, decoded by threads ahead of the training step.
 
-A pool of threads reads and decodes a few rows of a batch at a time and writes them into the batch, so its
-content does not depend on the threads. Memory is bounded: at most `prefetch` + 2 batches exist, the
-consumer's included. Each thread also holds the encoded bytes of `_GROUP` rows and the decoded windows of
-their crops, whose number jpeg.py limits.
+Each thread reads and decodes a few rows of a batch at a time and writes them into the batch, so its content
+does not depend on the threads. At most `prefetch` + 2 batches exist, the consumer's included.
 """
 
-from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
 
 import numpy as np
 
@@ -43,9 +40,7 @@ class Batch(TypedDict):
     mask: np.ndarray
 
 
-class _Begun(NamedTuple):
-    batch: Batch
-    indices: list[SampleIndex]
+_Submitted = tuple[Batch, list[SampleIndex], list[Future[dict[int, str]]]]
 
 
 class TrainLoader(Loader[Batch]):
@@ -87,11 +82,9 @@ class TrainLoader(Loader[Batch]):
         threads: int = 0,
         prefetch: int = 2,
     ):
-        _check(source, batch_size, start_step, process_index, process_count, threads, prefetch)
-        if sampling.sampling == "random_resized_crop":  # resizes any region to the crop
-            check_holds_crop((image_size,), image_size)
-        else:
-            check_holds_crop(sampling.scale, image_size)
+        _check(source, batch_size, process_count, threads, prefetch)
+        resized = sampling.sampling == "random_resized_crop"  # any region fits
+        check_holds_crop((image_size,) if resized else sampling.scale, image_size)
         self._corrupt = CorruptCounter(source, "left out")
         self.corrupt = self._corrupt.names
         self._source = source
@@ -100,7 +93,7 @@ class TrainLoader(Loader[Batch]):
         self._sampling = sampling
         self._image_size = image_size
         self._drawn = 0
-        self._indices = train_indices(
+        indices = train_indices(
             len(source),
             seed=seed,
             batch_size=batch_size,
@@ -109,22 +102,23 @@ class TrainLoader(Loader[Batch]):
             process_count=process_count,
         )
         load_decoders()
-        super().__init__(threads or available_cores() + 1, prefetch)
+        super().__init__(indices, threads or available_cores() + 1, prefetch)
 
-    def _begin(self) -> tuple[_Begun, list[Future[dict[int, str]]]]:
-        indices = next(self._indices)
-        begun = _Begun(self._empty_batch(indices), indices)
+    def _submit(self, given: list[SampleIndex]) -> _Submitted:
+        batch, count = self._empty_batch(given), len(given)
         # A small batch is spread over all cores too.
-        size = min(_GROUP, -(-len(indices) // available_cores()))
-        groups = [range(len(indices))[i : i + size] for i in range(0, len(indices), size)]
-        return begun, [self._pool.submit(self._load, begun, rows) for rows in groups]
+        size = min(_GROUP, -(-count // available_cores()))
+        groups = [range(i, min(i + size, count)) for i in range(0, count, size)]
+        futures = [self._pool.submit(self._load, batch, given, rows) for rows in groups]
+        return batch, given, futures
 
-    def _finish(self, begun: _Begun, results: Sequence[dict[int, str]]) -> Batch:
-        corrupt = [item for group in results for item in group.items()]
+    def _finish(self, submitted: _Submitted) -> Batch:
+        batch, indices, futures = submitted
+        corrupt = [item for future in futures for item in future.result().items()]
         for row, problem in sorted(corrupt):
-            self._corrupt.note(begun.indices[row].position, problem, self._drawn + row + 1)
-        self._drawn += len(begun.indices)
-        return begun.batch
+            self._corrupt.note(indices[row].position, problem, self._drawn + row + 1)
+        self._drawn += len(indices)
+        return batch
 
     def _empty_batch(self, indices: list[SampleIndex]) -> Batch:
         """Returns a batch whose rows are all masked. Its pixels are not set."""
@@ -138,18 +132,18 @@ class TrainLoader(Loader[Batch]):
             mask=np.zeros(count, np.bool_),
         )
 
-    def _load(self, begun: _Begun, rows: range) -> dict[int, str]:
+    def _load(self, batch: Batch, indices: list[SampleIndex], rows: range) -> dict[int, str]:
         """Fills some rows of a batch, in a worker thread; returns {row: problem} of the corrupt images."""
-        batch, tasks, corrupt = begun.batch, dict[int, DecodeTask](), dict[int, CorruptImage]()
+        tasks, corrupt = dict[int, DecodeTask](), dict[int, CorruptImage]()
         for row in rows:
             try:
-                data, batch["label"][row] = self._source.read(begun.indices[row].position)
+                data, batch["label"][row] = self._source.read(indices[row].position)
                 crop = draw_train_crop(
                     *peek(data),
                     sampling=self._sampling,
                     image_size=self._image_size,
                     seed=self._seed,
-                    epoch=begun.indices[row].epoch,
+                    epoch=indices[row].epoch,
                     example_id=int(batch["id"][row]),
                 )
                 tasks[row] = DecodeTask(data, [crop], [batch["image"][row]])
@@ -169,13 +163,7 @@ class TrainLoader(Loader[Batch]):
 
 
 def _check(
-    source: Source,
-    batch_size: int,
-    start_step: int,
-    process_index: int,
-    process_count: int,
-    threads: int,
-    prefetch: int,
+    source: Source, batch_size: int, process_count: int, threads: int, prefetch: int
 ) -> None:
     if len(source) == 0:
         raise DataError("the source holds no images")
@@ -189,9 +177,5 @@ def _check(
             f"batch_size={batch_size} but there are only {len(source)} training images: the "
             f"largest batch is {len(source)}; set --config.batch_size={len(source)} or less"
         )
-    if not 0 <= process_index < process_count:
-        raise DataError(f"process_index={process_index}: expected 0 to {process_count - 1}")
-    if min(start_step, threads, prefetch) < 0:
-        raise DataError(
-            f"start_step={start_step}, threads={threads}, prefetch={prefetch}: expected 0 or more"
-        )
+    if min(threads, prefetch) < 0:
+        raise DataError(f"threads={threads}, prefetch={prefetch}: expected 0 or more")

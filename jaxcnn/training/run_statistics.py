@@ -34,8 +34,8 @@ def obtain_statistics(
     Args:
         data: its training images are measured where `augment.statistics` is 'auto'.
         folder: the workdir.
-        check_stop: called between groups of images; raises to stop.
-        begun: whether the run has checkpoints; then the copy in `folder` is used.
+        check_stop: called now and then; raises to stop.
+        begun: whether the run has checkpoints: then its own copy is used.
 
     Raises:
         DataError: no such file, or statistics of other data.
@@ -86,6 +86,7 @@ def _compute(
         seconds = time.perf_counter() - began
         left = duration(seconds / max(done, 1) * (total - done))
         console.progress(f"pixel statistics of the training images: {done:,}/{total:,}  ETA {left}")
+        check_stop()
 
     found = pixel_statistics.compute_statistics(
         data.train,
@@ -93,7 +94,6 @@ def _compute(
         name=experiment.config["data"]["source"],
         threads=experiment.config["data"]["threads"],
         progress=progress,
-        check_stop=check_stop,
     )
     mean, deviation = (
         ", ".join(f"{value:.2f}" for value in values)

@@ -1,4 +1,4 @@
-"""Small encoded images and folders of them, made anew for each test that asks."""
+"""Small encoded images, and folders of them for each test."""
 
 import io
 

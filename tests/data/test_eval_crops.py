@@ -1,4 +1,4 @@
-"""The parts of an image that the papers' test protocols look at: every box, worked out by hand.
+"""The crops of the papers' test protocols: every box, worked out by hand.
 
 papers.md section 6: C1 (offsets), C2 (squares), C3 (central squares).
 """

@@ -1,6 +1,5 @@
 """EvalLoader: each image once, in order, as the pixels of its crops."""
 
-import gc
 import logging
 import threading
 from concurrent.futures import wait
@@ -66,7 +65,7 @@ def test_every_image_once_and_in_order(evaluation):
 
 
 def test_positions_are_indices_in_the_source(image_folder):
-    """For a held-out slice they are its own; `ids` maps them to the split."""
+    """In a held-out slice too; `ids` maps them to the split."""
     held_out = open_data(f"folder:{image_folder}", held_out=4).held_out
     images = read(held_out)
     assert [image.position for image in images] == [0, 1, 2, 3]
@@ -229,18 +228,6 @@ def test_close_stops_the_threads(evaluation):
     assert next(images, None) is None
 
 
-def test_deleted_iterator_leaves_no_threads(evaluation):
-    images = EvalLoader(evaluation, centre)
-    next(images)
-    threads = loader_threads()
-    assert threads
-    del images
-    gc.collect()
-    for thread in threads:
-        thread.join(timeout=10)
-    assert not loader_threads()
-
-
 def counted(listed, results):
     """A source that records the images read, in `reads`."""
 
@@ -262,8 +249,7 @@ def test_read_ahead_is_bounded(listed, good, ahead):
     with EvalLoader(source, centre, ahead=ahead, threads=4) as images:
         for taken in range(4):
             submitted = max(taken, 1) + ahead
-            for _, futures in images._pending:
-                wait(futures)
+            wait(images._pending)
             assert sorted(source.reads) == list(range(submitted))
             next(images)
 
@@ -292,7 +278,7 @@ def test_files_without_labels(image_folder, tmp_path):
 
 def note_all(source):
     """Reads a source as evaluation does; returns the names of the corrupt images."""
-    corrupt = CorruptCounter(source, "judged as mid-grey")
+    corrupt = CorruptCounter(source, "evaluated as mid-grey")
     for image in read(source):
         if image.problem:
             corrupt.note(image.position, image.problem, image.position + 1)
@@ -305,7 +291,7 @@ def test_few_corrupt_images_are_logged(listed, good, caplog):
         assert note_all(few) == [f"listed#{i}" for i in range(9)]
     messages = [record.getMessage() for record in caplog.records if "jaxcnn" in record.name]
     assert messages == [
-        f"corrupt image listed#{i}: gone; it is judged as mid-grey" for i in range(9)
+        f"corrupt image listed#{i}: gone; it is evaluated as mid-grey" for i in range(9)
     ]
 
 

@@ -48,9 +48,8 @@ def test_pixels_are_written_to_the_given_array(images, encoded, smooth_image, in
     for data in [images[0], encoded(smooth_image(40, 60), "PNG"), encoded(cmyk)]:
         size = peek(data)
         scale = min(size) if side == 20 else 36
-        crop = rescaled_crop(
-            *size, scale=scale, top=3, left=5, side=side, interpolation=interpolation
-        )
+        crop = rescaled_crop(*size, scale=scale, top=3, left=5, side=side)
+        crop = crop._replace(interpolation=interpolation)
         batch = np.zeros((3, side, side, 3), np.uint8)
         (found,) = decode_many([DecodeTask(data, [crop], [batch[1]])])[0]
         assert np.shares_memory(found, batch)

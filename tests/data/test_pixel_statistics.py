@@ -117,11 +117,11 @@ def test_progress_and_stop(source):
     class Stop(Exception):
         pass
 
-    def stop():
+    def stop(*_):
         raise Stop
 
     with pytest.raises(Stop):
-        compute_statistics(source, side=24, check_stop=stop)
+        compute_statistics(source, side=24, progress=stop)
 
 
 def test_krizhevskys_statistics():
@@ -238,6 +238,6 @@ def test_statistics_of_other_data_are_refused(image_folder):
     assert "(from folder:images)" in str(error.value)
     assert "jaxcnn statistics CONFIG --out=ANOTHER_FILE" in str(error.value)
     with pytest.raises(
-        DataError, match=r"15 training images, the data have 256; .*of other classes"
+        DataError, match=r"15 training images, the data have 256; they are of other classes"
     ):
         check_matches(found, open_data("synthetic:4"), "s.npz")

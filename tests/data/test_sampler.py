@@ -12,7 +12,7 @@ def take(rows, count):
 
 
 def test_random_bits_never_change():
-    # The order of published runs hangs on these words.
+    # The order of published runs depends on these values.
     words = random_bits(RandomStream.ORDER, 0, 0, 0, 2)
     assert words.dtype == np.uint64
     assert [int(word) for word in words] == [15003734204198539638, 13859618513508960101]
@@ -42,7 +42,7 @@ def test_random_bits_do_not_depend_on_other_draws():
     with ThreadPoolExecutor(8) as pool:
         got = dict(zip(order, pool.map(words, order), strict=True))
     assert [got[example_id] for example_id in range(2000)] == expected
-    # As a generator of their own gives them.
+    # The same values as from a new generator.
     alone = np.random.Philox(key=[1, int(RandomStream.CROP)], counter=[0, 0, 2, 77]).random_raw(6)
     assert random_bits(RandomStream.CROP, 1, 2, 77, 6).tolist() == alone.tolist()
 

@@ -1,6 +1,5 @@
 """The batch contract: what TrainLoader promises; and one image file alone."""
 
-import gc
 import itertools
 import logging
 import threading
@@ -236,7 +235,6 @@ def test_deleted_iterator_leaves_no_threads(folder):
     next(batches)
     threads = loader_threads()
     del batches
-    gc.collect()
     for thread in threads:
         thread.join(timeout=10)
     assert not loader_threads()
@@ -263,7 +261,6 @@ def test_read_ahead_is_bounded(listed, encoded, smooth_image):
         ({"batch_size": 16}, r"batch_size=16.*only 15 training images.*--config.batch_size=15"),
         ({"batch_size": 3, "process_count": 2}, "batch_size=3 does not split over 2 processes"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"process_index": 1}, "process_index=1: expected 0 to 0"),
         (
             {"sampling": Sampling(scale=(20, 40))},
             r"scale=\(20, 40\) with image_size=24.*scale=\(24, 40\)",
@@ -273,7 +270,6 @@ def test_read_ahead_is_bounded(listed, encoded, smooth_image):
             r"for example scale=\(24, 24\)",
         ),
         ({"sampling": Sampling("random_resized_crop"), "image_size": 0}, "with image_size=0"),
-        ({"start_step": -1}, "start_step=-1"),
         ({"threads": -1}, "threads=-1"),
     ],
 )

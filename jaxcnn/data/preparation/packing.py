@@ -6,21 +6,21 @@ order.
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxcnn.data.atomic_file import atomic_file
-from jaxcnn.data.crops import square_corner
 from jaxcnn.data.errors import DataError
-from jaxcnn.data.eval_crops import EvalCrop, whole_image_crop
+from jaxcnn.data.eval_crops import EvalCrop, center_crop, whole_image_crop
 from jaxcnn.data.eval_loader import EvalImage, EvalLoader
 from jaxcnn.data.loader import CorruptCounter
 from jaxcnn.data.preparation.shards import chunk_name, complete_shards, finish, record, write_shard
@@ -50,16 +50,13 @@ def pack(
 ) -> list[str]:
     """Packs `splits` into out/SPLIT; returns the names of the splits that were not there yet.
 
-    With `square` the shorter side is rescaled to exactly `shorter_side`, small images are enlarged, and only
-    the central square is stored (Krizhevsky et al. 2012, section 2). Without it the whole image is stored and
-    `shorter_side` is an upper limit: smaller images keep their size.
+    With `square` the shorter side is rescaled to exactly `shorter_side` pixels, small images are enlarged,
+    and only the central square is stored (Krizhevsky et al. 2012, section 2). Without it the whole image is
+    stored and `shorter_side` is an upper limit: smaller images keep their size.
 
     Args:
       splits: by name, each the whole split of a source.
-      out: the folder, made if it is missing.
       origin: the data set, as `data.source` names it.
-      shorter_side: in pixels.
-      square: whether to store only central squares.
       threads: decoding threads; 0 for one a core.
       per_shard: images a shard.
       progress: called after each image.
@@ -67,16 +64,9 @@ def pack(
     Raises:
       DataError: `out` contains another pack, the disk is too small, or too many images are corrupt.
     """
-    if shorter_side < 1 or per_shard < 1:
-        raise DataError(f"shorter_side={shorter_side}, per_shard={per_shard}: expected 1 or more")
-
-    def choose(height: int, width: int) -> list[EvalCrop]:
-        if square:
-            corner = square_corner(height, width, shorter_side)
-            return [EvalCrop(shorter_side, (*corner, shorter_side, shorter_side))]
-        return [whole_image_crop(height, width, min(height, width, shorter_side))]
-
-    made, needed = {}, 0
+    if shorter_side < 1:
+        raise DataError(f"shorter_side={shorter_side}: expected 1 or more")
+    missing: dict[str, _Split] = {}
     with _report_os_errors(out):
         for name, source in splits.items():
             recipe = {
@@ -90,16 +80,16 @@ def pack(
                 "per_shard": per_shard,
                 "class_names": list(source.class_names),
             }
-            if not _is_done(out, name, recipe):
-                written = sum(f.stat().st_size for f in partial_folder(out, name).glob("*.rgb"))
-                needed += max(0, _estimate_bytes(source, choose, threads) - written)
-                made[name] = recipe
-        if made:
+            split = _Split(source, out / name, partial_folder(out, name), recipe, threads)
+            if not split.is_done():
+                missing[name] = split
+        needed = sum(split.estimate_bytes() for split in missing.values())
+        if missing:
             out.mkdir(parents=True, exist_ok=True)
-            _check_room(out, needed)
-        for name, recipe in made.items():
-            _pack_split(splits[name], out, recipe, choose, threads, progress)
-    return list(made)
+            _check_disk(out, needed)
+        for split in missing.values():
+            split.write(progress)
+    return list(missing)
 
 
 @contextlib.contextmanager
@@ -113,48 +103,7 @@ def _report_os_errors(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _is_done(out: Path, name: str, recipe: dict[str, Any]) -> bool:
-    """Returns whether the split is complete.
-
-    Raises:
-      DataError: it was packed, or its packing was started, with other settings.
-    """
-    for place in (out / name / METADATA, partial_folder(out, name) / _RECIPE):
-        if not place.is_file():
-            continue
-        try:
-            seen = json.loads(place.read_text())
-            other = [key for key in recipe if seen.get(key) != recipe[key]]
-        except (ValueError, AttributeError) as error:
-            raise DataError(f"{place} is damaged ({error}); delete {place.parent}") from error
-        if other:
-            differ = "; ".join(
-                f"{k}: {_short(seen.get(k))}, now {_short(recipe[k])}" for k in other
-            )
-            raise DataError(
-                f"{place.parent} was packed with other settings ({differ}); name another folder with "
-                "--out=DIR, or delete this one"
-            )
-        return place.name == METADATA
-    return False
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
-
-
-def _estimate_bytes(
-    source: Source, choose: Callable[[int, int], list[EvalCrop]], threads: int
-) -> int:
-    """Estimates the size of the packed split from some images spread over it."""
-    sampled = np.unique(np.linspace(0, len(source) - 1, min(_SAMPLED, len(source))).astype(int))
-    with EvalLoader(Subset(source, sampled), choose, threads=threads) as images:
-        size = sum(len(part) for image in images for part in record(image))
-    return size * len(source) // len(sampled)
-
-
-def _check_room(out: Path, needed: int) -> None:
+def _check_disk(out: Path, needed: int) -> None:
     free = shutil.disk_usage(out).free
     if free < needed:
         raise DataError(
@@ -163,36 +112,94 @@ def _check_room(out: Path, needed: int) -> None:
         )
 
 
-def _pack_split(
-    source: Source,
-    out: Path,
-    recipe: dict[str, Any],
-    choose: Callable[[int, int], list[EvalCrop]],
-    threads: int,
-    progress: ReportProgress,
-) -> None:
-    name, per_shard = recipe["split"], recipe["per_shard"]
-    folder = partial_folder(out, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _exclusive(folder):
-        with atomic_file(folder / _RECIPE) as file:
-            file.write(json.dumps(recipe).encode())
-        chunks, count = complete_shards(folder), -(-len(source) // per_shard)
-        if len(chunks) < count:
-            done = len(chunks) * per_shard
-            rest = Subset(source, np.arange(done, len(source)))
-            with EvalLoader(rest, choose, threads=threads) as images:
-                noted = _note_corrupt(
-                    images, rest, lambda seen: progress(name, done + seen, len(source))
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    """A split to pack: its images, its folder, the folder before it is complete, and the settings."""
+
+    source: Source
+    folder: Path
+    partial: Path
+    recipe: dict[str, Any]
+    threads: int
+
+    def is_done(self) -> bool:
+        """Returns whether the split is complete.
+
+        Raises:
+          DataError: it was packed, or its packing was started, with other settings.
+        """
+        for place in (self.folder / METADATA, self.partial / _RECIPE):
+            if not place.is_file():
+                continue
+            try:
+                seen = json.loads(place.read_text())
+                other = [k for k, value in self.recipe.items() if seen.get(k) != value]
+            except (ValueError, AttributeError) as error:
+                raise DataError(f"{place} is damaged ({error}); delete {place.parent}") from error
+            if other:
+                differ = "; ".join(
+                    f"{k}: {_short(seen.get(k))}, now {_short(self.recipe[k])}" for k in other
                 )
-                for number in range(len(chunks), count):
-                    some = itertools.islice(noted, per_shard)
-                    chunks.append(write_shard(folder, number, some, rest))
-        finish(folder, recipe, chunks)
-        os.rename(folder, out / name)
-    # Deleted last: an interruption before the rename needs these files to continue.
-    for spare in (_RECIPE, *map(chunk_name, range(count))):
-        (out / name / spare).unlink()
+                raise DataError(
+                    f"{place.parent} was packed with other settings ({differ}); name another folder with "
+                    "--out=DIR, or delete this one"
+                )
+            return place.name == METADATA
+        return False
+
+    def estimate_bytes(self) -> int:
+        """Estimates the size of what is missing, from some images spread over the split."""
+        count = len(self.source)
+        sampled = np.unique(np.linspace(0, count - 1, min(_SAMPLED, count)).astype(int))
+        with self._load(Subset(self.source, sampled)) as images:
+            size = sum(len(part) for image in images for part in record(image))
+        written = sum(file.stat().st_size for file in self.partial.glob("*.rgb"))
+        return max(0, size * count // len(sampled) - written)
+
+    def write(self, progress: ReportProgress) -> None:
+        self.partial.mkdir(parents=True, exist_ok=True)
+        with _exclusive(self.partial):
+            with atomic_file(self.partial / _RECIPE) as file:
+                file.write(json.dumps(self.recipe).encode())
+            per_shard, chunks = self.recipe["per_shard"], complete_shards(self.partial)
+            count = -(-len(self.source) // per_shard)
+            if len(chunks) < count:
+                rest = Subset(self.source, np.arange(len(chunks) * per_shard, len(self.source)))
+                with self._load(rest) as images:
+                    noted = self._note(images, rest, progress)
+                    for number in range(len(chunks), count):
+                        some = itertools.islice(noted, per_shard)
+                        chunks.append(write_shard(self.partial, number, some, rest))
+            finish(self.partial, self.recipe, chunks)
+            os.rename(self.partial, self.folder)
+        # Deleted last: an interruption before the rename needs these files to continue.
+        for spare in (_RECIPE, *map(chunk_name, range(count))):
+            (self.folder / spare).unlink()
+
+    def _load(self, source: Source) -> EvalLoader:
+        return EvalLoader(source, self._choose, threads=self.threads)
+
+    def _choose(self, height: int, width: int) -> list[EvalCrop]:
+        side = self.recipe["shorter_side"]
+        if self.recipe["square"]:
+            return [center_crop(height, width, side, side, square=True)]
+        return [whole_image_crop(height, width, min(height, width, side))]
+
+    def _note(
+        self, images: EvalLoader, rest: Source, progress: ReportProgress
+    ) -> Iterator[EvalImage]:
+        """Yields the images, records the corrupt ones and reports progress."""
+        corrupt, count = CorruptCounter(rest, "packed as corrupt"), len(self.source)
+        for seen, image in enumerate(images, 1):
+            if image.problem:
+                corrupt.note(image.position, image.problem, seen)
+            yield image
+            progress(self.recipe["split"], count - len(rest) + seen, count)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 @contextlib.contextmanager
@@ -206,15 +213,3 @@ def _exclusive(folder: Path) -> Iterator[None]:
         raise DataError(f"another process packs into {folder}; wait until it ends") from None
     finally:
         os.close(descriptor)
-
-
-def _note_corrupt(
-    images: Iterable[EvalImage], source: Source, progress: Callable[[int], None]
-) -> Iterator[EvalImage]:
-    """Yields the images, and records the corrupt ones."""
-    corrupt = CorruptCounter(source, "packed as corrupt")
-    for seen, image in enumerate(images, 1):
-        if image.problem:
-            corrupt.note(image.position, image.problem, seen)
-        yield image
-        progress(seen)

@@ -37,22 +37,18 @@ def write_shard(
     folder: Path, number: int, images: Iterable[EvalImage], source: Source
 ) -> np.ndarray:
     """Writes a shard, then its part of the index, which marks the shard as complete."""
-    rows, names, offset = [], [], 0
-    path = folder / shard_name(number)
-    with open(path, "wb") as file:
+    rows, offset = [], 0
+    with open(folder / shard_name(number), "wb") as file:
         for image in images:
             parts = record(image)
-            length = sum(map(len, parts))
+            length, name = sum(map(len, parts)), os.fsencode(source.name(image.position))
             file.writelines(parts)
-            rows.append((number, offset, length, image.label, not image.problem))
-            names.append(os.fsencode(source.name(image.position)))
+            rows.append((number, offset, length, image.label, not image.problem, name))
             offset += length
         file.flush()
         os.fsync(file.fileno())
-    column = np.array(names)
-    chunk = np.empty(len(rows), [*INDEX_FIELDS, ("name", column.dtype)])
-    chunk[[field for field, _ in INDEX_FIELDS]] = np.array(rows, list(INDEX_FIELDS))
-    chunk["name"] = column
+    longest = max(len(name) for *_, name in rows)
+    chunk = np.array(rows, [*INDEX_FIELDS, ("name", f"S{longest}")])
     with atomic_file(folder / chunk_name(number)) as file:
         np.save(file, chunk)
     return chunk

@@ -6,7 +6,6 @@ decoder as ImageNet.
 """
 
 import contextlib
-import functools
 import io
 import warnings
 from collections.abc import Iterator
@@ -36,7 +35,6 @@ def prepare_digits(data_dir: Path) -> Path:
     found = find_prepared(NAME, data_dir)
     if found is not None:
         return found
-    tfds = load_tfds()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -44,17 +42,30 @@ def prepare_digits(data_dir: Path) -> Path:
             f"cannot make the folder {data_dir}: {error.strerror}; name a folder that you can "
             "write to with --config.data.data_dir=DIR or $TFDS_DATA_DIR"
         ) from error
+    tfds = load_tfds()
+    image = tfds.features.Image(shape=(SIDE, SIDE, 3), encoding_format="jpeg")
+    label = tfds.features.ClassLabel(names=[str(k) for k in range(10)])
     # TFDS prints that it downloads, which it does not.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         tfds.display_progress_bar(False)
+        builder = tfds.dataset_builders.AdhocBuilder(
+            name=NAME,
+            version=VERSION,
+            data_dir=str(data_dir),
+            description=__doc__,
+            features=tfds.features.FeaturesDict({"image": image, "label": label}),
+            split_datasets={"train": _examples(0), "validation": _examples(1)},
+        )
         try:
-            _builder_class()(data_dir=str(data_dir)).download_and_prepare(file_format="tfrecord")
+            builder.download_and_prepare(file_format="tfrecord")
         except OSError:
             # Another process may have renamed its folder first.
             if find_prepared(NAME, data_dir) is None:
                 raise
-    return data_dir / NAME / VERSION
+    folder = data_dir / NAME / VERSION
+    print(f"prepared the handwritten digits in {folder}")
+    return folder
 
 
 def split_digits(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -84,36 +95,3 @@ def _examples(split: int) -> Iterator[tuple[int, dict[str, Any]]]:
     for position in split_digits(digits.target)[split]:
         image = encode_digit(digits.images[position])
         yield int(position), {"image": io.BytesIO(image), "label": int(digits.target[position])}
-
-
-@functools.cache
-def _builder_class() -> Any:
-    tfds = load_tfds()
-
-    # TFDS registers a builder class when it is defined, which must happen once.
-    class Digits(tfds.core.GeneratorBasedBuilder):
-        name = NAME
-        VERSION = tfds.core.Version(VERSION)
-
-        def _info(self) -> Any:
-            return tfds.core.DatasetInfo(
-                builder=self,
-                description=__doc__,
-                features=tfds.features.FeaturesDict(
-                    {
-                        "image": tfds.features.Image(shape=(SIDE, SIDE, 3), encoding_format="jpeg"),
-                        "label": tfds.features.ClassLabel(names=[str(k) for k in range(10)]),
-                    }
-                ),
-                supervised_keys=("image", "label"),
-                disable_shuffling=False,
-            )
-
-        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-            del dl_manager  # nothing to download
-            return {"train": _examples(0), "validation": _examples(1)}
-
-        def _generate_examples(self) -> Any:
-            raise NotImplementedError
-
-    return Digits

@@ -6,10 +6,7 @@ pixels, row by row; for a corrupt image, the reason. preparation/packing.py and 
 
 Crops are drawn for the original image, so ids, draws and boxes of a batch equal those of the source that was
 packed. At the packed scale the pixels of a crop are copied; at other scales they are resized from the packed
-pixels.
-
-Memory: the index and the records are mapped, not read. Resident pages of them are page cache, which the
-system reclaims when it needs memory. A crop copies the packed pixels that it reads.
+pixels. Index and records are memory-mapped: the system reclaims their pages when it needs memory.
 """
 
 import dataclasses
@@ -29,6 +26,7 @@ from jaxtyping import UInt8
 
 from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.errors import CorruptImage, DataError
+from jaxcnn.data.sources.source import Opened, Source
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -76,9 +74,8 @@ class PackedImage(NamedTuple):
                 "--config.augment.sampling=random_crop_in_square (or center_crop) and protocols whose crops "
                 "lie in the central square, or pack without --square"
             )
-        if tall < height and (
-            across[1] - across[0] < crop.size[1] or down[1] - down[0] < crop.size[0]
-        ):
+        shrunk, (rows_out, columns_out) = tall < height, crop.size
+        if shrunk and (across[1] - across[0] < columns_out or down[1] - down[0] < rows_out):
             _warn_of_enlarging(min(tall, wide))
         region = (across[0], down[0], across[1], down[1])
         return crop._replace(image_height=rows, image_width=columns, region=region)
@@ -134,17 +131,13 @@ def read_record(data: bytes | memoryview) -> tuple[PackedImage, UInt8[np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PackedSource:
+class PackedSource(Source):
     """One split of a packed data set. Positions, labels and names are those of the source that was packed."""
 
     class_names: tuple[str, ...]
     index: np.ndarray
     shards: tuple[memoryview, ...]
     metadata: dict[str, Any]
-
-    @property
-    def ids(self) -> np.ndarray:
-        return np.arange(len(self.index))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -160,10 +153,8 @@ class PackedSource:
         return record, label
 
 
-def open_packed(
-    root: Path, train_split: str, eval_split: str
-) -> tuple[PackedSource, PackedSource, str, str]:
-    """Returns (train, evaluation, evaluation split, description) of the packed data set in `root`.
+def open_packed(root: Path, train_split: str, eval_split: str) -> Opened:
+    """Opens the packed data set in `root`.
 
     Raises:
       DataError: it is missing, incomplete, damaged, or of another version.
@@ -185,21 +176,10 @@ def open_packed(
             f"two of these, or {_how_to_pack(root)}"
         )
     train, evaluation = (open_split(root / split) for split in (train_split, wanted))
-    if train.class_names != evaluation.class_names:
-        raise DataError(
-            f"the classes of {root / train_split} ({len(train.class_names)}) and {root / wanted} "
-            f"({len(evaluation.class_names)}) differ: they were packed from two data sets "
-            f"({train.metadata['source']}, {evaluation.metadata['source']}); {_how_to_pack(root)}"
-        )
     metadata = train.metadata
     form = "central squares of" if metadata["square"] else "shorter side at most"
-    return (
-        train,
-        evaluation,
-        wanted,
-        f"packed {root} (from {metadata['source']}, {form} {metadata['shorter_side']}): "
-        f"{len(train.class_names)} classes, {len(train)} {train_split}, {len(evaluation)} {wanted}",
-    )
+    origin = f"packed {root} (from {metadata['source']}, {form} {metadata['shorter_side']})"
+    return Opened(train, evaluation, wanted, origin)
 
 
 def open_split(folder: Path) -> PackedSource:
@@ -207,28 +187,23 @@ def open_split(folder: Path) -> PackedSource:
     again = f"pack or copy it again ({_how_to_pack(folder.parent)})"
     try:
         metadata = json.loads((folder / METADATA).read_text())
-        version = metadata["format"]
-        if version == FORMAT:
-            sizes, names, digest = (
-                metadata["shards"],
-                metadata["class_names"],
-                metadata["index_sha256"],
+        if metadata["format"] != FORMAT:
+            raise DataError(
+                f"{folder} is packed in format {metadata['format']}; this version of jaxcnn reads format "
+                f"{FORMAT}; {again}"
             )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / METADATA} cannot be read ({error!r}); {again}") from error
-    if version != FORMAT:
-        raise DataError(
-            f"{folder} is packed in format {version}; this version of jaxcnn reads format {FORMAT}; {again}"
-        )
-    try:
+        names, sizes = tuple(metadata["class_names"]), metadata["shards"]
         with open(folder / INDEX, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+            if hashlib.file_digest(file, "sha256").hexdigest() != metadata["index_sha256"]:
                 raise DataError(f"{folder / INDEX} does not have the recorded SHA-256; {again}")
-        shards = tuple(_map(folder / shard_name(k), size, again) for k, size in enumerate(sizes))
         index = np.load(folder / INDEX, mmap_mode="r").view(np.ndarray)
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename}: {error.strerror}; {again}") from error
-    return PackedSource(tuple(names), index, shards, metadata)
+        shards = tuple(_map(folder / shard_name(k), size, again) for k, size in enumerate(sizes))
+    except DataError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise DataError(f"{folder} cannot be read ({problem}); {again}") from error
+    return PackedSource(names, index, shards, metadata)
 
 
 def _map(path: Path, size: int, again: str) -> memoryview:

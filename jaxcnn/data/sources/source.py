@@ -1,29 +1,20 @@
-"""Sources: indexable tables of encoded images, opened by name."""
+"""What a source is, and a part of one."""
 
-import dataclasses
-import os
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-
-from jaxcnn.data.errors import DataError
-from jaxcnn.data.sampler import RandomStream, permutation
 
 
 @runtime_checkable
 class Source(Protocol):
-    """An indexable table of encoded images.
+    """An indexable table of encoded images. `class_names[label]` names a label."""
 
-    `ids` is int64[len]: each example's position in its split, which does not change when a slice is held
-    out; it is computed at each access. `class_names[label]` names a label.
-    """
+    class_names: tuple[str, ...]
 
     @property
-    def class_names(self) -> tuple[str, ...]: ...
-
-    @property
-    def ids(self) -> np.ndarray: ...
+    def ids(self) -> np.ndarray:
+        """int64[len]: each example's position in its split, the same when a slice of it is held out."""
+        return np.arange(len(self))
 
     def __len__(self) -> int: ...
 
@@ -42,16 +33,11 @@ class Source(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Subset:
+class Subset(Source):
     """The examples `indices` (int64[n]) of another source, in that order."""
 
-    base: Source
-    indices: np.ndarray
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.base.class_names
+    def __init__(self, base: Source, indices: np.ndarray):
+        self.base, self.indices, self.class_names = base, indices, base.class_names
 
     @property
     def ids(self) -> np.ndarray:
@@ -67,103 +53,11 @@ class Subset:
         return self.base.name(int(self.indices[index]))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class DataSplits:
-    """The splits of a data set: training images without the held-out slice, that slice, and evaluation.
-
-    `held_out` drives the plateau rule and selects the best checkpoint; `evaluation` is the reported split
-    and selects nothing; `eval_split` is its name. `description` is one line for the log.
-    """
+class Opened(NamedTuple):
+    """An opened data set; `origin` and `note` begin and end its one-line description."""
 
     train: Source
-    held_out: Source | None
     evaluation: Source
     eval_split: str
-    class_names: tuple[str, ...]
-    description: str
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Returns what must be equal on all processes of a run, as JSON values."""
-        held_out = 0 if self.held_out is None else len(self.held_out)
-        first = [self.train.name(i) for i in (0, len(self.train) // 2)] if len(self.train) else []
-        return {
-            "training images": len(self.train),
-            "held-out images": held_out,
-            "evaluation images": len(self.evaluation),
-            "classes": list(self.class_names),
-            "names": first,
-        }
-
-
-def default_data_dir() -> Path:
-    """Returns $TFDS_DATA_DIR, or ~/tensorflow_datasets: TFDS's own default."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
-def open_data(
-    source: str,
-    data_dir: str = "",
-    held_out: int = 0,
-    train_split: str = "train",
-    eval_split: str = "",
-) -> DataSplits:
-    """Opens a data set by name; never downloads.
-
-    Args:
-      source: 'tfds:NAME' (a TFDS data set prepared under `data_dir`), 'folder:PATH' (train/ and
-        val/ with a folder a class, or ImageNet's flat val/), 'packed:DIR' (made by jaxcnn prepare
-        --pack), 'synthetic' (1000 classes) or 'synthetic:K' (K classes that a small net learns
-        in seconds).
-      data_dir: the folder of prepared data sets; '' for $TFDS_DATA_DIR or ~/tensorflow_datasets.
-      held_out: number of training examples to remove from `train`, selected by a fixed permutation
-        that is the same for every seed.
-      train_split: split (TFDS) or folder to train on.
-      eval_split: split or folder to report on; '' for 'validation', else 'test' (TFDS), 'val'
-        (folder), or the one that was packed.
-
-    Raises:
-      DataError: the data are missing or cannot be used; the message says what to do.
-    """
-    # Each kind is imported on demand, so that none imports another's libraries.
-    kind, _, argument = source.partition(":")
-    if kind == "tfds" and argument:
-        from jaxcnn.data.sources.tfds import open_prepared
-
-        root = Path(data_dir).expanduser() if data_dir else default_data_dir()
-        opened = open_prepared(argument, root, train_split, eval_split)
-    elif kind == "folder" and argument:
-        from jaxcnn.data.sources.folder import open_folder
-
-        root = Path(argument).expanduser()
-        opened = open_folder(root, train_split, eval_split or "val")
-    elif kind == "packed" and argument:
-        from jaxcnn.data.sources.packed import open_packed
-
-        opened = open_packed(Path(argument).expanduser(), train_split, eval_split)
-    elif kind == "synthetic":
-        from jaxcnn.data.sources.synthetic import open_synthetic
-
-        opened = open_synthetic(argument)
-    else:
-        raise DataError(
-            f"unknown data source {source!r}: expected 'tfds:NAME' (for example 'tfds:imagenet2012'"
-            " or 'tfds:digits'), 'folder:PATH', 'packed:DIR', 'synthetic' or 'synthetic:K'"
-        )
-    train, evaluation, eval_split, description = opened
-    kept, held = split_held_out(train, held_out)
-    if held is not None:
-        description += f", {len(held)} of train held out"
-    return DataSplits(kept, held, evaluation, eval_split, train.class_names, description)
-
-
-def split_held_out(train: Source, count: int) -> tuple[Source, Source | None]:
-    """Returns (train without `count` examples, those examples or None), by a fixed permutation."""
-    if count == 0:
-        return train, None
-    if not 0 < count < len(train):
-        raise DataError(
-            f"data.held_out={count} but the training split has {len(train)} examples: give a "
-            f"number from 0 to {len(train) - 1}"
-        )
-    order = permutation(RandomStream.HELD_OUT, 0, 0, len(train))
-    return Subset(train, np.sort(order[count:])), Subset(train, np.sort(order[:count]))
+    origin: str
+    note: str = ""

@@ -9,6 +9,7 @@ from PIL import Image
 
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sampler import RandomStream, random_bits
+from jaxcnn.data.sources.source import Opened, Source
 
 _TRAIN_PER_CLASS, _EVAL_PER_CLASS = 64, 16
 # (height, width): ImageNet's typical shape after the rescale, and a size for small fast runs.
@@ -18,17 +19,13 @@ _CACHED = 4096
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SyntheticSource:
+class SyntheticSource(Source):
     """A class is a hue and a number of stripes; phase and noise differ from image to image."""
 
     class_names: tuple[str, ...]
     per_class: int
     split: int
     shape: tuple[int, int]
-
-    @property
-    def ids(self) -> np.ndarray:
-        return np.arange(len(self))
 
     def __len__(self) -> int:
         return len(self.class_names) * self.per_class
@@ -60,21 +57,15 @@ def _encoded(label: int, classes: int, split: int, index: int, shape: tuple[int,
     return encoded.getvalue()
 
 
-def open_synthetic(argument: str) -> tuple[SyntheticSource, SyntheticSource, str, str]:
-    """Returns (train, evaluation, split name, description) for 'synthetic' ('') or 'synthetic:K' ('K')."""
+def open_synthetic(argument: str) -> Opened:
+    """Opens 'synthetic' ('') or 'synthetic:K' ('K')."""
     if argument and not (argument.isascii() and argument.isdigit() and 2 <= int(argument) <= 1000):
         raise DataError(
             f"synthetic:{argument}: expected a number of classes from 2 to 1000, as in synthetic:4"
         )
-    classes = int(argument or 1000)
-    shape = _SMALL if argument else _LARGE
-    names = tuple(f"class_{k:03d}" for k in range(classes))
+    names = tuple(f"class_{k:03d}" for k in range(int(argument or 1000)))
+    height, width = shape = _SMALL if argument else _LARGE
     train = SyntheticSource(names, _TRAIN_PER_CLASS, 0, shape)
     evaluation = SyntheticSource(names, _EVAL_PER_CLASS, 1, shape)
-    return (
-        train,
-        evaluation,
-        "evaluation",
-        f"synthetic: {classes} classes, {len(train)} train, {len(evaluation)} evaluation, "
-        f"generated {shape[1]} x {shape[0]} JPEGs",
-    )
+    note = f", generated {width} x {height} JPEGs"
+    return Opened(train, evaluation, "evaluation", "synthetic", note)

@@ -38,24 +38,27 @@ class RecordIndex:
 def index_records(shards: Sequence[Path], counts: Sequence[int], cache_name: str) -> RecordIndex:
     """Returns the index of `shards`, from the cache if it is valid, else by a scan.
 
-    The cache is a .npz named after `cache_name` in the folder of the shards or, if that is not writable,
-    under $XDG_CACHE_HOME/jaxcnn (~/.cache/jaxcnn). It contains the shards' names and sizes, and is not used
-    if one differs.
-
-    Args:
-      shards: paths of the TFRecord files, in order.
-      counts: expected number of records of each.
-      cache_name: name of the split.
+    The cache is a .npz named after `cache_name`, the split, in the folder of the shards or, if that is not
+    writable, under $XDG_CACHE_HOME/jaxcnn (~/.cache/jaxcnn). It contains the shards' names and sizes, and is
+    not used if one differs. `counts` are the expected numbers of records.
 
     Raises:
       DataError: a shard is missing, truncated or has another number of records.
     """
-    sizes = _sizes(shards)
-    names = np.array([shard.name for shard in shards])
+    missing = [shard for shard in shards if not shard.is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(shards)} files of the data set are missing, the first is "
+            f"{missing[0]}; copy or prepare the data set again"
+        )
+    files = {
+        "names": np.array([shard.name for shard in shards]),
+        "sizes": np.array([shard.stat().st_size for shard in shards], np.int64),
+    }
     places = _cache_places(shards[0].parent, cache_name)
     for place in places:
-        index = _load(place, names, sizes, sum(counts))
-        if index is not None:
+        index = _load(place, files)
+        if index is not None and len(index) == sum(counts):
             return index
     with ThreadPoolExecutor(min(_SCAN_THREADS, len(shards))) as pool:
         scans = list(pool.map(_scan, shards, counts))
@@ -64,9 +67,7 @@ def index_records(shards: Sequence[Path], counts: Sequence[int], cache_name: str
         np.concatenate([offset for offset, _ in scans]),
         np.concatenate([length for _, length in scans]),
     )
-    for place in places:
-        if _save(place, index, names, sizes):
-            break
+    any(_save(place, index, files) for place in places)
     return index
 
 
@@ -93,32 +94,20 @@ def read_record(shard: Path, offset: int, length: int, name: str) -> bytes:
     return data[_HEADER:]
 
 
-def _sizes(shards: Sequence[Path]) -> np.ndarray:
-    missing = [shard for shard in shards if not shard.is_file()]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(shards)} files of the data set are missing, the first is "
-            f"{missing[0]}; copy or prepare the data set again"
-        )
-    return np.array([shard.stat().st_size for shard in shards], np.int64)
-
-
 def _scan(shard: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the offsets and the lengths of a file's records."""
     offsets, lengths = np.empty(count, np.int64), np.empty(count, np.int64)
-    size = shard.stat().st_size
-    file = os.open(shard, os.O_RDONLY)
-    try:
-        position = found = 0
+    position = found = 0
+    with open(shard, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
         while position < size and found < count:
-            header = os.pread(file, _HEADER, position)
+            header = os.pread(file.fileno(), _HEADER, position)
             if len(header) < _HEADER:
                 break
             lengths[found] = length = struct.unpack_from("<Q", header)[0]
             offsets[found] = position + _HEADER
             position += _HEADER + length + _FOOTER
             found += 1
-    finally:
-        os.close(file)
     if found != count or position != size:
         raise DataError(
             f"{shard} is damaged: expected {count} records that fill its {size} bytes, found "
@@ -134,20 +123,21 @@ def _cache_places(folder: Path, cache_name: str) -> list[Path]:
     return [folder / name, home / key / name]
 
 
-def _load(place: Path, names: np.ndarray, sizes: np.ndarray, total: int) -> RecordIndex | None:
+def _load(place: Path, files: dict[str, np.ndarray]) -> RecordIndex | None:
+    """Reads the cache; returns None if it is missing, damaged, or of other files."""
     try:
-        with open(place, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            index = RecordIndex(file["shard"], file["offset"], file["length"])
-            same = np.array_equal(file["names"], names) and np.array_equal(file["sizes"], sizes)
+        with open(place, "rb") as raw, np.load(raw, allow_pickle=False) as cache:
+            if all(np.array_equal(cache[key], value) for key, value in files.items()):
+                return RecordIndex(cache["shard"], cache["offset"], cache["length"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # missing or damaged: made again
-    return index if same and len(index) == total else None
+        pass
+    return None
 
 
-def _save(place: Path, index: RecordIndex, names: np.ndarray, sizes: np.ndarray) -> bool:
+def _save(place: Path, index: RecordIndex, files: dict[str, np.ndarray]) -> bool:
     """Writes the cache; returns whether the place is writable."""
     try:
-        write_arrays(place, names=names, sizes=sizes, **dataclasses.asdict(index))
+        write_arrays(place, **files, **dataclasses.asdict(index))
     except OSError:
         return False
     return True

@@ -69,8 +69,10 @@ def test_no_class_folders_and_no_images(image_folder):
     for image in (image_folder / "val").glob("*/*"):
         image.rename(image.with_suffix(".tiff"))
     message = error(image_folder)
-    assert f"no images in the 3 class folders of {image_folder / 'val'}" in message
-    assert "9 other files were seen" in message
+    assert (
+        f"no images in 3 of the 3 class folders of {image_folder / 'val'}: ant, bee, cat" in message
+    )
+    assert "9 files that are not images were seen" in message
     shutil.rmtree(image_folder / "val")
     (image_folder / "val").mkdir()
     assert f"no class folders in {image_folder / 'val'}" in error(image_folder)
@@ -80,13 +82,13 @@ def test_empty_class_folder_is_named(image_folder):
     for split in ("train", "val"):
         (image_folder / split / "dog").mkdir()
     message = error(image_folder)
-    assert f"no images in the class folder dog of {image_folder / 'train'}" in message
+    assert f"no images in 1 of the 4 class folders of {image_folder / 'train'}: dog" in message
 
 
 def test_both_differences_of_the_classes_are_listed(image_folder):
     (image_folder / "val" / "cat").rename(image_folder / "val" / "kitten")
     message = error(image_folder)
-    assert "only in train/: cat; only in val/: kitten" in message
+    assert "only in train: cat; only in val: kitten" in message
 
 
 @pytest.fixture

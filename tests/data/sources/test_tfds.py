@@ -1,4 +1,4 @@
-"""Prepared TFDS data sets: the index over their records, and what is said when they are missing."""
+"""Prepared TFDS data sets: the index over their records, and the errors when they are missing or damaged."""
 
 import io
 import json

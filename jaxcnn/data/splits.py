@@ -1,0 +1,126 @@
+"""Opens a data set by name as its splits: training, held out, evaluation."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcnn.data.errors import DataError
+from jaxcnn.data.sampler import RandomStream, permutation
+from jaxcnn.data.sources.digits import prepare_digits
+from jaxcnn.data.sources.folder import open_folder
+from jaxcnn.data.sources.packed import open_packed
+from jaxcnn.data.sources.source import Opened, Source, Subset
+from jaxcnn.data.sources.synthetic import open_synthetic
+from jaxcnn.data.sources.tfds import open_prepared
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DataSplits:
+    """The splits of a data set: training images without the held-out slice, that slice, and evaluation.
+
+    `held_out` drives the plateau rule and selects the best checkpoint; `evaluation` is the reported split
+    and selects nothing; `eval_split` is its name. `description` is one line for the log.
+    """
+
+    train: Source
+    held_out: Source | None
+    evaluation: Source
+    eval_split: str
+    class_names: tuple[str, ...]
+    description: str
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Returns what must be equal on all processes of a run, as JSON values."""
+        first = [self.train.name(i) for i in (0, len(self.train) // 2)] if len(self.train) else []
+        return {
+            "training images": len(self.train),
+            "held-out images": 0 if self.held_out is None else len(self.held_out),
+            "evaluation images": len(self.evaluation),
+            "classes": list(self.class_names),
+            "names": first,
+        }
+
+
+def default_data_dir() -> Path:
+    """Returns $TFDS_DATA_DIR, or ~/tensorflow_datasets: TFDS's own default."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def open_data(
+    source: str,
+    data_dir: str = "",
+    held_out: int = 0,
+    train_split: str = "train",
+    eval_split: str = "",
+) -> DataSplits:
+    """Opens a data set by name; never downloads.
+
+    Args:
+      source: 'tfds:NAME' (a TFDS data set prepared under `data_dir`), 'folder:PATH' (train/ and
+        val/ with a folder a class, or ImageNet's flat val/), 'packed:DIR' (made by jaxcnn prepare
+        --pack), 'synthetic' (1000 classes) or 'synthetic:K' (K classes that a small net learns
+        in seconds).
+      data_dir: the folder of prepared data sets; '' for $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      held_out: number of training examples to remove from `train`, selected by a fixed permutation
+        that is the same for every seed.
+      train_split: split (TFDS) or folder to train on.
+      eval_split: split or folder to report on; '' for 'validation', else 'test' (TFDS), 'val'
+        (folder), or the one that was packed.
+
+    Raises:
+      DataError: the data are missing or cannot be used; the message says what to do.
+    """
+    opened = _open(source, data_dir, train_split, eval_split)
+    train, evaluation, eval_split, origin, note = opened
+    names, others = train.class_names, evaluation.class_names
+    if names != others:
+        raise DataError(
+            f"the classes of {train_split} ({len(names)}) and {eval_split} ({len(others)}) in {origin} "
+            f"differ: only in {train_split}: {', '.join(sorted({*names} - {*others})[:8]) or 'none'}; only "
+            f"in {eval_split}: {', '.join(sorted({*others} - {*names})[:8]) or 'none'}; both splits need the "
+            "same classes (in a folder, the same class folders)"
+        )
+    description = (
+        f"{origin}: {len(names)} classes, {len(train)} {train_split}, "
+        f"{len(evaluation)} {eval_split}{note}"
+    )
+    kept, held = split_held_out(train, held_out)
+    if held is not None:
+        description += f", {len(held)} of train held out"
+    return DataSplits(kept, held, evaluation, eval_split, names, description)
+
+
+def _open(source: str, data_dir: str, train_split: str, eval_split: str) -> Opened:
+    kind, _, argument = source.partition(":")
+    place = Path(argument).expanduser()
+    if kind == "tfds" and argument:
+        root = Path(data_dir).expanduser() if data_dir else default_data_dir()
+        if argument == "digits":  # needs no download
+            prepare_digits(root)
+        return open_prepared(argument, root, train_split, eval_split)
+    if kind == "folder" and argument:
+        return open_folder(place, train_split, eval_split or "val")
+    if kind == "packed" and argument:
+        return open_packed(place, train_split, eval_split)
+    if kind == "synthetic":
+        return open_synthetic(argument)
+    raise DataError(
+        f"unknown data source {source!r}: expected 'tfds:NAME' (for example 'tfds:imagenet2012'"
+        " or 'tfds:digits'), 'folder:PATH', 'packed:DIR', 'synthetic' or 'synthetic:K'"
+    )
+
+
+def split_held_out(train: Source, count: int) -> tuple[Source, Source | None]:
+    """Returns (train without `count` examples, those examples or None), by a fixed permutation."""
+    if count == 0:
+        return train, None
+    if not 0 < count < len(train):
+        raise DataError(
+            f"data.held_out={count} but the training split has {len(train)} examples: give a "
+            f"number from 0 to {len(train) - 1}"
+        )
+    order = permutation(RandomStream.HELD_OUT, 0, 0, len(train))
+    return Subset(train, np.sort(order[count:])), Subset(train, np.sort(order[:count]))
