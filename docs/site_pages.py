@@ -85,7 +85,7 @@ def reference():
         if name not in ("cli", "malloc_tuning"):
             pages[f"reference/{name}.md"] = f"# jaxcnn.{name}\n\n" + "\n".join(blocks)
     pages["reference/jaxcnn.md"] = (
-        "# jaxcnn\n\n`jaxcnn.build` makes a net, `jaxcnn.load` reads what a run has learnt.\n\n"
+        "# jaxcnn\n\n`jaxcnn.build` makes a net, `jaxcnn.load` loads the net of a run.\n\n"
         "::: jaxcnn.models.build\n\n::: jaxcnn.training.load_run.load\n\n"
         "::: jaxcnn.training.load_run.Loaded\n\n::: jaxcnn.training.loop.run\n"
     )
