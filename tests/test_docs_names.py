@@ -1,7 +1,5 @@
 """Paths, names, commands, options and config keys in the README and docs/ exist."""
 
-import argparse
-import importlib
 import pkgutil
 import re
 import shlex
@@ -10,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxcnn.cli.arguments import COMMANDS
+from jaxcnn.cli.main import COMMANDS, command_parser, find
 from jaxcnn.config import ConfigError, find_config, parameters
-from jaxcnn.data.preparation import cifar10_subset
 from jaxcnn.training import schema
 
 ROOT = Path(__file__).parent.parent
@@ -86,17 +83,8 @@ def typed_commands(page):
 
 def options_of(command, arguments):
     """The options that the parser of `jaxcnn COMMAND` knows."""
-    module = importlib.import_module(f"jaxcnn.cli.{command}")
-    parsers = [module.parser()]
-    if command == "bench" and arguments and arguments[0] in module.KINDS:
-        kind = importlib.import_module(f"jaxcnn.benchmarks.{module.KINDS[arguments[0]]}")
-        parsers.append(module._kind_parser(arguments[0], kind))
-    if command == "prepare" and arguments[:1] == ["cifar10_subset"]:
-        parsers.append(argparse.ArgumentParser())
-        cifar10_subset.add_arguments(parsers[-1])
-    return {
-        flag for parser in parsers for action in parser._actions for flag in action.option_strings
-    }
+    parser = command_parser(*find(command, arguments)[:2])
+    return {flag for action in parser._actions for flag in action.option_strings}
 
 
 @each_page

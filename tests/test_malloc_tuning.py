@@ -69,8 +69,8 @@ def test_help_does_not_wait_for_jax():
     code = (
         "import sys; sys.argv = ['main.py', '--help']\n"
         "from pathlib import Path\n"
-        "from jaxcnn.cli.train import main\n"
-        "try:\n    main(['--help'])\n"
+        "from jaxcnn.cli.main import main\n"
+        "try:\n    main(['train', '--help'])\n"
         "except SystemExit as e:\n    assert e.code == 0\n"
         "assert not {'jax', 'flax', 'tensorflow', 'orbax'} & set(sys.modules)\n"
     )

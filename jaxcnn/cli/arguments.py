@@ -1,87 +1,70 @@
-"""The commands, and the arguments that several of them share."""
+"""Arguments that several commands share, and what a command returns."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+import difflib
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from jaxcnn.cli.exit_codes import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:
     from jaxcnn.research.evaluate_run import FinishedRun
     from jaxcnn.training.console import Console
 
-# In the order of use; each is a module of this package.
-COMMANDS = {
-    "prepare": "Prepare a data set for training; each is prepared once.",
-    "statistics": "Compute pixel statistics of a config's training images, for any number of runs.",
-    "check": "Show every key, shape and size of a config; computes nothing.",
-    "plan": "Estimate memory and speed of a config on accelerators that this machine lacks.",
-    "summary": "Print a net's layers, parameters and multiply-adds, compared with the paper's figures.",
-    "views": "Draw the augmented training images of a config.",
-    "train": "Train and evaluate a config; the same command resumes a stopped run.",
-    "chain": "Train a config in stages, each starting from an earlier one (VGG's schedule).",
-    "compare": "Train variants of a config with several seeds and compare them.",
-    "evaluate": "Evaluate a trained run by test protocols.",
-    "fuse": "Average saved posteriors and print the error rates of the mean.",
-    "table": "Compare your runs with a table of a paper; evaluates what is missing.",
-    "predict": "Print the most probable classes of image files.",
-    "figures": "Draw kernels, predictions, nearest neighbours and score maps of a run.",
-    "bench": "Measure speed, compared with its bounds and with other programs.",
-    "completion": "Print a shell completion script.",
-}
 
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """A result: `record` is printed as JSON if the command was given --json, else `text` is printed."""
 
-def make_parser(command: str, *, example: str, notes: str = "") -> argparse.ArgumentParser:
-    """A parser in the common form: usage, one sentence, arguments, notes, an example."""
-    name = command.partition(" ")[0]
-    return argparse.ArgumentParser(
-        prog=f"jaxcnn {command}",
-        description=COMMANDS[name],
-        epilog=f"{notes.strip()}\n\nexample: {example}".strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    record: Any = None
+    text: str = ""
+    code: int = EXIT_DONE
 
 
 def add_json(parser: argparse.ArgumentParser, what: str = "print the result as JSON") -> None:
     parser.add_argument("--json", action="store_true", help=f"{what}; messages go to stderr")
 
 
-def messages(as_json: bool) -> contextlib.AbstractContextManager[object]:
-    """Sends what is printed within to stderr if the result, printed after it, is JSON."""
-    return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
-
-
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """CONFIG [SECTION.KEY=VALUE ...]; `parse` reads them."""
+    """CONFIG [SECTION.KEY=VALUE ...]."""
     parser.add_argument("config", help="file, or name of a file in configs/")
     parser.add_argument("overrides", nargs="*", metavar="SECTION.KEY=VALUE", help="override keys")
 
 
-def add_run(parser: argparse.ArgumentParser, batch_size: int = 32, overrides: bool = True) -> None:
+def add_run(parser: argparse.ArgumentParser, batch_size: int = 32) -> None:
     """Arguments of a command that opens one trained run; `open_runs` reads them."""
-    if overrides:
-        help_text = "override the run's data section: data.source=folder:PATH, data.eval_split=test"
-        parser.add_argument("overrides", nargs="*", metavar="data.KEY=VALUE", help=help_text)
-    parser.add_argument("--workdir", required=True, help="folder of a trained run")
-    parser.add_argument(
-        "--step", type=int, default=None, help="step of the checkpoint (the newest)"
-    )
+    add = parser.add_argument
+    add("--workdir", required=True, help="folder of a trained run")
+    add("--step", type=int, default=None, help="step of the checkpoint (the newest)")
     add_batch_size(parser, batch_size)
 
 
+def add_data_overrides(parser: argparse.ArgumentParser) -> None:
+    help_text = "override the run's data section: data.source=folder:PATH, data.eval_split=test"
+    parser.add_argument("overrides", nargs="*", metavar="data.KEY=VALUE", help=help_text)
+
+
 def add_batch_size(parser: argparse.ArgumentParser, default: int = 32) -> None:
-    parser.add_argument(
-        "--batch_size", type=at_least(1), default=default, help="crops per batch (%(default)s)"
-    )
+    help_text = "crops per batch (%(default)s)"
+    parser.add_argument("--batch_size", type=at_least(1), default=default, help=help_text)
+
+
+def add_images(parser: argparse.ArgumentParser, default: int, what: str) -> None:
+    help_text = f"{what} (%(default)s)"
+    parser.add_argument("--images", type=at_least(1), default=default, help=help_text)
+    help_text = "image ids, separated by commas; not with --images"
+    parser.add_argument("--ids", type=numbers, default=(), help=help_text)
 
 
 @contextlib.contextmanager
 def open_runs(
-    folders: Iterable[str], options: argparse.Namespace, console: Console
+    folders: Sequence[str], options: argparse.Namespace, console: Console
 ) -> Iterator[list[FinishedRun]]:
     """Opens trained runs; a signal raises Stopped at the end of a batch of their evaluations."""
     from jaxcnn.research.evaluate_run import FinishedRun
@@ -99,19 +82,6 @@ def open_runs(
             )
             for folder in folders
         ]
-
-
-def parse(
-    parser: argparse.ArgumentParser, arguments: Sequence[str]
-) -> tuple[argparse.Namespace, list[str]]:
-    """(options, overrides): overrides are typed as --config.KEY=VALUE or as `add_config` has it."""
-    prefix = "--config."
-    options = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
-    overrides = [a.removeprefix(prefix) for a in arguments if a.startswith(prefix)]
-    for text in overrides:
-        if "=" not in text:
-            parser.error(f"--config.{text} needs a value: --config.{text}=VALUE")
-    return options, [*getattr(options, "overrides", ()), *overrides]
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -132,6 +102,47 @@ def numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected numbers such as 3,17; got {text!r}") from None
+
+
+def names(text: str) -> list[str]:
+    """A type of argument: names, separated by commas."""
+    return [name.strip() for name in text.split(",")]
+
+
+def choose(what: str, wanted: Sequence[str], valid: Sequence[str]) -> list[str]:
+    """`wanted` without repetitions.
+
+    Raises:
+        UsageError: names each one that is not valid.
+    """
+    errors = []
+    for name in wanted:
+        if name not in valid:
+            near = difflib.get_close_matches(name, valid, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            errors.append(f"unknown {what} {name!r}{hint} (valid: {', '.join(valid)})")
+    if errors:
+        raise UsageError("\n".join(errors))
+    return list(dict.fromkeys(wanted))
+
+
+def show_progress(console: Console) -> Callable[[str, int, int], None]:
+    """A function of (split, images done, images in all) that shows progress. It times the speed from the
+    first images of a split on, since starting takes seconds."""
+    from jaxcnn.training.console import duration
+
+    first: dict[str, tuple[float, int]] = {}
+
+    def show(split: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        began, before = first.setdefault(split, (now, done))
+        rate = (done - before) / max(now - began, 1e-9)
+        speed = f"  {rate:.0f} images/s  ETA {duration((total - done) / rate)}" if rate else ""
+        console.progress(f"{split}: {done:,}/{total:,} images{speed}", last=done == total)
+        if done == total:
+            console.end_progress()
+
+    return show
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:

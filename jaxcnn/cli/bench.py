@@ -1,25 +1,6 @@
-"""jaxcnn bench: measures jaxcnn next to its bounds and to other programs."""
+"""Measure speed, compared with its bounds and with other programs.
 
-from __future__ import annotations
-
-import argparse
-import importlib
-from collections.abc import Sequence
-from types import ModuleType
-
-from jaxcnn.cli.arguments import add_json, at_least, make_parser
-from jaxcnn.cli.exit_codes import exit_code
-
-# Modules of jaxcnn.benchmarks, each with add_arguments(parser). measure(options) yields measurements.
-KINDS = {
-    "input": "input_speed",
-    "step": "step_speed",
-    "eval": "eval_speed",
-    "loop": "loop_speed",
-    "resume": "start_speed",
-    "table": "table",
-}
-NOTES = """kinds:
+kinds:
   input    JPEGs to augmented uint8 batches: images per second, compared with bare decoding
   step     training and inference steps of the nets, compared with this machine's matrix products
   eval     evaluations by the papers' protocols, compared with the net's forward pass
@@ -27,51 +8,63 @@ NOTES = """kinds:
   resume   seconds from the start of a program to its first step, by phase
   table    saved measurements as a Markdown table and a plot
 
-jaxcnn bench KIND --help describes a kind. --peer needs other programs: pip install -e '.[bench]'"""
+jaxcnn bench KIND --help describes a kind. --peer needs other programs: pip install -e '.[bench]'
+
+example: jaxcnn bench step --net=vgg_d --batch=8
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from jaxcnn.cli.arguments import Output, add_json, at_least
+
+KEPT = "nothing was written"
+# Modules of jaxcnn.benchmarks, each with add_arguments(parser). measure(options) yields measurements.
+SUBCOMMANDS = {
+    "input": "input_speed",
+    "step": "step_speed",
+    "eval": "eval_speed",
+    "loop": "loop_speed",
+    "resume": "start_speed",
+    "table": "table",
+}
 
 
-def main(arguments: Sequence[str]) -> int:
-    if not arguments or arguments[0] not in KINDS:
-        parser().parse_args(arguments)
-    name = arguments[0]
-    kind = importlib.import_module(f"jaxcnn.benchmarks.{KINDS[name]}")
-    options = _kind_parser(name, kind).parse_args(arguments[1:])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", metavar="KIND", choices=[*SUBCOMMANDS], help=", ".join(SUBCOMMANDS))
 
-    def work() -> None:
-        if name == "table":
-            return kind.write(options)
+
+def subcommand(name: str) -> Any:
+    """The command `bench NAME`, in the form of a module of this package."""
+    kind = importlib.import_module(f"jaxcnn.benchmarks.{SUBCOMMANDS[name]}")
+    source = " --source=folder:PATH" if name in ("input", "eval") else ""
+    arguments = " rows.jsonl" if name == "table" else f"{source} --json"
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        kind.add_arguments(parser)
+        if name != "table":
+            help_text = "timed repeats; the result is their median (%(default)s)"
+            parser.add_argument("--repeats", type=at_least(1), default=5, help=help_text)
+            add_json(parser, "print one JSON object per row and line")
+
+    def run(options: argparse.Namespace) -> Iterator[Output]:
         from jaxcnn.benchmarks.measurement import format_measurements
 
         rows = []
         for row in kind.measure(options):
             rows.append(row)
-            if options.json:
-                print(row.line(), flush=True)
-        if not options.json:
-            print(format_measurements(rows))
-        return None
+            yield Output(json.loads(row.line()))
+        yield Output(text=format_measurements(rows))
 
-    return exit_code(work, kept="nothing was written")
-
-
-def parser() -> argparse.ArgumentParser:
-    result = make_parser("bench", notes=NOTES, example="jaxcnn bench step --net=vgg_d --batch=8")
-    result.add_argument("kind", metavar="KIND", choices=tuple(KINDS), help=", ".join(KINDS))
-    return result
-
-
-def _kind_parser(name: str, kind: ModuleType) -> argparse.ArgumentParser:
-    source = " --source=folder:PATH" if name in ("input", "eval") else ""
-    example = "table rows.jsonl" if name == "table" else f"{name}{source} --json"
-    result = make_parser(f"bench {name}", example=f"jaxcnn bench {example}")
-    result.description = kind.__doc__
-    kind.add_arguments(result)
-    if name != "table":
-        result.add_argument(
-            "--repeats",
-            type=at_least(1),
-            default=5,
-            help="timed repeats; the result is their median (%(default)s)",
-        )
-        add_json(result, "print one JSON object per row and line")
-    return result
+    return types.SimpleNamespace(
+        __doc__=f"{kind.__doc__}\nexample: jaxcnn bench {name}{arguments}",
+        add_arguments=add_arguments,
+        run=kind.write if name == "table" else run,
+        KEPT=KEPT,
+    )

@@ -1,31 +1,31 @@
-"""jaxcnn check: resolves a config and prints the shapes and bytes of batch, state and step."""
+"""Show every key, shape and size of a config; computes nothing.
+
+example: jaxcnn check vgg_e batch_size=64
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
 from typing import Any
 
-from jaxcnn.cli.arguments import add_config, add_json, make_parser, parse
-from jaxcnn.cli.exit_codes import exit_code
+from jaxcnn.cli.arguments import Output, add_config, add_json
+
+KEPT = "nothing was computed"
 
 
-def main(arguments: Sequence[str]) -> int:
-    options, overrides = parse(parser(), arguments)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    add_json(parser)
 
-    def work() -> None:
-        # Imported here, so that --help answers at once.
-        from jaxcnn import config as configs
-        from jaxcnn.training import schema
 
-        given, config = schema.read_resolved(options.config, overrides)
-        if options.json:
-            print(json.dumps({"config": config, **_describe(config)[1]}))
-        else:
-            print(configs.format_config(config, given, overrides), _describe(config)[0], sep="\n\n")
+def run(options: argparse.Namespace) -> Output:
+    from jaxcnn import config as configs
+    from jaxcnn.training import schema
 
-    return exit_code(work, kept="nothing was computed")
+    given, config = schema.read_resolved(options.config, options.overrides)
+    text, record = _describe(config)
+    keys = configs.format_config(config, given, options.overrides)
+    return Output({"config": config, **record}, f"{keys}\n\n{text}")
 
 
 def _describe(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -44,23 +44,21 @@ def _describe(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
     config = with_classes(config, config["model"]["num_classes"] or UNKNOWN_CLASSES)
     experiment = build_experiment(config)
-    transfer = read_warm_start(experiment)
+    warm_start = read_warm_start(experiment)
     state, batch = experiment.abstract_state(), experiment.abstract_batch()
     images = config["batch_size"] / experiment.placement.mesh.size
     flops = images * roofline.step_cost(experiment.net).flops
     plan = plan_lines(experiment.plan, experiment.grad_reduce, experiment.comm_mb)
     shapes = {"batch": describe_leaves(batch), "parameters": describe_leaves(state.params)}
     sizes = {"batch": size(batch), "parameters": size(state.params), "state": size(state)}
-    lines = [f"{name:<8} {text}" for name, text in (transfer.lines() if transfer else [])]
-    lines += [f"devices  {describe_devices()}", *(f"{name:<8} {text}" for name, text in plan)]
+    named = [*(warm_start.lines() if warm_start else []), ("devices", describe_devices()), *plan]
+    lines = [f"{name:<8} {text}" for name, text in named]
     for name, leaves in shapes.items():
         lines += [name, *(f"  {leaf:<40} {text}" for leaf, text in leaves.items())]
     lines += [f"{name:<10} {n / 1e6:12.1f} MB" for name, n in sizes.items()]
     lines[-1] += " (parameters, momentum, average if any, counters)"
     lines += _evaluations(config)
-    lines += [
-        f"train step {flops / 1e9:12.1f} GFLOP a device, in multiply-adds of the layers",
-    ]
+    lines += [f"train step {flops / 1e9:12.1f} GFLOP a device, in multiply-adds of the layers"]
     return "\n".join(lines), {"shapes": shapes, "bytes": sizes, "flops_a_device": flops}
 
 
@@ -71,14 +69,6 @@ def _evaluations(config: dict[str, Any]) -> list[str]:
     for protocol in run_protocols(config):
         crops = len(protocol.crops(375, 500, side))
         when = f"every {protocol.every_epochs:g} epochs" if protocol.every_epochs else "at the end"
-        lines.append(
-            f"evaluation {protocol.label(side)}, {crops} crops of 500 x 375 pixels, {when}"
-        )
+        label = protocol.label(side)
+        lines.append(f"evaluation {label}, {crops} crops of 500 x 375 pixels, {when}")
     return lines
-
-
-def parser() -> argparse.ArgumentParser:
-    result = make_parser("check", example="jaxcnn check vgg_e batch_size=64")
-    add_config(result)
-    add_json(result)
-    return result

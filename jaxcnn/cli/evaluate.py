@@ -1,21 +1,6 @@
-"""jaxcnn evaluate: error rates of trained runs by any test protocol, and posteriors to be averaged."""
+"""Evaluate a trained run by test protocols.
 
-from __future__ import annotations
-
-import argparse
-import json
-import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-from jaxcnn.cli.arguments import add_json, add_run, make_parser, open_runs
-from jaxcnn.cli.exit_codes import exit_code
-
-if TYPE_CHECKING:
-    from jaxcnn.evaluation import Protocol
-    from jaxcnn.research.evaluate_run import FinishedRun
-
-NOTES = """protocols:
+protocols:
   centre scale=256                     one centre crop
   ten_crops scale=256                  corners and centre of the central square, and mirrors (AlexNet)
   dense scales=(256,) flip=True        class score map of the whole image, averaged; one or more Q (VGG)
@@ -25,26 +10,43 @@ NOTES = """protocols:
   crops_144 scales=(256,288,320,352)   three squares, six crops of each, mirrors, four scales (GoogLeNet)
 These are the default scales for nets of 224 pixels; for other nets they are scaled in proportion.
 
-Results are printed and written to the run's report.json."""
+Results are printed and written to the run's report.json.
+
+example: jaxcnn evaluate --workdir=RUN --protocol=dense --protocol='multi_crop scales=(256,384)'
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from jaxcnn.cli.arguments import Output, add_data_overrides, add_json, add_run, open_runs
+
+if TYPE_CHECKING:
+    from jaxcnn.evaluation import Protocol
+    from jaxcnn.research.evaluate_run import FinishedRun
+
+KEPT = "nothing is lost: results that were printed are in report.json"
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = parser().parse_args(arguments)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_data_overrides(parser)
+    add_run(parser)
+    add, help_text = parser.add_argument, "NAME, or 'NAME KEY=VALUE ...'; may be repeated"
+    add("--protocol", action="append", required=True, help=help_text)
+    add("--save_posteriors", action="store_true", help="save posteriors for jaxcnn fuse")
+    add("--again", action="store_true", help="evaluate even if report.json has the result")
+    add_json(parser, "print the rows as one JSON list")
 
-    def work() -> None:
-        # Imported here, so that --help answers at once.
-        from jaxcnn.evaluation import read_protocol
-        from jaxcnn.training.console import Console
 
-        console = Console(sys.stderr if options.json else sys.stdout)
-        with open_runs([options.workdir], options, console) as (run,):
-            # All arguments are checked before the first evaluation, which may take hours.
-            protocols = [read_protocol(text, run.image_size) for text in options.protocol]
-            rows = [_evaluated(run, protocol, options) for protocol in protocols]
-        if options.json:
-            print(json.dumps(rows))
+def run(options: argparse.Namespace) -> Output:
+    from jaxcnn.evaluation import read_protocol
+    from jaxcnn.training.console import Console
 
-    return exit_code(work, kept="nothing is lost: results that were printed are in report.json")
+    with open_runs([options.workdir], options, Console()) as (run,):
+        # All arguments are checked before the first evaluation, which may take hours.
+        protocols = [read_protocol(text, run.image_size) for text in options.protocol]
+        return Output([_evaluated(run, protocol, options) for protocol in protocols])
 
 
 def _evaluated(run: FinishedRun, protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
@@ -55,27 +57,3 @@ def _evaluated(run: FinishedRun, protocol: Protocol, options: argparse.Namespace
         run.console.line(f"{run.folder.name}: {result_text(known)}  from report.json")
         return known
     return run.evaluate(protocol, keep=options.save_posteriors)
-
-
-def parser() -> argparse.ArgumentParser:
-    result = make_parser(
-        "evaluate",
-        notes=NOTES,
-        example="jaxcnn evaluate --workdir=RUN --protocol=dense "
-        "--protocol='multi_crop scales=(256,384)'",
-    )
-    add_run(result)
-    result.add_argument(
-        "--protocol",
-        action="append",
-        required=True,
-        help="NAME, or 'NAME KEY=VALUE ...'; may be repeated",
-    )
-    result.add_argument(
-        "--save_posteriors", action="store_true", help="save posteriors for jaxcnn fuse"
-    )
-    result.add_argument(
-        "--again", action="store_true", help="evaluate even if report.json has the result"
-    )
-    add_json(result, "print the rows as one JSON list")
-    return result

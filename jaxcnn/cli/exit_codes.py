@@ -12,6 +12,10 @@ EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_DIVERGED = 0, 1, 2, 3
 EXIT_INTERRUPTED, EXIT_STOPPED = 130, 143
 
 
+class UsageError(ValueError):
+    """Arguments that cannot be used, or not together."""
+
+
 def exit_code(
     work: Callable[[], int | None],
     *,
@@ -66,6 +70,8 @@ def _of_error(error: Exception, config: Mapping[str, Any]) -> tuple[str, object,
     from jaxcnn.training.checkpoint import CheckpointError
     from jaxcnn.training.workdir import WorkdirError
 
+    if isinstance(error, UsageError):
+        return "usage error", error, EXIT_USAGE
     if isinstance(error, ConfigError):
         return "config error", error, EXIT_USAGE
     if isinstance(error, Diverged):

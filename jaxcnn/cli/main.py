@@ -1,27 +1,35 @@
-"""The program `jaxcnn`: picks a command and imports only what that command needs."""
+"""The program `jaxcnn`: parses the arguments of a command, runs it, and prints its results."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.metadata
+import json
+import re
+import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from jaxcnn.cli.arguments import COMMANDS
+from jaxcnn.cli.arguments import Output
+from jaxcnn.cli.exit_codes import EXIT_DONE, exit_code
 from jaxcnn.malloc_tuning import start_again_with_large_pages
 
+# In the order of use; each is a module of this package.
+COMMANDS = (
+    "prepare", "statistics", "check", "plan", "summary", "views", "train", "chain", "compare",
+    "evaluate", "fuse", "table", "predict", "figures", "bench", "completion",
+)  # fmt: skip
 # Commands whose steps allocate gigabytes on a CPU.
 LARGE = ("train", "chain", "compare", "evaluate", "table", "bench")
+EPILOG = """
 
+jaxcnn COMMAND --help describes a command. Exit codes: 0 done, 1 error, 2 usage or config error,
+3 training diverged, 130 interrupted by Ctrl-C, 143 stopped by a signal with the state saved.
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs `jaxcnn ARGUMENTS` and returns its exit code."""
-    parser = _make_parser()
-    # Everything from the command's name on belongs to the command.
-    options = parser.parse_args(arguments[:1])
-    command = importlib.import_module(f"jaxcnn.cli.{options.command}")
-    return command.main(arguments[1:])
+example: jaxcnn train --config=quickstart"""
 
 
 def program(arguments: Sequence[str] | None = None) -> None:
@@ -32,21 +40,87 @@ def program(arguments: Sequence[str] | None = None) -> None:
     sys.exit(main(arguments))
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def main(arguments: Sequence[str]) -> int:
+    """Runs `jaxcnn ARGUMENTS` and returns its exit code.
+
+    Raises:
+        SystemExit: --help was given, or the arguments cannot be parsed.
+    """
+    # Everything from the command's name on belongs to the command.
+    command, rest = _program_parser().parse_args(arguments[:1]).command, arguments[1:]
+    command, module, rest = find(command, rest)
+    options = _parse(command_parser(command, module), rest)
+    options.command_line = ["jaxcnn", *arguments]
+
+    def work() -> int:
+        stdout, as_json, code = sys.stdout, getattr(options, "json", False), EXIT_DONE
+        with contextlib.redirect_stdout(sys.stderr if as_json else stdout):
+            outputs = module.run(options)
+            for output in [outputs] if isinstance(outputs, Output) else outputs or ():
+                if as_json and output.record is not None:
+                    print(json.dumps(output.record), file=stdout, flush=True)
+                elif output.text and not as_json:
+                    print(output.text, file=stdout, flush=True)
+                code = max(code, output.code)
+        return code
+
+    return exit_code(work, kept=module.KEPT.format(command=shlex.join(options.command_line)))
+
+
+def find(command: str, arguments: Sequence[str] = ()) -> tuple[str, Any, Sequence[str]]:
+    """(name, module, remaining arguments) of a command, or of its subcommand if `arguments` begin with one."""
+    module: Any = importlib.import_module(f"jaxcnn.cli.{command}")
+    if arguments and arguments[0] in getattr(module, "SUBCOMMANDS", ()):
+        return f"{command} {arguments[0]}", module.subcommand(arguments[0]), arguments[1:]
+    return command, module, arguments
+
+
+def command_parser(command: str, module: Any) -> argparse.ArgumentParser:
+    """The parser of a command; its help is the module's docstring with usage and arguments in it."""
+    first = sentence(module)
+    parser = argparse.ArgumentParser(
+        prog=f"jaxcnn {command}",
+        description=first,
+        epilog=(module.__doc__ or "").removeprefix(first).strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return parser
+
+
+def sentence(module: Any) -> str:
+    return (module.__doc__ or "").partition("\n\n")[0]
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """The options. A command with `overrides` also takes them as --config.KEY=VALUE, wherever they are typed;
+    a chain takes --STAGE.KEY=VALUE too."""
+    dotted = [argument for argument in arguments if re.match(r"--[\w-]+\.", argument)]
+    options = parser.parse_args([argument for argument in arguments if argument not in dotted])
+    prefix = getattr(options, "override_prefix", "--config.")
+    for text in dotted:
+        if not hasattr(options, "overrides") or not text.startswith(prefix):
+            parser.error(f"unrecognized arguments: {text}")
+        if "=" not in text:
+            parser.error(f"{text} needs a value: {text}=VALUE")
+    if dotted:
+        options.overrides = [*options.overrides, *(text.removeprefix(prefix) for text in dotted)]
+    return options
+
+
+def _program_parser() -> argparse.ArgumentParser:
     width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    rows = (f"  {name:<{width}}  {sentence(find(name)[1])}" for name in COMMANDS)
     parser = argparse.ArgumentParser(
         prog="jaxcnn",
         usage="jaxcnn [--help] [--version] COMMAND ...",
         description="AlexNet, VGG and GoogLeNet: train, evaluate and compare them.",
-        epilog=f"commands:\n{rows}\n\n"
-        "jaxcnn COMMAND --help describes a command. Exit codes: 0 done, 1 error, 2 usage or config error,\n"
-        "3 training diverged, 130 interrupted by Ctrl-C, 143 stopped by a signal with the state saved.\n\n"
-        "example: jaxcnn train --config=quickstart",
+        epilog="commands:\n" + "\n".join(rows) + EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     version = f"%(prog)s {importlib.metadata.version('jaxcnn')}"
     parser.add_argument("--version", action="version", version=version)
-    parser.add_argument("command", metavar="COMMAND", choices=tuple(COMMANDS))
+    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS)
     return parser

@@ -1,46 +1,42 @@
-"""jaxcnn plan: memory, operations, traffic and time bounds of a training step on chips that are not here."""
+"""Estimate memory and speed of a config on accelerators that this machine lacks.
 
-from __future__ import annotations
-
-import argparse
-import json
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-from jaxcnn.cli.arguments import add_json, make_parser, parse
-from jaxcnn.cli.exit_codes import exit_code
-
-NOTES = """topologies:
+topologies:
   v5e:4x4     a slice of TPUs (also v4:2x2x4, v5p:2x2x4, v6e:4x4): the TPU compiler compiles the step, which
               takes minutes for VGG at full size. It needs no TPU, but: pip install 'libtpu==0.0.42.*'
   v5e:512     a number of TPUs: figures from a model
   h100:16     GPUs (also a100, v100), 8 per node: figures from a model; h100:16,4 means 4 per node
 Each figure is marked 'compiled' (read from the compiled step) or 'model' (computed from the net's layers and
 the parallelism plan). The bounds assume the chip's peak rates; no step is faster. 1 GB = 10^9 bytes. The exit
-code is 1 if a step does not fit. --config.SECTION.KEY=VALUE overrides a key of the config."""
+code is 1 if a step does not fit. --config.SECTION.KEY=VALUE overrides a key of the config.
+
+example: jaxcnn plan --config=vgg_e --topology=v5e:4x4 --config.model.dtype=bfloat16
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from jaxcnn.cli.arguments import Output, add_json
+
+KEPT = "nothing was written"
 
 
-def main(arguments: Sequence[str]) -> int:
-    options, overrides = parse(parser(), arguments)
-
-    def work() -> None:
-        os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported
-        from jaxcnn.planning.topology import read_target, set_up
-
-        target = read_target(options.topology)
-        set_up(os.environ, target)
-        from jaxcnn.planning.forecast import forecast
-        from jaxcnn.training import schema
-
-        _, config = schema.read_resolved(options.config, overrides)
-        found = forecast(config, target, options.network_gbps, options.fit)
-        if options.hlo and found.compiled:
-            Path(options.hlo).write_text(found.compiled.text)
-        print(json.dumps(record(found), indent=2) if options.json else text(found))
-
-    return exit_code(work, kept="nothing was written")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    parser.set_defaults(overrides=())
+    add("--config", required=True, help="file, or name of a file in configs/")
+    add("--topology", required=True, help="KIND:SIZE, see below")
+    help_text = (
+        "network bandwidth of a node, all its GPUs together, in Gb/s (h100: 3200, others: 100)"
+    )
+    add("--network_gbps", type=_gbps, default=0.0, metavar="GBPS", help=help_text)
+    help_text = "compile again at the largest batch size, to verify that it fits"
+    add("--fit", action="store_true", help=help_text)
+    add("--hlo", default="", metavar="FILE", help="write the compiled program to FILE")
+    add_json(parser)
 
 
 def _gbps(text: str) -> float:
@@ -50,67 +46,58 @@ def _gbps(text: str) -> float:
     return value
 
 
-def parser() -> argparse.ArgumentParser:
-    result = make_parser(
-        "plan",
-        notes=NOTES,
-        example="jaxcnn plan --config=vgg_e --topology=v5e:4x4 --config.model.dtype=bfloat16",
-    )
-    add = result.add_argument
-    add("--config", required=True, help="file, or name of a file in configs/")
-    add("--topology", required=True, help="KIND:SIZE, see below")
-    add(
-        "--network_gbps",
-        type=_gbps,
-        default=0.0,
-        metavar="GBPS",
-        help="network bandwidth of a node of GPUs, all its GPUs together, in Gb/s (h100: 3200, others: 100)",
-    )
-    add(
-        "--fit",
-        action="store_true",
-        help="compile again at the largest batch size, to verify that it fits",
-    )
-    add("--hlo", default="", metavar="FILE", help="write the compiled program to FILE")
-    add_json(result)
-    return result
+def run(options: argparse.Namespace) -> Output:
+    os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported
+    from jaxcnn.planning.topology import read_target, set_up
+
+    target = read_target(options.topology)
+    set_up(os.environ, target)
+    from jaxcnn.planning.forecast import forecast
+    from jaxcnn.training import schema
+
+    _, config = schema.read_resolved(options.config, options.overrides)
+    found = forecast(config, target, options.network_gbps, options.fit)
+    if options.hlo and found.compiled:
+        Path(options.hlo).write_text(found.compiled.text)
+    lines = [*_figures(found), "", *_collectives(found), "", *_bounds(found)]
+    return Output(_record(found), "\n".join(lines))
 
 
-def text(found: Any) -> str:
-    """The figures as a table."""
-    return "\n".join([*_head(found), "", *_collectives(found), "", *_bounds(found)])
-
-
-def _head(found: Any) -> list[str]:
+def _figures(found: Any) -> list[str]:
+    """A title, and the figures of a step, each with its origin."""
     from jaxcnn.parallel.parallelism import PLAN_NAMES
 
-    plan, model = found.plan, found.config["model"]
+    plan, model, work, step = found.plan, found.config["model"], found.cost, found.compiled
     net = f"{model['name']} {model.get('column', '')}".strip()
     title = (
         f"{net} on {found.target.name}: {found.rows} images a chip x {found.target.count}, "
         f"{model['dtype']}, data {plan.data} x model {plan.model}, {PLAN_NAMES[plan.name]}"
     )
-    rows = [*(_read(found) if found.compiled else []), *_modelled(found)]
-    return [title, "", *(f"{name:<14} {figure:>20}   {source}" for name, figure, source in rows)]
+    rows: list[tuple[str, str, str]] = []
 
+    def add(name: str, amount: str, source: str) -> None:
+        rows.append((name, amount, source))
 
-def _read(found: Any) -> list[tuple[str, str, str]]:
-    step, most = found.compiled, found.target.chip.usable
-    parts = (
-        f"arguments {step.arguments / 1e9:.2f}, temporaries {step.temporaries / 1e9:.2f}, outputs not in "
-        f"their place {(step.outputs - step.aliased) / 1e9:.2f}"
-    )
-    traffic = "what operations read and write, in part on the chip"
-    return [
-        ("memory a chip", f"{step.peak / 1e9:.2f} GB of {most / 1e9:.1f}", f"compiled: {parts}"),
-        ("operations", f"{step.flops / 1e12:.2f} TFLOP a chip", "compiled: none on padding"),
-        ("memory traffic", f"{step.bytes / 1e9:.1f} GB a chip", f"compiled: {traffic}"),
-        (
-            "estimate",
-            _estimate(found, step.cycles),
-            f"compiled: {step.cycles:,} cycles of fusions alone",
-        ),
-    ]
+    usable = f"GB of {found.target.chip.usable / 1e9:.1f}"
+    if step:
+        new = f"outputs not in their place {(step.outputs - step.aliased) / 1e9:.2f}"
+        parts = (
+            f"arguments {step.arguments / 1e9:.2f}, temporaries {step.temporaries / 1e9:.2f}, {new}"
+        )
+        add("memory a chip", f"{step.peak / 1e9:.2f} {usable}", f"compiled: {parts}")
+        add("operations", f"{step.flops / 1e12:.2f} TFLOP a chip", "compiled: none on padding")
+        traffic = "compiled: what operations read and write, in part on the chip"
+        add("memory traffic", f"{step.bytes / 1e9:.1f} GB a chip", traffic)
+        cycles = f"compiled: {step.cycles:,} cycles of fusions alone"
+        add("estimate", _estimate(found, step.cycles), cycles)
+    add("memory a chip", f"{found.model_peak / 1e9:.2f} {usable}", "model")
+    add("largest batch", f"{found.largest} images a chip", found.largest_source)
+    add("multiply-adds", f"{work.macs / 1e9:.3f} G an image", "model: forward")
+    flops = f"{work.flops * found.rows / 1e12:.2f} TFLOP a chip"
+    add("operations", flops, f"model: {work.flops / 1e9:.2f} GFLOP an image")
+    passes = "model: 5 passes over activations, and the update"
+    add("memory traffic", f"{found.memory_bytes / 1e9:.1f} GB a chip", passes)
+    return [title, "", *(f"{name:<14} {amount:>20}   {source}" for name, amount, source in rows)]
 
 
 def _estimate(found: Any, cycles: int) -> str:
@@ -119,55 +106,37 @@ def _estimate(found: Any, cycles: int) -> str:
     return f"{1e3 * cycles / clock:.2f} ms" if clock else f"{cycles / 1e6:.2f} M cycles"
 
 
-def _modelled(found: Any) -> list[tuple[str, str, str]]:
-    cost, most = found.cost, found.target.chip.usable
-    flops, passes = cost.flops * found.rows, "5 passes over activations, and the update"
-    return [
-        ("memory a chip", f"{found.model_peak / 1e9:.2f} GB of {most / 1e9:.1f}", "model"),
-        ("largest batch", f"{found.largest} images a chip", found.largest_source),
-        ("multiply-adds", f"{cost.macs / 1e9:.3f} G an image", "model: forward"),
-        (
-            "operations",
-            f"{flops / 1e12:.2f} TFLOP a chip",
-            f"model: {cost.flops / 1e9:.2f} GFLOP an image",
-        ),
-        ("memory traffic", f"{found.memory_bytes / 1e9:.1f} GB a chip", f"model: {passes}"),
-    ]
-
-
 def _collectives(found: Any) -> list[str]:
     from jaxcnn.parallel.comm_cost import Collective
     from jaxcnn.planning.hlo import layer
     from jaxcnn.planning.roofline import seconds
 
-    def line(kind: str, size: float, devices: int, what: str, how: str) -> str:
+    def line(kind: str, size: float, devices: int, what: str) -> str:
         ms = 1e3 * seconds(Collective(kind, what, size, devices), found.links, found.plan)
-        return f"  {kind:<18} {size / 1e6:9.2f} MB x {devices:<4} {ms:8.2f} ms   {what}{how}"
+        return f"  {kind:<18} {size / 1e6:9.2f} MB x {devices:<4} {ms:8.2f} ms   {what}"
 
     if not found.compiled:
-        rows = [line(c.kind, c.bytes, c.devices, c.what, "") for c in found.collectives]
+        rows = [line(c.kind, c.bytes, c.devices, c.what) for c in found.collectives]
         return ["collectives of a step: model", *(rows or ["  none"])]
     rows = []
-    for t in found.compiled.transfers:
-        named = (layer(c.name) for c in t.carriers if "/" in c.name)
-        under = ", ".join(dict.fromkeys(named))
-        how = ": asynchronous, under nothing" if t.asynchronous else ": synchronous"
-        if t.carriers:
-            carried = f"{under or 'unnamed fusions'} ({_estimate(found, t.cycles)})"
-            how = f": asynchronous, under {carried}"
-        rows.append(
-            line(t.sent.kind, t.sent.bytes, t.sent.devices, f"{t.sent.dtype} {layer(t.what)}", how)
-        )
+    for transfer in found.compiled.transfers:
+        how = "asynchronous, under nothing" if transfer.asynchronous else "synchronous"
+        if transfer.carriers:
+            named = dict.fromkeys(layer(c.name) for c in transfer.carriers if "/" in c.name)
+            under = ", ".join(named) or "unnamed fusions"
+            how = f"asynchronous, under {under} ({_estimate(found, transfer.cycles)})"
+        sent = transfer.sent
+        what = f"{sent.dtype} {layer(transfer.what)}: {how}"
+        rows.append(line(sent.kind, sent.bytes, sent.devices, what))
     return ["collectives of a step, in the order they start: compiled", *(rows or ["  none"])]
 
 
 def _bounds(found: Any) -> list[str]:
     chip, links, limits = found.target.chip, found.links, found.bounds
-    bytes_from = "compiled bytes" if found.compiled else "model"
-    across = (
-        f", {links.uplink * 8e-9:,.0f} Gb/s a {'slice' if chip.is_tpu else 'node'} of {links.node}"
-    )
-    across = across if found.target.count > links.node else ""
+    bytes_from, across = "compiled bytes" if found.compiled else "model", ""
+    if found.target.count > links.node:
+        node = "slice" if chip.is_tpu else "node"
+        across = f", {links.uplink * 8e-9:,.0f} Gb/s a {node} of {links.node}"
     rows = [
         (f"compute: model, {chip.flops / 1e12:.0f} TFLOP/s", limits.compute),
         (f"memory: model, {chip.bandwidth / 1e12:.2f} TB/s", limits.memory),
@@ -177,18 +146,14 @@ def _bounds(found: Any) -> list[str]:
         ("step, if all overlaps", limits.hidden),
     ]
     size = found.config["batch_size"]
-    shown = [f"{'bounds':<68} {'ms a step':>10} {'images/s':>12} {'a chip':>10}"]
+    lines = [f"{'bounds':<68} {'ms a step':>10} {'images/s':>12} {'a chip':>10}"]
     for name, value in rows:
-        rate = (
-            f"{size / value:12,.0f} {found.rows / value:10,.0f}"
-            if value
-            else f"{'-':>12} {'-':>10}"
-        )
-        shown.append(f"{name:<68} {1e3 * value:10.2f} {rate}")
-    return shown
+        rates = [f"{n / value:,.0f}" if value else "-" for n in (size, found.rows)]
+        lines.append(f"{name:<68} {1e3 * value:10.2f} {rates[0]:>12} {rates[1]:>10}")
+    return lines
 
 
-def record(found: Any) -> dict[str, Any]:
+def _record(found: Any) -> dict[str, Any]:
     """The figures for JSON: bytes, seconds and counts. `compiled` is null where nothing was compiled."""
     from jaxcnn.planning.forecast import versions
 

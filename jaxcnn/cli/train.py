@@ -1,8 +1,14 @@
-"""jaxcnn train: trains and evaluates a config, alone or as one of several processes."""
+"""Train and evaluate a config; the same command resumes a stopped run.
+
+--config.SECTION.KEY=VALUE overrides a key of the config; --print_config shows all keys.
+
+example: jaxcnn train --config=vgg_e --config.batch_size=64 --config.data.source=folder:PATH
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import faulthandler
 import os
 import shlex
@@ -12,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.cli.arguments import make_parser, parse
+from jaxcnn.cli.arguments import Output, add_json
 from jaxcnn.cli.exit_codes import (
     EXIT_DIVERGED,
     EXIT_DONE,
@@ -22,35 +28,47 @@ from jaxcnn.cli.exit_codes import (
     fail,
     is_follower,
     process_name,
-)
+)  # fmt: skip
+
+KEPT = "nothing was trained yet"
 
 
-def main(arguments: Sequence[str]) -> int:
-    options, overrides = parse(parser(), arguments)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    parser.set_defaults(overrides=())
+    add("--config", default="quickstart", help="file, or name of a file in configs/ (%(default)s)")
+    add("--workdir", default="", help="folder of the run (runs/NAME)")
+    help_text = (
+        "several processes as one run: auto (detects SLURM, Open MPI, Kubernetes and TPUs), off, or "
+        "HOST:PORT,N,I: process 0 listens at HOST:PORT, this is process I of N (%(default)s)"
+    )
+    add("--distributed", default="auto", help=help_text)
+    help_text = "how long processes wait for each other at the start (%(default)g)"
+    add("--distributed_timeout", type=float, default=300.0, metavar="SECONDS", help=help_text)
+    help_text = "keep compiled programs in DIR for the next start; whoever can write to DIR can run code here"
+    add("--compilation_cache", default="", metavar="DIR", help=help_text)
+    help_text = "use only operations whose results do not depend on timing (on GPUs slower)"
+    add("--deterministic", action="store_true", help=help_text)
+    help_text = "run one step at the real shapes; print its memory and time"
+    add("--dry_run", action="store_true", help=help_text)
+    help_text = "print every key, its value and its origin; train nothing"
+    add("--print_config", action="store_true", help=help_text)
+    add_json(parser, "print the results as one JSON list; with --print_config: the config")
+
+
+def run(options: argparse.Namespace) -> Output:
     # A fatal error in a library prints where every thread was.
     faulthandler.enable(sys.__stderr__ or sys.stderr)
-    # Imported here, so that --help answers at once.
-    from jaxcnn import config as configs
-    from jaxcnn.training import run, schema
-    from jaxcnn.training.dry_run import dry_run
-
     workdir = options.workdir or f"runs/{Path(options.config).stem}"
-    resolved: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    output = Output()
 
     def work() -> None:
-        if not options.print_config:
-            _start(options)
-        given, config = schema.read_resolved(options.config, overrides)
-        resolved.update(config)
-        if options.print_config:
-            print(configs.format_config(config, given, overrides))
-        elif options.dry_run:
-            print(dry_run(config))
-        else:
-            run(config, workdir, command=["jaxcnn", "train", *arguments])
+        nonlocal output
+        output = _work(options, workdir, config)
 
     try:
-        code = exit_code(work, kept=kept_text(workdir, ["train", *arguments]), config=resolved)
+        code = exit_code(work, kept=kept_text(workdir, options.command_line), config=config)
     except Exception as error:
         if not process_name():
             raise
@@ -60,7 +78,25 @@ def main(arguments: Sequence[str]) -> int:
         from jaxcnn.parallel import leave_process_group
 
         leave_process_group(code)
-    return code
+    return dataclasses.replace(output, code=code)
+
+
+def _work(options: argparse.Namespace, workdir: str, config: dict[str, Any]) -> Output:
+    """Does what the options say; fills in `config` as soon as it is known."""
+    from jaxcnn import config as configs
+    from jaxcnn.training import run, schema
+    from jaxcnn.training.dry_run import dry_run
+
+    if not options.print_config:
+        _start(options)
+    given, resolved = schema.read_resolved(options.config, options.overrides)
+    config.update(resolved)
+    if options.print_config:
+        return Output(config, configs.format_config(config, given, options.overrides))
+    if options.dry_run:
+        return Output(text=dry_run(config))
+    report = run(config, workdir, command=options.command_line)
+    return Output() if is_follower() else Output(report["results"])
 
 
 def kept_text(workdir: str | Path, command: Sequence[str]) -> Callable[[], str]:
@@ -70,7 +106,7 @@ def kept_text(workdir: str | Path, command: Sequence[str]) -> Callable[[], str]:
         folder = Path(workdir).absolute()
         saved = any(entry.name.isdigit() for entry in (folder / "checkpoints").glob("*"))
         state = "the state is saved in" if saved else "nothing was trained yet in"
-        return f"{state} {folder}. To go on: {shlex.join(['jaxcnn', *command])}"
+        return f"{state} {folder}. To go on: {shlex.join(command)}"
 
     return text
 
@@ -98,49 +134,3 @@ def _start(options: argparse.Namespace) -> None:
         print(distributed.describe(), flush=True)
     for name, text in [] if is_follower() else rows:
         print(f"{name:<8} {text}", flush=True)
-
-
-def parser() -> argparse.ArgumentParser:
-    result = make_parser(
-        "train",
-        notes="--config.SECTION.KEY=VALUE overrides a key of the config; --print_config shows all keys.",
-        example="jaxcnn train --config=vgg_e --config.batch_size=64 --config.data.source=folder:PATH",
-    )
-    add = result.add_argument
-    add("--config", default="quickstart", help="file, or name of a file in configs/ (%(default)s)")
-    add("--workdir", default="", help="folder of the run (runs/NAME)")
-    add(
-        "--distributed",
-        default="auto",
-        help="several processes as one run: auto (detects SLURM, Open MPI, Kubernetes and TPUs), off, or "
-        "HOST:PORT,N,I: process 0 listens at HOST:PORT, this is process I of N (%(default)s)",
-    )
-    add(
-        "--distributed_timeout",
-        type=float,
-        default=300.0,
-        metavar="SECONDS",
-        help="how long processes wait for each other at the start (%(default)g)",
-    )
-    add(
-        "--compilation_cache",
-        default="",
-        metavar="DIR",
-        help="keep compiled programs in DIR for the next start; whoever can write to DIR can run code here",
-    )
-    add(
-        "--deterministic",
-        action="store_true",
-        help="use only operations whose results do not depend on timing (on GPUs slower)",
-    )
-    add(
-        "--dry_run",
-        action="store_true",
-        help="run one step at the real shapes; print its memory and time",
-    )
-    add(
-        "--print_config",
-        action="store_true",
-        help="print every key, its value and its origin; train nothing",
-    )
-    return result

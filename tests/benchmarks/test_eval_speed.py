@@ -7,7 +7,7 @@ import pytest
 
 from jaxcnn import models
 from jaxcnn.benchmarks import eval_speed
-from jaxcnn.cli import bench
+from jaxcnn.cli.main import main
 from jaxcnn.models.summary import score_map_macs, summarise
 
 SMALL = {"num_classes": 4, "width": 0.125}
@@ -37,7 +37,7 @@ def test_an_evaluation_of_synthetic_images_is_measured(capsys, monkeypatch):
     monkeypatch.setattr(eval_speed, "FORWARD_SECONDS", 0.01)
     net = ["--net=cifar10_cuda_convnet", "--image_size=24"]
     asked = ["--source=synthetic:4", "--protocol=ten_crops", "--images=3", "--batch=8"]
-    assert bench.main(["eval", *net, *asked, "--repeats=1", "--json"]) == 0
+    assert main(["bench", "eval", *net, *asked, "--repeats=1", "--json"]) == 0
     (row,) = map(json.loads, capsys.readouterr().out.splitlines())
     what = "evaluation cifar10_cuda_convnet, ten_crops(27->24), float32, batch 8"
     assert row["what"] == what
@@ -47,5 +47,5 @@ def test_an_evaluation_of_synthetic_images_is_measured(capsys, monkeypatch):
 
 
 def test_no_images_is_an_error(capsys):
-    assert bench.main(["eval", "--source=synthetic:4", "--images=0"]) == 1
+    assert main(["bench", "eval", "--source=synthetic:4", "--images=0"]) == 1
     assert "--images=0: expected 1 or more" in capsys.readouterr().err

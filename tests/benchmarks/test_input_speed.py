@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxcnn.benchmarks import input_speed
-from jaxcnn.cli import bench
+from jaxcnn.cli.main import main
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def folder(tmp_path):
 
 def measured(folder, capsys, *options):
     source = f"--source=folder:{folder}"
-    code = bench.main(["input", source, "--batch=4", "--repeats=1", "--json", *options])
+    code = main(["bench", "input", source, "--batch=4", "--repeats=1", "--json", *options])
     out, err = capsys.readouterr()
     return code, [json.loads(line) for line in out.splitlines()], err
 

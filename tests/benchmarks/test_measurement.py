@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxcnn.benchmarks.measurement import Measurement, format_measurements
-from jaxcnn.cli import bench
+from jaxcnn.cli.main import main
 from jaxcnn.planning import hardware
 
 KEYS = {
@@ -48,13 +48,13 @@ def test_a_folder_without_images_is_an_error(folder, expected, tmp_path, capsys)
     (tmp_path / "empty").mkdir()
     (tmp_path / "without" / "train").mkdir(parents=True)
     (tmp_path / "without" / "val").mkdir()
-    assert bench.main(["input", f"--source=folder:{tmp_path / folder}"]) == 1
+    assert main(["bench", "input", f"--source=folder:{tmp_path / folder}"]) == 1
     assert expected in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [["nothing"], ["step", "--repeats=0"], ["step", "--mode=fly"]])
 def test_wrong_usage(wrong, capsys):
     with pytest.raises(SystemExit) as caught:
-        bench.main(wrong)
+        main(["bench", *wrong])
     assert caught.value.code == 2
     capsys.readouterr()

@@ -3,11 +3,11 @@
 import json
 
 from jaxcnn.benchmarks.measurement import Measurement
-from jaxcnn.cli import bench
+from jaxcnn.cli.main import main
 
 
-def main(arguments):
-    return bench.main(["table", *arguments])
+def table(*arguments):
+    return main(["bench", "table", *arguments])
 
 
 def test_table_and_plot(tmp_path, capsys):
@@ -17,7 +17,7 @@ def test_table_and_plot(tmp_path, capsys):
     ]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(row.line() + "\n" for row in rows))
-    assert main([str(path), f"--plot={tmp_path / 'plot.png'}"]) == 0
+    assert table(str(path), f"--plot={tmp_path / 'plot.png'}") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "| a step | 10 | 8 | 1.25 | 40 | 0.25 | 2.00 |"
     assert lines[3] == "| alone | 3 | - | - | - | - | - |"
@@ -27,9 +27,9 @@ def test_table_and_plot(tmp_path, capsys):
 def test_bad_input(tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"what": "no bound"}) + "\n")
-    assert main([str(path)]) == 1
+    assert table(str(path)) == 1
     assert "line 1, is not a row of jaxcnn bench --json" in capsys.readouterr().err
-    assert main([str(tmp_path / "absent")]) == 1
+    assert table(str(tmp_path / "absent")) == 1
     path.write_text(Measurement("alone", 3.0, 1.0).line())
-    assert main([str(path), f"--plot={tmp_path / 'plot.png'}"]) == 1
+    assert table(str(path), f"--plot={tmp_path / 'plot.png'}") == 1
     assert "nothing to draw" in capsys.readouterr().err

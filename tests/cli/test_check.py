@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxcnn.cli.check import main
+from jaxcnn.cli.main import main
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -17,7 +17,7 @@ def _at_root(monkeypatch):
 
 def test_vgg_e_at_full_size(capsys):
     """143,667,240 parameters are 574.7 MB; with momentum the state is twice that and the counter."""
-    assert main(["configs/vgg_e.py"]) == 0
+    assert main(["check", "configs/vgg_e.py"]) == 0
     shown = capsys.readouterr().out
     assert "conv5_4/kernel" in shown
     assert "float32[3, 3, 512, 512]" in shown
@@ -29,5 +29,5 @@ def test_vgg_e_at_full_size(capsys):
 
 
 def test_errors_exit_with_2(capsys):
-    assert main(["vgg_e", "model.colum=E"]) == 2
+    assert main(["check", "vgg_e", "model.colum=E"]) == 2
     assert "did you mean model.column?" in capsys.readouterr().err

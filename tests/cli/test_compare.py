@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcnn.cli.compare import main
+from jaxcnn.cli.main import main
 from tests.research.made import TINY, finish, plan
 
 ROOT = Path(__file__).parent.parent.parent
@@ -130,11 +130,11 @@ def test_two_processes_share_the_runs_and_one_is_killed(tmp_path, start):
 
 
 def test_list_computes_nothing(tmp_path, capsys):
-    assert main(command(tmp_path / "out", "--list")) == 0
+    assert main(["compare", *command(tmp_path / "out", "--list")]) == 0
     shown = capsys.readouterr().out
     assert "vgg_a: more decay, seed 1  to do" in shown
     assert "4 runs: 4 to do" in shown
-    assert main(command(tmp_path / "out", "--list", "--json")) == 0
+    assert main(["compare", *command(tmp_path / "out", "--list", "--json")]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert rows[3] == {
         "run": "vgg_a: more decay, seed 1",
@@ -151,12 +151,15 @@ def test_a_complete_comparison_is_printed_and_published(tmp_path, capsys):
     made = plan(tmp_path / "out", name="vgg_a", variants=variants)
     for run, top1 in zip(made.runs(), (0.5, 0.25, 0.625, 0.375), strict=True):
         finish(run, top1)
-    assert main(command(tmp_path / "out", f"--publish={tmp_path / 'results'}")) == 0
+    assert main(["compare", *command(tmp_path / "out", f"--publish={tmp_path / 'results'}")]) == 0
     shown = capsys.readouterr().out
     assert "more decay: -25.00 ± 12.50 points of top-1 against base: lower." in shown
     assert f"published in {tmp_path / 'results' / 'vgg_a'}" in shown
     assert (tmp_path / "results" / "vgg_a" / "base" / "seed_1" / "report.json").exists()
-    assert main(command(tmp_path / "out", f"--publish={tmp_path / 'results'}", "--json")) == 0
+    assert (
+        main(["compare", *command(tmp_path / "out", f"--publish={tmp_path / 'results'}", "--json")])
+        == 0
+    )
     result, shown = capsys.readouterr()
     assert "points of top-1 against base" in shown
     result = json.loads(result)
@@ -181,7 +184,7 @@ def test_a_complete_comparison_is_printed_and_published(tmp_path, capsys):
 )
 def test_a_bare_name_means_comparisons_unless_variants_are_given(given, message, tmp_path, capsys):
     """The message about --only says which file was found."""
-    assert main([*given, f"--out={tmp_path / 'out'}", "--only=nosuch"]) == 2
+    assert main(["compare", *given, f"--out={tmp_path / 'out'}", "--only=nosuch"]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -195,7 +198,6 @@ def test_a_bare_name_means_comparisons_unless_variants_are_given(given, message,
         (["--variant=base: optim.momentum=0.5"], "two variants are called 'base'"),
         (["--variant=optim.momentum=0.5"], "has no name; write --variant 'NAME: KEY=VALUE'"),
         (["--variant=worse: optim.momentum"], "needs a value: optim.momentum=VALUE"),
-        (["--seeds=0,one"], "--seeds must be whole numbers such as 0,1,2; got '0,one'"),
         (["--budget=hours"], "budget must be one of epochs, macs"),
         (["--grid=schedule.rat=0.1,0.2"], "unknown key schedule.rat; did you mean schedule.rate?"),
         (["--only=lrn"], "--only needs a file of comparisons"),
@@ -203,9 +205,16 @@ def test_a_bare_name_means_comparisons_unless_variants_are_given(given, message,
     ],
 )
 def test_usage_errors_exit_with_2_before_anything_is_written(more, message, tmp_path, capsys):
-    assert main(command(tmp_path / "out", *more)) == 2
+    assert main(["compare", *command(tmp_path / "out", *more)]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_seeds_are_numbers(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", *command(tmp_path / "out", "--seeds=0,one")])
+    assert stop.value.code == 2
+    assert "--seeds: expected numbers such as 3,17; got '0,one'" in capsys.readouterr().err
 
 
 def test_files_of_comparisons(tmp_path, capsys):
@@ -219,26 +228,26 @@ def test_files_of_comparisons(tmp_path, capsys):
         f"def get_comparisons():\n    return {{'depth': {content!r}, 'same': {content!r}}}\n"
     )
     arguments = [str(path), f"--out={tmp_path / 'out'}", "--list"]
-    assert main([*arguments, "--only=depth", "--seeds=4", "--config.batch_size=64"]) == 0
+    assert main(["compare", *arguments, "--only=depth", "--seeds=4", "--config.batch_size=64"]) == 0
     shown = capsys.readouterr().out
     assert "2 runs: 2 to do" in shown
     assert shown.count(" 12 ") == 2  # steps: the override is of all variants
-    assert main([*arguments, "--only=dept"]) == 2
+    assert main(["compare", *arguments, "--only=dept"]) == 2
     assert (
         "unknown comparison 'dept'; did you mean depth? (valid: depth, same)"
         in capsys.readouterr().err
     )
-    assert main([*arguments, "--variant=x"]) == 2
+    assert main(["compare", *arguments, "--variant=x"]) == 2
     assert "lists its own variants" in capsys.readouterr().err
     path.write_text(
         "def get_comparisons():\n    return {'a': {'base': 'vgg_a'}, 'b': {'seeds': 1}}\n"
     )
-    assert main(arguments) == 2
+    assert main(["compare", *arguments]) == 2
     shown = capsys.readouterr().err
     assert "a: missing key variants" in shown
     assert "b: missing key base" in shown
     path.write_text("def get_comparisons():\n    return []\n")
-    assert main(arguments) == 2
+    assert main(["compare", *arguments]) == 2
     assert "get_comparisons() must return a dict of comparisons by name" in capsys.readouterr().err
 
 
@@ -246,7 +255,7 @@ def test_out_of_another_comparison_exits_with_1(tmp_path, capsys):
     variants = {"base": {}, "more decay": {"optim.weight_decay": 5e-3}}
     made = plan(tmp_path / "out", name="vgg_a", variants=variants)
     finish(made.runs()[0])
-    assert main(command(tmp_path / "out", "--config.optim.momentum=0.5")) == 1
+    assert main(["compare", *command(tmp_path / "out", "--config.optim.momentum=0.5")]) == 1
     shown = capsys.readouterr().err
     assert f"{made.runs()[0].folder} holds another run:" in shown
     assert "optim.momentum: 0.9 -> 0.5" in shown
@@ -254,6 +263,6 @@ def test_out_of_another_comparison_exits_with_1(tmp_path, capsys):
 
 
 def test_missing_data_exits_with_1_at_once(tmp_path, capsys):
-    assert main(command(tmp_path / "out", "--config.data.source=folder:nowhere")) == 1
+    assert main(["compare", *command(tmp_path / "out", "--config.data.source=folder:nowhere")]) == 1
     assert "no folder nowhere" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""jaxcnn plan: bounds without the chips."""
+"""jaxcnn plan: figures and bounds for hardware that is not attached."""
 
 import importlib.util
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcnn.cli.plan import main
+from jaxcnn.cli.main import main
 from jaxcnn.planning import topology
 from jaxcnn.planning.topology import library, read_target
 
@@ -29,9 +29,9 @@ def _at_root(monkeypatch):
 
 
 def test_vgg_d_on_eight_h100_by_the_model(capsys):
-    """Its operations and those of a data sheet; every figure says that it is a model's."""
+    """Bounds from the net's operations and the chip's data sheet; every figure is marked as modelled."""
     command = ["--config=vgg_d", "--topology=h100:8", "--config.batch_size=1024"]
-    assert main([*command, "--config.model.dtype=bfloat16", "--config.mesh.plan=data"]) == 0
+    assert main(["plan", *command, "--config.model.dtype=bfloat16", "--config.mesh.plan=data"]) == 0
     shown = capsys.readouterr().out
     assert "128 images a chip x 8, bfloat16, data 8 x model 1, data parallel" in shown
     assert "15.470 G an image   model" in shown
@@ -46,11 +46,11 @@ def test_vgg_d_on_eight_h100_by_the_model(capsys):
 
 def test_json_has_the_same_figures(capsys):
     command = ["--config=alexnet", "--topology=v5e:512", "--config.batch_size=65536", "--json"]
-    assert main([*command, "--config.model.dtype=bfloat16", "--config.mesh.plan=data"]) == 0
+    assert main(["plan", *command, "--config.model.dtype=bfloat16", "--config.mesh.plan=data"]) == 0
     tree = json.loads(capsys.readouterr().out)
     assert (tree["chips"], tree["batch_a_chip"], tree["memory"]["source"]) == (512, 128, "model")
     assert tree["estimate"]["flops_an_image"] == pytest.approx(4.136e9, rel=1e-3)
-    # Two slices of 256, full tori; what each sends the other hides under the ring inside.
+    # Two slices of 256, each a full torus. The exchange between slices is hidden by the rings inside them.
     (reduced,) = tree["estimate"]["collectives"]
     assert (reduced["kind"], reduced["bytes"]) == ("all-reduce", 4 * 60_965_224)
     inside = 2 * 255 / 256 * 243.861e6 / 180e9
@@ -59,9 +59,9 @@ def test_json_has_the_same_figures(capsys):
 
 
 def test_a_slow_network_between_nodes(capsys):
-    """25 Gb/s a node of 4: 351 ms, against which Horovod's 68 % of linear on VGG-16 are read."""
+    """25 Gb/s per node of 4: 351 ms. Horovod reports 68 % of linear scaling for VGG-16 on such a network."""
     command = ["--config=vgg_d", "--topology=v100:512,4", "--network_gbps=25", "--json"]
-    assert main([*command, "--config.batch_size=32768", "--config.mesh.plan=data"]) == 0
+    assert main(["plan", *command, "--config.batch_size=32768", "--config.mesh.plan=data"]) == 0
     seconds = json.loads(capsys.readouterr().out)["seconds"]
     assert seconds["network"] == pytest.approx(0.351, abs=0.001)
 
@@ -89,7 +89,7 @@ def test_topologies(text, shape, count, node):
         ("v9:4x4", "give a TPU slice (v4:2x2x4, v5e:4x4, v5p:2x2x4, v6e:4x4)"),
         ("v5e", "GPUs (h100, a100, v100"),
         ("v5e:0", "a number of TPUs"),
-        ("v5e:4x4x4", "give a TPU slice"),  # libtpu makes it, but no v5e has three axes
+        ("v5e:4x4x4", "give a TPU slice"),  # libtpu accepts it, but no v5e has three axes
         ("h100:4x2", "give a TPU slice"),
         ("v5e:4x4,2", "give a TPU slice"),
         (
@@ -100,7 +100,7 @@ def test_topologies(text, shape, count, node):
     ],
 )
 def test_wrong_topologies(text, said, capsys):
-    assert main(["--config=vgg_a", f"--topology={text}"]) == 1
+    assert main(["plan", "--config=vgg_a", f"--topology={text}"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: --topology=")
     assert said in error
@@ -109,7 +109,7 @@ def test_wrong_topologies(text, said, capsys):
 def test_without_libtpu_a_slice_says_what_to_install(monkeypatch, capsys, tmp_path):
     monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
     monkeypatch.setattr(topology, "find_spec", lambda _: None)
-    assert main(["--config=vgg_a", "--topology=v5e:4x4"]) == 1
+    assert main(["plan", "--config=vgg_a", "--topology=v5e:4x4"]) == 1
     error = capsys.readouterr().err
     assert "pip install 'libtpu==0.0.42.*'" in error
     assert "jaxcnn[tpu]" in error
@@ -120,11 +120,11 @@ def test_without_libtpu_a_slice_says_what_to_install(monkeypatch, capsys, tmp_pa
 
 def test_a_batch_or_mesh_that_does_not_fit(capsys):
     command = ["--config=vgg_a", "--topology=h100:8"]
-    assert main([*command, "--config.batch_size=100"]) == 1
+    assert main(["plan", *command, "--config.batch_size=100"]) == 1
     assert "--config.batch_size=96" in capsys.readouterr().err
-    assert main([*command, "--config.mesh.data=4"]) == 1
+    assert main(["plan", *command, "--config.mesh.data=4"]) == 1
     assert "leaves some of the 8 chips unused" in capsys.readouterr().err
-    assert main([*command, "--config.model.colum=E"]) == 2
+    assert main(["plan", *command, "--config.model.colum=E"]) == 2
     assert "did you mean model.column?" in capsys.readouterr().err
 
 
@@ -135,7 +135,7 @@ def test_usage_errors(capsys):
         ("--network_gbps=-1", "must be 0 or more, got -1"),
     ):
         with pytest.raises(SystemExit) as caught:
-            main(["--config=vgg_a", "--topology=h100:8", wrong])
+            main(["plan", "--config=vgg_a", "--topology=h100:8", wrong])
         assert caught.value.code == 2
         assert said in capsys.readouterr().err
 
@@ -157,7 +157,7 @@ def test_started_as_a_program():
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_LIBTPU, reason="the extra tpu (libtpu) is not installed")
 def test_a_tiny_net_compiled_for_four_v5e(tmp_path):
-    """Its gradients travel by themselves, most of them under other work; the state is updated in place."""
+    """Most all-reduces of gradients overlap with computation; the state is updated in place."""
     out = tmp_path / "step.hlo"
     command = [
         sys.executable,
@@ -176,10 +176,10 @@ def test_a_tiny_net_compiled_for_four_v5e(tmp_path):
     tree = json.loads(done.stdout)
     step, memory = tree["compiled"], tree["memory"]
     assert (memory["source"], memory["peak_bytes"]) == ("compiled", step["peak"])
-    assert step["outputs"] - step["aliased"] < 10_000  # the sums alone are new
+    assert step["outputs"] - step["aliased"] < 10_000  # only the metrics' sums are new
     sent = step["transfers"]
     assert all(c["kind"] == "all-reduce" and c["devices"] == 4 for c in sent)
     assert sum(c["asynchronous"] for c in sent) > len(sent) / 2
-    foreseen = tree["estimate"]["collectives"][0]["bytes"]
-    assert sum(c["bytes"] for c in sent) == pytest.approx(foreseen, rel=0.01)
+    forecast = tree["estimate"]["collectives"][0]["bytes"]
+    assert sum(c["bytes"] for c in sent) == pytest.approx(forecast, rel=0.01)
     assert out.read_text().startswith("HloModule")

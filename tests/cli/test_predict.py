@@ -1,4 +1,4 @@
-"""jaxcnn predict: what it prints, for people and programs, and files that are no images."""
+"""jaxcnn predict: its text, its JSON, and files that are not images."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import jaxcnn
-from jaxcnn.cli.predict import main
+from jaxcnn.cli.main import main
 from tests.evaluation.small import CLASSES, pixels_of
 from tests.research.untrained import STEP, untrained
 
@@ -20,7 +20,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two images with a broken one between them."""
+    """Two images, a corrupt one, and a file that is not an image."""
     folder = tmp_path_factory.mktemp("images")
     for name, size in {"a.png": (50, 70), "c.png": (90, 40)}.items():
         Image.fromarray(pixels_of(*size)).save(folder / name)
@@ -37,9 +37,9 @@ def expected(run, path):
 
 
 def test_files_folders_and_errors(run, folder, capsys):
-    """A file, a folder with a broken file in it, a missing one: all that can be done is done."""
+    """A corrupt and a missing file do not keep the others from being classified."""
     paths = [str(folder / "c.png"), str(folder), "missing.png"]
-    assert main([f"--workdir={run}", *paths, "--top=3"]) == 1
+    assert main(["predict", f"--workdir={run}", *paths, "--top=3"]) == 1
     printed = capsys.readouterr()
     images = [folder / "c.png", folder / "a.png", folder / "c.png"]
     lines = printed.out.splitlines()
@@ -57,9 +57,9 @@ def test_files_folders_and_errors(run, folder, capsys):
     assert "evaluation of crops of 32 x 32" in said
 
 
-def test_json_is_an_object_a_line(run, folder, capsys):
+def test_json_prints_an_object_per_line(run, folder, capsys):
     paths = [str(folder / "a.png"), str(folder / "b.jpg"), "missing.png", str(folder / "c.png")]
-    assert main([f"--workdir={run}", "--json", *paths]) == 1
+    assert main(["predict", f"--workdir={run}", "--json", *paths]) == 1
     seen = capsys.readouterr()
     rows = [json.loads(line) for line in seen.out.splitlines()]
     assert [row["image"] for row in rows] == paths
@@ -85,7 +85,7 @@ def test_json_is_an_object_a_line(run, folder, capsys):
 def test_another_protocol_and_all_classes(run, folder, capsys):
     image = str(folder / "a.png")
     arguments = [f"--workdir={run}", image, "--json", "--top=99", "--batch_size=3"]
-    assert main([*arguments, "--protocol=ten_crops scale=40", f"--step={STEP}"]) == 0
+    assert main(["predict", *arguments, "--protocol=ten_crops scale=40", f"--step={STEP}"]) == 0
     (row,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert row["protocol"] == "ten_crops(40->32)"
     assert len(row["classes"]) == CLASSES
@@ -94,14 +94,13 @@ def test_another_protocol_and_all_classes(run, folder, capsys):
     assert sum(found) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_name_that_is_no_text(run, folder, tmp_path, capsys):
-    """File names are bytes; what is printed is text."""
+def test_a_file_name_that_is_not_utf8(run, folder, tmp_path, capsys):
     os.symlink(folder / "a.png", os.path.join(os.fsencode(tmp_path), b"caf\xe9.png"))
-    assert main([f"--workdir={run}", str(tmp_path), "--top=1"]) == 0
+    assert main(["predict", f"--workdir={run}", str(tmp_path), "--top=1"]) == 0
     path, best = capsys.readouterr().out.splitlines()
     assert path == f"{tmp_path}/caf\N{REPLACEMENT CHARACTER}.png"
     assert best.split()[1].startswith("class_")
-    assert main([f"--workdir={run}", str(tmp_path), "--json"]) == 0
+    assert main(["predict", f"--workdir={run}", str(tmp_path), "--json"]) == 0
     assert os.path.exists(json.loads(capsys.readouterr().out)["image"])
 
 
@@ -116,7 +115,7 @@ def test_a_name_that_is_no_text(run, folder, tmp_path, capsys):
     ],
 )
 def test_bad_input(arguments, code, said, run, capsys):
-    assert main([a.format(run=run) for a in arguments]) == code
+    assert main(["predict", *(a.format(run=run) for a in arguments)]) == code
     seen = capsys.readouterr()
     assert said in seen.err
     assert seen.out == ""
@@ -128,6 +127,6 @@ def test_bad_input(arguments, code, said, run, capsys):
 )
 def test_bad_usage(option, said, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["--workdir=x", "x.jpg", option])
+        main(["predict", "--workdir=x", "x.jpg", option])
     assert stopped.value.code == 2
     assert said in capsys.readouterr().err

@@ -9,9 +9,10 @@ from collections import namedtuple
 import pytest
 from PIL import Image
 
-from jaxcnn.cli import prepare
+from jaxcnn.cli.main import main
 from jaxcnn.data import DataError, class_table, open_data
 from jaxcnn.data.preparation import imagenet as imagenet_module
+from jaxcnn.data.preparation import packing
 from jaxcnn.data.preparation.imagenet import TARS, Tar, check_disk, check_tars, prepare_imagenet
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -22,7 +23,7 @@ def digits(tmp_path_factory):
     """(data_dir, output) of `jaxcnn prepare digits`."""
     data_dir, shown = tmp_path_factory.mktemp("digits"), io.StringIO()
     with contextlib.redirect_stdout(shown):
-        assert prepare.main(["digits", f"--data_dir={data_dir}"]) == 0
+        assert main(["prepare", "digits", f"--data_dir={data_dir}"]) == 0
     return data_dir, shown.getvalue()
 
 
@@ -46,16 +47,17 @@ def test_usage_errors(capsys):
         (["packed:x", "--pack", "--out=y", "--shorter_side=9"], "packed:x is packed already"),
         (["digits", "--pack", "--out=x"], "--pack needs --out=DIR and --shorter_side=N"),
         (["digits", "--pack", "--shorter_side=9"], "--pack needs --out=DIR and --shorter_side=N"),
-        (["digits", "--pack", "--out=x", "--shorter_side=0"], "--shorter_side: must be 1 or more"),
     ):
-        with pytest.raises(SystemExit) as stop:
-            prepare.main(arguments)
-        assert stop.value.code == 2
+        assert main(["prepare", *arguments]) == 2
         assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["prepare", "digits", "--pack", "--out=x", "--shorter_side=0"])
+    assert stop.value.code == 2
+    assert "--shorter_side: must be 1 or more" in capsys.readouterr().err
 
 
 def test_missing_tars_are_named_with_exit_code_1(tmp_path, capsys):
-    assert prepare.main(["imagenet2012", f"--tars={tmp_path}", f"--data_dir={tmp_path}"]) == 1
+    assert main(["prepare", "imagenet2012", f"--tars={tmp_path}", f"--data_dir={tmp_path}"]) == 1
     message = capsys.readouterr().err
     assert f"no file {tmp_path / TRAIN}; no file {tmp_path / VAL}" in message
     assert "https://image-net.org/download-images" in message
@@ -147,11 +149,11 @@ def test_imagenet_end_to_end(small_tars, tmp_path, capsys):
     assert "imagenet2012 is already prepared in" in capsys.readouterr().out
     # What is prepared needs its tars no more; the command ends with how to train.
     arguments = ["imagenet2012", f"--tars={tmp_path}", f"--data_dir={data_dir}"]
-    assert prepare.main(arguments) == 0
+    assert main(["prepare", *arguments]) == 0
     last = capsys.readouterr().out.splitlines()[-1].strip()
     command = f"jaxcnn train --config=configs/vgg_e.py --config.data.data_dir={data_dir}"
     assert last == command
-    assert prepare.main([*arguments, "--json"]) == 0
+    assert main(["prepare", *arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "source": "tfds:imagenet2012",
         "data_dir": str(data_dir),
@@ -164,7 +166,7 @@ def test_pack_by_the_command(digits, tmp_path, capsys):
     """Both splits of a prepared data set."""
     data_dir, out = digits[0], tmp_path / "packed"
     command = ["digits", f"--data_dir={data_dir}", "--pack", "--square", "--shorter_side=48"]
-    assert prepare.main([*command, f"--out={out}"]) == 0
+    assert main(["prepare", *command, f"--out={out}"]) == 0
     printed = capsys.readouterr().out
     expected = f"jaxcnn train --config=configs/alexnet.py --config.data.source=packed:{out}"
     assert printed.splitlines()[-1].strip() == expected
@@ -185,11 +187,11 @@ def test_pack_a_source(image_folder, tmp_path, capsys, monkeypatch):
     arguments = [f"--source=folder:{image_folder.name}", "--pack", "--shorter_side=30"]
     arguments += [f"--out={out}", "--eval_split=test", "--threads=1"]
     for last in ("test: 6/6 images", "all of it is packed already"):
-        assert prepare.main(arguments) == 0
+        assert main(["prepare", *arguments]) == 0
         printed = capsys.readouterr().out
         assert last in printed
         assert f"packed:{out}" in printed.splitlines()[-1]
-    assert prepare.main([*arguments, "--json"]) == 0
+    assert main(["prepare", *arguments, "--json"]) == 0
     result, shown = capsys.readouterr()
     assert "all of it is packed already" in shown
     result = json.loads(result)
@@ -198,11 +200,11 @@ def test_pack_a_source(image_folder, tmp_path, capsys, monkeypatch):
     assert result["train_with"].endswith(f"--config.data.source=packed:{out}")
     # Where it came from is kept whole.
     assert open_data(f"packed:{out}").train.metadata["source"] == f"folder:{image_folder}"
-    assert prepare.main([*arguments, "--square"]) == 1
+    assert main(["prepare", *arguments, "--square"]) == 1
     assert (
         "train was packed with other settings (square: false, now true)" in capsys.readouterr().err
     )
-    assert prepare.main(["folder:none", *arguments[1:]]) == 1
+    assert main(["prepare", "folder:none", *arguments[1:]]) == 1
     assert "no folder" in capsys.readouterr().err
 
 
@@ -210,7 +212,7 @@ def test_ctrl_c(image_folder, tmp_path, capsys, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare, "pack", stop)
+    monkeypatch.setattr(packing, "pack", stop)
     arguments = [f"folder:{image_folder}", "--pack", "--shorter_side=30", f"--out={tmp_path}"]
-    assert prepare.main(arguments) == 130
+    assert main(["prepare", *arguments]) == 130
     assert "give the same command again" in capsys.readouterr().err

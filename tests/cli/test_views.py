@@ -1,4 +1,4 @@
-"""jaxcnn views: one image file, and errors."""
+"""jaxcnn views: its image file and its errors."""
 
 import json
 
@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.cli import views
+from jaxcnn.cli.main import main
 
 SMALL = ["data.source=synthetic:4", "model.image_size=96", "data.seed=7"]
 
 
-def test_command(tmp_path, capsys):
+def test_the_image_file(tmp_path, capsys):
     out = tmp_path / "new" / "views.png"
     command = ["alexnet", *SMALL, f"--out={out}"]
-    assert views.main([*command, "--images=2", "--views=3"]) == 0
+    assert main(["views", *command, "--images=2", "--views=3"]) == 0
     assert f"2 x 3 views of synthetic:4 in {out}" in capsys.readouterr().out
     with Image.open(out) as image:
         assert image.width > image.height > 100
         assert len(np.unique(np.asarray(image).reshape(-1, 4), axis=0)) > 1000
-    assert views.main([*command, "--images=1", "--views=2", "--json"]) == 0
+    assert main(["views", *command, "--images=1", "--views=2", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result == {"file": str(out), "source": "synthetic:4", "images": 1, "views": 2}
 
@@ -38,5 +38,5 @@ def test_command(tmp_path, capsys):
     ],
 )
 def test_bad_input(arguments, code, said, tmp_path, capsys):
-    assert views.main([*arguments, f"--out={tmp_path / 'x.png'}"]) == code
+    assert main(["views", *arguments, f"--out={tmp_path / 'x.png'}"]) == code
     assert said in capsys.readouterr().err

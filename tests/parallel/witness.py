@@ -125,7 +125,7 @@ def attend(witness):
 
 def watched_main(arguments):
     """`jaxcnn train` with these arguments; returns its exit code."""
-    from jaxcnn.cli.train import main
+    from jaxcnn.cli.main import main
 
     attend(Witness(os.environ["WITNESS"]))
-    return main(arguments)
+    return main(["train", *arguments])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.cli.train import main
+from jaxcnn.cli.main import main
 
 ROOT = Path(__file__).parent.parent.parent
 CLASSES, TRAIN, VAL = ("cat", "dog"), 12, 4
@@ -49,7 +49,7 @@ def start(folder, workdir, **changes):
         "log.tensorboard": "false",
     } | {k.replace("__", "."): v for k, v in changes.items()}
     arguments = [f"--config.{k}={v}" for k, v in keys.items()]
-    return main(["--config=quickstart", f"--workdir={workdir}", *arguments])
+    return main(["train", "--config=quickstart", f"--workdir={workdir}", *arguments])
 
 
 def report(workdir):

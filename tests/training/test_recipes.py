@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxcnn
-from jaxcnn.cli.train import main
+from jaxcnn.cli.main import main
 from jaxcnn.data import open_data, pixel_statistics
 from jaxcnn.data.errors import DataError
 from jaxcnn.parallel.mesh import Placement
@@ -146,7 +146,7 @@ def test_a_stop_while_statistics_are_computed_exits_with_143(tmp_path, monkeypat
 
     monkeypatch.setattr(pixel_statistics, "compute_statistics", stopped)
     typed = [*arguments(**RECIPES["alexnet"]), f"--workdir={tmp_path}"]
-    assert main(typed) == 143
+    assert main(["train", *typed]) == 143
     assert "stopped by SIGTERM; nothing was trained yet in" in capsys.readouterr().err
     assert not (tmp_path / "statistics.npz").exists()
 

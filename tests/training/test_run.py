@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import jaxcnn
-from jaxcnn.cli.train import main
+from jaxcnn.cli.main import main
 from jaxcnn.parallel.mesh import Placement
 from jaxcnn.training import Diverged, Stopped, evaluator, prefetch, run
 from jaxcnn.training.builder import build_experiment, with_classes
@@ -356,7 +356,7 @@ def test_errors_exit_with_their_code_and_message(
     extra, code, message, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    assert main([*arguments(), *extra]) == code
+    assert main(["train", *arguments(), *extra]) == code
     shown = capsys.readouterr()
     assert message in shown.err
     assert ("compiling" in shown.out) == (code == 3)  # other errors come before the slow part
@@ -364,14 +364,14 @@ def test_errors_exit_with_their_code_and_message(
 
 def test_usage_errors_exit_with_2(capsys):
     with pytest.raises(SystemExit) as caught:
-        main(["--confg=vgg_e"])
+        main(["train", "--confg=vgg_e"])
     assert caught.value.code == 2
     assert "unrecognized arguments: --confg=vgg_e" in capsys.readouterr().err
 
 
 def test_dry_run_prints_memory_and_time_and_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main([*arguments(mesh__data=1), "--dry_run"]) == 0
+    assert main(["train", *arguments(mesh__data=1), "--dry_run"]) == 0
     shown = capsys.readouterr().out
     for part in (
         "dry run:",
@@ -385,5 +385,5 @@ def test_dry_run_prints_memory_and_time_and_writes_nothing(tmp_path, capsys, mon
 
 
 def test_print_config_prints_values_and_their_origin(capsys):
-    assert main([*arguments(), "--print_config"]) == 0
+    assert main(["train", *arguments(), "--print_config"]) == 0
     assert "model.width = 0.0625  # command line" in capsys.readouterr().out

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.cli import prepare
+from jaxcnn.cli.main import main
 from jaxcnn.data import DataError
 from jaxcnn.data.preparation.cifar10_subset import load_batch
 
@@ -48,7 +48,9 @@ def test_build_from_batches(batches, listed, tmp_path, capsys, packed):
         with tarfile.open(source, "w:gz") as tar:
             tar.add(batches, "cifar-10-batches-py")
     out = tmp_path / "out"
-    assert prepare.main(["cifar10_subset", str(out), f"--source={source}", f"--list={listed}"]) == 0
+    assert (
+        main(["prepare", "cifar10_subset", str(out), f"--source={source}", f"--list={listed}"]) == 0
+    )
     # The fourth airplane is the second of data_batch_2: value 20 + 10.
     assert grey(out / "train" / "airplane" / "0000.jpg") == 0
     assert grey(out / "train" / "airplane" / "0003.jpg") == 30
@@ -61,21 +63,23 @@ def test_build_from_batches(batches, listed, tmp_path, capsys, packed):
 def test_build_from_the_jpegs_is_bit_for_bit(batches, listed, tmp_path, capsys):
     whole, copy, again = tmp_path / "whole", tmp_path / "copy", tmp_path / "again"
     assert (
-        prepare.main(["cifar10_subset", str(whole), f"--source={batches}", f"--list={listed}"]) == 0
+        main(["prepare", "cifar10_subset", str(whole), f"--source={batches}", f"--list={listed}"])
+        == 0
     )
     digests = tmp_path / "DIGESTS"
-    assert prepare.main(["cifar10_subset", str(whole), f"--write_list={digests}"]) == 0
-    assert prepare.main(["cifar10_subset", str(whole), f"--verify={digests}"]) == 0
+    assert main(["prepare", "cifar10_subset", str(whole), f"--write_list={digests}"]) == 0
+    assert main(["prepare", "cifar10_subset", str(whole), f"--verify={digests}"]) == 0
     whole.rename(copy)
     (copy / "val").rename(copy / "test")
     assert (
-        prepare.main(["cifar10_subset", str(again), f"--source={copy}", f"--list={digests}"]) == 0
+        main(["prepare", "cifar10_subset", str(again), f"--source={copy}", f"--list={digests}"])
+        == 0
     )
-    assert prepare.main(["cifar10_subset", str(again), f"--verify={digests}"]) == 0
+    assert main(["prepare", "cifar10_subset", str(again), f"--verify={digests}"]) == 0
     assert "3 of 3 files are as listed" in capsys.readouterr().out
     (again / "val" / "truck" / "0001.jpg").write_bytes(b"changed")
     (again / "train" / "airplane" / "0003.jpg").rename(again / "train" / "airplane" / "0004.jpg")
-    assert prepare.main(["cifar10_subset", str(again), f"--verify={digests}"]) == 1
+    assert main(["prepare", "cifar10_subset", str(again), f"--verify={digests}"]) == 1
     said = capsys.readouterr().out
     assert "missing: 1 files: train/airplane/0003.jpg" in said
     assert "different: 1 files: val/truck/0001.jpg" in said
@@ -89,7 +93,7 @@ def test_build_from_the_jpegs_is_bit_for_bit(batches, listed, tmp_path, capsys):
 def test_list_with_other_lines_is_refused(tmp_path, line, capsys):
     path = tmp_path / "LIST"
     path.write_text(f"{'0' * 64}  train/cat/0001.jpg\n{line}\n")
-    assert prepare.main(["cifar10_subset", str(tmp_path), f"--verify={path}"]) == 1
+    assert main(["prepare", "cifar10_subset", str(tmp_path), f"--verify={path}"]) == 1
     assert "line 2: expected 'sha256  train/CLASS/NNNN.jpg'" in capsys.readouterr().err
 
 
@@ -123,10 +127,10 @@ def test_batch_pixels():
 
 def test_missing_source_and_usage(tmp_path, listed, capsys):
     assert (
-        prepare.main(["cifar10_subset", str(tmp_path), f"--source={tmp_path}", f"--list={listed}"])
+        main(
+            ["prepare", "cifar10_subset", str(tmp_path), f"--source={tmp_path}", f"--list={listed}"]
+        )
         == 1
     )
     assert "no data_batch_1 in" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as stop:
-        prepare.main(["cifar10_subset", str(tmp_path), f"--source={tmp_path}"])
-    assert stop.value.code == 2
+    assert main(["prepare", "cifar10_subset", str(tmp_path), f"--source={tmp_path}"]) == 2
