@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def find(command: str, arguments: Sequence[str] = ()) -> tuple[str, Any, Sequence[str]]:
-    """(name, module, remaining arguments) of a command, or of its subcommand if `arguments` begin with one."""
+    """(name, module, remaining arguments) of a command or of the subcommand that `arguments` begin with."""
     module: Any = importlib.import_module(f"jaxcnn.cli.{command}")
     if arguments and arguments[0] in getattr(module, "SUBCOMMANDS", ()):
         return f"{command} {arguments[0]}", module.subcommand(arguments[0]), arguments[1:]
