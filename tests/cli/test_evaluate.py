@@ -160,8 +160,8 @@ def test_the_help_names_all_tables():
         ("table", ["vgg3", "nowhere"], 1, "nowhere holds no run"),
         ("table", ["vgg3", f"--out={__file__}"], 1, "cannot make the folder"),
         ("fuse", ["none.npz", f"--out={Path(__file__).parent}"], 1, "is a folder; give a file"),
-        ("fuse", [__file__], 1, "it is not a .npz archive"),
-        ("fuse", [str(Path(__file__).parent)], 1, "it is a folder"),
+        ("fuse", [__file__], 1, "is not a readable file of posteriors"),
+        ("fuse", [str(Path(__file__).parent)], 1, "Is a directory"),
     ],
 )
 def test_bad_input_is_a_line(folders, command, arguments, code, problem, capsys):
