@@ -24,7 +24,7 @@ BASH = """_jaxcnn() {
     esac
   fi
   COMPREPLY=($(compgen -W "$words" -- "$word"))
-  [[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace
+  [[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace 2>/dev/null  # zsh has none
 }
 complete -o default -F _jaxcnn jaxcnn"""
 ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n"
