@@ -34,8 +34,8 @@ def obtain_statistics(
     Args:
         data: its training images are measured where `augment.statistics` is 'auto'.
         folder: the workdir.
-        check_stop: called now and then; raises to stop.
-        begun: whether the run has checkpoints: then its own copy is used.
+        check_stop: called between groups of images; raises to stop.
+        begun: whether the run has checkpoints; then the copy in `folder` is used.
 
     Raises:
         DataError: no such file, or statistics of other data.
