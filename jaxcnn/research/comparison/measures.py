@@ -21,7 +21,7 @@ class Measure:
     at most `threshold`, a fraction."""
 
     name: str
-    threshold: float = math.nan
+    threshold: float = 0.0  # not read for top1
 
     @property
     def is_top1(self) -> bool:
