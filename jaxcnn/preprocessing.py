@@ -22,8 +22,8 @@ from jaxcnn.data.train_crops import Sampling
 LUMA = (0.299, 0.587, 0.114)
 # The six orders of brightness (0), colour (1) and contrast (2).
 ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
-# How the eigenvalues of the colour covariance scale the shifts of Krizhevsky et al. 2012, section 4.1: (power
-# of the standard deviation on the 0..255 scale, factor).
+# (Power of the standard deviation on the 0..255 scale, factor). 'unit': eigenvalues of pixels of 0..1, the shift
+# scaled back to 0..255. 'deviation': their square roots, as in Krizhevsky's cuda-convnet2.
 _PCA_SCALES = {"unit": (2, 1 / 255), "deviation": (1, 1.0)}
 _PCA_BYTE_REFUSED = (
     "pca='byte', the formula of Krizhevsky et al. 2012, section 4.1, on pixels of 0..255, is refused: "
@@ -111,11 +111,6 @@ class Augment(Sampling):
         return [("pixels", f"{mean}, {pca}")]
 
     @property
-    def in_square(self) -> bool:
-        """Whether every crop must lie in the central square, the only part with a mean image."""
-        return self.mean == "per_pixel"
-
-    @property
     def needs_statistics(self) -> bool:
         """Whether anything of `statistics` is used."""
         return self.pca != "off" or isinstance(self.mean, str)
@@ -169,13 +164,8 @@ def pca_lighting(
 ) -> Float[np.ndarray, "3 3"]:
     """Returns the shifts of R, G and B on the 0..255 scale; row i is for a draw of 1 along component i.
 
-    The paper adds `[p1 p2 p3] [a1 l1, a2 l2, a3 l3]^T`, a formula that depends on the unit of pixels.
-
-    Args:
-        values: eigenvalues l of the covariance of pixels of 0..255.
-        vectors: eigenvectors p, one a column.
-        pca: 'unit': l of pixels of 0..1, the shift scaled back to 0..255. 'deviation': the square root of l
-            in place of l, as in Krizhevsky's cuda-convnet2.
+    The paper adds `[p1 p2 p3] [a1 l1, a2 l2, a3 l3]^T`, which depends on the unit of pixels. `values` are the
+    eigenvalues l of the covariance of pixels of 0..255, `vectors` has the eigenvectors p as columns.
     """
     power, factor = _PCA_SCALES[pca]
     return (np.sqrt(values) ** power * factor * vectors).T
@@ -200,7 +190,7 @@ def subtract_mean(
 
 
 def example_keys(key: Array, epochs: Int[Array, " B"], ids: Int[Array, " B"]) -> Array:
-    """Returns a key an example, a function of (seed, epoch, id) alone. Padding (id -1) has id 0's key."""
+    """Returns one key per example, a function of (seed, epoch, id) alone. Padding (id -1) has id 0's key."""
     one = lambda epoch, index: jax.random.fold_in(jax.random.fold_in(key, epoch), index)  # noqa: E731
     return jax.vmap(one)(epochs, jnp.maximum(ids, 0))
 
@@ -211,7 +201,7 @@ def flip_mask(keys: Array, probability: float = 0.5) -> Bool[Array, " B"]:
 
 
 def normals(keys: Array) -> Float32[Array, "B 3"]:
-    """Draws three values from N(0, 1) for each image, one a principal component."""
+    """Draws three values from N(0, 1) for each image."""
     return jax.vmap(lambda key: jax.random.normal(key, (3,), jnp.float32))(keys)
 
 

@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> Output:
-    from jaxcnn.models.summary import format_table, summarise
+    from jaxcnn.models.summary import summarise
+    from jaxcnn.models.summary_text import format_table
 
     try:
         summary = summarise(_build(options))

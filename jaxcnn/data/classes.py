@@ -4,7 +4,9 @@ That order is TFDS's and torchvision's; the ILSVRC development kit's own numbers
 """
 
 import functools
+import hashlib
 import importlib.resources
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -20,6 +22,11 @@ def class_table() -> tuple[ImageNetClass, ...]:
     text = (importlib.resources.files("jaxcnn.data") / "imagenet_classes.tsv").read_text("utf-8")
     rows = (line.split("\t") for line in text.splitlines()[1:])
     return tuple(ImageNetClass(int(index), wnid, name) for index, wnid, name in rows)
+
+
+def classes_digest(class_names: Sequence[str]) -> str:
+    """Returns the SHA-256 of class names in the order of their labels."""
+    return hashlib.sha256("\n".join(class_names).encode()).hexdigest()
 
 
 def display_names(class_names: tuple[str, ...]) -> tuple[str, ...]:

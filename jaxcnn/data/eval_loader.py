@@ -46,13 +46,13 @@ class EvalImage(NamedTuple):
 class EvalLoader(Loader[EvalImage]):
     """An iterator over `EvalImage`s. Use it in a `with` block, or `close()` it.
 
-    Each image is decoded once and resized once a scale, whatever the number of its crops. The result does
+    Each image is decoded once and resized once per scale, whatever the number of its crops. The result does
     not depend on the threads. Memory is bounded: at most `ahead` + 1 images are held ready.
 
     Args:
       source: the images.
       choose: the crops wanted of an image, by its size.
-      threads: decoding threads; 0 for one a core.
+      threads: decoding threads; 0 for one per core.
       ahead: images decoded ahead.
 
     Raises:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from jaxcnn.data.atomic_file import write_arrays
+from jaxcnn.data.classes import classes_digest
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.eval_crops import EvalCrop, center_crop
 from jaxcnn.data.eval_loader import EvalLoader
@@ -70,7 +71,7 @@ IMAGENET = Statistics(
 
 
 def eigen(statistics: Statistics) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3 3"]]:
-    """Returns (eigenvalues, largest first; unit eigenvectors, one a column) of the covariance.
+    """Returns (eigenvalues, largest first; unit eigenvectors as columns) of the covariance.
 
     The sign of each vector, which is arbitrary, makes its largest component positive.
     """
@@ -106,7 +107,7 @@ def compute_statistics(
         source: the training images.
         side: S in pixels.
         name: the name of the source, for `origin`.
-        threads: decoding threads; 0 for one a core.
+        threads: decoding threads; 0 for one per core.
         progress: called with (images done, images in total) now and then; it may raise to stop.
 
     Raises:
@@ -126,7 +127,7 @@ def compute_statistics(
         "source": name,
         "examples": count,
         "unreadable": count - readable,
-        "classes": _digest(source.class_names),
+        "classes": classes_digest(source.class_names),
         "sample": _sample(source),
         "side": side,
     }
@@ -221,7 +222,7 @@ def check_matches(statistics: Statistics, data: DataSplits, path: str | os.PathL
         problems.append(
             f"they are of {seen.get('examples')} training images, the data have {count}"
         )
-    if seen.get("classes") != _digest(data.class_names):
+    if seen.get("classes") != classes_digest(data.class_names):
         problems.append("they are of other classes")
     if not problems and seen.get("sample") != _sample(data.train):
         problems.append("they are of other images, with the same number and the same classes")
@@ -242,7 +243,3 @@ def _sample(source: Source) -> str:
         except CorruptImage:
             digest.update(b"unreadable")
     return digest.hexdigest()
-
-
-def _digest(class_names: tuple[str, ...]) -> str:
-    return hashlib.sha256("\n".join(class_names).encode()).hexdigest()

@@ -60,7 +60,7 @@ def open_data(
 
     Args:
       source: 'tfds:NAME' (a TFDS data set prepared under `data_dir`), 'folder:PATH' (train/ and
-        val/ with a folder a class, or ImageNet's flat val/), 'packed:DIR' (made by jaxcnn prepare
+        val/ with a folder per class, or ImageNet's flat val/), 'packed:DIR' (made by jaxcnn prepare
         --pack), 'synthetic' (1000 classes) or 'synthetic:K' (K classes that a small net learns
         in seconds).
       data_dir: the folder of prepared data sets; '' for $TFDS_DATA_DIR or ~/tensorflow_datasets.

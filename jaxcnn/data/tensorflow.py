@@ -85,7 +85,7 @@ def decode_jpegs(windows: Sequence[JpegWindow]) -> list[np.ndarray | CorruptImag
             boxes = tf.constant([window.box for window in windows], tf.int32)
             with _TRACING:
                 function = _trace_decode_function(len(windows))
-            # PartitionedCall avoids 9 us of Python an image. It runs on the calling thread, because our own
+            # PartitionedCall avoids 9 us of Python per image. It runs on the calling thread, because our own
             # threads already use all cores.
             decoded = tf.raw_ops.PartitionedCall(
                 args=[encoded, boxes],
@@ -100,7 +100,7 @@ def decode_jpegs(windows: Sequence[JpegWindow]) -> list[np.ndarray | CorruptImag
 def _decode_jpeg(window: JpegWindow) -> np.ndarray | CorruptImage:
     tf = load_tensorflow()
     try:
-        # Without tf.constant the call first fails on TensorFlow's fast path: 60 us an image.
+        # Without tf.constant the call first fails on TensorFlow's fast path: 60 us per image.
         return np.asarray(_decode_op(tf.constant(window.data), tf.constant(window.box, tf.int32)))
     except tf.errors.InvalidArgumentError as error:
         return CorruptImage(f"broken JPEG: {str(error).splitlines()[0][:200]}")

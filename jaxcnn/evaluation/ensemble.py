@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 import zipfile
@@ -50,11 +49,6 @@ class Posteriors:
         step = f"step {self.facts['step']}" if "step" in self.facts else ""
         words = (self.facts.get("run", ""), step, self.facts["protocol"])
         return " ".join(word for word in words if word)
-
-
-def digest(class_names: Sequence[str]) -> str:
-    """SHA-256 of class names in the order of their labels."""
-    return hashlib.sha256("\n".join(class_names).encode()).hexdigest()
 
 
 def file_name(protocol: str, split: str, step: int) -> str:

@@ -62,13 +62,6 @@ def crops_of(
     return tuple(crop._replace(weight=weight) for crop, weight in weights.items())
 
 
-def shapes_of(forward: Forward, protocol: Protocol, height: int, width: int) -> list[InputShape]:
-    """The distinct input shapes of the crops of an image of (height, width)."""
-    in_square = forward.mean_image and protocol.in_square
-    crops = crops_of(forward, protocol, height, width)
-    return list(dict.fromkeys(_shape_of(crop, in_square) for crop in crops))
-
-
 def image_posteriors(
     forward: Forward,
     params: Any,
@@ -136,7 +129,7 @@ class _Batcher:
         pixels, box = image.pixels[crop.crop], crop.crop.box
         if in_square:
             box = crop.crop.in_square(*image.size)
-        shape = _shape_of(crop, in_square)
+        shape = shape_of(crop, in_square)
         transposed = crop.dense and pixels.shape[0] > pixels.shape[1]
         rows = self._waiting.setdefault((shape, transposed), [])
         rows.append(_Row(pending, crop, pixels, box))
@@ -198,7 +191,8 @@ class _Batcher:
             first = last
 
 
-def _shape_of(crop: ProtocolCrop, in_square: bool) -> InputShape:
+def shape_of(crop: ProtocolCrop, in_square: bool) -> InputShape:
+    """The input shape of a crop; `in_square` where a mean image is subtracted from it."""
     if crop.dense:
         return bucket(*crop.crop.shape)
     return InputShape("square" if in_square else "crop", *crop.crop.shape)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data import CorruptCounter, EvalImage, EvalLoader, Source, Subset, placeholder_pixels
+from jaxcnn.data.classes import classes_digest
 from jaxcnn.data.eval_loader import ChooseCrops
-from jaxcnn.evaluation.ensemble import Posteriors, digest
+from jaxcnn.evaluation.ensemble import Posteriors
 from jaxcnn.evaluation.forward import Forward
 from jaxcnn.evaluation.metrics import Result, Tally
 from jaxcnn.evaluation.posteriors import check_fits, choose_crops, image_posteriors
@@ -112,6 +113,6 @@ def _sorted_by_id(
         np.array(ids, np.int32),
         np.array(labels, np.int32),
         np.stack(values),
-        digest(source.class_names),
+        classes_digest(source.class_names),
         {"protocol": result.protocol, "split": result.split},
     )

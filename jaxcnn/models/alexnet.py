@@ -166,7 +166,7 @@ class AlexNet(ClassifierNet):
         if self.towers == 2 and not self.ungrouped and self.lrn != "whole":
             return ""
         return (
-            "a tower a device needs model.towers=2, model.ungrouped=False and model.lrn=tower or "
+            "one tower per device needs model.towers=2, model.ungrouped=False and model.lrn=tower or "
             f"off; they are {self.towers}, {self.ungrouped} and {self.lrn}"
         )
 

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 
 from jaxcnn.evaluation.buckets import InputShape
-from jaxcnn.models.summary import format_table, summarise
+from jaxcnn.models.summary import summarise
+from jaxcnn.models.summary_text import format_table
 from jaxcnn.parallel import describe_devices
 from jaxcnn.training.builder import build_experiment, with_classes
 from jaxcnn.training.experiment import synthetic_batch

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from jaxcnn.evaluation import Result
-from jaxcnn.models.summary import format_table, summarise
+from jaxcnn.models.summary import summarise
+from jaxcnn.models.summary_text import format_table
 from jaxcnn.parallel import describe_devices, plan_lines
 from jaxcnn.training.console import duration
 from jaxcnn.training.metrics_writer import read_events, replace_text

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxcnn.evaluation import check_fits
-from jaxcnn.evaluation.posteriors import shapes_of
+from jaxcnn.evaluation.posteriors import crops_of, shape_of
 from jaxcnn.training import schema
 from jaxcnn.training.builder import build_experiment, with_classes
 from jaxcnn.training.schema import run_protocols
@@ -29,7 +29,9 @@ def test_the_train_step_and_every_evaluation_fit_the_config(name):
     forward, params = exp.forward(), exp.abstract_evaluated()
     for protocol in run_protocols(config):
         check_fits(forward, protocol)
-        for shape in shapes_of(forward, protocol, 301, 417):
+        in_square = forward.mean_image and protocol.in_square
+        crops = crops_of(forward, protocol, 301, 417)
+        for shape in {shape_of(crop, in_square) for crop in crops}:
             (posteriors,) = jax.tree.leaves(forward.lower(params, shape).out_info)
             assert posteriors.shape == (forward.rows(shape), 1000)
             assert posteriors.dtype == jnp.float32

@@ -1,4 +1,4 @@
-"""Rebuilds and checks the CIFAR-10 JPEG subset: 1,000 training and 200 validation images a class.
+"""Rebuilds and checks the CIFAR-10 JPEG subset: 1,000 training and 200 validation images per class.
 
   jaxcnn prepare cifar10_subset FOLDER --source=SOURCE --list=LIST   makes FOLDER
   jaxcnn prepare cifar10_subset FOLDER --verify=LIST                 checks FOLDER

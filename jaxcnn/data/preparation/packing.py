@@ -27,7 +27,7 @@ from jaxcnn.data.preparation.shards import chunk_name, complete_shards, finish, 
 from jaxcnn.data.sources.packed import FORMAT, METADATA, partial_folder
 from jaxcnn.data.sources.source import Source, Subset
 
-# Images a shard: at most this many are repeated after an interruption. All 157 shards of ImageNet are mapped.
+# Images per shard: at most this many are repeated after an interruption. All 157 shards of ImageNet are mapped.
 PER_SHARD = 8192
 # Images that are packed on trial to estimate the size of all.
 _SAMPLED = 64
@@ -57,8 +57,8 @@ def pack(
     Args:
       splits: by name, each the whole split of a source.
       origin: the data set, as `data.source` names it.
-      threads: decoding threads; 0 for one a core.
-      per_shard: images a shard.
+      threads: decoding threads; 0 for one per core.
+      per_shard: images per shard.
       progress: called after each image.
 
     Raises:

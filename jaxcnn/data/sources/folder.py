@@ -102,7 +102,7 @@ def open_folder(root: Path, train_split: str, eval_split: str) -> Opened:
 
 
 def _scan_classes(folder: Path) -> FolderSource:
-    """Returns the images of a folder that contains one folder a class."""
+    """Returns the images of a folder that contains one folder per class."""
     entries = list(os.scandir(folder))
     names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     if not names:

@@ -9,6 +9,7 @@ The environment variable JAXCNN_KERNELS=off, read when a function is traced, sel
 import os
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ SWITCH = "JAXCNN_KERNELS"
 IMAGE_CHANNELS = 4
 SAME_3X3 = same(3)
 
-_Form = Callable[[Array, Array], Array]
+_Form = Callable[..., Any]
 
 
 def enabled() -> bool:
@@ -57,41 +58,44 @@ def plain_convolve(x: Array, kernel: Array, window: Window, groups: int = 1) -> 
     )
 
 
+def _with_gradient(form: _Form, gradient: _Form) -> _Form:
+    """`form` with the custom gradient `gradient(*inputs, output, cotangent)`, a tuple."""
+    function = jax.custom_vjp(form)
+
+    def forward(*inputs: Array) -> tuple[Array, tuple[Array, ...]]:
+        output = function(*inputs)
+        return output, (*inputs, output)
+
+    function.defvjp(forward, lambda kept, cotangent: gradient(*kept, cotangent))
+    return function
+
+
 def _by_platform(usual: _Form, **special: _Form) -> _Form:
     """A convolution in the form of the platform it is compiled for, with one gradient for all forms."""
 
-    @jax.custom_vjp
-    def chosen(x: Array, kernel: Array) -> Array:
+    def gradient_of(form: _Form) -> _Form:
+        return lambda x, kernel, cotangent: jax.vjp(form, x, kernel)[1](cotangent)
+
+    def gradient(x: Array, kernel: Array, y: Array, cotangent: Array) -> tuple[Array, Array]:
+        del y
+        gradients = {platform: gradient_of(form) for platform, form in special.items()}
+        return lax.platform_dependent(x, kernel, cotangent, default=gradient_of(usual), **gradients)
+
+    def form(x: Array, kernel: Array) -> Array:
         return lax.platform_dependent(x, kernel, default=usual, **special)
 
-    def forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-        return chosen(x, kernel), (x, kernel)
-
-    def backward(inputs: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-        def gradient_of(form: _Form) -> Callable[..., tuple[Array, Array]]:
-            return lambda x, kernel, cotangent: jax.vjp(form, x, kernel)[1](cotangent)
-
-        gradients = {platform: gradient_of(form) for platform, form in special.items()}
-        return lax.platform_dependent(*inputs, cotangent, default=gradient_of(usual), **gradients)
-
-    chosen.defvjp(forward, backward)
-    return chosen
+    return _with_gradient(form, gradient)
 
 
-@jax.custom_vjp
-def _winograd(x: Array, kernel: Array) -> Array:
-    return winograd.convolve_winograd(x, kernel)
-
-
-def _winograd_backward(inputs: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+def _winograd_gradient(x: Array, kernel: Array, y: Array, cotangent: Array) -> tuple[Array, Array]:
     """Winograd for the input's gradient; the kernel's gradient is no faster in this form."""
-    x, kernel = inputs
+    del y
     to_input = winograd.convolve_winograd(cotangent, jnp.swapaxes(kernel[::-1, ::-1], 2, 3))
     of_kernel = jax.linear_transpose(lambda k: plain_convolve(x, k, SAME_3X3), kernel)
     return to_input, of_kernel(cotangent)[0]
 
 
-_winograd.defvjp(lambda x, kernel: (_winograd(x, kernel), (x, kernel)), _winograd_backward)
+_winograd = _with_gradient(winograd.convolve_winograd, _winograd_gradient)
 _winograd_on_cpu = _by_platform(partial(plain_convolve, window=SAME_3X3), cpu=_winograd)
 
 
@@ -107,7 +111,7 @@ def max_pool(x: Float[Array, "b h w c"], window: Window) -> Float[Array, "b oh o
 
     Among equal maxima of a window the first, row by row, takes the gradient.
     """
-    return _max_pool(x, window) if enabled() else plain_max_pool(x, window)
+    return _max_pool(window)(x) if enabled() else plain_max_pool(x, window)
 
 
 def plain_max_pool(x: Array, window: Window) -> Array:
@@ -115,27 +119,22 @@ def plain_max_pool(x: Array, window: Window) -> Array:
     return lax.reduce_window(x, -jnp.inf, lax.max, *pool_arguments(window))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _max_pool(x: Array, window: Window) -> Array:
-    on_cpu = partial(max_pool_slices.max_pool, window=window)
-    return lax.platform_dependent(x, cpu=on_cpu, default=partial(plain_max_pool, window=window))
+@cache
+def _max_pool(window: Window) -> _Form:
+    usual, on_cpu = (partial(f, window=window) for f in (plain_max_pool, max_pool_slices.max_pool))
 
-
-def _max_pool_forward(x: Array, window: Window) -> tuple[Array, tuple[Array, Array]]:
-    y: Array = _max_pool(x, window)
-    return y, (x, y)
-
-
-def _max_pool_backward(window: Window, x_y: tuple[Array, Array], cotangent: Array) -> tuple[Array]:
-    def plain(x: Array, y: Array, cotangent: Array) -> Array:
+    def plain_gradient(x: Array, y: Array, cotangent: Array) -> Array:
         del y
-        return jax.vjp(partial(plain_max_pool, window=window), x)[1](cotangent)[0]
+        return jax.vjp(usual, x)[1](cotangent)[0]
 
-    on_cpu = partial(max_pool_slices.gradient, window=window)
-    return (lax.platform_dependent(*x_y, cotangent, cpu=on_cpu, default=plain),)
+    def gradient(x: Array, y: Array, cotangent: Array) -> tuple[Array]:
+        slices = partial(max_pool_slices.gradient, window=window)
+        return (lax.platform_dependent(x, y, cotangent, cpu=slices, default=plain_gradient),)
 
+    def form(x: Array) -> Array:
+        return lax.platform_dependent(x, cpu=on_cpu, default=usual)
 
-_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+    return _with_gradient(form, gradient)
 
 
 def pool_arguments(window: Window):
@@ -151,36 +150,28 @@ def multiply(
     """rows @ kernel, summed in and returned as `dtype`: a fully connected layer."""
     if kernel.size <= matmul.LARGE or not enabled():
         return matmul.plain(rows, kernel, dtype)
-    return _multiply(rows, kernel, dtype)
+    return _multiply(dtype)(rows, kernel)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _multiply(rows: Array, kernel: Array, dtype: str) -> Array:
-    plain = partial(matmul.plain, dtype=dtype)
-    if not matmul.groups_pay(rows.shape, kernel.shape):
-        return plain(rows, kernel)
-    in_groups = partial(matmul.in_groups, dtype=dtype)
-    return lax.platform_dependent(rows, kernel, cpu=in_groups, default=plain)
+@cache
+def _multiply(dtype: str) -> _Form:
+    plain, in_groups = (partial(f, dtype=dtype) for f in (matmul.plain, matmul.in_groups))
 
+    def form(rows: Array, kernel: Array) -> Array:
+        if not matmul.groups_pay(rows.shape, kernel.shape):
+            return plain(rows, kernel)
+        return lax.platform_dependent(rows, kernel, cpu=in_groups, default=plain)
 
-def _multiply_forward(rows: Array, kernel: Array, dtype: str) -> tuple[Array, tuple[Array, Array]]:
-    return _multiply(rows, kernel, dtype), (rows, kernel)
+    def to_rows(rows: Array, kernel: Array, cotangent: Array) -> Array:
+        return jax.vjp(lambda r: plain(r, kernel), rows)[1](cotangent)[0]
 
+    def gradient(rows: Array, kernel: Array, y: Array, cotangent: Array) -> tuple[Array, Array]:
+        del y
+        on_cpu = matmul.rows_gradient if matmul.blocks_fit(kernel.shape) else to_rows
+        of_rows = lax.platform_dependent(rows, kernel, cotangent, cpu=on_cpu, default=to_rows)
+        return of_rows, jax.vjp(lambda k: plain(rows, k), kernel)[1](cotangent)[0]
 
-def _multiply_backward(
-    dtype: str, inputs: tuple[Array, Array], cotangent: Array
-) -> tuple[Array, Array]:
-    rows, kernel = inputs
-
-    def plain(rows: Array, kernel: Array, cotangent: Array) -> Array:
-        return jax.vjp(lambda r: matmul.plain(r, kernel, dtype), rows)[1](cotangent)[0]
-
-    on_cpu = matmul.rows_gradient if matmul.blocks_fit(kernel.shape) else plain
-    to_rows = lax.platform_dependent(rows, kernel, cotangent, cpu=on_cpu, default=plain)
-    return to_rows, jax.vjp(lambda k: matmul.plain(rows, k, dtype), kernel)[1](cotangent)[0]
-
-
-_multiply.defvjp(_multiply_forward, _multiply_backward)
+    return _with_gradient(form, gradient)
 
 
 def slide(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c o"]) -> Float[Array, "b oh ow o"]:

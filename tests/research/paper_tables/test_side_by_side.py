@@ -8,6 +8,7 @@ import statistics
 import numpy as np
 import pytest
 
+from jaxcnn.data.classes import classes_digest
 from jaxcnn.evaluation import ProtocolRun, ensemble
 from jaxcnn.research import evaluate_run
 from jaxcnn.research.evaluate_run import FinishedRun
@@ -140,7 +141,7 @@ def _drawn_posteriors(monkeypatch):
             source.ids.astype(np.int32),
             np.arange(len(source), dtype=np.int32) % CLASSES,
             np.random.default_rng(seed).dirichlet(np.ones(CLASSES), len(source)).astype(np.float32),
-            ensemble.digest(source.class_names),
+            classes_digest(source.class_names),
             {"protocol": label, "split": split},
         )
         return ProtocolRun(ensemble.error_rates([drawn]), [], drawn if keep else None)
