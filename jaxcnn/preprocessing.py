@@ -22,8 +22,8 @@ from jaxcnn.data.train_crops import Sampling
 LUMA = (0.299, 0.587, 0.114)
 # The six orders of brightness (0), colour (1) and contrast (2).
 ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
-# (Power of the standard deviation on the 0..255 scale, factor). 'unit': eigenvalues of pixels of 0..1, the shift
-# scaled back to 0..255. 'deviation': their square roots, as in Krizhevsky's cuda-convnet2.
+# (Power of the standard deviation on the 0..255 scale, factor). 'unit': eigenvalues of pixels of 0..1, the
+# shift scaled back to 0..255. 'deviation': their square roots, as in Krizhevsky's cuda-convnet2.
 _PCA_SCALES = {"unit": (2, 1 / 255), "deviation": (1, 1.0)}
 _PCA_BYTE_REFUSED = (
     "pca='byte', the formula of Krizhevsky et al. 2012, section 4.1, on pixels of 0..255, is refused: "

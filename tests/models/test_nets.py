@@ -325,25 +325,38 @@ def test_initial_biases():
     assert others == {float(np.float32(0.2))}
 
 
+def test_vgg_first_loss():
+    """ln 1000 with standard deviation 0.01; the printed variance, 0.1, makes the loss explode."""
+    images = jnp.asarray(70 / 50 * picture(1, 32, 32))
+    net = build("vgg", column="A", kernel_init="std_1e-2", width=1 / 32, image_size=32)
+
+    def logits(key):
+        params = net.init(key, images)
+        # The same draws: `test_vgg_standard_deviations` checks the ratio.
+        wide = jax.tree.map(lambda leaf: 10 * leaf, params)
+        return [net.apply(p, images)[0][0] for p in (params, wide)]
+
+    narrow, wide = quick_jit(logits)(jax.random.key(0, impl="unsafe_rbg"))  # compiles fastest
+    losses = jax.nn.logsumexp(narrow) - narrow
+    assert_allclose(losses, math.log(1000), atol=1e-3)
+    assert np.std(wide) > 1e6
+
+
+@slow
 def test_vgg_initial_weights():
     """Standard deviation 0.01 leaves the loss at ln 1000; the printed variance, 0.1, explodes."""
-    images = jnp.asarray(70 / 50 * picture(1, 32, 32))
-    fields = {"column": "A", "width": 1 / 32, "image_size": 32}
-    starts = ("std_1e-2", "variance_1e-2", "glorot_uniform")
-    nets = {start: build("vgg", kernel_init=start, **fields) for start in starts}
-    key = jax.random.key(0, impl="unsafe_rbg")  # compiles fastest
-    params = {
-        start: quick_jit(lambda key, net=net: net.init(key, images))(key)
-        for start, net in nets.items()
-    }
-    apply = quick_jit(lambda params: nets["std_1e-2"].apply(params, images)[0][0])
-    logits = {start: np.asarray(apply(drawn)) for start, drawn in params.items()}
-    assert_allclose(
-        np.logaddexp.reduce(logits["std_1e-2"]) - logits["std_1e-2"], np.log(1000), atol=1e-3
-    )
-    assert np.std(logits["std_1e-2"]) < 1e-2
-    assert np.std(logits["variance_1e-2"]) > 1e6
-    assert 0.05 < np.std(logits["glorot_uniform"]) < 5
+    images = jnp.asarray(70 / 50 * picture(1, 64, 64))
+    losses, deviation = {}, {}
+    for start in ("std_1e-2", "variance_1e-2", "glorot_uniform"):
+        net = build("vgg", column="A", kernel_init=start, width=1 / 16, image_size=64)
+        init = quick_jit(lambda key, net=net: net.init_with_output(key, images)[0][0])
+        logits = np.asarray(init(jax.random.key(0, impl="unsafe_rbg")))  # compiles fastest
+        losses[start] = np.logaddexp.reduce(logits[0]) - logits[0, 0]
+        deviation[start] = float(np.std(logits))
+    assert_allclose(losses["std_1e-2"], 6.9078, atol=1e-3)
+    assert deviation["std_1e-2"] < 1e-2
+    assert deviation["variance_1e-2"] > 1e6
+    assert 0.05 < deviation["glorot_uniform"] < 5
 
 
 def test_vgg_standard_deviations():

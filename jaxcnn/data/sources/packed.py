@@ -1,6 +1,6 @@
 """A packed data set: images decoded and rescaled once, and read by memory map.
 
-DIR/SPLIT/ holds `split.json` (source, settings, file sizes), `index.npy` (one row of `INDEX_FIELDS` per image)
+DIR/SPLIT/ holds `split.json` (source, settings, file sizes), `index.npy` (a row of `INDEX_FIELDS` per image)
 and the shards `00000.rgb`, `00001.rgb`, ..., which are concatenated records. A record is a header and the RGB
 pixels, row by row; for a corrupt image, the reason. preparation/packing.py and shards.py write them.
 
