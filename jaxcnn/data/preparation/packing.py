@@ -27,7 +27,7 @@ from jaxcnn.data.preparation.shards import chunk_name, complete_shards, finish, 
 from jaxcnn.data.sources.packed import FORMAT, METADATA, partial_folder
 from jaxcnn.data.sources.source import Source, Subset
 
-# Images per shard: at most this many are repeated after an interruption. All 157 shards of ImageNet are mapped.
+# Images per shard: at most this many are repeated after an interruption. ImageNet has 157 shards, all mapped.
 PER_SHARD = 8192
 # Images that are packed on trial to estimate the size of all.
 _SAMPLED = 64
