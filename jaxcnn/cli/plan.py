@@ -125,9 +125,8 @@ def _collectives(found: Any) -> list[str]:
             named = dict.fromkeys(layer(c.name) for c in transfer.carriers if "/" in c.name)
             under = ", ".join(named) or "unnamed fusions"
             how = f"asynchronous, under {under} ({_estimate(found, transfer.cycles)})"
-        sent = transfer.sent
-        what = f"{sent.dtype} {layer(transfer.what)}: {how}"
-        rows.append(line(sent.kind, sent.bytes, sent.devices, what))
+        what = f"{transfer.dtype} {layer(transfer.what)}: {how}"
+        rows.append(line(transfer.kind, transfer.bytes, transfer.devices, what))
     return ["collectives of a step, in the order they start: compiled", *(rows or ["  none"])]
 
 

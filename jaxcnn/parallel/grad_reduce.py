@@ -53,32 +53,30 @@ class GradReduce:
         the gradients of other layers are still computed.
         """
         values, tree = jax.tree.flatten(grads)
-        leaves, done, before = self.flat(), list(values), None
+        before = None
         for number, bucket in enumerate(self.buckets):
             own = [values[i].astype(self.dtype) for i in bucket]
             if before is not None:
                 own, before = lax.optimization_barrier((own, before))
-            reduced = self._reduce(own, [leaves[i] for i in bucket])
-            if number == len(self.buckets) - 1:
-                sums = self._sum(sums, self.axes)
-            for i, value in zip(bucket, reduced, strict=True):
-                done[i] = value.astype(values[i].dtype)
-            before = reduced
-        return jax.tree.unflatten(tree, done), sums
+            before = self._reduce(dict(zip(bucket, own, strict=True)))
+            if number == len(self.buckets) - 1 and self.axes:
+                sums = lax.psum(sums, self.axes)
+            for i, value in zip(bucket, before, strict=True):
+                values[i] = value.astype(values[i].dtype)
+        return jax.tree.unflatten(tree, values), sums
 
-    def _reduce(self, values: list[Array], leaves: list[ParamSharding]) -> list[Array]:
-        done = list(values)
-        for axes, sharded, members in _grouped(leaves):
-            own, chosen = [values[i] for i in members], [leaves[i] for i in members]
+    def _reduce(self, values: dict[int, Array]) -> list[Array]:
+        """Reduces the gradients of a bucket, given by the index of their leaf."""
+        for axes, sharded, members in self._groups(list(values)):
+            own = [values[i] for i in members]
             if sharded:
-                parts = self._scatter(own, chosen, axes)
-            elif len(self.buckets) > 1 and len(own) > 1:
-                parts = self._sum_as_one(own, axes)
-            else:
-                parts = self._sum(own, axes)
-            for i, part in zip(members, parts, strict=True):
-                done[i] = part
-        return done
+                own = self._scatter(own, members, axes)
+            elif axes and len(self.buckets) > 1 and len(own) > 1:
+                own = _sum_as_one(own, axes)
+            elif axes:
+                own = lax.psum(own, axes)
+            values |= zip(members, own, strict=True)
+        return list(values.values())
 
     def own(self, params: Any) -> Any:
         """Returns the shard of each parameter that this device updates."""
@@ -95,17 +93,13 @@ class GradReduce:
     def whole(self, params: Any) -> Any:
         """Gathers the parameters from each device's shard."""
         values, tree = jax.tree.flatten(params)
-        leaves, done = self.flat(), list(values)
         for bucket in self.buckets:
-            for axes, sharded, members in _grouped([leaves[i] for i in bucket]):
-                if not sharded:
-                    continue
-                chosen = [bucket[i] for i in members]
-                own = [values[i] for i in chosen]
-                gathered = self._gather(own, [leaves[i] for i in chosen], axes)
-                for i, value in zip(chosen, gathered, strict=True):
-                    done[i] = value
-        return jax.tree.unflatten(tree, done)
+            for axes, sharded, members in self._groups(bucket):
+                if sharded:
+                    gathered = self._gather([values[i] for i in members], members, axes)
+                    for i, value in zip(members, gathered, strict=True):
+                        values[i] = value
+        return jax.tree.unflatten(tree, values)
 
     def everywhere(self, flag: Bool[Array, ""]) -> Bool[Array, ""]:
         """Combines `flag` over devices with a logical and, if they may see different gradients."""
@@ -117,19 +111,21 @@ class GradReduce:
         """The leaves in the order of the flattened parameters."""
         return jax.tree.leaves(self.leaves, is_leaf=lambda x: isinstance(x, ParamSharding))
 
-    def _sum(self, values: Any, axes: Sequence[str]) -> Any:
-        return lax.psum(values, tuple(axes)) if axes else values
+    def _groups(self, bucket: Sequence[int]) -> Iterator[tuple[tuple[str, ...], bool, list[int]]]:
+        """Yields (axes, sharded, indices) of the leaves of a bucket that are sent together. A large sharded
+        leaf is sent separately, since packing it would copy it."""
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        leaves = self.flat()
+        for i in bucket:
+            sharded = leaves[i].shard_axis >= 0
+            alone = i if sharded and leaves[i].bytes >= _LARGE else -1
+            groups.setdefault((leaves[i].axes, sharded, alone), []).append(i)
+        for (axes, sharded, _), members in groups.items():
+            yield axes, sharded, members
 
-    def _sum_as_one(self, values: list[Array], axes: Sequence[str]) -> list[Array]:
-        """XLA:TPU overlaps collectives of single arrays only."""
-        if not axes:
-            return values
-        whole = lax.psum(jnp.concatenate([x.reshape(-1) for x in values]), tuple(axes))
-        parts = _split(whole, [x.size for x in values])
-        return [part.reshape(x.shape) for part, x in zip(parts, values, strict=True)]
-
-    def _scatter(self, values: list[Array], leaves: list[ParamSharding], axes: Any) -> list[Array]:
+    def _scatter(self, values: list[Array], members: list[int], axes: Any) -> list[Array]:
         """Packs several leaves into one array with a row for each device; sends a single leaf unpacked."""
+        leaves = [self.flat()[i] for i in members]
         if len(values) == 1:
             axis = leaves[0].shard_axis
             return [lax.psum_scatter(values[0], axes, scatter_dimension=axis, tiled=True)]
@@ -140,7 +136,8 @@ class GradReduce:
         whole = lax.psum_scatter(rows, axes, scatter_dimension=0, tiled=True)
         return _unpack(whole[0], [x.size // count for x in values], values, leaves)
 
-    def _gather(self, values: list[Array], leaves: list[ParamSharding], axes: Any) -> list[Array]:
+    def _gather(self, values: list[Array], members: list[int], axes: Any) -> list[Array]:
+        leaves = [self.flat()[i] for i in members]
         if len(values) == 1:
             return [lax.all_gather(values[0], axes, axis=leaves[0].shard_axis, tiled=True)]
         flat = [_flat(x, leaf) for x, leaf in zip(values, leaves, strict=True)]
@@ -163,15 +160,11 @@ def make_grad_reduce(
     return GradReduce(sizes, leaves, wanted.reduce_dtype, buckets)
 
 
-def _grouped(leaves: list[ParamSharding]) -> Iterator[tuple[tuple[str, ...], bool, list[int]]]:
-    """Yields (axes, sharded, positions) of leaves that are sent together. A large sharded leaf is sent
-    separately, since packing it would copy it."""
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for i, leaf in enumerate(leaves):
-        alone = i if leaf.shard_axis >= 0 and leaf.bytes >= _LARGE else -1
-        groups.setdefault((leaf.axes, leaf.shard_axis >= 0, alone), []).append(i)
-    for (axes, sharded, _), members in groups.items():
-        yield axes, sharded, members
+def _sum_as_one(values: list[Array], axes: Sequence[str]) -> list[Array]:
+    """XLA:TPU overlaps collectives of single arrays only."""
+    whole = lax.psum(jnp.concatenate([x.reshape(-1) for x in values]), axes)
+    parts = _split(whole, [x.size for x in values])
+    return [part.reshape(x.shape) for part, x in zip(parts, values, strict=True)]
 
 
 def _flat(x: Array, leaf: ParamSharding, *rows: int) -> Array:

@@ -37,15 +37,10 @@ class ParamSharding(NamedTuple):
         """The PartitionSpec of its optimizer state."""
         if self.shard_axis < 0:
             return self.spec(rank)
-        names: list[Any] = [None] * rank
-        if self.shared:
-            names[-1] = "model"
-        # Split over `model` first, then split each of these shards over the other axes.
-        names[self.shard_axis] = (
-            *((names[self.shard_axis],) if names[self.shard_axis] else ()),
-            *self.axes,
-        )
-        return PartitionSpec(*names)
+        names: list[tuple[str, ...]] = [()] * (rank - 1) + [("model",) if self.shared else ()]
+        # An axis over `model` is split again, each of its shards over the other axes.
+        names[self.shard_axis] += self.axes
+        return PartitionSpec(*(name or None for name in names))
 
 
 def shard_params(plan: Plan, wanted: Parallelism, params: Any) -> Any:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -154,20 +155,15 @@ def forecast(
     )  # fmt: skip
 
 
-class StandIn(NamedTuple):
-    """The attributes of a device that plans use."""
-
-    id: int
-    process_index: int
-    platform: str
-
-
-def stand_ins(target: Target) -> list[StandIn]:
-    """Makes devices of which only the number is known, with one process per node or host."""
+def stand_ins(target: Target) -> list[SimpleNamespace]:
+    """Stand-ins for devices, with the attributes that plans use; one process per node or host."""
     chip = target.chip
     host = HOST_CHIPS if chip.is_tpu else target.node or chip.node
     platform = "tpu" if chip.is_tpu else "gpu"
-    return [StandIn(i, i // host, platform) for i in range(target.count)]
+    return [
+        SimpleNamespace(id=i, process_index=i // host, platform=platform)
+        for i in range(target.count)
+    ]
 
 
 def compile_step(config: Mapping[str, Any], devices: Any) -> Compiled:
@@ -207,9 +203,9 @@ def compile_step(config: Mapping[str, Any], devices: Any) -> Compiled:
 def scheduled(limits: Roofline, compiled: Compiled, links: Network, plan: Plan) -> Roofline:
     """Replaces the network time of `limits` by the compiled collectives; synchronous ones are not hidden."""
     times = [
-        (t, seconds(Collective(t.sent.kind, t.what, t.sent.bytes, t.sent.devices), links, plan))
+        (t, seconds(Collective(t.kind, t.what, t.bytes, t.devices), links, plan))
         for t in compiled.transfers
-        if t.sent.devices > 1
+        if t.devices > 1
     ]
     waits = sum(time for t, time in times if not t.carriers)
     return limits._replace(network=sum(time for _, time in times), waits=waits)

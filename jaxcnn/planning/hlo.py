@@ -36,24 +36,6 @@ _WORK = ("fusion", "convolution", "dot", "custom-call", "while", "call")
 _CARRIED = '"async_collective_fusion_config"'
 
 
-class Sent(NamedTuple):
-    """A collective of a compiled program.
-
-    Attributes:
-        kind: one of KINDS.
-        bytes: size of its output on one device; for a reduce-scatter or all-to-all, of its input.
-        dtype: of its largest array.
-        devices: number of devices per group.
-        name: the source operation (`op_name`) that it comes from.
-    """
-
-    kind: str
-    bytes: int
-    dtype: str
-    devices: int
-    name: str
-
-
 class Carrier(NamedTuple):
     """Work that overlaps a collective.
 
@@ -67,18 +49,26 @@ class Carrier(NamedTuple):
 
 
 class Transfer(NamedTuple):
-    """A scheduled collective.
+    """A collective of a compiled and scheduled program.
 
     Attributes:
-        sent: the collective.
+        kind: one of KINDS.
+        bytes: size of its output on one device; for a reduce-scatter or all-to-all, of its input.
+        dtype: of its largest array.
+        devices: number of devices per group.
+        name: the source operation (`op_name`) that it comes from.
         what: the source operation that computed its largest input.
         asynchronous: whether other work can overlap it.
         carriers: the overlapped work.
     """
 
-    sent: Sent
-    what: str
-    asynchronous: bool
+    kind: str
+    bytes: int
+    dtype: str
+    devices: int
+    name: str
+    what: str = ""
+    asynchronous: bool = False
     carriers: tuple[Carrier, ...] = ()
 
     @property
@@ -87,9 +77,7 @@ class Transfer(NamedTuple):
 
     def record(self) -> dict[str, Any]:
         """A JSON-serializable record."""
-        carriers = [carrier._asdict() for carrier in self.carriers]
-        own = {"what": self.what, "asynchronous": self.asynchronous, "carriers": carriers}
-        return self.sent._asdict() | own
+        return self._asdict() | {"carriers": [carrier._asdict() for carrier in self.carriers]}
 
 
 def read_transfers(text: str) -> list[Transfer]:
@@ -125,23 +113,25 @@ def _scheduled(lines: list[str], computations: Mapping[str, list[str]]) -> list[
     by_name = {m[1]: line for line in lines if (m := _INSTRUCTION.match(line))}
     for line in lines:
         match = _INSTRUCTION.match(line)
-        if not match or (_CARRIED in line and _sent(line)):  # counted where its fusion is called
+        if not match or (
+            _CARRIED in line and _collective(line)
+        ):  # counted where its fusion is called
             continue
         name, kind = match[1], match[2]
         carried = _carried(line, computations)
-        if carried and (sent := _sent(carried)):
+        if carried and (found := _collective(carried)):
             chain = _first(_CHAIN, carried)
             body = "".join(computations[_first(_CALLS, line)])
             if "AsyncCollectiveStart" in body:
                 under_way[chain] = len(done)
-                done.append(Transfer(sent, _origin(line, by_name), True))
+                done.append(found._replace(what=_origin(line, by_name), asynchronous=True))
             elif "AsyncCollectiveDone" not in body and chain in under_way:
                 carry(chain, line)
-        elif sent := _sent(line):
+        elif found := _collective(line):
             started = kind.endswith("-start")
             if started:
                 under_way[name] = len(done)
-            done.append(Transfer(sent, _origin(line, by_name), started))
+            done.append(found._replace(what=_origin(line, by_name), asynchronous=started))
         elif kind.endswith("-done"):
             under_way.pop(_OPERANDS.findall(line.partition("(")[2])[0], None)
         elif kind in _WORK:
@@ -154,7 +144,7 @@ def _scheduled(lines: list[str], computations: Mapping[str, list[str]]) -> list[
 def _carried(line: str, computations: Mapping[str, list[str]]) -> str:
     """The line of the collective that a fusion starts, overlaps or ends; '' for other instructions."""
     body = computations.get(_first(_CALLS, line), ())
-    return next((inner for inner in body if _CARRIED in inner and _sent(inner)), "")
+    return next((inner for inner in body if _CARRIED in inner and _collective(inner)), "")
 
 
 def _origin(line: str, by_name: Mapping[str, str]) -> str:
@@ -186,7 +176,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return found, entry
 
 
-def _sent(line: str) -> Sent | None:
+def _collective(line: str) -> Transfer | None:
     """Parses the collective of a line; None if the line has none."""
     match = _COLLECTIVE.match(line)
     if not match:
@@ -197,7 +187,7 @@ def _sent(line: str) -> Sent | None:
     size, devices = sum(size for size, _ in arrays), _devices(line)
     if match["kind"] == "reduce-scatter":
         size *= devices
-    return Sent(match["kind"], size, max(arrays)[1], devices, _first(_NAME, line))
+    return Transfer(match["kind"], size, max(arrays)[1], devices, _first(_NAME, line))
 
 
 def _bytes(line: str) -> int:

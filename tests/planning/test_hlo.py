@@ -57,12 +57,12 @@ ENTRY %main.1 (a: f32[8]) -> f32[8] {
 def test_an_asynchronous_all_reduce_is_one_transfer_with_its_carriers():
     whole, tuple_of_small = read_transfers(TPU)
     assert whole.asynchronous
-    assert whole.sent[:4] == ("all-reduce", 4096 * 1000 * 4, "f32", 4)
+    assert whole[:4] == ("all-reduce", 4096 * 1000 * 4, "f32", 4)
     assert whole.what.endswith("VGG.forward/fc7/dot_general")  # behind the copy
     assert [(c.name.split("/")[-2], c.cycles) for c in whole.carriers] == [("conv2_1", 900)]
     assert whole.cycles == 900
     assert not tuple_of_small.asynchronous
-    assert tuple_of_small.sent.bytes == 65 * 4
+    assert tuple_of_small.bytes == 65 * 4
     assert tuple_of_small.what.endswith("conv2_1/reduce_sum")
     assert tuple_of_small.carriers == ()
 
@@ -75,10 +75,10 @@ def test_cycles_are_those_of_the_program_that_is_run():
 def test_pairs_of_start_and_done():
     reduced, gathered = read_transfers(GPU)
     assert reduced.asynchronous
-    assert reduced.sent.devices == 8
+    assert reduced.devices == 8
     assert reduced.what.endswith("fc6/dot_general")
     assert [c.name for c in reduced.carriers] == ["jit(step)/VGG.forward/conv5_3/mul"]
-    assert gathered.sent[:2] == ("all-gather", 4096)
+    assert gathered[:2] == ("all-gather", 4096)
     assert gathered.asynchronous
     assert gathered.carriers == ()  # nothing stands between
 
@@ -109,4 +109,4 @@ def test_groups_of_devices_in_every_notation():
             f"  %x = f32[2]{{0}} reduce-scatter(%p), channel_id=1, replica_groups={groups}, dim=0"
         )
         (found,) = read_transfers(f"ENTRY %main.1 (p: f32[8]) -> f32[2] {{\n{line}\n}}\n")
-        assert (found.sent.devices, found.sent.bytes) == (devices, 8 * devices)
+        assert (found.devices, found.bytes) == (devices, 8 * devices)
