@@ -1,1 +1,1 @@
-"""How fast jaxcnn is, beside its bounds and its peers, on the machine at hand."""
+"""Measures the speed of jaxcnn on this machine, compared with upper bounds and peers."""

@@ -53,7 +53,7 @@ def layer_list(net: Net) -> Layers:
 
 
 def _layer(module: Any, name: str, kernel: tuple[int, ...], groups: int, calls: int) -> Layers:
-    """A layer and its activation; `calls` is the number of towers where LRN stays inside them."""
+    """A layer and its activation; for LRN inside towers, `calls` is the number of towers."""
     activation = {"relu": [["relu"]], "none": []}.get(getattr(module, "activation", "none"))
     window: Any = getattr(module, "window", None)
     match type(module).__name__:

@@ -50,7 +50,7 @@ def build_torch(layers: list[list[Any]]) -> Any:
             return torch.cat([branch(x) for branch in self], 1)
 
     class Auxiliary(nn.Sequential):
-        """Passes images on; in training, a head of the net."""
+        """Returns its input; in training, also computes the logits of an auxiliary head."""
 
         def forward(self, x: Any) -> Any:
             if self.training:

@@ -37,7 +37,9 @@ class ParamSharding(NamedTuple):
         """The PartitionSpec of its optimizer state."""
         if self.shard_axis < 0:
             return self.spec(rank)
-        names: list[tuple[str, ...]] = [()] * (rank - 1) + [("model",) if self.shared else ()]
+        names: list[tuple[str, ...]] = [()] * rank
+        if self.shared:
+            names[-1] = ("model",)
         # An axis over `model` is split again, each of its shards over the other axes.
         names[self.shard_axis] += self.axes
         return PartitionSpec(*(name or None for name in names))

@@ -25,10 +25,10 @@ ACTIVATION_PASSES = 5
 # Memory accesses per float32 parameter: it and its momentum read and written, its gradient read.
 UPDATE_PASSES = 5
 PASSING = ("LocalResponseNorm", "Dropout")
-# Bytes of step memory that grow with the batch, per byte of activations. Compiled for
-# v5e:4x4 with libtpu 0.0.42, bfloat16, 128 images a chip: 1.23 VGG E, 1.25 D and C, 1.28 B, 1.43 A, 1.85
-# GoogLeNet, 2.19 AlexNet. This is their mean: peaks are within 17% of it. VGG A-LRN has 2.14,
-# since the output of LRN is not counted among the activations: its peak is underestimated by 23%.
+# Bytes of step memory that grow with the batch, per byte of activations. Compiled for v5e:4x4 with libtpu
+# 0.0.42, bfloat16, 128 images per chip: 1.23 VGG E, 1.25 D and C, 1.28 B, 1.43 A, 1.85 GoogLeNet, 2.19
+# AlexNet. With their mean, modelled peaks are within 17%. VGG A-LRN has 2.14, since the output of LRN is not
+# counted among the activations: its peak is underestimated by 23%.
 KEPT = 1.50
 
 

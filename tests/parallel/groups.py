@@ -1,4 +1,4 @@
-"""Processes that are one run, for tests: how they are started, how they ended, and what they did."""
+"""Starts the processes of one run for tests, and reads their exit codes, output and records."""
 
 import itertools
 import json
@@ -11,23 +11,23 @@ from tests.parallel.launchers import free_port
 from tests.parallel.witness import watched_main
 from tests.training.runs import events
 
-# What Gloo prints on standard output when processes connect: its threads write these pieces, each
-# whole, and numbers between each other's, so that a line may hold any of them in any order.
+# Gloo's messages on standard output when processes connect. Its threads write concurrently: each of these
+# pieces is intact, but a line may hold any of them in any order.
 GLOO = re.compile(
     r"\[Gloo\] Rank|is connected to|peer ranks|Expected number of connected|\bis\b|[\d.: ]"
 )
 
 
 class LaunchedGroup:
-    """`count` processes of jaxcnn train, each with `devices` fake CPU devices, which a witness watches.
+    """`count` processes of jaxcnn train, each with `devices` fake CPU devices and a witness.
 
-    None of them is left when the `with` ends. Their output is in files of `folder`.
+    The end of the `with` kills those that still run. Their output goes to files in `folder`.
 
     Args:
-        folder: made if absent; for this start alone.
-        each: arguments after `arguments`, by process.
-        cwds: where each is started; all in the same place if None.
-        environment: variables that are set in each.
+        folder: a new folder, for this start only.
+        each: further arguments of each process, after `arguments`.
+        cwds: working directory of each process; None for the current one.
+        environment: variables to set in each process.
     """
 
     def __init__(self, folder, count, devices, *arguments, each=None, cwds=None, **environment):
@@ -57,7 +57,7 @@ class LaunchedGroup:
             process.join()
 
     def wait(self, seconds=120.0):
-        """Exit codes, once all have ended, which must be within `seconds` of now."""
+        """Returns the exit codes; fails unless all processes end within `seconds`."""
         until = time.time() + seconds
         while time.time() < until and not self.poll():
             time.sleep(0.02)
@@ -66,7 +66,7 @@ class LaunchedGroup:
         return codes
 
     def poll(self):
-        """Whether all have ended; notes when."""
+        """Whether all processes have ended; records the times."""
         for i, process in enumerate(self.processes):
             if i not in self.ended and process.exitcode is not None:
                 self.ended[i] = time.time()
@@ -79,11 +79,11 @@ class LaunchedGroup:
         return self._path("err", i).read_text()
 
     def lines(self, i):
-        """What process `i` printed, less the lines that are Gloo's."""
+        """The standard output of process `i` without Gloo's lines."""
         return [line for line in self.out(i).splitlines() if GLOO.sub("", line)]
 
     def output(self):
-        """All that was printed, for the message of a test that fails."""
+        """The output of all processes, for the messages of failing tests."""
         return "\n".join(
             f"== {name} of process {i}\n{self._path(name, i).read_text()[-3000:]}"
             for i in range(self.count)
@@ -91,7 +91,7 @@ class LaunchedGroup:
         )
 
     def accounts(self):
-        """What the witness of each process recorded, by process."""
+        """The records of each process's witness."""
         paths = [self.folder / f"process_{i}.jsonl" for i in range(self.count)]
         return [
             [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -108,7 +108,7 @@ class LaunchedGroup:
         return found
 
     def restored(self):
-        """(update, digest of the state) that each process went on from."""
+        """(update, digest of the state) that each process restored."""
         return [
             (row["restored"], row["state"])
             for account in self.accounts()
@@ -117,14 +117,14 @@ class LaunchedGroup:
         ]
 
     def struck(self):
-        """When a process was struck."""
+        """The time at which a process was struck."""
         (when,) = [
             row["struck"] for account in self.accounts() for row in account if "struck" in row
         ]
         return when
 
     def seconds_to_end(self, i):
-        """From the strike to the end of process `i`."""
+        """Seconds from the strike to the end of process `i`."""
         return self.ended[i] - self.struck()
 
     def _path(self, name, i):
@@ -132,7 +132,7 @@ class LaunchedGroup:
 
 
 def ids_by_update(groups):
-    """The ids of each update, in the order of the batch, as it was done last in `groups`."""
+    """The ids of each update in batch order, from the last of `groups` that did it."""
     done = {}
     for group in groups:
         done |= {step: list(itertools.chain(*rows)) for step, rows in group.ids().items()}
@@ -140,7 +140,7 @@ def ids_by_update(groups):
 
 
 def assert_whole_epochs(done, examples, epochs):
-    """Each example exactly once an epoch."""
+    """Asserts that each epoch has each example exactly once."""
     stream = [identity for step in sorted(done) for identity in done[step]]
     assert len(stream) == examples * epochs
     for epoch in range(epochs):
@@ -148,7 +148,7 @@ def assert_whole_epochs(done, examples, epochs):
 
 
 def losses(workdir):
-    """Of each update."""
+    """The loss of each update."""
     return [e["loss"] for e in events(workdir) if e["kind"] == "train"]
 
 

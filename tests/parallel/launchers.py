@@ -1,8 +1,8 @@
-"""The environments of processes that launchers start, and what is found from each."""
+"""Environments that launchers give their processes, and the values to detect in each."""
 
 import socket
 
-# As SLURM 22.05, Open MPI 4.1.4, Open MPI 5.0.11 and MPICH 5.0.2 set them, less what is not read.
+# Variables that SLURM 22.05, Open MPI 4.1.4, Open MPI 5.0.11 and MPICH 5.0.2 set, if we read them.
 BATCH = {
     "ENVIRONMENT": "BATCH", "SLURM_JOB_ID": "2", "SLURM_JOB_NODELIST": "node[03-04]", "SLURM_LOCALID": "0",
     "SLURM_NODEID": "0", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_TASKS_PER_NODE": "2(x2)",
@@ -27,7 +27,7 @@ OPEN_MPI_4 = OPEN_MPI | {
     "PMIX_NAMESPACE": "1791623169",
 }
 OPEN_MPI_5 = OPEN_MPI | {"PMIX_NAMESPACE": "prterun-login-node-2-1596@1", "OMPI_VERSION": "5.0.11"}
-# mpirun starts its helpers by srun, one a node, and the processes inherit their variables.
+# mpirun starts its helpers with srun, one per node, and the processes inherit their variables.
 OPEN_MPI_IN_SLURM = SRUN | OPEN_MPI_5 | {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}
 MPICH = {"PMI_SIZE": "2", "PMI_RANK": "1", "MPI_LOCALNRANKS": "2", "MPI_LOCALRANKID": "1"}
 BY_HAND = {"JAX_COORDINATOR_ADDRESS": "head:8476", "JAX_NUM_PROCESSES": "4"}

@@ -1,4 +1,4 @@
-"""A process uses its share of a node's GPUs; the machines of a TPU slice are found."""
+"""Each process uses its share of a node's GPUs; the hosts of a TPU slice are detected."""
 
 import os
 
@@ -14,9 +14,9 @@ from tests.parallel.launchers import GKE, OPEN_MPI_5, SLICES, SRUN
 @pytest.mark.parametrize(
     ("environment", "task", "tasks", "expected"),
     [
-        # Alone on its node: all.
+        # A task alone on its node uses all.
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, 0, 1, None),
-        # All see all: an even share, counted among the visible ones.
+        # Every task sees all GPUs: an even share, as indices into the visible ones.
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, 0, 4, (0,)),
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, 3, 4, (3,)),
         ({"CUDA_VISIBLE_DEVICES": "4,5,6,7"}, 1, 2, (2, 3)),
@@ -28,20 +28,20 @@ from tests.parallel.launchers import GKE, OPEN_MPI_5, SLICES, SRUN
             2,
             (1,),
         ),
-        # --gpus-per-task=1, and 2: each is shown its own.
+        # --gpus-per-task=1, and 2: each task sees only its own.
         ({"SLURM_GPUS_ON_NODE": "2", "CUDA_VISIBLE_DEVICES": "1"}, 1, 2, None),
         ({"SLURM_GPUS_ON_NODE": "4", "CUDA_VISIBLE_DEVICES": "2,3"}, 1, 2, None),
         ({"CUDA_VISIBLE_DEVICES": "0"}, 1, 4, None),
-        # Said by hand, to JAX.
+        # Chosen for JAX by the user.
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "JAX_LOCAL_DEVICE_IDS": "3"}, 0, 4, None),
-        # None there, or none wanted.
+        # No GPUs, or JAX may not use them.
         ({}, 1, 2, None),
         ({"CUDA_VISIBLE_DEVICES": ""}, 1, 2, None),
         ({"CUDA_VISIBLE_DEVICES": "-1"}, 1, 2, None),
         ({"SLURM_GPUS_ON_NODE": "2", "JAX_PLATFORMS": "cpu"}, 1, 2, None),
     ],
 )
-def test_a_task_takes_its_share_of_the_gpus_that_all_tasks_see(environment, task, tasks, expected):
+def test_a_task_takes_an_even_share_of_shared_gpus(environment, task, tasks, expected):
     assert task_gpus(environment, task, tasks) == expected
 
 
@@ -61,7 +61,7 @@ def test_gpus_that_do_not_split_evenly_are_an_error():
         task_gpus({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, 0, 3)
 
 
-def test_slurms_local_task_number_chooses_the_gpus():
+def test_slurms_local_task_number_selects_the_gpus():
     shared = SRUN | {"SLURM_GPUS_ON_NODE": "4", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}
     found = parse("auto", shared)
     assert found is not None
@@ -74,7 +74,7 @@ def test_slurms_local_task_number_chooses_the_gpus():
 
 @pytest.fixture
 def tpu(tmp_path):
-    """The environment of a TPU machine, which has JAX's library and the device files."""
+    """The environment of a TPU machine, with libtpu and the device files."""
     (tmp_path / "accel0").touch()
     (tmp_path / "libtpu.so").touch()
     return {"TPU_LIBRARY_PATH": str(tmp_path / "libtpu.so")}
@@ -88,11 +88,11 @@ def test_pods_of_a_tpu_slice_are_numbered_over_slices(tpu):
     assert parse("auto", one | tpu | {"JAX_PLATFORMS": "cpu"}) is None
 
 
-def test_jax_asks_for_the_machines_of_a_tpu_slice(tpu, monkeypatch):
+def test_jax_finds_the_hosts_of_a_tpu_slice(tpu, monkeypatch):
     for name in [
         n for n in os.environ if n.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "JAX_COORD"))
     ]:
-        monkeypatch.delenv(name)  # set where a launcher runs these tests
+        monkeypatch.delenv(name)  # set if a launcher started these tests
     found = parse("auto", tpu)
     assert found == Processes("TPU VM", "", 0, 0)
     assert parse("auto", tpu | {"TPU_SKIP_MDS_QUERY": "1"}) is None
@@ -104,7 +104,7 @@ def test_jax_asks_for_the_machines_of_a_tpu_slice(tpu, monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", silent)
     with pytest.raises(StartError, match=r"Max retries.*metadata server.*--distributed=off"):
         start(found)
-    # What JAX itself raises where nothing says that there are other machines.
+    # JAX's own error if no variable names other hosts.
     monkeypatch.setattr(jax.distributed, "initialize", State().initialize)
     start(found)
     with pytest.raises(StartError, match=r"process 1/4 \(GKE TPU\) did not start.*jaxcnn\[tpu\]"):

@@ -1,4 +1,4 @@
-"""The start files of launch/: they parse, name flags that exist, and do what they say to acted programs."""
+"""The launch scripts: they parse, use flags that exist, and call fake cluster commands as intended."""
 
 import os
 import re
@@ -25,15 +25,15 @@ def start(script, *arguments, cwd=ROOT, **environment):
     )
 
 
-def act(folder, name, text):
-    """A program of that name in `folder`, found before others: a bash script that does `text`."""
+def fake_program(folder, name, text):
+    """Writes the bash script `text` as program `name`; returns a PATH that finds it first."""
     (folder / name).write_text(f"#!/bin/bash\n{text}\n")
     (folder / name).chmod(0o755)
     return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_scripts_parse_and_say_how_they_are_used(script):
+def test_scripts_parse_and_show_their_usage(script):
     checked = subprocess.run(
         ["bash", "-n", str(LAUNCH / script)], capture_output=True, text=True, check=False
     )
@@ -52,7 +52,7 @@ def container_of(jobset):
     return container
 
 
-def test_the_jobset_hangs_together():
+def test_the_jobset_is_consistent():
     text = (LAUNCH / "gke_jobset.yaml").read_text()
     jobset = yaml.safe_load(text)
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
@@ -64,24 +64,24 @@ def test_the_jobset_hangs_together():
     assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
-    # The name by which JobSet's pods find the first of them, and their number.
+    # The host name of JobSet's first pod, which is the coordinator, and the number of pods.
     first = f"{jobset['metadata']['name']}-{jobset['spec']['replicatedJobs'][0]['name']}-0-0"
     assert f'"{first}.{jobset["metadata"]["name"]}:8476"' in text
     assert f'name: JAX_NUM_PROCESSES, value: "{job["completions"]}"' in text
 
 
 def flags(text):
-    """Flags of main.py in what is typed after it, or after a script that hands them on."""
+    """The flags of all main.py commands, and of all commands of scripts that pass theirs on to it."""
     joined = text.replace("\\\n", " ")
     typed = re.findall(r"(?:main\.py|launch/[\w.]+) (.*)", joined)
     return {flag for line in typed for flag in re.findall(r"--(\w+)", line)}
 
 
 def test_flags_exist():
-    told = subprocess.run(
+    usage = subprocess.run(
         [sys.executable, "main.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    known = set(re.findall(r"--(\w+)", told))
+    known = set(re.findall(r"--(\w+)", usage))
     command = container_of(yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text()))
     assert command["command"][-1] == "main.py"
     named = flags(f"main.py {' '.join(command['args'])}")
@@ -92,9 +92,9 @@ def test_flags_exist():
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 143])
-def test_slurm_queues_what_was_stopped_and_nothing_else(tmp_path, code):
-    path = act(tmp_path, "srun", f'printf "%s\\n" "$@" >{tmp_path}/srun.txt; exit {code}')
-    act(tmp_path, "scontrol", f'echo "$@" >{tmp_path}/scontrol.txt')
+def test_slurm_requeues_only_stopped_jobs(tmp_path, code):
+    path = fake_program(tmp_path, "srun", f'printf "%s\\n" "$@" >{tmp_path}/srun.txt; exit {code}')
+    fake_program(tmp_path, "scontrol", f'echo "$@" >{tmp_path}/scontrol.txt')
     done = start(
         "slurm.sbatch",
         "--config=vgg_e",
@@ -125,14 +125,14 @@ def test_slurm_queues_what_was_stopped_and_nothing_else(tmp_path, code):
         (("--config=vgg_e", "--workdir=gs://bucket/a"), "does not write to gs://bucket/a"),
     ],
 )
-def test_tpu_pod_refuses(tmp_path, arguments, why):
-    path = act(tmp_path, "gcloud", "exit 1")
+def test_tpu_pod_rejects_wrong_usage(tmp_path, arguments, why):
+    path = fake_program(tmp_path, "gcloud", "exit 1")
     done = start("tpu_pod.sh", *arguments, TPU="t", ZONE="z", **path)
     assert done.returncode == 2
     assert why in done.stderr
 
 
-# Two machines, folders w0 and w1; what is sent to all of them runs in each.
+# Two machines, folders w0 and w1; each command runs in both.
 GCLOUD = r"""
 set -e
 case $4 in
@@ -145,7 +145,7 @@ case $4 in
     for one in "${started[@]}"; do wait "$one"; done ;;
 esac
 """
-# Waits for SIGTERM, as a training does.
+# Waits for SIGTERM, like a training run.
 MAIN = """
 import signal, sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -163,10 +163,10 @@ def wait_for(path, text):
     raise AssertionError(f"{text!r} did not appear in {path}")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the machines that it acts run Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="the fake machines run Linux")
 def test_tpu_pod_copies_starts_and_stops(tmp_path):
-    """A checkout with a stand-in for main.py, and a change that is not committed."""
-    path = act(tmp_path, "gcloud", GCLOUD)
+    """The checkout has a fake main.py with an uncommitted change."""
+    path = fake_program(tmp_path, "gcloud", GCLOUD)
     machines = [tmp_path / name for name in ("w0", "w1")]
     checkout = tmp_path / "checkout"
     for folder in (*machines, checkout):

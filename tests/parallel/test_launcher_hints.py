@@ -1,4 +1,4 @@
-"""Processes are found from launchers' variables and from --distributed."""
+"""Processes are detected from launchers' variables, or given by --distributed."""
 
 import re
 
@@ -12,7 +12,7 @@ from tests.parallel.launchers import BY_HAND, FOUND, GKE, MPICH, OPEN_MPI_4, SRU
 @pytest.mark.parametrize(
     ("environment", "expected"), [row[1:] for row in FOUND], ids=[r[0] for r in FOUND]
 )
-def test_auto_finds_the_process_or_that_it_is_alone(environment, expected):
+def test_auto_detects_the_process_or_that_it_is_alone(environment, expected):
     assert parse("auto", environment) == (None if expected is None else Processes(*expected))
 
 
@@ -21,7 +21,7 @@ def test_off_is_alone(environment):
     assert parse("off", environment) is None
 
 
-def test_values_by_hand_win_over_launchers():
+def test_explicit_values_take_precedence_over_launchers():
     assert parse("node1:8476,4,3", SRUN) == Processes("--distributed", "node1:8476", 4, 3)
     assert parse("[fd00::2]:8476,1,0", {}) == Processes("--distributed", "[fd00::2]:8476", 1, 0)
 
@@ -42,10 +42,10 @@ def test_values_by_hand_win_over_launchers():
         ("fd00::2:8476,4,0", "got 'fd00::2:8476'"),
     ],
 )
-def test_a_bad_value_says_what_to_type(text, why):
-    with pytest.raises(ValueError, match=re.escape(why)) as said:
+def test_the_error_for_a_bad_value_says_what_to_type(text, why):
+    with pytest.raises(ValueError, match=re.escape(why)) as caught:
         parse(text, {})
-    assert "--distributed=node1:8476,4,0" in str(said.value)
+    assert "--distributed=node1:8476,4,0" in str(caught.value)
 
 
 def test_a_bad_variable_is_named():
@@ -75,15 +75,8 @@ def test_first_host_of_slurms_list(nodes, first):
 
 
 def test_tasks_on_each_node_of_slurms_list():
-    assert [launcher_hints.tasks_on_node("2(x3),1,4(x2)", n) for n in range(7)] == [
-        2,
-        2,
-        2,
-        1,
-        4,
-        4,
-        1,
-    ]
+    tasks = [str(launcher_hints.tasks_on_node("2(x3),1,4(x2)", node)) for node in range(7)]
+    assert " ".join(tasks) == "2 2 2 1 4 4 1"
 
 
 ALONE = [

@@ -1,4 +1,4 @@
-"""Many processes are one run, at length: every net over 50 updates, and stops and kills at random moments."""
+"""Long runs of several processes: every net over 50 updates, and stops and kills at random moments."""
 
 import json
 import random
@@ -14,7 +14,7 @@ from tests.training.test_train_step import NETS
 
 pytestmark = pytest.mark.slow
 
-# Rates at which these narrow nets do not blow rounding up past the bound within 50 updates.
+# Learning rates at which rounding of these narrow nets stays below the bound for 50 updates.
 RATES = {"alexnet": 1e-4, "vgg": 1e-5, "googlenet": 1e-6}
 PLANS = {"alexnet": "towers", "vgg": "auto", "googlenet": "auto"}
 STEPS = 50
@@ -42,9 +42,9 @@ def config(net):
 
 
 @pytest.mark.parametrize("net", RATES)
-def test_processes_and_devices_do_not_matter(net, tmp_path):
+def test_results_do_not_depend_on_processes_and_devices(net, tmp_path):
     """One process of eight devices, two of four, four of two; dropout and augmentation on."""
-    file, ids, found, judged = tmp_path / f"{net}.py", [], [], []
+    file, ids, found, evaluated = tmp_path / f"{net}.py", [], [], []
     file.write_text(CONFIG.format(config(net)))
     for count in (1, 2, 4):
         folder = tmp_path / f"run_{count}"
@@ -59,17 +59,17 @@ def test_processes_and_devices_do_not_matter(net, tmp_path):
         ids.append(ids_by_update([process_group]))
         found.append(losses(folder))
         rows = [e for e in events(folder) if e["kind"] == "eval"]
-        judged.append(
+        evaluated.append(
             [(e["n"], round(e["n"] * e["top1"]), round(e["n"] * e["top5"])) for e in rows]
         )
         print(f"\n{net} {count} x {8 // count}: {starts(folder)[0]['mesh']}, {found[-1][-1]}")
     apart = np.max(np.abs(np.divide(found[1:], found[0]) - 1), axis=1)
-    print(f"{net}: largest relative difference of a loss {apart}, evaluations {judged[0]}")
+    print(f"{net}: largest relative difference of a loss {apart}, evaluations {evaluated[0]}")
     assert len(found[0]) == STEPS
     assert len(set(found[0])) == STEPS
     assert ids[1] == ids[0] == ids[2]
-    assert judged[1] == judged[0] == judged[2]
-    assert len(judged[0]) == 3
+    assert evaluated[1] == evaluated[0] == evaluated[2]
+    assert len(evaluated[0]) == 3
     assert np.all(apart < 1e-6)
 
 
@@ -93,7 +93,7 @@ def undisturbed(tmp_path_factory):
 
 
 def strikes(name, seed):
-    """What is struck, and when, by how many updates are done."""
+    """Yields functions of the number of updates done: (index of the process to strike, STRIKE)."""
     draw = random.Random(seed)
     for number in range(STRIKES):
         victim, phase = draw.randrange(2), ("train", "evaluation", "save", "train")[number % 4]
@@ -106,8 +106,8 @@ def strikes(name, seed):
 
 
 @pytest.mark.parametrize("name", ["TERM", "KILL"])
-def test_it_goes_on_after_twenty_of_them(name, undisturbed, tmp_path):
-    """To either process, in training, evaluation and saving; the same command goes on each time."""
+def test_a_run_resumes_after_twenty_signals(name, undisturbed, tmp_path):
+    """Either process is struck, in training, evaluation or saving; the same command resumes each time."""
     folder, process_groups, seconds = tmp_path / "run", [], []
     for number, strike in enumerate(strikes(name, seed=len(name) + ord(name[0]))):
         whole = saved_steps(folder)

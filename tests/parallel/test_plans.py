@@ -1,6 +1,6 @@
-"""Plans on eight devices compute the net of one device, with the predicted collectives.
+"""Each plan on eight devices gives the results of one device, with the predicted collectives.
 
-Data parallelism alone is in tests/training/test_train_step.py.
+tests/training/test_train_step.py tests plain data parallelism.
 """
 
 import functools
@@ -17,15 +17,15 @@ from jaxcnn.planning.hlo import read_transfers
 from jaxcnn.training.experiment import synthetic_batch
 from tests.training.test_train_step import NO_FLIP, experiment
 
-ROWS = 16  # images an update: two a device
+ROWS = 16  # images per update, two per device
 RATE = 5e-4
-# (net, keys of the config's `mesh`, collectives of an update by kind). The ids of images are one all-gather;
-# the agreement on non-finite updates is one all-reduce where devices see different gradients.
+# (net, keys of the config's `mesh`, collectives per update by kind). The image ids are one all-gather. If
+# devices see different gradients, the check for non-finite updates is one all-reduce.
 PLANS = {
     "alexnet towers": (
         "alexnet",
         {"plan": "towers"},
-        # the images, the exchanges in front of conv3, fc6, fc7 and fc8, the ids
+        # the images, the exchanges before conv3, fc6, fc7 and fc8, the ids
         {"all-gather": 6, "reduce-scatter": 4, "all-to-all": 2, "all-reduce": 3},
     ),
     "alexnet towers, update sharded": (
@@ -48,7 +48,7 @@ PLANS = {
         {"plan": "data", "shard_update": True},
         {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2},
     ),
-    # One of XLA:CPU's up to jaxlib 0.11, which merges the buckets; seven since 0.12.
+    # XLA:CPU merges the buckets into one up to jaxlib 0.11; since 0.12 there are seven.
     "vgg in buckets": (
         "vgg",
         {"plan": "data", "bucket_mb": 0.02},
@@ -57,7 +57,7 @@ PLANS = {
 }
 
 
-# The fast tests of fully connected layers that are split are VGG's: the layers are the same.
+# VGG's fast test covers split fully connected layers: AlexNet's are the same.
 SLOW = ("alexnet fully connected",)
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in PLANS]
 
@@ -70,13 +70,13 @@ def sent_by(step):
 @functools.cache
 def made(net, **mesh):
     exp = experiment(net, augment=dict(NO_FLIP), mesh=mesh, classes=8)
-    # Without LLVM's optimisations, which say nothing of what devices send each other.
+    # LLVM's optimisations do not change collectives.
     return exp, exp.lower_train().compile({"xla_backend_optimization_level": 0})
 
 
 @functools.cache
 def trained(net, **mesh):
-    """(losses of 5 updates, momentum after the first: its gradients but for a factor and the decay)."""
+    """(losses of 5 updates, momentum after the first one: its scaled gradients and weight decay)."""
     exp, step = made(net, **mesh)
     state, batch, losses, momentum = exp.fresh_state(), synthetic_batch(exp), [], None
     for _ in range(5):
@@ -87,13 +87,13 @@ def trained(net, **mesh):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_plan_computes_the_net_of_one_device(name):
+def test_a_plan_gives_the_results_of_one_device(name):
     """Losses and gradients, with dropout on."""
     net, mesh, _ = PLANS[name]
     losses, momentum = trained(net, **mesh)
     wanted_losses, wanted = trained(net, data=1)
     assert len(set(losses)) == 5
-    # Sums in another order: an ulp each, which five updates carry on.
+    # Sums in another order differ by an ulp, which grows over five updates.
     np.testing.assert_allclose(losses, wanted_losses, rtol=1e-4)
     for mine, theirs in zip(*map(jax.tree.leaves, (momentum, wanted)), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
@@ -113,24 +113,24 @@ def test_a_plan_sends_what_is_predicted_and_donates_its_state(name):
     for c in sent:
         found[c.kind] += c.bytes
     assert found.keys() == predicted.keys() | {"all-reduce"}
-    for kind, size in found.items():  # but for the sums of the metrics, a few scalars
+    for kind, size in found.items():  # plus the sums of the metrics, a few scalars
         assert 0 <= size - predicted[kind] <= 64, kind
     assert step.memory_analysis().alias_size_in_bytes == sum(map(_local_bytes, _leaves(exp)))
 
 
 def test_towers_communicate_at_exchanges_only():
-    """Krizhevsky et al. 2012, section 3.5: conv2, conv4 and conv5 see their own GPU's maps only."""
+    """Krizhevsky et al. 2012, section 3.5: conv2, conv4 and conv5 use only the maps of their own GPU."""
     _, step = made("alexnet", plan="towers")
     names = [c.name for c in sent_by(step) if c.kind != "all-reduce"]
     assert names
     assert all("conv" not in name.rpartition("AlexNet.forward/")[2] for name in names)
     sizes = sorted(c.bytes for c in sent_by(step) if c.kind == "reduce-scatter")
     rows = ROWS // 4
-    # The maps in front of conv3 (3 x 3 of 32) and of fc6 (1 x 1 of 32), of fc7 and fc8 (512).
+    # The inputs of conv3 (3 x 3 of 32), fc6 (1 x 1 of 32), fc7 and fc8 (512).
     assert sizes == [4 * rows * n for n in (32, 9 * 32, 512, 512)]
 
 
-def test_gradients_are_sent_in_buckets_the_last_layers_first():
+def test_buckets_send_gradients_of_the_last_layers_first():
     exp = experiment("vgg", mesh={"plan": "data", "bucket_mb": 0.02}, classes=8)
     names = [
         jax.tree_util.keystr(path[:-1], simple=True)
@@ -151,8 +151,8 @@ def test_gradients_are_sent_in_buckets_the_last_layers_first():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_gradients_are_sent_in_the_configured_dtype(dtype):
-    """Also where the net computes in bfloat16. The CPU's collectives widen bfloat16, so this is read
-    off the program before XLA: every all-reduce of an array, scalars are counts."""
+    """Even if the net computes in bfloat16. CPU collectives widen bfloat16, so this reads the program before
+    XLA: every all-reduce of an array; scalars are counts."""
     exp = experiment(
         "vgg", model={"dtype": "bfloat16"}, mesh={"plan": "data", "reduce_dtype": dtype}
     )
@@ -177,13 +177,13 @@ def test_momentum_of_a_sharded_update_is_sharded():
     assert mine < whole / 7
 
 
-BREAK_EVEN = {"vgg": 451, "alexnet": 398}  # images a device, of eight
+BREAK_EVEN = {"vgg": 451, "alexnet": 398}  # images per device, of eight
 
 
 @pytest.mark.parametrize("name", BREAK_EVEN)
-def test_the_plan_that_sends_least_is_chosen(name):
-    """Krizhevsky 2014 (arXiv 1404.5997) splits fully connected layers because their gradients weigh more
-    than their maps, up to some number of images a device."""
+def test_auto_chooses_the_plan_that_sends_fewest_bytes(name):
+    """Krizhevsky 2014 (arXiv 1404.5997) splits fully connected layers because their gradients are larger
+    than their inputs, up to some number of images per device."""
     wide = {"width": 1.0, "image_size": 224, "dtype": "bfloat16"} | (
         {"column": "D"} if name == "vgg" else {}
     )
@@ -232,12 +232,12 @@ def test_impossible_meshes_are_errors(message):
         ("googlenet", {}, "GoogLeNet has no towers"),
     ],
 )
-def test_towers_need_a_net_with_two(net, model, message):
+def test_the_towers_plan_needs_a_net_with_two_towers(net, model, message):
     with pytest.raises(ValueError, match=message):
         experiment(net, model=model, mesh={"plan": "towers"})
 
 
-def test_a_split_needs_fully_connected_layers():
+def test_the_fully_connected_plan_needs_such_layers():
     with pytest.raises(ValueError, match=r"no fully connected layer of this GoogLeNet splits over"):
         experiment("googlenet", mesh={"plan": "fully_connected"})
 

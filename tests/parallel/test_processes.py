@@ -1,4 +1,4 @@
-"""Many processes are one run: the same numbers, stops and kills, other device counts, and bad input."""
+"""Runs of several processes: equal results, stops and kills, other device counts, and bad input."""
 
 import re
 
@@ -51,10 +51,10 @@ def undisturbed(tmp_path_factory):
     return folder / "run", ids
 
 
-# How a process ends whose peer is gone: with an error where its connection broke; aborted by JAX where it
-# did not and a heartbeat was missed, or where the coordinator's service ended with process 0.
+# Exit codes of a process whose peer is gone: an error if its connection broke; an abort by JAX if a heartbeat
+# was missed first, or if the coordination service ended with process 0.
 PEER_LOST = {1, -6}
-# (processes, devices of each), STRIKE, exit codes by process, the update that it starts from.
+# (processes, devices of each), STRIKE, possible exit codes by process, possible first updates.
 STARTS = [
     ((2, 2), "1 train 6 0 KILL", (PEER_LOST, {-9}), {0}),
     ((2, 2), "0 train 10 0 KILL", ({-9}, PEER_LOST), {4}),
@@ -64,9 +64,9 @@ STARTS = [
 ]
 
 
-def test_kills_stops_and_other_counts_of_devices(undisturbed, tmp_path):
-    """Four starts of one run: each restores the exact state that was saved last and draws the examples that
-    come next. The result is that of the undisturbed run."""
+def test_kills_stops_and_other_device_counts_do_not_change_a_run(undisturbed, tmp_path):
+    """Four starts of one run: each restores exactly the last saved state and draws the next examples. The
+    result equals that of the undisturbed run."""
     folder, groups = tmp_path / "run", []
     for (count, devices), strike, codes, _ in STARTS:
         saved = [(int(s.step), digest(s)) for s in [state_of(folder)]] if groups else []
@@ -106,7 +106,7 @@ def test_kills_stops_and_other_counts_of_devices(undisturbed, tmp_path):
 
 
 def refused(tmp_path, *typed, **options):
-    """What two processes of main.py say that both end with an error, by process."""
+    """(exit codes, error output) of two processes that both end with an error."""
     with LaunchedGroup(tmp_path / "group", 2, 1, *SETTINGS, *typed, **options) as process_group:
         codes = process_group.wait(60)
     assert set(codes) <= {1, 2}, process_group.output()
@@ -114,7 +114,7 @@ def refused(tmp_path, *typed, **options):
     return codes, [process_group.err(0), process_group.err(1)]
 
 
-def test_configs_that_differ(tmp_path):
+def test_processes_with_different_configs(tmp_path):
     each = [[], ["--config.seed=1", "--config.optim.momentum=0.8"]]
     codes, said = refused(tmp_path, f"--workdir={tmp_path / 'run'}", each=each)
     assert codes == [1, 1]
@@ -126,8 +126,8 @@ def test_configs_that_differ(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_config_that_one_of_them_cannot_read(tmp_path):
-    """The others learn of it and end too."""
+def test_a_config_that_only_one_process_cannot_read(tmp_path):
+    """The other process ends too."""
     each = [[], ["--config.optim.momntum=1"]]
     codes, said = refused(tmp_path, f"--workdir={tmp_path / 'run'}", each=each)
     assert codes == [1, 2]
@@ -136,7 +136,7 @@ def test_a_config_that_one_of_them_cannot_read(tmp_path):
 
 
 def two_places(tmp_path, train=(10, 10)):
-    """Two current directories, each with its own images/ of four classes, `train` of each."""
+    """Two working directories; each has a folder images/ of four classes, with `train` images of each."""
     places = [tmp_path / name for name in ("a", "b")]
     for place, count in zip(places, train, strict=True):
         for split, number in (("train", count), ("val", 1)):
@@ -151,7 +151,7 @@ def two_places(tmp_path, train=(10, 10)):
 FOLDER = "--config.data.source=folder:images"
 
 
-def test_data_that_differ(tmp_path):
+def test_processes_with_different_data(tmp_path):
     codes, said = refused(
         tmp_path, FOLDER, f"--workdir={tmp_path / 'run'}", cwds=two_places(tmp_path, (10, 11))
     )
@@ -161,7 +161,7 @@ def test_data_that_differ(tmp_path):
         assert "process 0 -> process 1: training images: 40 -> 44" in text
 
 
-def test_a_workdir_that_one_of_them_does_not_see(tmp_path):
+def test_a_workdir_that_only_one_process_sees(tmp_path):
     codes, said = refused(tmp_path, FOLDER, "--workdir=here", cwds=two_places(tmp_path))
     assert codes == [1, 1]
     for text in said:
@@ -177,8 +177,8 @@ def test_a_workdir_in_use(tmp_path):
         assert "use another --workdir" in text
 
 
-def test_images_that_only_one_of_them_cannot_read(tmp_path):
-    """Both leave at the same update, with the state saved."""
+def test_images_that_only_one_process_cannot_read(tmp_path):
+    """Both stop after the same update, with the state saved."""
     places, workdir = two_places(tmp_path), tmp_path / "run"
     for file in (places[1] / "images" / "train").rglob("*.jpg"):
         file.write_bytes(b"no image")
@@ -188,5 +188,5 @@ def test_images_that_only_one_of_them_cannot_read(tmp_path):
         assert process_group.wait() == [1, 1], process_group.output()
     for i in range(2):
         assert "error: 10 of the first 10 images are corrupt" in process_group.err(i)
-    assert int(state_of(workdir).step) == 1  # of the second update it had two rows too few
+    assert int(state_of(workdir).step) == 1  # process 1 lacked two rows of the second batch
     assert [e["step"] for e in events(workdir)] == [1]

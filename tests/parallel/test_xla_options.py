@@ -1,4 +1,4 @@
-"""XLA options of each compilation: the table, the user's flags, and what this jaxlib lacks."""
+"""XLA options of each compilation: the table, the user's flags, and options unknown to this jaxlib."""
 
 import jax
 import pytest
@@ -29,12 +29,12 @@ def with_options(monkeypatch, *options):
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda o: o.name)
 def test_this_jaxlib_knows_the_options_for_cpus_and_gpus(option, device):
-    """Options of XLA are one table for all platforms; libtpu has others of its own."""
+    """XLA has one table of options for all platforms; libtpu has additional ones."""
     if option.platform != "tpu":
         assert xla_options._known((option,), device) == (option,)
 
 
-def test_truth_is_written_as_compiler_options_need_it():
+def test_booleans_are_capitalised_as_compiler_options_need():
     truths = ("True", "False")
     assert all(o.value in truths for o in OPTIONS if o.value.lower() in ("true", "false"))
 
@@ -48,7 +48,7 @@ def test_options_of_a_platform(platform, deterministic, names):
     assert [option.name for option in xla_options._chosen(platform)] == names
 
 
-def test_an_unknown_option_is_left_out_and_reported(monkeypatch, device):
+def test_an_unknown_option_is_omitted_and_reported(monkeypatch, device):
     unknown = Option("cpu", "xla_nonsense", "1")
     with_options(monkeypatch, unknown, FAST_MATH)
     options = compiler_options(device)
@@ -59,19 +59,19 @@ def test_an_unknown_option_is_left_out_and_reported(monkeypatch, device):
     assert text == f"not set, unknown to jaxlib {jax.lib.__version__}: xla_nonsense"
 
 
-def test_an_unknown_value_is_left_out_too(monkeypatch, device):
+def test_an_unknown_value_is_omitted(monkeypatch, device):
     with_options(monkeypatch, Option("cpu", "xla_cpu_scheduler_type", "NONSENSE"))
     assert compiler_options(device) == {}
 
 
-def test_the_users_flags_win_and_are_reported(monkeypatch, device):
+def test_the_users_flags_take_precedence_and_are_reported(monkeypatch, device):
     with_options(monkeypatch, FAST_MATH)
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     assert compiler_options(device) == {}
     assert option_lines(device) == [("xla", "from XLA_FLAGS: --xla_cpu_enable_fast_math=true")]
 
 
-def test_nothing_is_printed_where_all_is_set(device):
+def test_nothing_is_printed_if_all_options_are_set(device):
     assert option_lines(device) == []
 
 
@@ -88,7 +88,7 @@ def test_options_do_not_depend_on_the_mesh_that_is_set(device):
         assert placement.compiler_options == compiler_options(device)
 
 
-def test_a_cpu_computes_convolutions_by_xla_itself(device):
+def test_cpu_convolutions_do_not_use_ynnpack(device):
     placement = make_placement([device])
     x = jax.ShapeDtypeStruct((2, 16, 16, 64), "float32")
     kernel = jax.ShapeDtypeStruct((5, 5, 64, 64), "float32")

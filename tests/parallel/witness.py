@@ -1,11 +1,11 @@
 """jaxcnn train with a witness, for tests of several processes.
 
-In the folder that the variable WITNESS names, each process keeps a file of JSON lines: the ids that it drew
-for each update, the state that it restored, and the signal that it sent itself. STRIKE="PROCESS PHASE NUMBER
-DELAY SIGNAL" makes that process send itself a signal DELAY seconds after it began on the batch of update
-NUMBER ("train"), on image NUMBER of its evaluations ("evaluation") or on the save of update NUMBER ("save");
-at once, in the main thread, if DELAY is 0. WAIT_FOR_SAVES=1 makes each save finish before the next update
-begins. HEARTBEAT_SECONDS is how long a dead process stays unnoticed; a failed one then ends at once.
+Each process writes a file of JSON lines to the folder in the variable WITNESS: the ids that it drew for each
+update, the state that it restored, and the signal that it sent itself. With STRIKE="PROCESS PHASE NUMBER
+DELAY SIGNAL", that process sends itself a signal DELAY seconds after it starts the batch of update NUMBER
+("train"), image NUMBER of its evaluations ("evaluation") or the save of update NUMBER ("save"); DELAY 0
+sends it immediately, in the main thread. With WAIT_FOR_SAVES=1, each save finishes before the next update
+starts. HEARTBEAT_SECONDS is the time after which a dead process is noticed; failed ones then exit quickly.
 """
 
 import collections
@@ -49,7 +49,7 @@ class Witness:
 
 
 def digest(state):
-    """SHA-256 of a state that is whole on this process."""
+    """SHA-256 of a state with all its values on this process."""
     import jax
     import numpy as np
 
@@ -82,7 +82,7 @@ def attend(witness):
 
     def next_batch(batches):
         batch = drawn(batches)
-        ahead.append(batch["id"].tolist())  # by a thread: its update is still to come
+        ahead.append(batch["id"].tolist())  # in a thread, ahead of its update
         return batch
 
     def next_update(*arguments):

@@ -1,11 +1,11 @@
-"""Collectives and what they travel under, read from short programs in the form of XLA's text."""
+"""Collectives and the work that overlaps them, parsed from short programs in XLA's text format."""
 
 # ruff: noqa: E501 (XLA's lines are long)
 
 from jaxcnn.planning.hlo import cycles, layer, read_transfers
 
-# As XLA:TPU writes it (libtpu 0.0.42): fc7's gradient travels while two convolutions run; the metrics and a
-# bias are one synchronous tuple afterwards.
+# In XLA:TPU's format (libtpu 0.0.42): fc7's gradient is sent while two convolutions run; the metrics and a
+# bias follow as one synchronous tuple.
 TPU = """\
 HloModule jit_step, is_scheduled=true
 
@@ -40,7 +40,7 @@ ENTRY %main.1 (a: bf16[8,4096]) -> f32[4096,1000] {
 }
 """
 
-# As XLA:GPU writes it: a -start, work, a -done.
+# In XLA:GPU's format: a -start, work, a -done.
 GPU = """\
 ENTRY %main.1 (a: f32[8]) -> f32[8] {
   %fusion.0 = f32[1024]{0} fusion(%a), kind=kLoop, calls=%f, metadata={op_name="jit(step)/VGG.forward/fc6/dot_general"}
@@ -58,7 +58,7 @@ def test_an_asynchronous_all_reduce_is_one_transfer_with_its_carriers():
     whole, tuple_of_small = read_transfers(TPU)
     assert whole.asynchronous
     assert whole[:4] == ("all-reduce", 4096 * 1000 * 4, "f32", 4)
-    assert whole.what.endswith("VGG.forward/fc7/dot_general")  # behind the copy
+    assert whole.what.endswith("VGG.forward/fc7/dot_general")  # traced through the copy
     assert [(c.name.split("/")[-2], c.cycles) for c in whole.carriers] == [("conv2_1", 900)]
     assert whole.cycles == 900
     assert not tuple_of_small.asynchronous
@@ -67,7 +67,7 @@ def test_an_asynchronous_all_reduce_is_one_transfer_with_its_carriers():
     assert tuple_of_small.carriers == ()
 
 
-def test_cycles_are_those_of_the_program_that_is_run():
+def test_cycles_count_the_entry_computation():
     assert cycles(TPU) == 400 + 900 + 50
     assert cycles(GPU) == 0
 
@@ -80,7 +80,7 @@ def test_pairs_of_start_and_done():
     assert [c.name for c in reduced.carriers] == ["jit(step)/VGG.forward/conv5_3/mul"]
     assert gathered[:2] == ("all-gather", 4096)
     assert gathered.asynchronous
-    assert gathered.carriers == ()  # nothing stands between
+    assert gathered.carriers == ()  # no work in between
 
 
 def test_a_program_without_collectives():
