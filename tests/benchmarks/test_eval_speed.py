@@ -16,12 +16,12 @@ SMALL = {"num_classes": 4, "width": 0.125}
 @pytest.mark.parametrize(
     ("net", "size"), [("alexnet", 67), ("googlenet", 32), ("cuda_convnet", 24)]
 )
-def test_a_score_map_of_one_cell_costs_as_much_as_the_plain_call(net, size):
+def test_a_score_map_of_one_position_costs_a_forward_pass(net, size):
     net = models.build(name=net, image_size=size, **SMALL)
     assert score_map_macs(net, net.image_size, net.image_size) == summarise(net).macs
 
 
-def test_a_score_map_costs_its_positions():
+def test_a_score_map_costs_the_products_of_its_positions():
     """VGG A's first layer at 64 x 96 pixels: 64 * 96 positions, 27 weights per output channel; and so on."""
     net = models.build(name="vgg", column="A", image_size=32, **SMALL)
     channels, total, side = (3, 8, 16, 32, 32, 64, 64, 64, 64), 0, 64 * 96

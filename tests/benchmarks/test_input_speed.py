@@ -43,13 +43,13 @@ def test_input_and_bare_decoding_are_measured(folder, capsys, monkeypatch):
         assert row["images_per_second"] > 0
         assert row["share_of_bare_decoding"] > 0
         assert row["ratio"] == pytest.approx(row["images_per_second"] / row["bound"], rel=1e-2)
-    # Once to warm up and once per sampling: every image equally often.
+    # One warm-up and one timing per sampling; every image equally often.
     files = {path.read_bytes() for path in folder.glob("train/*/*.jpg")}
     assert {data for data, _ in seen} == files
     assert len(seen) == 4 * input_speed.PASSES * 8
 
 
-def test_missing_peers_are_named_after_the_rest_is_measured(folder, capsys, monkeypatch):
+def test_missing_peers_are_reported_after_the_measurements(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     monkeypatch.setitem(sys.modules, "torch", None)
     code, rows, err = measured(folder, capsys, "--sampling=random_crop_in_square", "--peer")
@@ -72,7 +72,6 @@ def test_the_first_batches_are_not_timed(monkeypatch):
             seen.append(next(clock))
             yield
 
-    assert (
-        input_speed.steady_seconds(batches(), 5) == 6 / 5
-    )  # ticks: five batches and the reading itself
+    seconds = input_speed.steady_seconds(batches(), 5)
+    assert seconds == 6 / 5  # one tick for each batch, and one to read the clock
     assert len(seen) == input_speed.AHEAD + 5

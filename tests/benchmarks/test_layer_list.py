@@ -13,7 +13,7 @@ from jaxcnn.models import build
 from tests.models.facts import FACTS
 from tests.models.narrow import picture, quick_jit, random_variables
 
-# GoogLeNet's with its auxiliary heads: performance.md, A1.
+# Parameters with auxiliary heads: performance.md, A1.
 WITH_HEADS = {"googlenet": 13_378_280}
 
 
@@ -49,9 +49,9 @@ def test_other_layers_and_activations_have_no_peer(name, variant):
         layer_list(build(name, image_size=size, **variant))
 
 
-def test_missing_peer_names_the_install_command():
+def test_a_missing_peer_is_an_error_with_the_install_command():
     with pytest.raises(ValueError, match=r"pip install -e '\.\[bench\]'"):
-        torch_net.import_torch("a_peer_that_nobody_has")
+        torch_net.import_torch("a_missing_peer")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch, extra 'bench'")

@@ -21,7 +21,9 @@ def test_a_row_is_one_object_on_one_line():
     seen = json.loads(line)
     assert set(seen) >= KEYS
     assert seen["images_per_second"] == 12.35
-    assert seen["ratio"] == pytest.approx(12.3456 / 24, rel=1e-3)  # to the bound, without a peer
+    assert seen["ratio"] == pytest.approx(
+        12.3456 / 24, rel=1e-3
+    )  # to the bound, since there is no peer
     assert (seen["cores"], seen["parts"]["x"]) == (2, 0.3333)
 
 
@@ -36,7 +38,7 @@ def test_ratio_is_to_the_peer_if_there_is_one():
 def test_an_unknown_device_has_no_bound():
     assert hardware.by_device_kind("NVIDIA H100 80GB HBM3") is hardware.CHIPS["h100"]
     assert hardware.by_device_kind("TPU v5 lite") is hardware.CHIPS["v5e"]
-    assert hardware.by_device_kind("NVIDIA H100 PCIe") is None  # other figures than the SXM card's
+    assert hardware.by_device_kind("NVIDIA H100 PCIe") is None  # unlike the SXM card
     assert hardware.by_device_kind("cpu") is None
 
 

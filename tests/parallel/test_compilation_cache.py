@@ -11,7 +11,7 @@ from jaxcnn.parallel.compilation_cache import use_compilation_cache
 
 
 def start(code, *arguments, **variables):
-    """What a child process without this one's JAX settings prints."""
+    """The output of a child process that does not inherit JAX settings."""
     own = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS" and not k.startswith("JAX_")}
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -23,8 +23,8 @@ def start(code, *arguments, **variables):
     ).stdout.strip()
 
 
-# Prints: the console row; three updates of a convolutional net, hashed; what JAX's own threshold keeps of a
-# program that compiles in moments; whether a program is found, at no threshold.
+# Prints the console row; a hash of the parameters after three updates of a convolutional net; the threshold, and
+# how many quickly compiled programs are cached; without a threshold, whether a program is found.
 START = """
 import hashlib, os, sys
 from jaxcnn.parallel.compilation_cache import use_compilation_cache
@@ -64,13 +64,13 @@ print(hits.count("/jax/compilation_cache/cache_hits") > 0)
 
 @pytest.fixture(scope="module")
 def starts(tmp_path_factory):
-    """The folder, its number of programs between two starts, and what each start printed."""
+    """(folder, its number of programs after the first start, output of each start)."""
     folder = tmp_path_factory.mktemp("cache") / "new" / "programs"
     first = start(START, folder).splitlines()
     return folder, len(list(folder.glob("*-cache"))), first, start(START, folder).splitlines()
 
 
-def test_a_second_start_takes_programs_from_the_cache(starts):
+def test_a_second_start_loads_programs_from_the_cache(starts):
     folder, kept, first, second = starts
     owner = "users who can write there can run code here"
     assert first[0] == f"cache {folder}, 0 compiled programs; {owner}"
@@ -80,18 +80,18 @@ def test_a_second_start_takes_programs_from_the_cache(starts):
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_only_what_takes_at_least_a_second_to_compile_is_cached(starts):
+def test_quickly_compiled_programs_are_not_cached(starts):
     assert [printed[2] for printed in starts[2:]] == ["1.0 0", "1.0 0"]
 
 
 def test_a_convolutional_step_gives_the_same_bits_in_two_processes(starts):
-    """Each compiles it, unless the first took a second for it."""
+    """Both compile it, unless that took the first a second or more."""
     first, second = starts[2:]
     assert len(first[1]) == 64
     assert first[1] == second[1]
 
 
-def test_a_cache_that_is_set_already_is_left_alone(tmp_path):
+def test_jax_compilation_cache_dir_takes_precedence(tmp_path):
     name, text = use_compilation_cache(
         {"JAX_COMPILATION_CACHE_DIR": "/elsewhere"}, str(tmp_path / "new")
     )
@@ -101,19 +101,19 @@ def test_a_cache_that_is_set_already_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("mode", [0o720, 0o702, 0o1777])
-def test_a_cache_that_others_can_write_to_is_refused(tmp_path, mode):
+def test_a_cache_that_others_can_write_to_is_an_error(tmp_path, mode):
     tmp_path.chmod(mode)
     with pytest.raises(ValueError, match=f"type: chmod 700 {tmp_path}"):
         use_compilation_cache({}, str(tmp_path))
 
 
-def test_a_cache_of_another_user_is_refused(tmp_path, monkeypatch):
+def test_a_cache_of_another_user_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
     with pytest.raises(ValueError, match="belongs to another user"):
         use_compilation_cache({}, str(tmp_path))
 
 
-def test_a_cache_that_is_no_folder_is_refused(tmp_path):
+def test_a_path_that_is_not_a_folder_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="name another"):
         use_compilation_cache({}, str(tmp_path / "file"))
