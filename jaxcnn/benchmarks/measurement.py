@@ -46,7 +46,7 @@ class Measurement:
 
     @property
     def ratio(self) -> float | None:
-        """To the peer, or to the bound if there is no peer."""
+        """Ratio to the peer, or to the bound if there is no peer."""
         reference = self.peer_images_per_second or self.bound
         return self.images_per_second / reference if reference else None
 

@@ -128,7 +128,7 @@ class _Worker:
     """A `step_worker` process that is ready.
 
     Raises:
-        ValueError: it failed; the reason that it gave.
+        ValueError: it could not build the step, or ended.
     """
 
     def __init__(self, job: Job, layers: list[list[Any]] | None = None) -> None:
@@ -142,7 +142,7 @@ class _Worker:
         self.facts, self.memory = self._answer(), 0
 
     def step(self) -> float:
-        """Runs a step; its seconds."""
+        """Runs a step; returns its seconds."""
         self._pipe.send(True)
         seconds, self.memory = self._answer()
         return seconds

@@ -15,7 +15,7 @@ from jaxcnn.data.loader import available_cores
 from jaxcnn.malloc_tuning import give_back_freed
 
 CLASSES = 1000
-# Small enough that random images do not drive the parameters away.
+# Small enough that parameters do not diverge on random images.
 _LEARNING_RATE, _MOMENTUM, _DECAY, _AUXILIARY = 1e-4, 0.9, 5e-4, 0.3
 
 
@@ -67,7 +67,7 @@ def serve(pipe: Connection, job: Job, layers: list[list[Any]] | None) -> None:
     pipe.send(facts)
     with contextlib.suppress(EOFError):
         while pipe.recv():
-            step()  # the caches hold the other framework's data
+            step()  # refills the caches after the other framework's step
             pipe.send((time_call(step), peak_memory()))
 
 

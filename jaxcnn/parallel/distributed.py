@@ -1,8 +1,8 @@
 """Starts distributed JAX: parses --distributed, waits for the coordinator, and explains failures.
 
-If initialization fails, JAX prints a C++ stack trace and aborts, which Python cannot catch. Therefore
-problems are looked for first: an unreachable coordinator, a port in use, processes that would each train
-alone. JAX is imported only when it is started.
+If initialization fails, JAX prints a C++ stack trace and aborts, which Python cannot catch. Therefore we
+check first for an unreachable coordinator, a port in use, and processes that would each train alone. Only
+`start` and `describe` import JAX.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def _wait_for(processes: Processes, host: str, port: int, timeout: float) -> Non
 
 
 def _check_free(processes: Processes, port: int) -> None:
-    """Else JAX would crash where the port is in use, or share it with another run."""
+    """Checks that this process can listen at `port`; JAX would crash, or share the port with another run."""
     family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     try:
         with socket.create_server(

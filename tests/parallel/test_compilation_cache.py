@@ -23,8 +23,8 @@ def start(code, *arguments, **variables):
     ).stdout.strip()
 
 
-# Prints the console row; a hash of the parameters after three updates of a convolutional net; the threshold, and
-# how many quickly compiled programs are cached; without a threshold, whether a program is found.
+# Prints the console row; a hash of the parameters after three updates of a convolutional net; the threshold
+# and how many quickly compiled programs are cached; without a threshold, whether a program is found.
 START = """
 import hashlib, os, sys
 from jaxcnn.parallel.compilation_cache import use_compilation_cache
