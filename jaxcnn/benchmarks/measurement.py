@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data.loader import available_cores
+from jaxcnn.research.text_tables import text_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,13 +115,7 @@ def _products(side: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
 def format_measurements(rows: Sequence[Measurement]) -> str:
     """The measurements as a table for the console."""
     head = ("what", "images/s", "seconds", "memory", "bound", "peer", "peer images/s", "ratio")
-    cells = [head, *(_cells(row) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    signs = ["<" if name in ("what", "peer") else ">" for name in head]
-    return "\n".join(
-        "  ".join(f"{c:{s}{w}}" for c, s, w in zip(line, signs, widths, strict=True)).rstrip()
-        for line in cells
-    )
+    return text_table(head, [_cells(row) for row in rows])
 
 
 def _cells(row: Measurement) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxcnn.research import text_tables
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", type=Path, help="JSON lines of jaxcnn bench --json")
@@ -46,8 +48,8 @@ def read_measurements(path: Path) -> list[dict[str, Any]]:
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The measurements as a Markdown table."""
-    head = "| what | images/s | peer's | ratio | bound | of bound | memory, peer's (GB) |"
-    lines = [head, "|---|---:|---:|---:|---:|---:|---:|"]
+    head = ("what", "images/s", "peer's", "ratio", "bound", "of bound", "memory, peer's (GB)")
+    body = []
     for row in rows:
         speed, bound, peer = (
             row[k] for k in ("images_per_second", "bound", "peer_images_per_second")
@@ -59,8 +61,8 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
             f"{speed / bound:.2f}" if bound else "-",
             ", ".join(f"{m / 1e9:.2f}" for m in memory if m) or "-",
         )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        body.append(cells)
+    return text_tables.markdown_table(head, body)
 
 
 def plot_shares(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -32,7 +32,7 @@ def test_ratio_is_to_the_peer_if_there_is_one():
     assert row.ratio == 1.25
     assert Measurement("a", 10.0, 0.5).ratio is None
     lines = format_measurements([row, Measurement("b", 1.0, 2.0)]).splitlines()
-    assert lines[1].split()[-1] == "1.250"
+    assert lines[2].split()[-1] == "1.250"
 
 
 def test_an_unknown_device_has_no_bound():
