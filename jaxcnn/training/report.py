@@ -174,9 +174,11 @@ def draw_curves(events: Sequence[Mapping[str, Any]], path: Path, title: str) -> 
     for event in events:
         if event["kind"] == "eval":
             evals.setdefault(f"{event['split']}, {event['protocol']}", []).append(event)
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    figure = Figure(figsize=(11, 3.6))
     figure.suptitle(title)
     loss, top1, rate = figure.subplots(1, 3)
+    # Fixed margins, because a layout engine draws the figure twice.
+    figure.subplots_adjust(left=0.06, right=0.985, bottom=0.14, top=0.89, wspace=0.36)
     lines = [("training", train, {"lw": 1})]
     lines += [(name, rows, {"marker": "o", "ms": 3}) for name, rows in evals.items()]
     for axes, key, scale in ((loss, "loss", 1), (top1, "top1", 100)):

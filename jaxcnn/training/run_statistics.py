@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,33 +55,28 @@ def obtain_statistics(
 def _new(
     experiment: Experiment, data: DataSplits, path: Path, check_stop: Callable[[], None]
 ) -> Statistics:
-    wanted, console = experiment.augment.statistics, Console()
+    wanted = experiment.augment.statistics
     if wanted == "imagenet":
         return pixel_statistics.IMAGENET
     if wanted == "auto":
         side = pixel_statistics.side_of(experiment.augment, experiment.net.image_size)
-        try:  # what an earlier start computed before it was stopped
+        with contextlib.suppress(DataError):  # what an earlier start computed before it was stopped
             found = pixel_statistics.load_statistics(path)
             pixel_statistics.check_matches(found, data, path)
-        except DataError:
-            return _compute(experiment, data, side, console, check_stop)
-        same = found.origin["side"] == side
-        return found if same else _compute(experiment, data, side, console, check_stop)
+            if found.origin["side"] == side:
+                return found
+        return _compute(experiment, data, side, check_stop)
     file = Path(wanted).expanduser()
     found = pixel_statistics.load_statistics(file)
     pixel_statistics.check_matches(found, data, file)
-    console.line(f"pixel statistics of {found.origin['examples']:,} images from {file}")
+    Console().line(f"pixel statistics of {found.origin['examples']:,} images from {file}")
     return found
 
 
 def _compute(
-    experiment: Experiment,
-    data: DataSplits,
-    side: int,
-    console: Console,
-    check_stop: Callable[[], None],
+    experiment: Experiment, data: DataSplits, side: int, check_stop: Callable[[], None]
 ) -> Statistics:
-    began = time.perf_counter()
+    console, began = Console(), time.perf_counter()
 
     def progress(done: int, total: int) -> None:
         seconds = time.perf_counter() - began

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,8 @@ from jaxcnn.training.console import Console, duration
 from jaxcnn.training.metrics_writer import MetricsWriter
 from jaxcnn.training.schedules import Progress
 from jaxcnn.training.watchdog import Watchdog
+
+NO_SUMS = {"loss": 0.0, "top1": 0.0, "top5": 0.0, "n": 0.0}
 
 
 class Diverged(RuntimeError):
@@ -40,7 +43,7 @@ class StepMetrics:
 
     def restore(self, meta: Mapping[str, Any]) -> None:
         """Continues from the metadata of a checkpoint; {} starts from zero."""
-        self.window = MetricWindow(meta.get("window"))
+        self.window = MetricWindow(dict(meta.get("window", NO_SUMS)))
         self.began = time.perf_counter() - meta.get("seconds", 0.0)
         self._pending: tuple[int, float, Any] | None = None
         self._last_step = time.perf_counter()
@@ -56,7 +59,7 @@ class StepMetrics:
 
     def restart_clock(self) -> None:
         """Restarts the timing of steps: the time so far was not spent in training."""
-        self.window.restart_clock()
+        self.window = MetricWindow(self.window.sums)
         self._last_step = time.perf_counter()
 
     @contextlib.contextmanager
@@ -129,7 +132,7 @@ class StepMetrics:
         )
         if step == total or step % self.config["log"]["every_steps"] == 0:
             self.writer.write(event)
-            self.window = MetricWindow()
+            self.window = MetricWindow(dict(NO_SUMS))
         if sums["leave"]:
             raise StopRequested
 
@@ -143,17 +146,15 @@ class StepMetrics:
         )
 
 
+@dataclasses.dataclass
 class MetricWindow:
-    """Sums over the steps since the last train event."""
+    """Sums over the steps since the last train event; images, steps and seconds since the clock started."""
 
-    def __init__(self, sums: Mapping[str, float] | None = None) -> None:
-        self.sums = dict(sums or {"loss": 0.0, "top1": 0.0, "top5": 0.0, "n": 0.0})
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        """Restarts the timing; the sums stay."""
-        self.started, self.waited = time.perf_counter(), 0.0
-        self.images, self.steps = 0.0, 0
+    sums: dict[str, float]
+    started: float = dataclasses.field(default_factory=time.perf_counter)
+    waited: float = 0.0
+    images: float = 0.0
+    steps: int = 0
 
     def add(self, sums: Mapping[str, float]) -> None:
         for key in self.sums:
@@ -168,9 +169,7 @@ class MetricWindow:
     def speeds(self, least: float) -> dict[str, float]:
         """Images per second, and the share of the time that waited for data.
 
-        Args:
-            least: seconds that its steps take at least. It matters for windows of one or two steps, the
-                first of which ran before the window began.
+        `least` is the least time of the steps in seconds: the first step ran before the clock started.
         """
         seconds = max(time.perf_counter() - self.started, least, 1e-9)
         return {

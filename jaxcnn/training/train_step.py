@@ -54,7 +54,6 @@ def make_train_step(
 
     Args:
         shard: the layers that the devices of a group share; the step sets `rows` from the batch.
-        reduction: sum of gradients over devices.
         grad_accum_steps: number of slices of the batch, whose gradients are computed in sequence and summed.
     """
     gradient = jax.grad(partial(_sums, net, objective, device_preprocess, shard), has_aux=True)
@@ -76,13 +75,8 @@ def make_train_step(
             grads, state.opt_state, own, learning_rate=controls.learning_rate
         )
         params = reduction.whole(optax.apply_updates(own, updates))
-        new = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            params=params,
-            opt_state=opt_state,
-            average=average.take_in(state.average, params, controls.averaged),
-        )
+        averaged = average.take_in(state.average, params, controls.averaged)
+        new = TrainState(state.step + 1, params, opt_state, state.plateau, averaged)
         good = finite & (total["failed"] == 0)
         state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
         return state, {**total, "finite": finite.astype(jnp.float32)}

@@ -51,8 +51,7 @@ class WarmStart:
 
     def record(self) -> dict[str, Any]:
         """The entry in run.json."""
-        values = dataclasses.asdict(dataclasses.replace(self, arrays={}))
-        return {k: v for k, v in values.items() if k not in ("arrays", "resized")}
+        return {k: v for k, v in vars(self).items() if k not in ("arrays", "resized")}
 
     def lines(self) -> list[tuple[str, str]]:
         """(name, text) rows for the console."""
@@ -76,7 +75,7 @@ def read_warm_start(experiment: Experiment) -> WarmStart | None:
     if not init.from_run:
         return None
     wanted = _flat(experiment.abstract_state().params)
-    layers = layers_of(wanted)
+    layers = tuple(dict.fromkeys(map(_layer, wanted)))  # in order
     chosen, problems = _chosen(init.layers, layers)
     try:
         _, old_net, state = read_run(Path(init.from_run).expanduser().absolute())
@@ -122,11 +121,6 @@ def first_state(experiment: Experiment, warm_start: WarmStart | None) -> TrainSt
     return dataclasses.replace(state, params=params, average=start(params))
 
 
-def layers_of(leaves: Leaves) -> tuple[str, ...]:
-    """The layers of the parameters, in order: 'conv1_1', 'inception_3a/conv1x1'."""
-    return tuple(dict.fromkeys(_layer(path) for path in leaves))
-
-
 def classifiers(net: Any) -> set[str]:
     """The layers whose shapes depend on the number of classes, found by adding a class."""
     one, other = (
@@ -166,6 +160,7 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 
 def _layer(path: str) -> str:
+    """The layer of a parameter: 'conv1_1', 'inception_3a/conv1x1'."""
     return path.rpartition("/")[0]
 
 
