@@ -66,7 +66,7 @@ def build_experiment(
     grey = np.full((side, side, 3), 127.5, np.float32)
     placeholder = Statistics(np.full(3, 127.5), np.eye(3), grey, {})
     if placement.platform == "tpu" and len(parts.grad_reduce.buckets) == 1:
-        options = {}  # they are all about sums in several buckets
+        options = {}  # they all concern sums in several buckets
     return Experiment(
         **vars(parts),
         config=config,

@@ -11,13 +11,13 @@ from jaxcnn.malloc_tuning import give_back_freed
 
 
 class Console:
-    """Writes to a text stream. Elsewhere than on a terminal, progress becomes a line every ten seconds."""
+    """Writes to a text stream. If it is not a terminal, progress is a line every ten seconds."""
 
     TERMINAL_SECONDS = 0.2
     PLAIN_SECONDS = 10.0
 
     def __init__(self, stream: Any = None, *, silent: bool = False) -> None:
-        """`stream` is a text file, None standard output. `silent`: process 0 writes for this one."""
+        """`stream` is a text file; None is standard output. `silent`: process 0 prints instead."""
         self.stream: TextIO = stream or sys.stdout
         self.silent = silent
         self.in_place = self.stream.isatty()
@@ -25,14 +25,14 @@ class Console:
         self._last = 0.0
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Prints a line."""
         if self.silent:
             return
         self.end_progress()
         print(text, file=self.stream, flush=True)
 
     def progress(self, text: str, last: bool = False) -> None:
-        """A line that the next one replaces; skipped if the previous one is too recent and not `last`."""
+        """Prints a line that the next one replaces; skipped soon after another, unless `last`."""
         now = time.monotonic()
         interval = self.TERMINAL_SECONDS if self.in_place else self.PLAIN_SECONDS
         if self.silent or (not last and now - self._last < interval):

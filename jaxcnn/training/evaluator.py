@@ -73,7 +73,7 @@ class Evaluator:
         return self.progress.due(step, self.experiment.config["checkpoint"]["every_epochs"])
 
     def evaluate(self, state: TrainState, tasks: Iterable[EvalTask]) -> None:
-        """Does `tasks` on `state`."""
+        """Runs `tasks` on `state`."""
         for task in tasks:
             began, step = time.perf_counter(), int(state.step)
             result = self._evaluate(state, task)

@@ -24,7 +24,7 @@ from jaxcnn.training.train_step import make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a config describes apart from its devices, of which only the number and the kind matter.
+    """What a config describes, except devices: only their number and kind matter here.
 
     Attributes:
         comm_mb: MB that each possible plan sends per update and device.

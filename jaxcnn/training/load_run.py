@@ -101,7 +101,7 @@ def load(workdir: str | Path, step: int | None = None) -> Loaded:
 
 
 def read_run(folder: Path, step: int | None = None) -> tuple[dict[str, Any], Any, TrainState]:
-    """(resolved config, net, state on the first device) of the run in `folder`; errors as `load`."""
+    """(resolved config, net, state on the first device) of the run in `folder`; raises as `load`."""
     config = read_run_config(folder)
     net, *rules = net_and_rules(config)
     shapes = jax.eval_shape(partial(create_state, net, *rules), jax.random.key(0))

@@ -23,8 +23,8 @@ def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dic
 
     Args:
         config: a ConfigDict or nested dicts, resolved or not.
-        workdir: created if absent. The same workdir again resumes, and a finished run does the protocols
-            that its report lacks.
+        workdir: created if absent. The same workdir again resumes, and a finished run evaluates the
+            protocols that its report lacks.
         command: what the user typed, for run.json.
 
     Returns:
@@ -55,7 +55,7 @@ def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dic
 
 
 def train(parts: Run, state: TrainState) -> TrainState:
-    """Makes the remaining updates of `state`; evaluates and saves whenever that is due."""
+    """Makes the remaining updates of `state`; evaluates and saves when due."""
     metrics, evaluator, begun = parts.step_metrics, parts.evaluator, int(state.step)
     with parts.train_batches(begun) as batches, parts.prefetch(batches) as prefetcher:
         try:
@@ -89,7 +89,7 @@ def train(parts: Run, state: TrainState) -> TrainState:
 
 
 def evaluate(parts: Run, state: TrainState, tasks: Iterable[EvalTask]) -> TrainState:
-    """Does `tasks` on `state`; returns the state after the plateau rule, if any, has seen the result."""
+    """Runs `tasks` on `state`; returns the state after the plateau rule, if any, has seen the result."""
     parts.evaluator.evaluate(state, tasks)
     top1 = parts.evaluator.held_out_top1(int(state.step))
     state, dropped = parts.learning_rate.after_evaluation(state, top1)

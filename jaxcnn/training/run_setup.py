@@ -67,7 +67,7 @@ class Run:
     def restore(self) -> TrainState:
         """The newest complete state, or a fresh one. Metrics and results continue from it."""
         restored = self.checkpoints.restore(self.experiment.abstract_state())
-        # Also where a folder of checkpoints holds no complete one.
+        # Also if the folder of checkpoints holds no complete one.
         if restored is None and self.warm_start is None:
             self.warm_start = self.process_group.run_on_all(
                 lambda: read_warm_start(self.experiment)

@@ -33,7 +33,7 @@ def obtain_statistics(
     Process 0 obtains them, and all processes read the copy.
 
     Args:
-        data: its training images are measured where `augment.statistics` is 'auto'.
+        data: its training images are measured if `augment.statistics` is 'auto'.
         folder: the workdir.
         check_stop: called between groups of images; raises to stop.
         begun: whether the run has checkpoints; then the copy in `folder` is used.

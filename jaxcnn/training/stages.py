@@ -13,10 +13,9 @@ from typing import Any
 from jaxcnn import config as configs
 from jaxcnn.training import report, schema
 from jaxcnn.training.schedules import Progress
-from jaxcnn.training.schema import run_protocols
 from jaxcnn.training.workdir import has_begun
 
-KEYS = ("name", "config", "start", "overrides")
+KEYS = {"name": str, "config": str, "start": str, "overrides": dict}
 
 
 class StageStatus(enum.StrEnum):
@@ -66,7 +65,7 @@ class Stage:
         config, step, examples = self.config, found.get("step", -1), starts[-1]["examples"]
         total = Progress(examples, config["batch_size"], config["epochs"]).total
         side = config["model"]["image_size"]
-        wanted = {protocol.label(side) for protocol in run_protocols(config)}
+        wanted = {protocol.label(side) for protocol in schema.run_protocols(config)}
         done = {row["protocol"] for row in found["results"] if row["step"] == step}
         return StageStatus.DONE if step >= total and wanted <= done else StageStatus.BEGUN
 
@@ -116,10 +115,10 @@ def read_chain(
 
 
 def unmet(stage: Stage, stages: Sequence[Stage], chosen: Sequence[str]) -> str:
-    """Why `stage` cannot start; '' if it can, from an existing run or one that this command does first.
+    """Why `stage` cannot start; '' if it can, from an existing run or one that this command trains first.
 
     Args:
-        chosen: names of the stages that this command does.
+        chosen: names of the stages that this command runs.
     """
     if not stage.start or stage.progress() is not StageStatus.TO_DO:
         return ""
@@ -170,22 +169,20 @@ def _row_errors(row: Mapping[str, Any], earlier: Sequence[Any]) -> list[str]:
             f"a stage needs a name of letters, digits, - and _ which is not 'config', got {name!r}"
         ]
     errors = [
-        f"stage {name}: unknown key {key!r}{_near(key, KEYS)} (valid: {', '.join(KEYS)})"
+        f"stage {name}: unknown key {key!r}{_near(key, [*KEYS])} (valid: {', '.join(KEYS)})"
         for key in row
         if key not in KEYS
     ]
     if name in earlier:
         errors.append(f"two stages are called {name!r}; give one another name")
-    for key in ("config", "start"):
-        if not isinstance(row.get(key, ""), str):
-            errors.append(f"stage {name}: {key} must be a name, got {row[key]!r}")
+    for key, kind in KEYS.items():
+        if not isinstance(row.get(key, kind()), kind):
+            errors.append(f"stage {name}: {key} must be a {kind.__name__}, got {row[key]!r}")
     start = row.get("start", "")
     if start and start not in earlier:
         errors.append(
             f"stage {name} starts from {start!r}, which is no earlier stage{_near(start, earlier)}"
         )
-    if not isinstance(row.get("overrides", {}), dict):
-        errors.append(f"stage {name}: overrides must be a dict, got {row['overrides']!r}")
     return errors
 
 

@@ -36,7 +36,7 @@ class StepMetrics:
         self, progress: Progress, config: Mapping[str, Any], writer: MetricsWriter, console: Console
     ) -> None:
         self.progress, self.config, self.writer, self.console = progress, config, writer, console
-        # Of the latest steps, without compilation, evaluation and saves.
+        # Durations of the latest steps, without compilation, evaluation and saves.
         self._step_seconds: collections.deque[float] = collections.deque(maxlen=64)
         self.watchdog = Watchdog(config["log"]["slow_step"])
         self.restore({})

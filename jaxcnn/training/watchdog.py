@@ -24,7 +24,7 @@ class Watchdog:
         self._set_at = -math.inf
 
     def feed(self, median: float) -> None:
-        """A step was dispatched; `median` is the median of the latest steps in seconds."""
+        """Call it after each dispatch; `median` is the median duration of the latest steps in seconds."""
         self._steps += 1
         if not self._times or self._steps <= MIN_STEPS:
             return
@@ -36,6 +36,6 @@ class Watchdog:
             self._set_at = now
 
     def pause(self) -> None:
-        """No step is due for a while: evaluation, saving, the end."""
+        """Call it when no step follows for a while: evaluation, saving, the end."""
         faulthandler.cancel_dump_traceback_later()
         self._set_at = -math.inf
