@@ -118,22 +118,17 @@ class Augment(Sampling):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DevicePreprocess:
-    """The device's part of `Augment`, with the statistics filled in.
+    """The device's part of `Augment`, with the statistics filled in."""
 
-    `mean` is float32[3], or float32[S,S,3] of the central squares; `shifts` are those of `pca_lighting`, or
-    None for off.
-    """
-
-    mean: np.ndarray
+    mean: np.ndarray  # float32[3], or float32[S,S,3] of the central squares
     flip: float
     color_jitter: tuple[float, float]
     pca_std: float
-    shifts: np.ndarray | None
+    shifts: np.ndarray | None  # of `pca_lighting`; None for off
 
 
 def make_preprocess(augment: Augment, statistics: Statistics | None) -> DevicePreprocess:
-    """Returns the device preprocessing of a config's `augment` section. `statistics`, of the training set,
-    may be None if `augment.needs_statistics` is False.
+    """Returns the device preprocessing of `augment`, from the training set's statistics where it needs them.
 
     Raises:
         ValueError: statistics are needed and None, or have no mean image of the right side.
@@ -241,16 +236,13 @@ def color_jitter(
 def augment_batch(
     key: Array, batch: Mapping[str, Array], device_preprocess: DevicePreprocess
 ) -> Float32[Array, "B H W 3"]:
-    """Returns the nets' input for a training batch (`image`, `epoch`, `id`, `box`), with a key from the
-    data's seed."""
+    """Returns the nets' input for a training batch; `key` is made from the data's seed."""
     keys, images = example_keys(key, batch["epoch"], batch["id"]), batch["image"]
     # Flips use the example's key itself, the others keys folded from it: this keeps the draws of older runs.
     purpose = lambda number: jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)  # noqa: E731
     if device_preprocess.color_jitter != (1.0, 1.0):
-        images = color_jitter(
-            images.astype(jnp.float32),
-            *draw_color_jitter(purpose(1), device_preprocess.color_jitter),
-        )
+        draws = draw_color_jitter(purpose(1), device_preprocess.color_jitter)
+        images = color_jitter(images.astype(jnp.float32), *draws)
     if device_preprocess.shifts is not None:
         draws = device_preprocess.pca_std * normals(purpose(2))
         shifts = jnp.matmul(draws, jnp.asarray(device_preprocess.shifts), precision="highest")

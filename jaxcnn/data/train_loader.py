@@ -26,10 +26,9 @@ class Batch(TypedDict):
     image: uint8[B,H,W,3], RGB. label: int32[B]. id: int32[B], position in the source's split. epoch:
     int32[B]. mask: bool[B], False for rows that do not count: corrupt images.
 
-    box: int32[B,4], (top, left, height, width) of the crop in the rescaled image, or in that image's
-    central square of side S for the samplings that crop from it
-    ('random_crop_in_square' and 'center_crop'), where a mean image of side S applies. For
-    'random_resized_crop' it is the region in the image's own pixels, rounded.
+    box: int32[B,4], (top, left, height, width) of the crop in the rescaled image; for 'random_crop_in_square'
+    and 'center_crop' in its central square, where a mean image applies; for 'random_resized_crop', the region
+    in the image's own pixels, rounded.
     """
 
     image: np.ndarray
@@ -46,11 +45,8 @@ _Submitted = tuple[Batch, list[SampleIndex], list[Future[dict[int, str]]]]
 class TrainLoader(Loader[Batch]):
     """The training stream from step `start_step` on, without end. Use it in a `with` block, or `close()` it.
 
-    Stream position p = step * batch_size + i holds epoch p // N and example permutation(seed, epoch)[p % N]:
-    nothing is dropped or repeated at an epoch's end, and the batch of a step depends on neither threads,
-    processes nor restarts. Crops are a function of (seed, epoch, id).
-
-    `corrupt` lists the names of the corrupt images so far, each once, in the order of the stream.
+    Nothing is dropped or repeated at an epoch's end (see `train_indices`), and the batch of a step depends on
+    neither threads, processes nor restarts. `corrupt` lists the names of the corrupt images so far.
 
     Args:
       source: the training images.
@@ -59,8 +55,7 @@ class TrainLoader(Loader[Batch]):
       image_size: side of the square crops in pixels.
       sampling: how crops are drawn and resized.
       start_step: first step to produce; a resumed run continues as if it had never stopped.
-      process_index: this process's number among `process_count`.
-      process_count: number of processes that share each batch.
+      process_index, process_count: this process's number among those that share each batch.
       threads: decoding threads; 0 for one more than cores, because one may wait for the disk.
       prefetch: batches decoded ahead.
 

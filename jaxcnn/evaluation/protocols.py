@@ -40,7 +40,7 @@ Crops = list[ProtocolCrop]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """An abstract test protocol; subclasses define `crops`.
+    """An abstract test protocol; subclasses define `crops_at`, or `crops` for other weights.
 
     Attributes:
         every_epochs: how often training evaluates by it; 0 means only at the end.
@@ -49,6 +49,7 @@ class Protocol:
     every_epochs: float = 0.0
     dense: ClassVar[bool] = False  # whether whole images are among the crops
     in_square: ClassVar[bool] = False  # whether all crops lie in the square of a mean image
+    flip = True  # whether mirror images are added; a field of some protocols
 
     def __post_init__(self) -> None:
         if self.every_epochs < 0:
@@ -67,10 +68,22 @@ class Protocol:
         scales = ",".join(map(str, self.all_scales()))
         return f"{_name(self)}({scales}->{image_size})"
 
-    def crops(self, height: int, width: int, image_size: int, *, square: bool = False) -> Crops:
-        """The crops of an image of (height, width); with `square`, a centre crop is that of the central
-        square (see `data.eval_crops.center_crop`)."""
+    def crops_at(self, height: int, width: int, scale: int, image_size: int) -> list[EvalCrop]:
+        """The crops of an image of (height, width) at one scale, without their mirrors."""
         raise NotImplementedError
+
+    def crops(self, height: int, width: int, image_size: int, *, square: bool = False) -> Crops:
+        """The crops at all scales and then, with `flip`, all their mirrors, with equal weights; with
+        `square`, a centre crop is that of the central square (see `data.eval_crops.center_crop`)."""
+        del square
+        crops = [
+            crop
+            for scale in self.all_scales()
+            for crop in self.crops_at(height, width, scale, image_size)
+        ]
+        mirrors = (False, True) if self.flip else (False,)
+        weight = 1.0 / (len(crops) * len(mirrors))
+        return [ProtocolCrop(crop, m, weight, self.dense) for m in mirrors for crop in crops]
 
     def for_images_of(self, image_size: int) -> Protocol:
         """The same protocol with its scales, which are for images of 224, in proportion to `image_size`."""
@@ -90,10 +103,7 @@ class Protocol:
 
 @dataclasses.dataclass(frozen=True)
 class CenterCrop(Protocol):
-    """The centre crop of the image rescaled to shorter side `scale`.
-
-    Most published results of these nets use it; among the papers, only GoogLeNet's Table 3 (1 crop) does.
-    """
+    """The centre crop, which most published results use; of the papers, GoogLeNet's Table 3 (1 crop) does."""
 
     scale: int = 256
     every_epochs: float = dataclasses.field(default=1.0, kw_only=True)
@@ -107,16 +117,13 @@ class CenterCrop(Protocol):
 @dataclasses.dataclass(frozen=True)
 class TenCrops(Protocol):
     """Corners and centre of the central square, and their mirrors (Krizhevsky et al. 2012, section 4.1).
-
-    GoogLeNet's Table 3 does not define its 10 crops; these are used for it.
-    """
+    Used for the 10 crops of GoogLeNet's Table 3 too, which the paper does not define."""
 
     scale: int = 256
     in_square = True
 
-    def crops(self, height: int, width: int, image_size: int, *, square: bool = False) -> Crops:
-        del square  # always in the square
-        return _evenly(five_crops(height, width, self.scale, image_size))
+    def crops_at(self, height: int, width: int, scale: int, image_size: int) -> list[EvalCrop]:
+        return five_crops(height, width, scale, image_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,10 +139,9 @@ class Dense(Protocol):
         del image_size  # the images have any size
         return f"dense({','.join(map(str, self.scales))}{'' if self.flip else ', no flip'})"
 
-    def crops(self, height: int, width: int, image_size: int, *, square: bool = False) -> Crops:
-        del image_size, square
-        crops = [whole_image_crop(height, width, scale) for scale in self.scales]
-        return _evenly(crops, flip=self.flip, dense=True)
+    def crops_at(self, height: int, width: int, scale: int, image_size: int) -> list[EvalCrop]:
+        del image_size
+        return [whole_image_crop(height, width, scale)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,14 +163,8 @@ class MultiCrop(Protocol):
         grid = "" if self.grid == 5 else f", grid {self.grid}"
         return f"{super().label(image_size)[:-1]}{grid}{'' if self.flip else ', no flip'})"
 
-    def crops(self, height: int, width: int, image_size: int, *, square: bool = False) -> Crops:
-        del square
-        crops = [
-            crop
-            for scale in self.scales
-            for crop in grid_crops(height, width, scale, image_size, self.grid)
-        ]
-        return _evenly(crops, flip=self.flip)
+    def crops_at(self, height: int, width: int, scale: int, image_size: int) -> list[EvalCrop]:
+        return grid_crops(height, width, scale, image_size, self.grid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,13 +188,8 @@ class Crops144(Protocol):
 
     scales: tuple[int, ...] = (256, 288, 320, 352)
 
-    def crops(self, height: int, width: int, image_size: int, *, square: bool = False) -> Crops:
-        del square
-        return _evenly(
-            crop
-            for scale in self.scales
-            for crop in inception_crops(height, width, scale, image_size)
-        )
+    def crops_at(self, height: int, width: int, scale: int, image_size: int) -> list[EvalCrop]:
+        return inception_crops(height, width, scale, image_size)
 
 
 # The names that configs (`evals`) and commands use.
@@ -245,17 +240,6 @@ def _hint(wrong: str, valid: Iterable[str]) -> str:
     near = difflib.get_close_matches(wrong, list(valid), n=1)
     guess = f"; did you mean {near[0]}?" if near else ""
     return f"{guess} (valid: {', '.join(valid)})"
-
-
-def _evenly(crops: Iterable[EvalCrop], *, flip: bool = True, dense: bool = False) -> Crops:
-    """All crops and then, with `flip`, all their mirrors, with equal weights."""
-    crops = tuple(crops)
-    weight = 1.0 / (len(crops) * (2 if flip else 1))
-    return [
-        ProtocolCrop(crop, mirror, weight, dense)
-        for mirror in ((False, True) if flip else (False,))
-        for crop in crops
-    ]
 
 
 def _name(protocol: Protocol) -> str:

@@ -33,6 +33,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcnn.data import DataError
+from jaxcnn.data.atomic_file import atomic_file
 
 # In the order of the labels 0 to 9.
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
@@ -126,9 +127,8 @@ def build(folder: Path, source: Path, expected: Mapping[str, str]) -> int:
         same += hashlib.sha256(content).hexdigest() == digest
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(".partial")
-        partial.write_bytes(content)
-        partial.replace(target)
+        with atomic_file(target) as file:
+            file.write(content)
     print(f"{len(expected)} files written to {folder}, {same} of them bit for bit as listed")
     if same < len(expected) and not copied:
         print("the others hold the same images, encoded by another JPEG library")

@@ -53,7 +53,7 @@ def check_tars(folder: Path, expected: Mapping[str, Tar] = TARS, *, checksums: b
 
 
 def check_disk(data_dir: Path, needed: int) -> None:
-    """Raises DataError if the disk of `data_dir` has less than `needed` bytes free."""
+    """Raises a DataError if the disk of `data_dir` has less than `needed` bytes free."""
     place = next(p for p in [data_dir.absolute(), *data_dir.absolute().parents] if p.exists())
     free = shutil.disk_usage(place).free
     if free < needed:
