@@ -108,6 +108,7 @@ class CenterCrop(Protocol):
     scale: int = 256
     every_epochs: float = dataclasses.field(default=1.0, kw_only=True)
     in_square = True
+    flip = False
 
     def crops(self, height: int, width: int, image_size: int, *, square: bool = False) -> Crops:
         crop = center_crop(height, width, self.scale, image_size, square=square)
