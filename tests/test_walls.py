@@ -14,7 +14,8 @@ GROUPS = [
     {"evaluation"},
     {"training"},
     {"planning"},
-    {"research", "benchmarks"},
+    {"research"},
+    {"benchmarks"},
     {"cli"},
 ]
 # The only file or folder that may import a package, and whether it may do so at its start.

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import importlib.metadata
 import json
-import platform
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxcnn.data.loader import available_cores
+from jaxcnn.parallel import processor_name
 from jaxcnn.research.text_tables import text_table
 
 
@@ -83,13 +81,8 @@ def peak_memory() -> int:
 
 def machine() -> dict[str, Any]:
     """The processor, the cores available to this process, and the versions of JAX."""
-    processor = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        line = next(line for line in lines if line.startswith("model name"))
-        processor = line.partition(":")[2].strip()
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
-    return {"processor": processor, "cores": available_cores(), **versions}
+    return {"processor": processor_name(), "cores": available_cores(), **versions}
 
 
 def seconds_per_flop() -> float:

@@ -7,6 +7,7 @@ from jaxcnn.parallel.mesh import (
     check_batch,
     describe_devices,
     make_placement,
+    processor_name,
     put,
 )
 from jaxcnn.parallel.parallelism import Parallelism, Plan
@@ -35,5 +36,6 @@ __all__ = [
     "leave_process_group",
     "make_placement",
     "plan_lines",
+    "processor_name",
     "put",
 ]

@@ -88,7 +88,7 @@ def test_x1_overfits_sixteen_fixed_images(net):
     """The loss typically ends below 0.05; the bound is twice that, as rounding decides the path."""
     learning_rate, steps = OVERFIT[net]
     exp, step = compiled(net, 1, drop=False, augment=NO_FLIP)
-    state, batch, losses = start(exp, net), synthetic_batch(exp), []
+    state, batch, losses = exp.fresh_state(), synthetic_batch(exp), []
     for _ in range(steps):
         state, sums = step(state, batch, exp.put_controls(learning_rate))
         losses.append(float(sums["loss"]) / 16)

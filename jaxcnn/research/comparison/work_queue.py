@@ -23,7 +23,7 @@ from typing import IO, Any
 import jax
 
 from jaxcnn import config as configs
-from jaxcnn.benchmarks.measurement import machine
+from jaxcnn.parallel import processor_name
 from jaxcnn.research.comparison.grid import GridRun
 from jaxcnn.research.comparison.measures import is_reported
 from jaxcnn.training import Diverged, report, schema
@@ -110,7 +110,7 @@ def acquire(folder: Path) -> Iterator[bool]:
     with (folder / LOCK_FILE).open("a") as file:
         acquired = _try_lock(file, fcntl.LOCK_EX)
         if acquired:
-            here = f"{machine()['processor']}, {os.cpu_count()} cores"
+            here = f"{processor_name()}, {os.cpu_count()} cores"
             owner = {"pid": os.getpid(), "host": socket.gethostname(), "machine": here}
             file.truncate(0)
             json.dump(owner, file)
