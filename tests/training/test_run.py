@@ -132,6 +132,14 @@ def test_a_finished_run_prints_its_result_again(finished, capsys):
     assert "compil" not in shown
 
 
+def test_train_prints_its_results_as_json(finished, capsys):
+    command = [*arguments(mesh__data=1, epochs=2), f"--workdir={finished}"]
+    assert main(["train", *command, "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == json.loads((finished / "report.json").read_text())["results"]
+    assert "resumed at step 16" in shown.err
+
+
 def test_a_protocol_that_the_report_lacks_is_evaluated(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "run")
     rows = "({'name':'centre','scale':32},{'name':'centre','scale':40})"
