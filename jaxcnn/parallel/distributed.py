@@ -52,7 +52,7 @@ def parse(text: str, environment: Environment) -> Processes | None:
         return None
     if text == "auto":
         found = detect(environment)
-        if found is not None and found.count != 1:
+        if found is not None and found.count > 1:
             return found
         _check_alone(environment)
         return None
@@ -118,11 +118,9 @@ def start(processes: Processes, timeout: float = 300.0) -> None:
             )
             counted = jax.process_count(), jax.process_index()
         except (RuntimeError, ValueError, OSError) as error:
-            if not processes.count and isinstance(error, ValueError):
-                return  # JAX found no cluster: a single machine
             text = f"{_name(processes)} did not start: {error}{_hint(processes)}"
             raise StartError(text) from error
-    if processes.count and counted != (processes.count, processes.index):
+    if counted != (processes.count, processes.index):
         raise StartError(
             f"this is {_name(processes)}, but JAX has {counted[0]} processes and gave this one index "
             f"{counted[1]}: pass the same HOST:PORT and N to all, and a different I to each"
@@ -202,8 +200,7 @@ def _report_if_slow(processes: Processes, timeout: float) -> Iterator[None]:
 
 
 def _name(processes: Processes) -> str:
-    index = f"process {processes.index}/{processes.count}" if processes.count else "this process"
-    return f"{index} ({processes.found_by})"
+    return f"process {processes.index}/{processes.count} ({processes.found_by})"
 
 
 def _hint(processes: Processes) -> str:
@@ -211,9 +208,8 @@ def _hint(processes: Processes) -> str:
     text = ""
     if not processes.coordinator:
         text += (
-            " On TPUs, JAX finds the other processes itself, for which it asks Google's metadata server: is "
-            "jaxcnn[tpu] installed on each? To set them explicitly: --distributed=HOST:PORT,N,I; for a "
-            "single machine: --distributed=off."
+            " On TPUs, JAX finds the other processes itself: is jaxcnn[tpu] installed on each? To set them "
+            "explicitly: --distributed=HOST:PORT,N,I."
         )
     if processes.found_by.startswith("Open MPI"):
         text += (

@@ -1,8 +1,9 @@
 """Detects the process count and index from launchers' environment variables. Starts nothing.
 
-JAX's own detection is used for TPU machines. For the other launchers it does not suffice (jax 0.10 to 0.12):
-under SLURM and Open MPI it gives a process one GPU (jax-ml/jax#16788), it takes a shell under salloc for one
-task of many and gives all steps of a job one port, and it does not know Open MPI 5 or JAX_NUM_PROCESSES.
+JAX's own detection only finds the coordinator of a TPU slice. For the rest it does not suffice (jax 0.10 to
+0.12): under SLURM and Open MPI it gives a process one GPU (jax-ml/jax#16788), it takes a shell under salloc
+for one task of many and gives all steps of a job one port, and it does not know Open MPI 5 or
+JAX_NUM_PROCESSES.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from jaxcnn.parallel.accelerators import Environment, has_tpu, number, task_gpus, tpu_hosts
+from jaxcnn.parallel.accelerators import (
+    Environment,
+    has_tpu,
+    number,
+    over_slices,
+    task_gpus,
+    tpu_hosts,
+    tpu_machines,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +29,7 @@ class Processes:
     Attributes:
         found_by: source of these values, for messages: SLURM, Open MPI 5, --distributed.
         coordinator: HOST:PORT where process 0 listens; '' on TPUs, where JAX finds it.
-        count: total number of processes; 0 if JAX finds it.
+        count: total number of processes.
         index: index of this process, from 0.
         local_device_ids: the visible GPUs that this process uses; None for all.
     """
@@ -32,14 +41,13 @@ class Processes:
     local_device_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not self.coordinator:
-            return
         if not 0 <= self.index < self.count:
             raise ValueError(
                 f"{self.found_by}: process {self.index} of {self.count}; N is 1 or more, I from 0 to N - 1"
             )
         try:
-            split_address(self.coordinator)
+            if self.coordinator:
+                split_address(self.coordinator)
         except ValueError as error:
             raise ValueError(f"{self.found_by}: {error}") from None
 
@@ -178,13 +186,9 @@ def _tpu(environment: Environment) -> Processes | None:
         return None
     if hosts := tpu_hosts(environment):
         index = number(environment, "TPU_WORKER_ID", default=0)
-        index += len(hosts) * number(environment, "MEGASCALE_SLICE_ID", default=0)
-        count = len(hosts) * number(environment, "MEGASCALE_NUM_SLICES")
-        return Processes("GKE TPU", "", count, index)
-    # JAX sets this variable when it is imported and finds no TPU.
-    if "TPU_SKIP_MDS_QUERY" in environment:
-        return None
-    return Processes("TPU VM", "", 0, 0)  # JAX asks Google's metadata server
+        return Processes("GKE TPU", "", *over_slices(environment, len(hosts), index))
+    found = tpu_machines(environment)
+    return Processes("TPU VM", "", *found) if found else None
 
 
 def _address(environment: Environment, host: str, job: int) -> str:

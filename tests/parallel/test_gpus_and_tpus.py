@@ -1,14 +1,17 @@
 """Each process uses its share of a node's GPUs; the hosts of a TPU slice are detected."""
 
+import http.server
 import os
+import threading
 
 import jax
 import pytest
 from jax._src.distributed import State
 
+from jaxcnn.parallel import accelerators
 from jaxcnn.parallel.accelerators import task_gpus
 from jaxcnn.parallel.distributed import Processes, StartError, parse, start
-from tests.parallel.launchers import GKE, OPEN_MPI_5, SLICES, SRUN
+from tests.parallel.launchers import GKE, OPEN_MPI_5, SLICES, SRUN, TORCHRUN, free_port
 
 
 @pytest.mark.parametrize(
@@ -88,24 +91,77 @@ def test_pods_of_a_tpu_slice_are_numbered_over_slices(tpu):
     assert parse("auto", one | tpu | {"JAX_PLATFORMS": "cpu"}) is None
 
 
-def test_jax_finds_the_hosts_of_a_tpu_slice(tpu, monkeypatch):
+@pytest.fixture
+def metadata():
+    """A metadata server: its attributes, to be filled in, and its address. A number as an attribute is the
+    status of the answer."""
+    attributes = {}
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            key = self.path.removeprefix("/computeMetadata/v1/instance/attributes/")
+            known = key in attributes and self.headers["Metadata-Flavor"] == "Google"
+            value = attributes[key] if known else 404
+            self.send_response(value if isinstance(value, int) else 200)
+            self.end_headers()
+            self.wfile.write(str(value).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield attributes, {"GCE_METADATA_IP": f"127.0.0.1:{server.server_port}"}
+        server.shutdown()
+        thread.join()
+
+
+def test_machines_of_a_tpu_slice_are_numbered_over_slices(tpu, metadata):
+    attributes, where = metadata
+    environment = tpu | where | {"http_proxy": "http://127.0.0.1:9"}
+    assert parse("auto", environment) is None  # a machine with a TPU that knows of no others
+    attributes["agent-worker-number"] = "3"
+    attributes["worker-network-endpoints"] = ",".join(
+        f"unknown:unknown:10.0.0.{i}" for i in range(4)
+    )
+    assert parse("auto", environment) == Processes("TPU VM", "", 4, 3)
+    attributes["tpu-env"] = (
+        "ZONE: 'us-west4-a'\nMEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '1'\n"
+    )
+    assert parse("auto", environment) == Processes("TPU VM", "", 8, 7)
+    assert parse("auto", environment | {"TPU_SKIP_MDS_QUERY": "1"}) is None
+    attributes["agent-worker-number"] = "9"
+    with pytest.raises(ValueError, match=r"TPU VM: process 13 of 8"):
+        parse("auto", environment)
+
+
+def test_a_single_tpu_machine_is_alone(tpu, metadata):
+    attributes, where = metadata
+    attributes |= {"worker-network-endpoints": "10.0.0.1", "agent-worker-number": "0"}
+    assert parse("auto", tpu | where) is None
+    with pytest.raises(StartError, match="WORLD_SIZE=8 means that at least 8 processes"):
+        parse("auto", tpu | where | TORCHRUN)
+
+
+def test_a_metadata_server_that_fails_is_an_error(tpu, metadata, monkeypatch):
+    monkeypatch.setattr(accelerators, "RETRY_SECONDS", 0.0)
+    attributes, failing = metadata
+    attributes["agent-worker-number"] = 503
+    silent = {"GCE_METADATA_IP": f"127.0.0.1:{free_port()}"}
+    for where in (silent, failing):
+        with pytest.raises(
+            ValueError, match=r"did not answer whether it belongs to a slice.*--distributed=off"
+        ):
+            parse("auto", tpu | where)
+
+
+def test_hosts_of_a_slice_that_jax_does_not_find_are_an_error(monkeypatch):
     for name in [
         n for n in os.environ if n.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "JAX_COORD"))
     ]:
         monkeypatch.delenv(name)  # set if a launcher started these tests
-    found = parse("auto", tpu)
-    assert found == Processes("TPU VM", "", 0, 0)
-    assert parse("auto", tpu | {"TPU_SKIP_MDS_QUERY": "1"}) is None
-
-    def silent(**keys):
-        assert "coordinator_address" not in keys
-        raise ConnectionError("Max retries exceeded")
-
-    monkeypatch.setattr(jax.distributed, "initialize", silent)
-    with pytest.raises(StartError, match=r"Max retries.*metadata server.*--distributed=off"):
-        start(found)
     # JAX's own error if no variable names other hosts.
     monkeypatch.setattr(jax.distributed, "initialize", State().initialize)
-    start(found)
-    with pytest.raises(StartError, match=r"process 1/4 \(GKE TPU\) did not start.*jaxcnn\[tpu\]"):
-        start(Processes("GKE TPU", "", 4, 1))
+    with pytest.raises(StartError, match=r"process 1/4 \(TPU VM\) did not start.*jaxcnn\[tpu\]"):
+        start(Processes("TPU VM", "", 4, 1))
