@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.loader import available_cores
-from jaxcnn.parallel import processor_name
+from jaxcnn.data.loader import available_cores, processor_name
 from jaxcnn.research.text_tables import text_table
 
 
@@ -107,18 +106,18 @@ def _products(side: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
 
 def format_measurements(rows: Sequence[Measurement]) -> str:
     """The measurements as a table for the console."""
-    head = ("what", "images/s", "seconds", "memory", "bound", "peer", "peer images/s", "ratio")
-    return text_table(head, [_cells(row) for row in rows])
+    head = ("what", "peer", "images/s", "seconds", "memory", "bound", "peer images/s", "ratio")
+    return text_table(head, [_cells(row) for row in rows], left=2)
 
 
 def _cells(row: Measurement) -> tuple[str, ...]:
     return (
         row.what,
+        row.peer or "-",
         f"{row.images_per_second:.4g}",
         f"{row.seconds:.4g}",
         f"{row.memory_bytes / 1e9:.2f} GB" if row.memory_bytes else "-",
         f"{row.bound:.4g}" if row.bound else "-",
-        row.peer or "-",
         f"{row.peer_images_per_second:.4g}" if row.peer_images_per_second else "-",
         f"{row.ratio:.3f}" if row.ratio else "-",
     )

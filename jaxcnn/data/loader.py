@@ -1,12 +1,15 @@
 """What both loaders share: threads that work ahead in order, and the policy for corrupt images."""
 
 import abc
+import contextlib
 import itertools
 import logging
 import os
+import platform
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from jaxcnn.data.errors import DataError
@@ -28,6 +31,15 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def processor_name() -> str:
+    """Returns the model of this machine's processor."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("model name"))
+        return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 class Loader(abc.ABC, Generic[_T]):

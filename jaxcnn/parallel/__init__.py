@@ -7,7 +7,6 @@ from jaxcnn.parallel.mesh import (
     check_batch,
     describe_devices,
     make_placement,
-    processor_name,
     put,
 )
 from jaxcnn.parallel.parallelism import Parallelism, Plan
@@ -36,6 +35,5 @@ __all__ = [
     "leave_process_group",
     "make_placement",
     "plan_lines",
-    "processor_name",
     "put",
 ]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import platform
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -134,15 +131,6 @@ def check_batch(batch_size: int, grad_accum_steps: int, devices: int) -> None:
             f"batch_size {batch_size} does not split over {devices} devices x {grad_accum_steps} "
             f"accumulation slices; the nearest that does: --config.batch_size={nearest}"
         )
-
-
-def processor_name() -> str:
-    """The model of this machine's processor."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        line = next(line for line in lines if line.startswith("model name"))
-        return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def describe_devices() -> str:

@@ -162,7 +162,7 @@ def check_same(
     """
     first, *others = process_group.gather(value)
     rows = [
-        f"  process 0 -> process {i}: {', '.join(difference(first, other)[:4])}"
+        f"  process 0 -> process {i}: {', '.join(d[:200] for d in difference(first, other)[:4])}"
         for i, other in enumerate(others, 1)
         if other != first
     ]

@@ -23,7 +23,7 @@ from typing import IO, Any
 import jax
 
 from jaxcnn import config as configs
-from jaxcnn.parallel import processor_name
+from jaxcnn.data.loader import processor_name
 from jaxcnn.research.comparison.grid import GridRun
 from jaxcnn.research.comparison.measures import is_reported
 from jaxcnn.training import Diverged, report, schema
@@ -51,13 +51,19 @@ ENDED = (RunState.DONE, RunState.DIVERGED)
 
 def run_state(run: GridRun) -> RunState:
     """The state of a run, from the files in its workdir."""
-    if _is_complete(run):
-        return RunState.DONE
-    if (run.folder / DIVERGED).exists():
-        return RunState.DIVERGED
+    if ended := _how_it_ended(run):
+        return ended
     if _is_locked(run.folder):
         return RunState.RUNNING
     return RunState.WAITING if (run.folder / "run.json").exists() else RunState.TO_DO
+
+
+def _how_it_ended(run: GridRun) -> RunState | None:
+    """DONE, DIVERGED, or None if the run has not ended. Does not touch the lock, which another process may be
+    taking at this moment."""
+    if _is_complete(run):
+        return RunState.DONE
+    return RunState.DIVERGED if (run.folder / DIVERGED).exists() else None
 
 
 def _is_complete(run: GridRun) -> bool:
@@ -161,12 +167,12 @@ def run_queue(
         locked: list[GridRun] = []
         for number, run in enumerate(runs, 1):
             stop_signal.check()
-            if run.name in errors or run_state(run) in ENDED:
+            if run.name in errors or _how_it_ended(run):
                 continue
             with acquire(run.folder) as acquired:
                 if not acquired:
                     locked.append(run)
-                elif run_state(run) not in ENDED:  # another process may just have finished it
+                elif not _how_it_ended(run):  # another process may just have finished it
                     console.line(f"\nrun {number} of {len(runs)}: {run.name}")
                     error = _train(run, command, console)
                     errors |= {run.name: error} if error else {}

@@ -31,9 +31,11 @@ def chosen_positions(
     positions = {int(identity): position for position, identity in enumerate(source.ids)}
     missing = [str(i) for i in ids if i not in positions]
     if missing:
+        least, most = min(positions), max(positions)
+        held_out = ", but not of held-out images" if len(positions) <= most - least else ""
         raise DataError(
-            f"no images of {split} have the ids {', '.join(missing)}: give ids from {min(positions)} to "
-            f"{max(positions)}"
+            f"no images of {split} have the ids {', '.join(missing)}: give ids from {least} to {most}"
+            f"{held_out}"
         )
     return np.array([positions[i] for i in ids])
 
