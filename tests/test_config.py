@@ -92,6 +92,8 @@ def test_range_errors_are_reported_together_with_wrong_keys_and_types():
         ("modle.width=2", "unknown key modle.width; did you mean model.width?"),
         ("model.dropout=1.5", "dropout=1.5 is not a probability"),
         ("model.column=Z", "column='Z' is not one of"),
+        ("lrn=off", "unknown key lrn (valid: "),
+        ("model.name=", "unknown model.name ''"),
         ("schedule.name=lsted", "unknown schedule.name 'lsted'; did you mean 'listed'?"),
         ("optim.momentum=2", "momentum must lie in [0, 1), got 2.0"),
         ("augment.scale=256", "augment.scale must be tuple[int, int], got 256"),
@@ -146,6 +148,22 @@ def test_missing_keys_are_named():
         schema.resolve_config(given)
     for key in ("batch_size", "schedule.rate (float)", "data.source (str)"):
         assert f"missing key {key}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "override", "message"),
+    [
+        ("epochs=float('nan')", "seed=1", "epochs must be 0 or more and finite, got nan"),
+        ("loss=5", "loss.auxiliary_weight=1", "loss must be a section of keys, got 5"),
+        ("optim=3", "optim.name=momentum", "optim must be a section of keys, got 3"),
+    ],
+)
+def test_each_error_of_a_file_names_its_key(line, override, message, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from ml_collections import ConfigDict\n"
+        f"def get_config():\n    return ConfigDict(dict(model=dict(name='alexnet'), {line}))\n"
+    )
+    assert message in errors(str(tmp_path / "mine.py"), override)
 
 
 def test_seeds_default_to_the_one_seed():

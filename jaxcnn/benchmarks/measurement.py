@@ -48,14 +48,12 @@ class Measurement:
         reference = self.peer_images_per_second or self.bound
         return self.images_per_second / reference if reference else None
 
-    def line(self) -> str:
-        """One line of JSON, with the facts and the machine; figures rounded to four digits."""
+    def record(self) -> dict[str, Any]:
+        """All fields, the facts and the machine as JSON values; figures rounded to four digits."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         facts = fields.pop("facts")
         text = json.dumps({**fields, "ratio": self.ratio, **facts, **machine()}, allow_nan=False)
-        return json.dumps(
-            json.loads(text, parse_float=lambda figure: float(f"{float(figure):.4g}"))
-        )
+        return json.loads(text, parse_float=lambda figure: float(f"{float(figure):.4g}"))
 
 
 def in_turns(repeats: int, timers: Mapping[str, Callable[[], float]]) -> dict[str, np.ndarray]:

@@ -16,16 +16,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", type=Path, help="a PNG file to draw")
 
 
-def write(options: argparse.Namespace) -> None:
-    """Prints the table of the given files and draws the plot if requested.
+def make_table(options: argparse.Namespace) -> str:
+    """The table of the given files; draws the plot if requested.
 
     Raises:
         ValueError: a line is not a measurement, or there is nothing to draw.
     """
     rows = [row for path in options.files for row in read_measurements(path)]
-    print(markdown_table(rows))
     if options.plot:
         plot_shares([row for row in rows if row["bound"] and row["peer"]], options.plot)
+    return markdown_table(rows)
 
 
 def read_measurements(path: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -105,8 +104,8 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def names(text: str) -> list[str]:
-    """A type of argument: names, separated by commas."""
-    return [name.strip() for name in text.split(",")]
+    """A type of argument: names, separated by commas; none in an empty text."""
+    return [name.strip() for name in text.split(",")] if text.strip() else []
 
 
 def choose(what: str, wanted: Sequence[str], valid: Sequence[str]) -> list[str]:
@@ -115,11 +114,12 @@ def choose(what: str, wanted: Sequence[str], valid: Sequence[str]) -> list[str]:
     Raises:
         UsageError: names each one that is not valid.
     """
+    from jaxcnn.config import did_you_mean
+
     errors = []
     for name in wanted:
         if name not in valid:
-            near = difflib.get_close_matches(name, valid, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, valid)
             errors.append(f"unknown {what} {name!r}{hint} (valid: {', '.join(valid)})")
     if errors:
         raise UsageError("\n".join(errors))
@@ -138,7 +138,8 @@ def show_progress(console: Console) -> Callable[[str, int, int], None]:
         began, before = first.setdefault(split, (now, done))
         rate = (done - before) / max(now - began, 1e-9)
         speed = f"  {rate:.0f} images/s  ETA {duration((total - done) / rate)}" if rate else ""
-        console.progress(f"{split}: {done:,}/{total:,} images{speed}", last=done == total)
+        if rate or done == total:
+            console.progress(f"{split}: {done:,}/{total:,} images{speed}", last=done == total)
         if done == total:
             console.end_progress()
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -59,12 +58,12 @@ def subcommand(name: str) -> Any:
         rows = []
         for row in kind.measure(options):
             rows.append(row)
-            yield Output(json.loads(row.line()))
+            yield Output(row.record())
         yield Output(text=format_measurements(rows))
 
     return types.SimpleNamespace(
         __doc__=f"{kind.__doc__}\nexample: jaxcnn bench {name}{arguments}",
         add_arguments=add_arguments,
-        run=kind.write if name == "table" else run,
+        run=(lambda options: Output(text=kind.make_table(options))) if name == "table" else run,
         KEPT=KEPT,
     )

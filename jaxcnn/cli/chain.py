@@ -21,7 +21,7 @@ from jaxcnn.cli.train import kept_text
 if TYPE_CHECKING:
     from jaxcnn.training.stages import Stage
 
-KEPT = "nothing was trained yet"
+KEPT = "finished stages are saved. To go on: {command}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

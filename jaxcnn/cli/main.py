@@ -46,9 +46,10 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         SystemExit: --help was given, or the arguments cannot be parsed.
     """
-    # Everything from the command's name on belongs to the command.
-    command, rest = _program_parser().parse_args(arguments[:1]).command, arguments[1:]
-    command, module, rest = find(command, rest)
+    if not arguments or arguments[0] not in COMMANDS:
+        _program_parser().parse_args(arguments[:1])
+    # Everything after the command's name belongs to the command.
+    command, module, rest = find(arguments[0], arguments[1:])
     options = _parse(command_parser(command, module), rest)
     options.command_line = ["jaxcnn", *arguments]
 
@@ -56,11 +57,11 @@ def main(arguments: Sequence[str]) -> int:
         stdout, as_json, code = sys.stdout, getattr(options, "json", False), EXIT_DONE
         with contextlib.redirect_stdout(sys.stderr if as_json else stdout):
             outputs = module.run(options)
-            for output in [outputs] if isinstance(outputs, Output) else outputs or ():
+            for output in [outputs] if isinstance(outputs, Output) else outputs:
                 if as_json and output.record is not None:
                     print(json.dumps(output.record), file=stdout, flush=True)
-                elif output.text and not as_json:
-                    print(output.text, file=stdout, flush=True)
+                elif output.text:
+                    print(output.text, flush=True)
                 code = max(code, output.code)
         return code
 
@@ -96,8 +97,10 @@ def sentence(module: Any) -> str:
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     """The options. A command with `overrides` also takes them as --config.KEY=VALUE, wherever they are typed;
     a chain takes --STAGE.KEY=VALUE too."""
-    dotted = [argument for argument in arguments if re.match(r"--[\w-]+\.", argument)]
-    options = parser.parse_args([argument for argument in arguments if argument not in dotted])
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    dotted = [argument for argument in arguments[:end] if re.match(r"--[\w-]+\.", argument)]
+    others = [argument for argument in arguments[:end] if argument not in dotted]
+    options = parser.parse_args([*others, *arguments[end:]])
     prefix = getattr(options, "override_prefix", "--config.")
     for text in dotted:
         if not hasattr(options, "overrides") or not text.startswith(prefix):

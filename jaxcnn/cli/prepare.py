@@ -27,8 +27,6 @@ from jaxcnn.cli.exit_codes import UsageError
 
 KEPT = "give the same command again"
 SUBCOMMANDS = ("cifar10_subset",)
-IMAGENET = "imagenet2012"
-SOURCES = ("tfds", "folder", "packed", "synthetic")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,19 +69,20 @@ def subcommand(name: str) -> Any:
 
 
 def run(options: argparse.Namespace) -> Output:
-    from jaxcnn.data import default_data_dir, open_data
+    from jaxcnn.data import SOURCE_KINDS, default_data_dir, open_data
+    from jaxcnn.data.preparation.imagenet import NAME as IMAGENET
 
     if problem := _problem(options):
         raise UsageError(problem)
     source = options.name or options.source
     data_dir = (options.data_dir or default_data_dir()).expanduser().absolute()
     flags, config = "", "vgg_e"
-    if source.partition(":")[0] not in SOURCES:
+    base = source.partition(":")[0]
+    if base not in SOURCE_KINDS:
         _prepare(source, data_dir, options)
-        known = source.partition(":")[0] in (IMAGENET, "digits")
         source = f"tfds:{source}"
-        flags = "" if known else f" --config.data.source={source}"
-        config = "quickstart" if source.startswith("tfds:digits") else config
+        flags = "" if base in (IMAGENET, "digits") else f" --config.data.source={source}"
+        config = "quickstart" if base == "digits" else config
     record: dict[str, Any] = {}
     if options.pack:
         out = options.out.expanduser().absolute()
@@ -106,6 +105,8 @@ def run(options: argparse.Namespace) -> Output:
 
 def _problem(options: argparse.Namespace) -> str:
     """What is wrong with the command, or ''."""
+    from jaxcnn.data import SOURCE_KINDS
+    from jaxcnn.data.preparation.imagenet import NAME as IMAGENET
     from jaxcnn.data.preparation.imagenet import VERSION
 
     if not options.name and not options.source:
@@ -128,7 +129,7 @@ def _problem(options: argparse.Namespace) -> str:
         if given:
             return f"{', '.join(f'--{flag}' for flag in given)}: only with --pack"
         needless = f"{name} needs no preparation: train on it, or give --pack"
-        return needless if base in SOURCES else ""
+        return needless if base in SOURCE_KINDS else ""
     if base == "packed":
         return f"{name} is packed already; pack what it was made from"
     if options.out is None or options.shorter_side is None:
@@ -138,6 +139,7 @@ def _problem(options: argparse.Namespace) -> str:
 
 def _prepare(name: str, data_dir: Path, options: argparse.Namespace) -> None:
     """Makes the data set `name` of TFDS, unless it is there."""
+    from jaxcnn.data.preparation.imagenet import NAME as IMAGENET
     from jaxcnn.data.preparation.imagenet import prepare_imagenet
     from jaxcnn.data.sources.digits import prepare_digits
     from jaxcnn.data.sources.tfds import find_prepared

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 from jaxcnn.cli.arguments import Output, add_config, add_json, show_progress
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from jaxcnn.data.pixel_statistics import Statistics
     from jaxcnn.preprocessing import Augment
 
@@ -67,7 +69,7 @@ def run(options: argparse.Namespace) -> Output:
     given = [f"--config.{o}" for o in options.overrides if not o.startswith("augment.statistics=")]
     train = ["jaxcnn", "train", f"--config={options.config}", *given]
     lines = [
-        describe(statistics),
+        describe(statistics, values, vectors),
         f"saved in {out} after {duration(time.perf_counter() - began)}. To train with it:",
         f"  {shlex.join([*train, f'--config.augment.statistics={out}'])}",
     ]
@@ -79,13 +81,11 @@ def run(options: argparse.Namespace) -> Output:
     return Output(record, "\n".join(lines))
 
 
-def describe(statistics: Statistics) -> str:
-    """The figures as a table, on the 0..255 scale."""
+def describe(statistics: Statistics, values: np.ndarray, vectors: np.ndarray) -> str:
+    """The figures as a table, on the 0..255 scale; `values` and `vectors` are those of the covariance."""
     import numpy as np
 
-    from jaxcnn.data.pixel_statistics import eigen
-
-    origin, (values, vectors) = statistics.origin, eigen(statistics)
+    origin = statistics.origin
     left_out = f", {origin['unreadable']:,} of them corrupt" if origin["unreadable"] else ""
     deviations = np.sqrt(np.diag(statistics.covariance))
     lines = [

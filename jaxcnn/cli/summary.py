@@ -73,8 +73,8 @@ def _build(options: argparse.Namespace) -> Any:
 
     net = options.name if options.name in NETS else "vgg"
     fields, given = net_fields(net), _names()[options.name]
-    for name, value in vars(options).items():
-        if value is not None and name not in ("name", "detail", "json", "command_line"):
+    for name in {name: None for net in NETS for name in net_fields(net)}:
+        if (value := getattr(options, name)) is not None:
             kind = fields[name].type if name in fields else str
             given[name] = _converted(name, value, kind)
     return build(net, **given)

@@ -53,7 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dry_run", action="store_true", help=help_text)
     help_text = "print every key, its value and its origin; train nothing"
     add("--print_config", action="store_true", help=help_text)
-    add_json(parser, "print the results as one JSON list; with --print_config: the config")
+    add_json(
+        parser,
+        "print the results as one JSON list; with --print_config: the config; with --dry_run: its figures",
+    )
 
 
 def run(options: argparse.Namespace) -> Output:
@@ -94,7 +97,7 @@ def _work(options: argparse.Namespace, workdir: str, config: dict[str, Any]) -> 
     if options.print_config:
         return Output(config, configs.format_config(config, given, options.overrides))
     if options.dry_run:
-        return Output(text=dry_run(config))
+        return Output(*dry_run(config))
     report = run(config, workdir, command=options.command_line)
     return Output() if is_follower() else Output(report["results"])
 

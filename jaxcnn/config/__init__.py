@@ -20,7 +20,7 @@ from jaxcnn.config.files import (
     read_config,
     save_config,
 )
-from jaxcnn.config.values import parse, typed
+from jaxcnn.config.values import did_you_mean, parse, typed
 
 __all__ = [
     "CONFIGS",
@@ -28,6 +28,7 @@ __all__ = [
     "ConfigError",
     "Sections",
     "build_section",
+    "did_you_mean",
     "difference",
     "execute",
     "find_config",

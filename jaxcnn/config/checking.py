@@ -14,7 +14,7 @@ from typing import Any
 
 from jaxcnn.config.files import ConfigError
 from jaxcnn.config.migration import RENAMED_KEYS, new_value
-from jaxcnn.config.values import convert, flatten, parse, plain, spell, typed
+from jaxcnn.config.values import convert, did_you_mean, flatten, parse, plain, spell, typed
 
 REQUIRED = inspect.Parameter.empty
 
@@ -129,11 +129,12 @@ def _override(config: dict[str, Any], text: str, sections: Sections, errors: lis
         errors.append(_unknown(path, known))
     elif path in sections:
         errors.append(f"{path} is a section; set its keys one by one: --config.{path}.KEY=VALUE")
-    elif key == "name" and path in known:
+    elif key == "name" and path in known and isinstance(config.get(name, {}), dict):
         config[name] = _renamed(config.get(name, {}), value, sections[name])
     else:
         section = config.setdefault(name, {}) if name else config
-        section[key] = parse(value, known.get(path, Any))
+        if isinstance(section, dict):  # else `_section` reports it
+            section[key] = parse(value, known.get(path, Any))
 
 
 def _renamed(section: Mapping[str, Any], name: str, target: Any) -> dict[str, Any]:
@@ -165,10 +166,13 @@ def _unknown(key: str, known: Iterable[str]) -> str:
     if key in RENAMED_KEYS:
         return f"{key} is now {RENAMED_KEYS[key]}"
     (section, _, tail), known = key.rpartition("."), list(known)
-    tails = {k.rpartition(".")[2]: k for k in reversed(known)} | SYNONYMS
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-    near = near or [tails[t] for t in difflib.get_close_matches(tail, tails, n=1)]
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(key, known, cutoff=0.75)
+    if not hint and tail in SYNONYMS:
+        hint = f"; did you mean {SYNONYMS[tail]}?"
+    if not hint:  # the right key in a wrong section
+        tails = {k.rpartition(".")[2]: k for k in reversed(known)}
+        near = difflib.get_close_matches(tail, tails, n=1)
+        hint = f"; did you mean {tails[near[0]]}?" if near else ""
     valid = [k for k in known if section and k.startswith(f"{section}.")] or known
     return f"unknown key {key}{hint} (valid: {', '.join(dict.fromkeys(valid))})"
 
@@ -184,9 +188,9 @@ def _section(
     if isinstance(target, Mapping):
         wanted = given.get("name")
         if wanted not in target:
-            what = f"unknown {name}.name {wanted!r}" if wanted else f"missing key {name}.name"
-            near = difflib.get_close_matches(str(wanted), target, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            what = f"unknown {name}.name {wanted!r}"
+            what = what if "name" in given else f"missing key {name}.name"
+            hint = did_you_mean(wanted, target, "{!r}")
             errors.append(f"{what}{hint} (valid: {', '.join(target)})")
             return {}
         chosen, target = {"name": wanted}, target[wanted]
@@ -218,7 +222,7 @@ def _values(
             errors.append(f"missing key {name} ({spell(kind)})")
         elif key not in given:
             values[key] = plain(default)
-        elif today != value:
+        elif today is not value:
             errors.append(f"{name}={value!r} is now {today!r}")
         else:
             values[key] = typed(name, value, kind, errors)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import json
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 import ml_collections
 
 from jaxcnn.config.migration import migrate
-from jaxcnn.config.values import flatten, plain
+from jaxcnn.config.values import did_you_mean, flatten, plain
 
 # Keys that may differ when a run resumes in its workdir. The update rule and the data may not.
 MAY_DIFFER = ("epochs", "evals", "checkpoint", "log", "mesh")
@@ -39,8 +38,7 @@ def find_config(path: str, folder: Path = CONFIGS) -> Path:
         if candidate.is_file():
             return candidate
     names = sorted(f.stem for f in folder.glob("*.py"))
-    near = difflib.get_close_matches(Path(path).stem, names, n=1)
-    hint = f"; did you mean --config={near[0]}?" if near else ""
+    hint = did_you_mean(Path(path).stem, names, "--config={}")
     raise ConfigError(f"no config file {path!r}{hint}\n  there are: {', '.join(names)}")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
@@ -81,6 +82,14 @@ def convert(value: Any, kind: Any) -> Any:
         if isinstance(value, kind):
             return value
     raise TypeError(f"{value!r} is not {spell(kind)}")
+
+
+def did_you_mean(wrong: Any, valid: Iterable[Any], form: str = "{}", cutoff: float = 0.6) -> str:
+    """`; did you mean NAME?` with the valid name nearest to `wrong`, in the given form; '' if none is."""
+    near = difflib.get_close_matches(
+        str(wrong), [v for v in valid if isinstance(v, str)], 1, cutoff
+    )
+    return f"; did you mean {form.format(near[0])}?" if near else ""
 
 
 def spell(kind: Any) -> str:

@@ -7,11 +7,12 @@ from jaxcnn.data.eval_loader import EvalImage, EvalLoader, placeholder_pixels, p
 from jaxcnn.data.loader import CorruptCounter, available_cores
 from jaxcnn.data.sources.folder import ImageFiles
 from jaxcnn.data.sources.source import Source, Subset
-from jaxcnn.data.splits import DataSplits, default_data_dir, open_data
+from jaxcnn.data.splits import SOURCE_KINDS, DataSplits, default_data_dir, open_data
 from jaxcnn.data.train_crops import Sampling
 from jaxcnn.data.train_loader import Batch, TrainLoader
 
 __all__ = [
+    "SOURCE_KINDS",
     "Batch",
     "CorruptCounter",
     "CorruptImage",

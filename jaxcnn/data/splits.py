@@ -113,6 +113,10 @@ def _open(source: str, data_dir: str, train_split: str, eval_split: str) -> Open
     )
 
 
+# What `data.source` begins with.
+SOURCE_KINDS = ("tfds", "folder", "packed", "synthetic")
+
+
 def split_held_out(train: Source, count: int) -> tuple[Source, Source | None]:
     """Returns (train without `count` examples, those examples or None), by a fixed permutation."""
     if count == 0:

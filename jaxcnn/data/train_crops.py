@@ -1,11 +1,11 @@
 """Random crops for training: the settings with their checks, and the draw."""
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from jaxcnn.config import did_you_mean
 from jaxcnn.data.crops import ResizedCrop, rescaled_crop, rescaled_size
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sampler import RandomStream, random_bits
@@ -91,8 +91,7 @@ def _unknown(field: str, given: Sequence[str], valid: Sequence[str]) -> Iterator
     """Yields what is wrong with each name that is not one of `valid`."""
     for value in given:
         if value not in valid:
-            near = difflib.get_close_matches(str(value), valid, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(value, valid, "{!r}")
             yield f"unknown {field} {value!r}{hint} (valid: {_listed(valid)})"
 
 

@@ -6,7 +6,6 @@ A new protocol is one dataclass here and one row in `PROTOCOLS`.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple
@@ -215,7 +214,7 @@ def read_protocol(text: str, image_size: int) -> Protocol:
     # Split at spaces outside parentheses.
     name, *given = re.findall(r"(?:[^\s(]|\([^)]*\)?)+", text) or [""]
     if name not in PROTOCOLS:
-        raise configs.ConfigError(f"unknown protocol {name!r}{_hint(name, PROTOCOLS)}")
+        raise configs.ConfigError(f"unknown protocol {name!r}{_valid(name, PROTOCOLS)}")
     kinds = {f"{key}=": kind for key, (kind, _) in configs.parameters(PROTOCOLS[name]).items()}
     del kinds["every_epochs="]
     values, problems = {}, []
@@ -224,7 +223,7 @@ def read_protocol(text: str, image_size: int) -> Protocol:
         if kind := kinds.get(key + equals):
             values[key] = configs.typed(f"{name} {key}", configs.parse(value, kind), kind, problems)
         else:
-            problems.append(f"{name} has no {pair!r}{_hint(key, kinds)}")
+            problems.append(f"{name} has no {pair!r}{_valid(key, kinds)}")
     if problems:
         raise configs.ConfigError("; ".join(problems))
     try:
@@ -237,10 +236,8 @@ def read_protocol(text: str, image_size: int) -> Protocol:
     return protocol
 
 
-def _hint(wrong: str, valid: Iterable[str]) -> str:
-    near = difflib.get_close_matches(wrong, list(valid), n=1)
-    guess = f"; did you mean {near[0]}?" if near else ""
-    return f"{guess} (valid: {', '.join(valid)})"
+def _valid(wrong: str, valid: Iterable[str]) -> str:
+    return f"{configs.did_you_mean(wrong, valid)} (valid: {', '.join(valid)})"
 
 
 def _name(protocol: Protocol) -> str:

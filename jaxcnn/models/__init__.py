@@ -4,10 +4,10 @@ Nothing here jits, places arrays on devices or reads data.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from jaxcnn.config import did_you_mean
 from jaxcnn.models.alexnet import AlexNet
 from jaxcnn.models.cuda_convnet import CudaConvNet
 from jaxcnn.models.googlenet import GoogLeNet
@@ -31,13 +31,13 @@ def build(name: str, **fields: Any) -> Net:
       ValueError: an unknown name; or all problems of the fields (unknown, wrong type, out of range) at once.
     """
     if name not in NETS:
-        raise ValueError(f"unknown net {name!r}{_hint(name, NETS)}")
+        raise ValueError(f"unknown net {name!r}{_valid(name, NETS)}")
     known = net_fields(name)
     problems = []
     for field, value in fields.items():
         kind: Any = known[field].type if field in known else None
         if kind is None:
-            problems.append(f"unknown field {field!r}{_hint(field, known)}")
+            problems.append(f"unknown field {field!r}{_valid(field, known)}")
         elif type(value) is not kind and not (kind is float and type(value) is int):
             given = f"{field}={value!r} is a {type(value).__name__}"
             problems.append(f"{given}, expected {kind.__name__}")
@@ -56,7 +56,5 @@ def net_fields(name: str) -> dict[str, dataclasses.Field]:
     return {field.name: field for field in fields if field.name not in ("parent", "name")}
 
 
-def _hint(wrong: str, valid: Iterable[str]) -> str:
-    near = difflib.get_close_matches(wrong, list(valid), n=1)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    return f" ({guess}valid: {', '.join(sorted(valid))})"
+def _valid(wrong: str, valid: Iterable[str]) -> str:
+    return f"{did_you_mean(wrong, valid, '{!r}')} (valid: {', '.join(sorted(valid))})"

@@ -19,8 +19,8 @@ from jaxcnn.training.experiment import synthetic_batch
 UNKNOWN_CLASSES = 1000
 
 
-def dry_run(config: Mapping[str, Any]) -> str:
-    """Compiles and runs a train step and an evaluation step; returns a text with memory and time.
+def dry_run(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Compiles and runs a train step and an evaluation step; returns (figures, the same as text).
 
     Reads no dataset and writes no file. If the config takes the number of classes from the data, 1000
     classes are used.
@@ -35,10 +35,13 @@ def dry_run(config: Mapping[str, Any]) -> str:
         f"dry run: {describe_devices()}, batch {size}, {net.num_classes} classes, random images",
     ]
 
+    figures: dict[str, Any] = {"batch_size": size, "num_classes": net.num_classes}
+
     def compiled(what: str, lowered: Any) -> Any:
         step, seconds = _timed(lowered.compile)
-        memory = memory_bytes(step) / 1e9
-        lines.append(f"{what:<16} compiled in {seconds:.1f} s, {memory:.2f} GB per device")
+        memory, name = memory_bytes(step), what.replace(" ", "_")
+        figures.update({f"{name}_compile_seconds": seconds, f"{name}_bytes_per_device": memory})
+        lines.append(f"{what:<16} compiled in {seconds:.1f} s, {memory / 1e9:.2f} GB per device")
         return step
 
     train, forward = compiled("train step", experiment.lower_train()), experiment.forward()
@@ -49,12 +52,15 @@ def dry_run(config: Mapping[str, Any]) -> str:
     state, step_seconds = _timed(lambda: train(state, batch, controls)[0])
     _, eval_seconds = _timed(lambda: evaluate(experiment.evaluated(state), crops))
     for what, seconds in (("train step", step_seconds), ("evaluation batch", eval_seconds)):
+        figures[f"{what.replace(' ', '_')}_seconds"] = seconds
         lines.append(f"one {what:<16} {seconds:8.2f} s   {size / seconds:8.1f} images/s")
-    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     device = experiment.placement.mesh.devices.flat[0].memory_stats() or {}
-    peak = device.get("peak_bytes_in_use", 0) / 1e9
-    on_device = f", of a device {peak:.2f} GB" if peak else ""
-    return "\n".join([*lines, f"peak memory of this process {process:.2f} GB{on_device}"])
+    peak = device.get("peak_bytes_in_use", 0)
+    figures.update({"peak_bytes_of_process": process, "peak_bytes_of_device": peak})
+    on_device = f", of a device {peak / 1e9:.2f} GB" if peak else ""
+    lines.append(f"peak memory of this process {process / 1e9:.2f} GB{on_device}")
+    return figures, "\n".join(lines)
 
 
 def memory_bytes(compiled: Any) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn import config as configs
+from jaxcnn.data import SOURCE_KINDS
 from jaxcnn.evaluation import PROTOCOLS, Protocol
 from jaxcnn.losses import Objective
 from jaxcnn.models import NETS
@@ -49,7 +50,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         kind = self.source.partition(":")[0]
-        if kind not in ("tfds", "folder", "packed", "synthetic"):
+        if kind not in SOURCE_KINDS:
             raise ValueError(
                 "source must be tfds:NAME, folder:PATH, packed:DIR or synthetic, got "
                 f"{self.source!r}"

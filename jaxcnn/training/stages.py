@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import re
 from collections.abc import Mapping, Sequence
@@ -91,7 +90,7 @@ def read_chain(
     rows = _rows(file)
     names = [row["name"] for row in rows]
     errors = [
-        f"there is no stage {name!r}{_near(name, names)} (stages: {', '.join(names)})"
+        f"there is no stage {name!r}{configs.did_you_mean(name, names, '{!r}')} (stages: {', '.join(names)})"
         for name in overrides
         if name not in (*names, "config")
     ]
@@ -169,7 +168,8 @@ def _row_errors(row: Mapping[str, Any], earlier: Sequence[Any]) -> list[str]:
             f"a stage needs a name of letters, digits, - and _ which is not 'config', got {name!r}"
         ]
     errors = [
-        f"stage {name}: unknown key {key!r}{_near(key, [*KEYS])} (valid: {', '.join(KEYS)})"
+        f"stage {name}: unknown key {key!r}{configs.did_you_mean(key, KEYS, '{!r}')} "
+        f"(valid: {', '.join(KEYS)})"
         for key in row
         if key not in KEYS
     ]
@@ -180,15 +180,9 @@ def _row_errors(row: Mapping[str, Any], earlier: Sequence[Any]) -> list[str]:
             errors.append(f"stage {name}: {key} must be a {kind.__name__}, got {row[key]!r}")
     start = row.get("start", "")
     if start and start not in earlier:
-        errors.append(
-            f"stage {name} starts from {start!r}, which is no earlier stage{_near(start, earlier)}"
-        )
+        hint = configs.did_you_mean(start, earlier, "{!r}")
+        errors.append(f"stage {name} starts from {start!r}, which is no earlier stage{hint}")
     return errors
-
-
-def _near(wrong: Any, valid: Sequence[Any]) -> str:
-    near = difflib.get_close_matches(str(wrong), [v for v in valid if isinstance(v, str)], n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _with(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxcnn import config as configs
 from jaxcnn.parallel import put
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.experiment import Experiment
@@ -149,8 +149,7 @@ def _chosen(names: Sequence[str], layers: Sequence[str]) -> tuple[list[str], lis
     problems = []
     for name in names:
         if not any(inside(layer, name) for layer in layers):
-            near = difflib.get_close_matches(name, [*layers, *grouped(layers, layers)], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = configs.did_you_mean(name, [*layers, *grouped(layers, layers)], "{!r}")
             problems.append(f"{name}: named in init.layers, but this net has no such layer{hint}")
     return chosen, problems
 

@@ -16,7 +16,7 @@ def test_table_and_plot(tmp_path, capsys):
         Measurement("alone", 3.0, 1.0),
     ]
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(row.line() + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row.record()) + "\n" for row in rows))
     assert table(str(path), f"--plot={tmp_path / 'plot.png'}") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "| a step | 10 | 8 | 1.25 | 40 | 0.25 | 2.00 |"
@@ -30,6 +30,6 @@ def test_bad_input(tmp_path, capsys):
     assert table(str(path)) == 1
     assert "line 1, is not a row of jaxcnn bench --json" in capsys.readouterr().err
     assert table(str(tmp_path / "absent")) == 1
-    path.write_text(Measurement("alone", 3.0, 1.0).line())
+    path.write_text(json.dumps(Measurement("alone", 3.0, 1.0).record()))
     assert table(str(path), f"--plot={tmp_path / 'plot.png'}") == 1
     assert "nothing to draw" in capsys.readouterr().err

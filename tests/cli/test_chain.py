@@ -135,6 +135,7 @@ def test_a_finished_chain_trains_nothing(chained, capsys):
     assert main(["chain", *arguments(workdir), "--json"]) == 0
     results, shown = capsys.readouterr()
     assert shown.count("is finished") == 2
+    assert shown.splitlines()[0].split()[:2] == ["stage", "net"]  # the plan
     rows = [{"stage": stage, **row} for stage in CHOSEN for row in results_of(workdir / stage)]
     assert json.loads(results) == rows
     assert {p: p.read_bytes() for p in workdir.glob("*/*.json*")} == before
@@ -274,7 +275,7 @@ def test_a_typed_from_run_replaces_a_start(tmp_path):
 
 def test_the_list_as_text_and_as_json(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    code, shown = start("configs/vgg_e.py", "--list")
+    code, shown = start("configs/vgg_e.py", "--list", "--stages=")  # all of them
     assert code == 0
     row = ["s256", "vgg", "E", "256", "0.01", "74", "net_a", "to", "do"]
     assert shown.splitlines()[2].split() == row

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +57,16 @@ def test_files_folders_and_errors(run, folder, capsys):
     assert "2 of 5 images cannot be read" in said
     assert f"vgg, step {STEP}: 5 images by centre(40->32)" in said
     assert "evaluation of crops of 32 x 32" in said
+
+
+def test_a_file_whose_name_begins_with_dashes(run, folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    shutil.copy("c.png", "--c.png")
+    try:
+        assert main(["predict", f"--workdir={run}", "--", "--c.png"]) == 0
+    finally:
+        Path("--c.png").unlink()
+    assert capsys.readouterr().out.startswith("--c.png\n")
 
 
 def test_json_prints_an_object_per_line(run, folder, capsys):

@@ -379,8 +379,12 @@ def test_usage_errors_exit_with_2(capsys):
 
 def test_dry_run_prints_memory_and_time_and_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["train", *arguments(mesh__data=1), "--dry_run"]) == 0
-    shown = capsys.readouterr().out
+    assert main(["train", *arguments(mesh__data=1), "--dry_run", "--json"]) == 0
+    figures, shown = capsys.readouterr()
+    figures = json.loads(figures)
+    assert figures["batch_size"] == 32
+    assert all(figures[f"{name}_seconds"] > 0 for name in ("train_step", "evaluation_batch"))
+    assert figures["train_step_bytes_per_device"] > 1e6
     for part in (
         "dry run:",
         "one train step",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from jaxcnn import config as configs
 
 MEASURES = ("top1", "epochs_to_train_error")
 
@@ -50,8 +51,7 @@ def parse_measure(text: str) -> Measure:
     """Parses `top1` or `epochs_to_train_error=0.25`; raises ValueError if it is something else."""
     name, equals, value = text.partition("=")
     if name not in MEASURES:
-        near = difflib.get_close_matches(name, MEASURES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = configs.did_you_mean(name, MEASURES)
         raise ValueError(f"unknown measure {name!r}{hint} (valid: {', '.join(MEASURES)})")
     if name == "top1":
         if equals:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,8 +87,7 @@ def comparison_from_dict(name: str, fields: Any) -> Comparison:
         if key in keys:
             values[key] = configs.typed(key, configs.plain(value), keys[key][0], problems)
             continue
-        near = difflib.get_close_matches(str(key), keys, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = configs.did_you_mean(key, keys)
         problems.append(f"unknown key {key}{hint} (valid: {valid})")
     comparison = None if problems else Comparison(name, **values)
     problems += _problems(comparison) if comparison else []
