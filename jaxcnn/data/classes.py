@@ -9,6 +9,8 @@ import importlib.resources
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from jaxcnn.data.errors import DataError
+
 
 class ImageNetClass(NamedTuple):
     index: int
@@ -33,3 +35,23 @@ def display_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
     """Returns names to display: the table's name for a WNID, any other name unchanged."""
     names = {row.wnid: row.name for row in class_table()}
     return tuple(names.get(name, name) for name in class_names)
+
+
+def shorten(names: Sequence[str], most: int = 8) -> str:
+    """Returns `names` as a text for messages, the first `most` of them."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def check_same_classes(
+    splits: tuple[str, str], names: Sequence[tuple[str, ...]], origin: str, advice: str
+) -> None:
+    """Raises a DataError if the class names of the two splits of `origin` differ."""
+    (train, other), (mine, others) = splits, names
+    if mine == others:
+        return
+    only = {train: sorted({*mine} - {*others}), other: sorted({*others} - {*mine})}
+    how = "; ".join(f"only in {split}: {shorten(found) or 'none'}" for split, found in only.items())
+    how = how if any(only.values()) else "the same names in another order"
+    counts = f"the classes of {train} ({len(mine)}) and {other} ({len(others)})"
+    raise DataError(f"{counts} in {origin} differ: {how}; {advice}")

@@ -1,7 +1,8 @@
 """Geometry of rescaled images and of crops. Pure functions.
 
 VGG 3.1: the image is rescaled isotropically so that its *shorter* side is S, and crops are taken from it. A
-`ResizedCrop` gives the region of the original image and its size in pixels; decode.py reads only that region.
+`ResizedCrop` gives the region of the original image and the size that it is resized to; decode.py reads only
+that region.
 """
 
 from typing import NamedTuple

@@ -133,13 +133,14 @@ def preprocess(
     check_holds_crop((scale,), image_size)
     try:
         data = Path(path).expanduser().read_bytes()
-        size = peek(data)
-        crop = center_crop(*size, scale, image_size, square=square)
-        return decode_eval_crops(data, size, [crop])[crop][None]
     except OSError as error:
         raise DataError(
             f"cannot read the image {path}: {error.strerror}; give the path of a JPEG, PNG, GIF, "
             "BMP or WebP file"
         ) from error
+    try:
+        size = peek(data)
+        crop = center_crop(*size, scale, image_size, square=square)
+        return decode_eval_crops(data, size, [crop])[crop][None]
     except CorruptImage as error:
         raise DataError(f"cannot decode the image {path}: {error}") from error

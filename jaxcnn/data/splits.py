@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.data.classes import check_same_classes
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sampler import RandomStream, permutation
 from jaxcnn.data.sources.digits import prepare_digits
@@ -75,14 +76,13 @@ def open_data(
     """
     opened = _open(source, data_dir, train_split, eval_split)
     train, evaluation, eval_split, origin, note = opened
-    names, others = train.class_names, evaluation.class_names
-    if names != others:
-        raise DataError(
-            f"the classes of {train_split} ({len(names)}) and {eval_split} ({len(others)}) in {origin} "
-            f"differ: only in {train_split}: {', '.join(sorted({*names} - {*others})[:8]) or 'none'}; only "
-            f"in {eval_split}: {', '.join(sorted({*others} - {*names})[:8]) or 'none'}; both splits need the "
-            "same classes (in a folder, the same class folders)"
-        )
+    names = train.class_names
+    check_same_classes(
+        (train_split, eval_split),
+        (names, evaluation.class_names),
+        origin,
+        "both splits need the same classes (in a folder, the same class folders)",
+    )
     description = (
         f"{origin}: {len(names)} classes, {len(train)} {train_split}, "
         f"{len(evaluation)} {eval_split}{note}"

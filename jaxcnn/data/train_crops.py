@@ -31,8 +31,9 @@ class Sampling:
         area: (smallest, largest) share of the image's area that a 'random_resized_crop' covers.
         aspect: (narrowest, widest) width / height of a 'random_resized_crop'.
         aspect_law: 'log_uniform' or 'uniform': how the aspect is drawn, which the paper does not say.
-        interpolation: the filters of the resize (Pillow's; all but 'nearest' with antialiasing). One is
-            drawn, with equal probability, for each image and epoch.
+        interpolation: the filters of the resize: 'bilinear', 'area', 'nearest', 'cubic' (Pillow's BILINEAR,
+            BOX, NEAREST, BICUBIC; all but 'nearest' with antialiasing). One is drawn, with equal
+            probability, for each image and epoch.
 
     Raises:
         ValueError: every problem with the fields.

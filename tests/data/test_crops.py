@@ -110,6 +110,12 @@ def test_offsets_are_uniform_and_all_are_reached():
         assert max(abs(n - 1000 / count) for n in seen.values()) < 4.5 * math.sqrt(1000 / count)
 
 
+def test_a_224_crop_of_256_has_33_by_33_offsets():
+    settings = {"height": 375, "width": 500, "image_size": 224, "scale": (256, 256)}
+    crops = [draw(i, sampling="random_crop_in_square", **settings) for i in range(14000)]
+    assert {crop.box[:2] for crop in crops} == {(i, j) for i in range(33) for j in range(33)}
+
+
 @pytest.mark.parametrize(
     ("sampling", "shape"),
     [
@@ -119,7 +125,7 @@ def test_offsets_are_uniform_and_all_are_reached():
     ],
 )
 def test_crops_cover_the_central_square(sampling, shape):
-    """They lie in it, at 33 x 33 places, and reach its edges, within a pixel's rounding."""
+    """They lie in it, at 33 places along each axis, and reach its edges, within a pixel's rounding."""
     height, width = shape
     settings = {"height": height, "width": width, "image_size": 224, "scale": (256, 256)}
     crops = [draw(i, sampling=sampling, **settings) for i in range(500)]

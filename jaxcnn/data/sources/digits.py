@@ -6,6 +6,7 @@ decoder as ImageNet.
 """
 
 import contextlib
+import functools
 import io
 import warnings
 from collections.abc import Iterator
@@ -43,20 +44,11 @@ def prepare_digits(data_dir: Path) -> Path:
             "write to with --config.data.data_dir=DIR or $TFDS_DATA_DIR"
         ) from error
     tfds = load_tfds()
-    image = tfds.features.Image(shape=(SIDE, SIDE, 3), encoding_format="jpeg")
-    label = tfds.features.ClassLabel(names=[str(k) for k in range(10)])
     # TFDS prints that it downloads, which it does not.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         tfds.display_progress_bar(False)
-        builder = tfds.dataset_builders.AdhocBuilder(
-            name=NAME,
-            version=VERSION,
-            data_dir=str(data_dir),
-            description=__doc__,
-            features=tfds.features.FeaturesDict({"image": image, "label": label}),
-            split_datasets={"train": _examples(0), "validation": _examples(1)},
-        )
+        builder = _builder_class()(data_dir=str(data_dir))
         try:
             builder.download_and_prepare(file_format="tfrecord")
         except OSError:
@@ -95,3 +87,36 @@ def _examples(split: int) -> Iterator[tuple[int, dict[str, Any]]]:
     for position in split_digits(digits.target)[split]:
         image = encode_digit(digits.images[position])
         yield int(position), {"image": io.BytesIO(image), "label": int(digits.target[position])}
+
+
+@functools.cache
+def _builder_class() -> Any:
+    tfds = load_tfds()
+
+    # TFDS registers a builder class when it is defined, which must happen once.
+    class Digits(tfds.core.GeneratorBasedBuilder):
+        name = NAME
+        VERSION = tfds.core.Version(VERSION)
+
+        def _info(self) -> Any:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=__doc__,
+                features=tfds.features.FeaturesDict(
+                    {
+                        "image": tfds.features.Image(shape=(SIDE, SIDE, 3), encoding_format="jpeg"),
+                        "label": tfds.features.ClassLabel(names=[str(k) for k in range(10)]),
+                    }
+                ),
+                supervised_keys=("image", "label"),
+                disable_shuffling=False,
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            del dl_manager  # nothing to download
+            return {"train": _examples(0), "validation": _examples(1)}
+
+        def _generate_examples(self) -> Any:
+            raise NotImplementedError
+
+    return Digits

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxcnn.data.classes import shorten
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.sources.source import Opened, Source
 
@@ -86,7 +87,7 @@ def open_folder(root: Path, train_split: str, eval_split: str) -> Opened:
         )
     missing = [split for split in (train_split, eval_split) if not (root / split).is_dir()]
     if missing:
-        seen = _shorten(sorted(entry.name for entry in os.scandir(root))) or "nothing"
+        seen = shorten(sorted(entry.name for entry in os.scandir(root))) or "nothing"
         raise DataError(
             f"{root} has no {' and no '.join(f'{split}/' for split in missing)}; {_LAYOUT}; it "
             f"holds {seen}; make the folder, or set --config.data.train_split and "
@@ -122,7 +123,7 @@ def _scan_classes(folder: Path) -> FolderSource:
     if empty:
         raise DataError(
             f"no images in {len(empty)} of the {len(names)} class folders of {folder}: "
-            f"{_shorten(empty)} ({ignored} files that are not images were seen); put images there "
+            f"{shorten(empty)} ({ignored} files that are not images were seen); put images there "
             f"({' '.join(SUFFIXES)}) or remove the class from every split"
         )
     labels = np.repeat(np.arange(len(names), dtype=np.int32), counts)
@@ -144,7 +145,7 @@ def _scan_flat(folder: Path, class_names: tuple[str, ...]) -> FolderSource | Non
             raise DataError(
                 f"{folder / name} has class {wnid or 'unknown'} in {origin}, which is not one of the "
                 f"{len(class_names)} class folders of the training split "
-                f"({_shorten(class_names)}); a flat ImageNet val/ needs ImageNet's 1000 "
+                f"({shorten(class_names)}); a flat ImageNet val/ needs ImageNet's 1000 "
                 "folders named by WNID"
             )
         labels[i] = index[wnid]
@@ -172,8 +173,3 @@ def _flat_labels(folder: Path) -> tuple[dict[str, str], str]:
         f"{folder} holds ImageNet's validation images without class folders, and no list of their "
         f"labels was found; put Kaggle's {_LABEL_FILE} in that folder"
     )
-
-
-def _shorten(names: Sequence[str], most: int = 8) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from jaxcnn.data.classes import check_same_classes
 from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.sources.source import Opened, Source
@@ -177,6 +178,13 @@ def open_packed(root: Path, train_split: str, eval_split: str) -> Opened:
         )
     train, evaluation = (open_split(root / split) for split in (train_split, wanted))
     metadata = train.metadata
+    sources = metadata["source"], evaluation.metadata["source"]
+    check_same_classes(
+        (train_split, wanted),
+        (train.class_names, evaluation.class_names),
+        f"packed {root}",
+        f"they were packed from two data sets ({', '.join(sources)}); {_how_to_pack(root)}",
+    )
     form = "central squares of" if metadata["square"] else "shorter side at most"
     origin = f"packed {root} (from {metadata['source']}, {form} {metadata['shorter_side']})"
     return Opened(train, evaluation, wanted, origin)
@@ -186,7 +194,7 @@ def open_split(folder: Path) -> PackedSource:
     """Opens one packed split; checks the sizes of its files and the index's SHA-256."""
     again = f"pack or copy it again ({_how_to_pack(folder.parent)})"
     try:
-        metadata = json.loads((folder / METADATA).read_text())
+        metadata = _read_metadata(folder / METADATA, again)
         if metadata["format"] != FORMAT:
             raise DataError(
                 f"{folder} is packed in format {metadata['format']}; this version of jaxcnn reads format "
@@ -204,6 +212,13 @@ def open_split(folder: Path) -> PackedSource:
         problem = f"{type(error).__name__}: {error}"
         raise DataError(f"{folder} cannot be read ({problem}); {again}") from error
     return PackedSource(names, index, shards, metadata)
+
+
+def _read_metadata(path: Path, again: str) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); {again}") from error
 
 
 def _map(path: Path, size: int, again: str) -> memoryview:

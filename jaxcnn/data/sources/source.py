@@ -1,5 +1,6 @@
 """What a source is, and a part of one."""
 
+import abc
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,8 +17,10 @@ class Source(Protocol):
         """int64[len]: each example's position in its split, the same when a slice of it is held out."""
         return np.arange(len(self))
 
+    @abc.abstractmethod
     def __len__(self) -> int: ...
 
+    @abc.abstractmethod
     def read(self, index: int) -> tuple[bytes | memoryview, int]:
         """Returns the encoded bytes and the label of example `index`. Thread-safe.
 
@@ -28,6 +31,7 @@ class Source(Protocol):
         """
         ...
 
+    @abc.abstractmethod
     def name(self, index: int) -> str:
         """Returns where example `index` comes from, for messages: a path, or shard#record."""
         ...

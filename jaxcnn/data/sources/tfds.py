@@ -109,10 +109,15 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
             "NAME:VERSION, for example tfds:imagenet2012 or tfds:imagenet2012:5.1.0"
         )
     base, _, version = name.partition(":")
+    if not (data_dir / base).is_dir():
+        return None
+    # Not a glob, which takes a folder that may not be read for an empty one.
     found = [
-        file.parent
-        for file in (data_dir / base).glob(f"{version or '*'}/{METADATA_FILE}")
-        if _VERSION.fullmatch(file.parent.name)
+        entry
+        for entry in (data_dir / base).iterdir()
+        if _VERSION.fullmatch(entry.name)
+        and entry.name == (version or entry.name)
+        and (entry / METADATA_FILE).is_file()
     ]
     newest_last = sorted(found, key=lambda entry: [int(n) for n in entry.name.split(".")])
     return newest_last[-1] if newest_last else None

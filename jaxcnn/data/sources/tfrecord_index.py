@@ -67,7 +67,9 @@ def index_records(shards: Sequence[Path], counts: Sequence[int], cache_name: str
         np.concatenate([offset for offset, _ in scans]),
         np.concatenate([length for _, length in scans]),
     )
-    any(_save(place, index, files) for place in places)
+    for place in places:
+        if _save(place, index, files):
+            break
     return index
 
 

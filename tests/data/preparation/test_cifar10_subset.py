@@ -112,6 +112,27 @@ def test_pickle_runs_nothing(tmp_path):
     assert not os.path.exists(target)
 
 
+class Reduced:
+    """An object that a pickle builds by `call(*arguments)` and `state`."""
+
+    def __init__(self, *how):
+        self.how = how
+
+    def __reduce__(self):
+        return self.how
+
+
+def test_a_forged_state_of_an_array_is_not_given_to_numpy():
+    """numpy would take the bytes of this array, whose dtype claims to hold objects, for pointers."""
+    fields = (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)
+    dtype = Reduced(np.dtype, ("V8", False, True), fields)
+    rebuild = np.empty(0).__reduce__()[0]
+    state = (1, (3072,), dtype, False, b"A" * 8 * 3072)
+    array = Reduced(rebuild, (np.ndarray, (0,), b"b"), state)
+    with pytest.raises(DataError, match="not a batch file"):
+        load_batch(pickle.dumps({b"data": array, b"labels": [1]}, 4))
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", pickle.dumps({b"labels": []}), b"\x80\x02}q"])
 def test_other_files_are_no_batches(content):
     with pytest.raises(DataError, match="not a batch file"):

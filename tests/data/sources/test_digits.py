@@ -1,4 +1,5 @@
 import io
+import json
 
 import numpy as np
 import pytest
@@ -43,6 +44,9 @@ def test_first_use_prepares_and_prints_one_line(data, data_dir, capsys):
     assert data.class_names == tuple("0123456789")
     assert (len(data.train), len(data.evaluation)) == (1442, 355)
     assert sorted(path.name for path in data_dir.glob("digits/*")) == ["1.0.0"]
+    info = json.loads((data_dir / "digits" / "1.0.0" / "dataset_info.json").read_text())
+    keys = info["supervisedKeys"]["tuple"]["items"]
+    assert [key["featureKey"] for key in keys] == ["image", "label"]
     again = open_data("tfds:digits", str(data_dir))
     assert again.description == data.description
     assert capsys.readouterr().out == ""

@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from jaxcnn.data import DataError, display_names, open_data
+from jaxcnn.data.classes import check_same_classes
 
 
 def test_classes_are_the_sorted_folder_names(image_folder):
@@ -89,6 +90,17 @@ def test_both_differences_of_the_classes_are_listed(image_folder):
     (image_folder / "val" / "cat").rename(image_folder / "val" / "kitten")
     message = error(image_folder)
     assert "only in train: cat; only in val: kitten" in message
+
+
+def test_differing_classes_are_counted_and_their_order_is_named():
+    names = tuple(f"class_{i:02}" for i in range(12))
+    for others, how in (
+        (names[:2], "only in train: class_02, class_03, .*class_09 and 2 more; only in val: none"),
+        (names[::-1], "the same names in another order"),
+    ):
+        with pytest.raises(DataError, match=rf"\(12\).* in here differ: {how}; do it"):
+            check_same_classes(("train", "val"), (names, others), "here", "do it")
+    check_same_classes(("train", "val"), (names, names), "here", "do it")
 
 
 @pytest.fixture

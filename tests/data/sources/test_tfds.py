@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import socket
 import struct
@@ -261,6 +262,18 @@ def test_newest_version_is_used(tmp_path):
             (folder / "dataset_info.json").touch()
     assert find_prepared("some", tmp_path).name == "5.10.0"
     assert find_prepared("some:5.0.0", tmp_path).name == "5.0.0"
+
+
+def test_a_folder_that_may_not_be_read_is_not_unprepared(tmp_path, monkeypatch):
+    (tmp_path / "some").mkdir()
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", refuse)  # of Path.iterdir; the tests may run as root
+    monkeypatch.setattr(os, "scandir", refuse)  # of Path.glob
+    with pytest.raises(PermissionError, match="some"):
+        find_prepared("some", tmp_path)
 
 
 def test_missing_data_set_is_an_error_without_network(tmp_path, monkeypatch):
