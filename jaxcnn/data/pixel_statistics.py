@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from jaxcnn.data.atomic_file import write_arrays
 from jaxcnn.data.classes import classes_digest
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.eval_crops import EvalCrop, center_crop
@@ -26,6 +25,7 @@ from jaxcnn.data.loader import CorruptCounter
 from jaxcnn.data.sources.source import Source
 from jaxcnn.data.splits import DataSplits
 from jaxcnn.data.train_crops import Sampling
+from jaxcnn.files import write_arrays
 
 # Images decoded ahead, and between two progress reports.
 _GROUP = 32

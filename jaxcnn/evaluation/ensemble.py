@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from jaxcnn.data.atomic_file import write_arrays
 from jaxcnn.evaluation.metrics import Result, Tally
+from jaxcnn.files import write_arrays
 
 # Earlier versions saved float16, whose smallest number is 2**-24; a zero counts as half of it.
 _SMALLEST_HALF = 2.0**-25

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxcnn.files import write_text
 from jaxcnn.parallel import ProcessGroup
 
 
@@ -55,7 +56,7 @@ class MetricsWriter:
 
         def rewrite() -> None:
             kept = [json.dumps(e) + "\n" for e in read_events(self.path) if e["step"] <= step]
-            replace_text(self.path, "".join(kept))
+            write_text(self.path, "".join(kept))
 
         self._process_group.run_on_primary(rewrite)
         return read_events(self.path)
@@ -76,13 +77,6 @@ class MetricsWriter:
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a file so that a kill leaves the old content or the new one."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

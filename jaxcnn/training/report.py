@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from jaxcnn.evaluation import Result
+from jaxcnn.files import write_text
 from jaxcnn.models.summary import summarise
 from jaxcnn.models.summary_text import format_table
 from jaxcnn.parallel import describe_devices, plan_lines
 from jaxcnn.training.console import duration
-from jaxcnn.training.metrics_writer import read_events, replace_text
+from jaxcnn.training.metrics_writer import read_events
 
 if TYPE_CHECKING:
     from jaxcnn.training.run_setup import Run
@@ -78,7 +79,7 @@ def record_start(run: Run, step: int, command: Sequence[str]) -> None:
         "compiler_options": dict(experiment.compiler_options),
         **({"started_from": run.warm_start.record()} if run.warm_start else {}),
     }
-    replace_text(path, json.dumps({"starts": [*read_starts(path), start]}, indent=2) + "\n")
+    write_text(path, json.dumps({"starts": [*read_starts(path), start]}, indent=2) + "\n")
 
 
 def conclude(run: Run, step: int, best: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def write_report(
     old = [row for row in report["results"] if row["step"] == facts["step"]]
     kept = [row for row in old if (row["protocol"], row["split"]) not in written]
     new = {**report, **facts, "results": [*kept, *rows]}
-    replace_text(path, json.dumps(new, indent=2) + "\n")
+    write_text(path, json.dumps(new, indent=2) + "\n")
     return new
 
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.atomic_file import atomic_file
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.eval_crops import EvalCrop, center_crop, whole_image_crop
 from jaxcnn.data.eval_loader import EvalImage, EvalLoader
@@ -26,6 +25,7 @@ from jaxcnn.data.loader import CorruptCounter
 from jaxcnn.data.preparation.shards import chunk_name, complete_shards, finish, record, write_shard
 from jaxcnn.data.sources.packed import FORMAT, METADATA, partial_folder
 from jaxcnn.data.sources.source import Source, Subset
+from jaxcnn.files import atomic_file
 
 # Images per shard: at most this many are repeated after an interruption. ImageNet has 157 shards, all mapped.
 PER_SHARD = 8192

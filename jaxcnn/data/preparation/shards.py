@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.atomic_file import atomic_file
 from jaxcnn.data.crops import rescaled_size
 from jaxcnn.data.eval_loader import EvalImage
 from jaxcnn.data.sources.packed import INDEX, INDEX_FIELDS, METADATA, PackedImage, shard_name
 from jaxcnn.data.sources.source import Source
+from jaxcnn.files import atomic_file
 
 
 def complete_shards(folder: Path) -> list[np.ndarray]:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxcnn.data.atomic_file import write_arrays
 from jaxcnn.data.errors import DataError
+from jaxcnn.files import write_arrays
 
 _HEADER, _FOOTER = 12, 4
 # Scanning waits for the disk, not for a core.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.atomic_file import atomic_file
+from jaxcnn.files import atomic_file
 from jaxcnn.research.comparison.grid import Grid, GridRun
 from jaxcnn.research.comparison.measures import SeedSummary, is_reported, running_train_error
 from jaxcnn.research.comparison.outcomes import Outcome, value_text

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from jaxcnn.data.atomic_file import atomic_file
+from jaxcnn.files import atomic_file
 from jaxcnn.research.comparison.grid import Grid, GridCell, GridRun
 from jaxcnn.research.comparison.measures import (
     SeedSummary,

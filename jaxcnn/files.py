@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all."""
+"""Files of jaxcnn's own: written completely or not at all, in UTF-8 whatever the locale says."""
 
 import contextlib
 import os
@@ -23,6 +23,12 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         except BaseException:
             os.unlink(file.name)
             raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8 with `atomic_file`: a kill leaves the old content or the new one."""
+    with atomic_file(path) as file:
+        file.write(text.encode())
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
