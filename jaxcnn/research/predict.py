@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
@@ -9,8 +10,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from jaxcnn.data import EvalImage, EvalLoader, ImageFiles, display_names
-from jaxcnn.data.sources.folder import SUFFIXES
+from jaxcnn.data import DataError, EvalImage, EvalLoader, ImageFiles, display_names
+from jaxcnn.data.sources.image_files import FORMATS, LeftOut, find_images
 from jaxcnn.evaluation import Protocol, check_fits, choose_crops, image_posteriors, read_protocol
 from jaxcnn.evaluation.protocols import CenterCrop
 from jaxcnn.research.evaluate_run import FinishedRun
@@ -109,18 +110,17 @@ def with_small_batches(run: FinishedRun, protocol: Protocol, images: Sequence[st
 def image_files(paths: Sequence[str]) -> list[str]:
     """The paths, with each folder replaced by the image files directly in it, by name. A folder without
     images stays, and its prediction has a problem."""
-    found = []
+    found: list[str] = []
     for path in paths:
-        try:
-            names = sorted(name for name in os.listdir(path) if name.lower().endswith(SUFFIXES))
-        except OSError:  # not a readable folder
-            names = []
-        inside = [os.path.join(path, name) for name in names]
-        found += [file for file in inside if not os.path.isdir(file)] or [path]
+        names: list[str] = []
+        if os.path.isdir(path):
+            with contextlib.suppress(DataError):  # it cannot be listed
+                names = find_images(path, LeftOut(), recursive=False)
+        found += [os.path.join(path, name) for name in names] or [path]
     return found
 
 
 def _problem(path: str, image: EvalImage) -> str:
     if os.path.isdir(path):
-        return f"a folder without images (files that end in {' '.join(SUFFIXES)})"
+        return f"a folder without images ({FORMATS})"
     return image.problem

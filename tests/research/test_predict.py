@@ -103,7 +103,7 @@ def test_corrupt_images_and_extreme_aspect_ratios(vgg, tmp_path):
     empty.mkdir()
     found = predictions(run, ["nosuch", str(empty), "nosuch"])
     assert [one.image for one in found] == ["nosuch", str(empty), "nosuch"]
-    assert found[1].problem.startswith("a folder without images (files that end in .jpg")
+    assert found[1].problem.startswith("a folder without images (JPEG, PNG")
     long = tmp_path / "long.png"
     Image.fromarray(pixels_of(4, 400)).save(long)
     (crop,) = predictions(run, [str(long)])

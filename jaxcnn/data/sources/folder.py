@@ -2,11 +2,13 @@
 
 Classes are the sorted names of the class folders. ImageNet's validation images have no class folders; their
 labels are read from Kaggle's LOC_val_solution.csv if it is there, else from the list that TFDS ships.
+image_files.py says which files count; those in folders inside a class folder do, as in torchvision.
 """
 
 import csv
 import dataclasses
 import importlib.util
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -16,9 +18,18 @@ import numpy as np
 
 from jaxcnn.data.classes import shorten
 from jaxcnn.data.errors import CorruptImage, DataError
+from jaxcnn.data.sources.image_files import (
+    FORMATS,
+    LeftOut,
+    describe,
+    find_images,
+    is_folder,
+    is_hidden,
+)
+from jaxcnn.data.sources.retries import retry
 from jaxcnn.data.sources.source import Opened, Source
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+_LOGGER = logging.getLogger(__name__)
 _FLAT_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.(?:JPEG|jpeg|jpg)")
 _LABEL_FILE = "LOC_val_solution.csv"
 _LAYOUT = "expected PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg"
@@ -29,14 +40,14 @@ class FolderSource(Source):
     """Image files under `root`, sorted by class and name.
 
     `paths` (bytes, relative to `root`) and `labels` are arrays, not lists of strings: a million of them take
-    about 50 MB. `ignored` counts files that are not images.
+    about 50 MB. `left_out` counts what is not an image, by kind.
     """
 
     root: Path
     class_names: tuple[str, ...]
     paths: np.ndarray
     labels: np.ndarray
-    ignored: int
+    left_out: LeftOut
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -67,9 +78,12 @@ class ImageFiles(Source):
 
 
 def _read(path: str | Path, label: int) -> tuple[bytes, int]:
-    try:
+    def content() -> bytes:
         with open(path, "rb", buffering=0) as file:
-            return file.read(), label
+            return file.read()
+
+    try:
+        return retry(content, path), label
     except OSError as error:
         raise CorruptImage(error.strerror or str(error), label) from error
 
@@ -97,37 +111,52 @@ def open_folder(root: Path, train_split: str, eval_split: str) -> Opened:
     evaluation = _scan_flat(root / eval_split, train.class_names)
     if evaluation is None:
         evaluation = _scan_classes(root / eval_split)
-    ignored = train.ignored + evaluation.ignored
+    for source in (train, evaluation):
+        if source.left_out:
+            _LOGGER.warning(
+                "left out of %s: %s (%s files in class folders count)",
+                source.root,
+                describe(source.left_out),
+                FORMATS,
+            )
+    ignored = (train.left_out + evaluation.left_out).total()
     note = f", {ignored} files that are not images ignored" if ignored else ""
     return Opened(train, evaluation, eval_split, f"folder {root}", note)
 
 
 def _scan_classes(folder: Path) -> FolderSource:
     """Returns the images of a folder that contains one folder per class."""
-    entries = list(os.scandir(folder))
-    names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    entries = [entry for entry in os.scandir(folder) if not is_hidden(entry.name)]
+    names = sorted(entry.name for entry in entries if is_folder(entry))
     if not names:
         raise DataError(
             f"no class folders in {folder}; {_LAYOUT}; make a folder for each class in it"
         )
+    left_out = LeftOut({"not in a class folder": len(entries) - len(names)})
     paths: list[bytes] = []
     counts: list[int] = []
-    ignored = sum(not entry.is_dir() for entry in entries)
+    deeper = 0
     for name in names:
-        files = os.listdir(folder / name)
-        images = sorted(file for file in files if file.lower().endswith(SUFFIXES))
-        ignored += len(files) - len(images)
+        images = find_images(folder / name, left_out)
+        deeper += sum("/" in image for image in images)
         paths += [os.fsencode(os.path.join(name, image)) for image in images]
         counts.append(len(images))
     empty = [name for name, count in zip(names, counts, strict=True) if not count]
     if empty:
+        seen = f": {describe(left_out)}" if left_out.total() else ""
         raise DataError(
             f"no images in {len(empty)} of the {len(names)} class folders of {folder}: "
-            f"{shorten(empty)} ({ignored} files that are not images were seen); put images there "
-            f"({' '.join(SUFFIXES)}) or remove the class from every split"
+            f"{shorten(empty)} ({left_out.total()} files that are not images were seen{seen}); put "
+            f"{FORMATS} images there, or remove the class from every split"
+        )
+    if deeper:
+        _LOGGER.warning(
+            "%d of the images in %s lie in folders inside class folders; they count as images of the class",
+            deeper,
+            folder,
         )
     labels = np.repeat(np.arange(len(names), dtype=np.int32), counts)
-    return FolderSource(folder, tuple(names), np.array(paths), labels, ignored)
+    return FolderSource(folder, tuple(names), np.array(paths), labels, +left_out)
 
 
 def _scan_flat(folder: Path, class_names: tuple[str, ...]) -> FolderSource | None:
@@ -150,7 +179,12 @@ def _scan_flat(folder: Path, class_names: tuple[str, ...]) -> FolderSource | Non
             )
         labels[i] = index[wnid]
     paths = np.array([os.fsencode(name) for name in images])
-    return FolderSource(folder, class_names, paths, labels, len(files) - len(images))
+    others = LeftOut(
+        Path(name).suffix or "without suffix"
+        for name in files
+        if not (is_hidden(name) or name == _LABEL_FILE or _FLAT_NAME.fullmatch(name))
+    )
+    return FolderSource(folder, class_names, paths, labels, others)
 
 
 def _flat_labels(folder: Path) -> tuple[dict[str, str], str]:

@@ -1,10 +1,14 @@
+import errno
+import os
 import re
 import shutil
+import time
 
 import pytest
 
-from jaxcnn.data import DataError, display_names, open_data
+from jaxcnn.data import CorruptImage, DataError, display_names, open_data
 from jaxcnn.data.classes import check_same_classes
+from jaxcnn.data.sources import folder as folder_module
 
 
 def test_classes_are_the_sorted_folder_names(image_folder):
@@ -20,14 +24,111 @@ def test_classes_are_the_sorted_folder_names(image_folder):
     assert data.description == f"folder {image_folder}: 3 classes, 15 train, 9 val"
 
 
-def test_files_of_other_kinds_are_ignored_and_counted(image_folder):
-    (image_folder / "train" / "ant" / "notes.txt").write_text("hello")
-    (image_folder / "train" / "bee" / "more").mkdir()
+def names_of(source):
+    return [os.path.relpath(source.name(i), source.root) for i in range(len(source))]
+
+
+def test_what_is_left_out_is_said_by_kind_and_split(image_folder, caplog):
+    ant, content = image_folder / "train" / "ant", (image_folder / "train/ant/0.jpg").read_bytes()
+    for name in ("notes.txt", "README", "a.TXT", "b.tiff"):
+        (ant / name).write_bytes(b"BM, which begins no bitmap")
+    (ant / "empty").mkdir()
+    (ant / "gone").symlink_to("nowhere")
+    os.mkfifo(ant / "fifo.pipe")
     (image_folder / "val" / "list.csv").write_text("")
-    shutil.copy(image_folder / "train" / "ant" / "0.jpg", image_folder / "train" / "ant" / "Z.JPEG")
+    (ant / "Z.JPEG").write_bytes(content)
     data = open_data(f"folder:{image_folder}")
     assert len(data.train) == 16
-    assert data.description.endswith("3 files that are not images ignored")
+    assert data.description.endswith("7 files that are not images ignored")
+    rule = "(JPEG, PNG, GIF, BMP or WebP files in class folders count)"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"left out of {image_folder}/train: 2 .txt, 1 .pipe, 1 .tiff, 1 without suffix, 1 without suffix "
+        f"(No such file or directory) {rule}",
+        f"left out of {image_folder}/val: 1 not in a class folder {rule}",
+    ]
+
+
+def test_names_with_a_dot_first_and_folders_of_the_system_never_count(image_folder, caplog):
+    plain = names_of(open_data(f"folder:{image_folder}").train)
+    for split in ("train", "val"):
+        for place in (image_folder / split, image_folder / split / "ant"):
+            for name in ("._0.jpg", ".DS_Store"):
+                (place / name).write_bytes(b"\x00\x05\x16\x07")
+            for name in ("__MACOSX", "@eaDir", ".cache"):
+                (place / name).mkdir()
+                shutil.copy(image_folder / split / "bee" / "0.jpg", place / name)
+    data = open_data(f"folder:{image_folder}")
+    assert names_of(data.train) == plain
+    assert (data.class_names, len(data.evaluation)) == (("ant", "bee", "cat"), 9)
+    said = f"left out of {image_folder}/train: 1 beginning with a dot, 1 folder @eaDir, 1 folder __MACOSX"
+    assert said in caplog.text
+    assert "DS_Store" not in caplog.text
+
+
+def test_content_decides_where_the_suffix_does_not(image_folder, encoded, smooth_image):
+    folder = image_folder / "train" / "ant"
+    kinds = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+    for suffix in ("", ".JPG_large", ".txt"):
+        for kind in kinds:
+            (folder / f"{kind}{suffix}").write_bytes(encoded(smooth_image(8, 8), kind))
+    for suffix in ("jfif", "jpe", "JPE", "pjpeg"):  # by name
+        (folder / f"named.{suffix}").write_bytes(b"")
+    (folder / "link").symlink_to(image_folder / "train" / "bee" / "0.jpg")
+    names = names_of(open_data(f"folder:{image_folder}").train)
+    found = [name.removeprefix("ant/") for name in names if name.startswith("ant/")]
+    assert len(found) == 5 + 15 + 4 + 1
+    assert found == sorted(os.listdir(folder))
+
+
+def test_folders_inside_a_class_belong_to_it(image_folder, caplog):
+    ant = image_folder / "train" / "ant"
+    flat = names_of(open_data(f"folder:{image_folder}").train)
+    for name, target in (("b/c/x.jpg", "0.jpg"), ("b/a.jpg", "1.jpg"), ("0.jpg.d/y.jpg", "2.jpg")):
+        (ant / name).parent.mkdir(parents=True, exist_ok=True)
+        (ant / target).rename(ant / name)
+    (ant / "b" / "loop").symlink_to(ant)
+    (ant / "linked").symlink_to(image_folder / "val" / "ant")
+    found = names_of(open_data(f"folder:{image_folder}").train)
+    assert found == [
+        *("ant/0.jpg.d/y.jpg", "ant/3.jpg", "ant/4.jpg", "ant/b/a.jpg", "ant/b/c/x.jpg"),
+        *("ant/linked/0.jpg", "ant/linked/1.jpg", "ant/linked/2.jpg"),
+        *flat[5:],
+    ]
+    assert "1 link to a folder around it" in caplog.text
+    assert f"6 of the images in {image_folder}/train lie in folders inside" in caplog.text
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ESTALE, errno.EIO])
+def test_transient_errors_are_tried_again_and_then_stop_the_run(image_folder, monkeypatch, code):
+    source = open_data(f"folder:{image_folder}").train
+    content, pauses, failures = source.read(0), [], [code] * 3
+
+    def failing_open(*arguments, **options):
+        if failures:
+            raise OSError(failures.pop(), "no")
+        return open(*arguments, **options)
+
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setattr(folder_module, "open", failing_open, raising=False)
+    assert source.read(0) == content
+    assert pauses == [0.1, 0.5, 2.0]
+    failures += [code] * 7
+    with pytest.raises(DataError, match=rf"0.jpg: .*{errno.errorcode[code]}\), 7 times in 91 s"):
+        source.read(0)
+    assert (len(pauses), failures) == (9, [])
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EACCES, errno.ELOOP])
+def test_other_errors_are_those_of_an_image(image_folder, monkeypatch, code):
+    source = open_data(f"folder:{image_folder}").train
+
+    def failing_open(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(folder_module, "open", failing_open, raising=False)
+    with pytest.raises(CorruptImage, match=os.strerror(code)) as caught:
+        source.read(7)
+    assert caught.value.label == 1
 
 
 def test_names_may_contain_any_character(image_folder):
@@ -68,12 +169,13 @@ def test_missing_splits(image_folder):
 
 def test_no_class_folders_and_no_images(image_folder):
     for image in (image_folder / "val").glob("*/*"):
-        image.rename(image.with_suffix(".tiff"))
+        image.with_suffix(".tiff").write_bytes(b"II*\0")
+        image.unlink()
     message = error(image_folder)
     assert (
         f"no images in 3 of the 3 class folders of {image_folder / 'val'}: ant, bee, cat" in message
     )
-    assert "9 files that are not images were seen" in message
+    assert "9 files that are not images were seen: 9 .tiff" in message
     shutil.rmtree(image_folder / "val")
     (image_folder / "val").mkdir()
     assert f"no class folders in {image_folder / 'val'}" in error(image_folder)
