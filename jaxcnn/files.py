@@ -1,19 +1,89 @@
-"""Files of jaxcnn's own: written completely or not at all, in UTF-8 whatever the locale says."""
+"""Files of jaxcnn's own: written completely or not at all, read with an error that names the file.
+
+Text is UTF-8 whatever the locale says. Whatever the content of a file is, its reader returns what was
+expected or raises `FileError`; whatever the disk does, its writer writes the file or raises `WriteError`.
+"""
+
+from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
+
+from jaxcnn.file_shapes import Arrays, Shape, arrays_misfit, is_deep, misfit
+
+# No file that is read whole is larger; metrics.jsonl has 250 bytes an event.
+_LARGEST = 2**31
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: make room",
+    errno.EDQUOT: "the disk quota is used up: make room, or ask for more",
+    errno.EROFS: "the file system is read-only: use another folder, or mount it for writing",
+    errno.EACCES: "check the owner and the permissions of the file and its folder",
+    errno.EPERM: "check the owner and the permissions of the file and its folder",
+    errno.EMFILE: "the process has too many open files: raise the limit (ulimit -n)",
+    errno.ENFILE: "the machine has too many open files: close other programs",
+    errno.EFBIG: "the limit on the size of files is reached: raise it (ulimit -f)",
+    errno.EISDIR: "a folder has its name: move it away",
+    errno.ENOENT: "its folder does not exist any more",
+    errno.ENOTDIR: "a file has the name of its folder: move it away",
+    errno.ENAMETOOLONG: "use a shorter path",
+}  # fmt: skip
+
+
+class FileError(ValueError):
+    """A file that cannot be read as what it should be.
+
+    Attributes:
+        path: the file.
+        problem: what is wrong with it.
+        advice: what to do.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], problem: str, advice: str) -> None:
+        super().__init__(f"{os.fspath(path)} {problem}; {advice}")
+        self.path, self.problem, self.advice = Path(path), problem, advice
+
+
+class WriteError(OSError):
+    """A file that cannot be written. Has the errno, strerror and filename of the system's error."""
+
+    def __str__(self) -> str:
+        return f"{self.filename} cannot be written ({self.strerror}); {disk_advice(self)}"
+
+
+def disk_advice(error: OSError) -> str:
+    """What to do about an error of the system. It says 'full' only if the disk is full."""
+    return _ADVICE.get(error.errno or 0, "check the disk or the network file system")
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns an OSError of the block, which writes `path`, into a WriteError."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        text = error.strerror or str(error) or type(error).__name__
+        raise WriteError(error.errno, text, os.fspath(path)) from error
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a file to write that replaces `path` at the end, so that no other process sees half of it."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+    """Opens a file to write that replaces `path` at the end, so that no other process sees half of it.
+
+    Raises:
+        WriteError: it cannot be written; `path` is as before.
+    """
+    with writing(path), tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         try:
             yield file
             file.flush()
@@ -21,7 +91,8 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             os.chmod(file.name, 0o644)
             os.replace(file.name, path)
         except BaseException:
-            os.unlink(file.name)
+            with contextlib.suppress(OSError):
+                os.unlink(file.name)
             raise
 
 
@@ -32,7 +103,113 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Writes a .npz with `atomic_file`. Makes the folder. Raises OSError if it cannot be written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a .npz with `atomic_file`. Makes the folder. Raises WriteError if it cannot be written."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged file to NAME.damaged, or NAME.damaged-2 and so on; returns the new path."""
+    number, aside = 1, path.with_name(f"{path.name}.damaged")
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged-{number}")
+    with writing(aside):
+        os.rename(path, aside)
+    return aside
+
+
+def read_text(path: Path, *, advice: str) -> str:
+    """The text of a UTF-8 file, line breaks as they are. This and the other readers raise FileError."""
+    with _opened(path, advice) as file:
+        data = file.read()
+    if b"\0" in data:
+        raise FileError(path, "has zero bytes, which a crash of the machine may leave", advice)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise FileError(path, f"is not UTF-8 (byte {error.start:,})", advice) from error
+
+
+def read_lines(path: Path, *, advice: str) -> tuple[str, ...]:
+    """The lines of a text file, which ends with a line break. Only '\\n' breaks a line."""
+    text = read_text(path, advice=advice)
+    if not text.strip():
+        raise FileError(path, "is empty", advice)
+    if not text.endswith("\n"):
+        raise FileError(path, "is cut short: its last line has no line break", advice)
+    return tuple(text[:-1].split("\n"))
+
+
+def read_json(path: Path, expect: Shape = object, *, advice: str) -> Any:
+    """The value in a JSON file, of the shape `expect`."""
+    return parse_json(read_text(path, advice=advice), expect, path=path, advice=advice)
+
+
+def parse_json(text: str, expect: Shape, *, path: Path, advice: str, where: str = "") -> Any:
+    """The value of JSON text in a file; `where` names its place in it, such as 'line 3'."""
+
+    def wrong(problem: str) -> FileError:
+        return FileError(path, f"({where}) {problem}" if where else problem, advice)
+
+    if not text.strip():
+        raise wrong("is empty")
+    try:
+        value = json.loads(text, object_pairs_hook=_without_repeated_keys)
+    except json.JSONDecodeError as error:
+        at_end = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
+        raise wrong(f"is {'cut short' if at_end else 'not JSON'}: {error}") from error
+    except RecursionError:
+        raise wrong("is nested too deeply") from None
+    except ValueError as error:  # a repeated key, or a number of 5,000 digits
+        raise wrong(f"is not valid: {error}") from error
+    if is_deep(value):
+        raise wrong("is nested too deeply")
+    if problem := misfit(value, expect, ""):
+        raise wrong(f"is not valid: {problem}")
+    return value
+
+
+def read_arrays(path: Path, expect: Arrays, *, advice: str) -> dict[str, np.ndarray]:
+    """The arrays `expect` of a .npz file; one whose name ends in '?' may be missing."""
+    found: dict[str, np.ndarray] = {}
+    with _opened(path, advice) as raw:
+        try:
+            with np.lib.npyio.NpzFile(raw, allow_pickle=False) as file:
+                for name in (name.removesuffix("?") for name in expect):
+                    if name in file:
+                        found[name] = file[name]
+        except Exception as error:  # NumPy, zipfile and zlib raise a dozen types on damaged files
+            text = str(error) or type(error).__name__
+            raise FileError(path, f"is not a readable .npz file ({text})", advice) from error
+    if problem := arrays_misfit(found, expect):
+        raise FileError(path, f"is not valid: {problem}", advice)
+    return found
+
+
+@contextlib.contextmanager
+def _opened(path: Path, advice: str) -> Iterator[IO[bytes]]:
+    try:
+        # Opening a FIFO would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise FileError(path, "is not a regular file", advice)
+            if status.st_size > _LARGEST:
+                raise FileError(path, f"has {status.st_size:,} bytes, too many to be true", advice)
+            yield file
+    except FileNotFoundError:
+        raise FileError(path, "is missing", advice) from None
+    except OSError as error:
+        raise FileError(path, f"cannot be read ({error.strerror})", disk_advice(error)) from error
+
+
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(k for k in keys if keys.count(k) > 1)!r} is there twice")
+    return found

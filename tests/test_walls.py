@@ -10,7 +10,17 @@ PACKAGE = Path(__file__).parent.parent / "jaxcnn"
 # A room may import rooms of its own group and of earlier groups. Planning comes after training, because a
 # forecast compiles the run's own train step; training knows nothing of planning.
 GROUPS = [
-    {"config", "models", "data", "preprocessing", "losses", "parallel", "malloc_tuning", "files"},
+    {
+        "config",
+        "models",
+        "data",
+        "preprocessing",
+        "losses",
+        "parallel",
+        "malloc_tuning",
+        "files",
+        "file_shapes",
+    },
     {"evaluation"},
     {"training"},
     {"planning"},
