@@ -15,6 +15,7 @@ from jaxcnn.data.decode import DecodeTask, decode_many, load_decoders, peek
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.eval_crops import EvalCrop, bounding_crops, center_crop
 from jaxcnn.data.loader import MID_GREY, Loader, available_cores
+from jaxcnn.data.regular_file import read_regular_file
 from jaxcnn.data.sources.source import Source
 from jaxcnn.data.train_crops import check_holds_crop
 
@@ -132,10 +133,11 @@ def preprocess(
     """
     check_holds_crop((scale,), image_size)
     try:
-        data = Path(path).expanduser().read_bytes()
-    except OSError as error:
+        data = read_regular_file(Path(path).expanduser())
+    except (OSError, CorruptImage) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(
-            f"cannot read the image {path}: {error.strerror}; give the path of a JPEG, PNG, GIF, "
+            f"cannot read the image {path}: {reason}; give the path of a JPEG, PNG, GIF, "
             "BMP or WebP file"
         ) from error
     try:

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxcnn.data.classes import shorten
 from jaxcnn.data.errors import CorruptImage, DataError
+from jaxcnn.data.regular_file import read_regular_file
 from jaxcnn.data.sources.image_files import (
     FORMATS,
     LeftOut,
@@ -78,12 +79,10 @@ class ImageFiles(Source):
 
 
 def _read(path: str | Path, label: int) -> tuple[bytes, int]:
-    def content() -> bytes:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
-
     try:
-        return retry(content, path), label
+        return retry(lambda: read_regular_file(path), path), label
+    except CorruptImage as error:
+        raise CorruptImage(str(error), label) from error
     except OSError as error:
         raise CorruptImage(error.strerror or str(error), label) from error
 
