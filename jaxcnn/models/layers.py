@@ -52,7 +52,7 @@ class Conv(nn.Module):
             bias = None if bias is None else bias[of_tower]
         groups = x.shape[-1] if self.depthwise else 1
         y = dispatch.convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.window, groups)
-        y = y if bias is None else y + bias.astype(self.dtype)[None, None, None, :]
+        y = y if bias is None else _add_bias(y, bias[None, None, None, :])
         return _masked(ACTIVATIONS[self.activation](y), self.window, context)
 
 
@@ -78,7 +78,7 @@ class LocallyConnected(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = _bias(self, (*positions, self.features))
         y = ops.convolve_locally(x.astype(self.dtype), kernel.astype(self.dtype), self.window)
-        y = ACTIVATIONS[self.activation](y + bias.astype(self.dtype)[None])
+        y = ACTIVATIONS[self.activation](_add_bias(y, bias[None]))
         return _masked(y, self.window, context)
 
 
@@ -103,13 +103,13 @@ class FullyConnected(nn.Module):
         side, output_dtype = self.window.size, self.output_dtype or self.dtype
         shape = (side, side, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
-        bias = _bias(self, (self.features,)).astype(output_dtype)
+        bias = _bias(self, (self.features,))
         x = x.astype(self.dtype)
         if context.sizes is None:
             rows = x.reshape(x.shape[0], -1)
             y = dispatch.multiply(rows, kernel.reshape(-1, self.features), output_dtype)
-            return ACTIVATIONS[self.activation](y + bias[None, :])
-        y = dispatch.slide(x, kernel).astype(output_dtype) + bias[None, None, None, :]
+            return ACTIVATIONS[self.activation](_add_bias(y, bias[None, :]))
+        y = _add_bias(dispatch.slide(x, kernel, output_dtype), bias[None, None, None, :])
         return _masked(ACTIVATIONS[self.activation](y), self.window, context)
 
 
@@ -160,6 +160,12 @@ class Dropout(nn.Module):
 
 def _bias(layer: Conv | LocallyConnected | FullyConnected, shape: tuple[int, ...]) -> Array:
     return layer.param("bias", nn.initializers.constant(layer.bias), shape, jnp.float32)
+
+
+def _add_bias(y: Float[Array, "b *rest"], bias: Float[Array, "..."]) -> Float[Array, "b *rest"]:
+    """y + bias in float32, rounded to y's dtype. The bias's gradient, a sum over the batch and all positions,
+    is then in float32 too: a sum in bfloat16 of terms of 1 stops at 256."""
+    return (y.astype(jnp.float32) + bias).astype(y.dtype)
 
 
 def _masked(y: Float[Array, "b h w c"], window: Window, context: Context) -> Array:

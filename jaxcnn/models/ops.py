@@ -98,11 +98,12 @@ def convolve_locally(
 
 
 def average_pool(x: Float[Array, "b h w c"], window: Window) -> Float[Array, "b oh ow c"]:
-    """Mean over each window; a ValueError for padding, which none of the papers has."""
+    """Mean over each window, summed in float32 and returned in x's dtype; a ValueError for padding, which
+    none of the papers has."""
     if window.before or window.after:
         raise ValueError(f"average_pool: {window} has padding: use a window without any")
-    sums = lax.reduce_window(x, 0.0, lax.add, *pool_arguments(window))
-    return sums * (1.0 / window.size**2)
+    sums = lax.reduce_window(x.astype(jnp.float32), 0.0, lax.add, *pool_arguments(window))
+    return (sums * (1.0 / window.size**2)).astype(x.dtype)
 
 
 def dropout(

@@ -50,11 +50,18 @@ def convolve(
     return plain_convolve(x, kernel, window, groups)
 
 
-def plain_convolve(x: Array, kernel: Array, window: Window, groups: int = 1) -> Array:
-    """`convolve` in XLA's form."""
-    strides, layout = (window.stride, window.stride), ("NHWC", "HWIO", "NHWC")
+def plain_convolve(
+    x: Array, kernel: Array, window: Window, groups: int = 1, dtype: str = ""
+) -> Array:
+    """`convolve` in XLA's form; summed in and returned as `dtype`, by default that of x."""
     return lax.conv_general_dilated(
-        x, kernel, strides, window.padding, dimension_numbers=layout, feature_group_count=groups
+        x,
+        kernel,
+        (window.stride, window.stride),
+        window.padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+        preferred_element_type=jnp.dtype(dtype) if dtype else None,
     )
 
 
@@ -174,14 +181,17 @@ def _multiply(dtype: str) -> _Form:
     return _with_gradient(form, gradient)
 
 
-def slide(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c o"]) -> Float[Array, "b oh ow o"]:
-    """A fully connected layer at every position of a larger feature map, without padding."""
+def slide(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c o"], dtype: str
+) -> Float[Array, "b oh ow o"]:
+    """A fully connected layer at every position of a larger feature map, without padding, summed in and
+    returned as `dtype`."""
     if not enabled():
-        return plain_slide(x, kernel)
-    on_cpu = partial(matmul.slide, multiply=multiply)
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain_slide)
+        return plain_slide(x, kernel, dtype)
+    on_cpu = partial(matmul.slide, dtype=dtype, multiply=multiply)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=partial(plain_slide, dtype=dtype))
 
 
-def plain_slide(x: Array, kernel: Array) -> Array:
+def plain_slide(x: Array, kernel: Array, dtype: str) -> Array:
     """`slide` as a convolution."""
-    return plain_convolve(x, kernel, Window(len(kernel)))
+    return plain_convolve(x, kernel, Window(len(kernel)), dtype=dtype)

@@ -55,7 +55,9 @@ def rows_gradient(rows: Array, kernel: Array, cotangent: Array) -> Array:
     return y.reshape(rows.shape[1], len(rows)).T.astype(rows.dtype)
 
 
-def slide(x: Array, kernel: Array, multiply: Callable[[Array, Array, str], Array]) -> Array:
+def slide(
+    x: Array, kernel: Array, dtype: str, multiply: Callable[[Array, Array, str], Array]
+) -> Array:
     """A convolution without padding as one product over the patches of all positions."""
     side, _, _, features = kernel.shape
     height, width = x.shape[1] - side + 1, x.shape[2] - side + 1
@@ -63,5 +65,5 @@ def slide(x: Array, kernel: Array, multiply: Callable[[Array, Array, str], Array
         [x[:, i : i + height, j : j + width] for i in range(side) for j in range(side)], axis=3
     )
     weights = kernel.reshape(-1, features)
-    y = multiply(patches.reshape(-1, weights.shape[0]), weights, x.dtype.name)
+    y = multiply(patches.reshape(-1, weights.shape[0]), weights, dtype)
     return y.reshape(x.shape[0], height, width, features)

@@ -179,7 +179,7 @@ def test_one_switch_leaves_the_plain_forms(monkeypatch):
             pooled = dispatch.max_pool(dispatch.convolve(x, kernel, SAME), Window(3, 2))
             first = dispatch.convolve(image, first, Window(11, 4, 0, 3))
             product = dispatch.multiply(rows, weights, "float32")
-            return pooled, first, product, dispatch.slide(x, kernel)
+            return pooled, first, product, dispatch.slide(x, kernel, "float32")
 
         return str(jax.make_jaxpr(compute)(*arrays)), quick_jit(compute)(*arrays)
 

@@ -1,5 +1,7 @@
 """Products of fully connected layers: forms for CPUs against the plain ones, values and gradients."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -98,4 +100,5 @@ def test_products_of_bfloat16_come_out_in_float32_and_their_gradients_do_not():
 @pytest.mark.parametrize("side", [1, 3])
 def test_a_layer_that_slides_is_a_convolution(side):
     arrays = drawn("float32", (2, 5, 7, 4), (side, side, 4, 6))
-    check(dispatch.slide, dispatch.plain_slide, arrays, 1e-5)
+    slides = (partial(f, dtype="float32") for f in (dispatch.slide, dispatch.plain_slide))
+    check(*slides, arrays, 1e-5)
