@@ -96,6 +96,23 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             raise
 
 
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """The absolute path that a user means by `text`: `~` is the home folder, a relative path begins in the
+    current folder. Nothing else has a meaning: neither `*` nor `[...]`.
+
+    Raises:
+        ValueError: it is empty, or begins with `~` and there is no such user or home folder.
+    """
+    if not os.fspath(text):
+        raise ValueError("the path is empty")
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(
+            f"the ~ of {os.fspath(text)!r} cannot be expanded: {error}; give the whole path"
+        ) from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8 with `atomic_file`: a kill leaves the old content or the new one."""
     with atomic_file(path) as file:

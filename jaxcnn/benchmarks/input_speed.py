@@ -12,7 +12,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +23,7 @@ from jaxcnn.data.jpeg import read_header
 from jaxcnn.data.loader import available_cores
 from jaxcnn.data.sampler import train_indices
 from jaxcnn.data.train_crops import Sampling
+from jaxcnn.files import user_path
 
 SAMPLINGS = {
     "random_resized_crop": Sampling("random_resized_crop"),
@@ -188,7 +188,7 @@ def data_loader(source: str, batch: int, count: int) -> Other:
     transforms = vision.transforms
     crop, flip = transforms.RandomResizedCrop(SIDE), transforms.RandomHorizontalFlip()
     augment = transforms.Compose([crop, flip, transforms.PILToTensor()])
-    images = vision.datasets.ImageFolder(Path(path).expanduser() / "train", augment)
+    images = vision.datasets.ImageFolder(user_path(path) / "train", augment)
     # Several epochs, and more batches than are timed, so that no worker runs out of work.
     order = torch.utils.data.RandomSampler(images, num_samples=(count + 2 * AHEAD) * batch)
     # `run` below forks the workers now, before TensorFlow starts threads.

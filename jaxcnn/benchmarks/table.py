@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxcnn.files import user_path
 from jaxcnn.research import text_tables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", type=Path, help="JSON lines of jaxcnn bench --json")
-    parser.add_argument("--plot", type=Path, help="a PNG file to draw")
+    parser.add_argument(
+        "files", nargs="+", type=user_path, help="JSON lines of jaxcnn bench --json"
+    )
+    parser.add_argument("--plot", type=user_path, help="a PNG file to draw")
 
 
 def make_table(options: argparse.Namespace) -> str:

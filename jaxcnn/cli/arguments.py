@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxcnn.cli.exit_codes import EXIT_DONE, UsageError
+from jaxcnn.files import user_path
 
 if TYPE_CHECKING:
     from jaxcnn.research.evaluate_run import FinishedRun
@@ -39,7 +40,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_run(parser: argparse.ArgumentParser, batch_size: int = 32) -> None:
     """Arguments of a command that opens one trained run; `open_runs` reads them."""
     add = parser.add_argument
-    add("--workdir", required=True, help="folder of a trained run")
+    add("--workdir", type=path, required=True, help="folder of a trained run")
     add("--step", type=int, default=None, help="step of the checkpoint (the newest)")
     add_batch_size(parser, batch_size)
 
@@ -63,7 +64,7 @@ def add_images(parser: argparse.ArgumentParser, default: int, what: str) -> None
 
 @contextlib.contextmanager
 def open_runs(
-    folders: Sequence[str], options: argparse.Namespace, console: Console
+    folders: Sequence[Path], options: argparse.Namespace, console: Console
 ) -> Iterator[list[FinishedRun]]:
     """Opens trained runs; a signal raises Stopped at the end of a batch of their evaluations."""
     from jaxcnn.research.evaluate_run import FinishedRun
@@ -72,7 +73,7 @@ def open_runs(
     with StopSignal("leaving after this batch") as stop_signal:
         yield [
             FinishedRun(
-                Path(folder),
+                folder,
                 getattr(options, "step", None),
                 overrides=getattr(options, "overrides", ()),
                 batch_size=options.batch_size,
@@ -101,6 +102,14 @@ def numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected numbers such as 3,17; got {text!r}") from None
+
+
+def path(text: str) -> Path:
+    """A type of argument: a file or folder, as an absolute path (see `user_path`)."""
+    try:
+        return user_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def names(text: str) -> list[str]:

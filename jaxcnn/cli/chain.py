@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxcnn.cli.arguments import Output, add_json, align, choose, names
+from jaxcnn.cli.arguments import Output, add_json, align, choose, names, path
 from jaxcnn.cli.exit_codes import EXIT_DONE, exit_code
 from jaxcnn.cli.train import kept_text
+from jaxcnn.files import user_path
 
 if TYPE_CHECKING:
     from jaxcnn.training.stages import Stage
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(overrides=(), override_prefix="--")
     add("config", help="file, or name of a file in configs/")
     help_text = "folder that holds one folder per stage (runs/NAME_chain)"
-    add("--workdir", default="", help=help_text)
+    add("--workdir", type=path, help=help_text)
     add("--stages", type=names, default=(), help="names of stages, separated by commas (all)")
     help_text = "print the stages and their states; train nothing"
     add("--list", action="store_true", help=help_text)
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> Iterator[Output]:
     from jaxcnn.training.signals import StopSignal
     from jaxcnn.training.stages import read_chain
 
-    workdir = Path(options.workdir or f"runs/{Path(options.config).stem}_chain")
+    workdir = options.workdir or user_path(f"runs/{Path(options.config).stem}_chain")
     overrides: dict[str, list[str]] = {}
     for text in options.overrides:
         stage, _, override = text.partition(".")

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxcnn.cli.arguments import Output, add_json, choose, names, numbers
+from jaxcnn.cli.arguments import Output, add_json, choose, names, numbers, path
 from jaxcnn.cli.exit_codes import EXIT_DONE, EXIT_ERROR, UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     parser.set_defaults(overrides=())
     add("config", help="config, or file with get_comparisons(): a path, or a name, see below")
-    add("--out", required=True, help="folder of runs, tables and compiled programs")
+    add("--out", type=path, required=True, help="folder of runs, tables and compiled programs")
     help_text = "'NAME: KEY=VALUE ...'; may be repeated; the first is the base"
     add("--variant", action="append", default=[], help=help_text)
     help_text = (
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--budget", default="", help=help_text)
     add("--measure", default="", help="what is compared: top1 or epochs_to_train_error=RATE (top1)")
     add("--list", action="store_true", help="print the runs and their states; train nothing")
-    add("--publish", default="", metavar="DIR", help="copy tables and reports to DIR at the end")
+    add("--publish", type=path, metavar="DIR", help="copy tables and reports to DIR at the end")
     add_json(parser, "print the rows of the tables as JSON; with --list: the runs")
 
 
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> Output:
     from jaxcnn.training.console import Console
     from jaxcnn.training.signals import StopSignal
 
-    out = Path(options.out)
+    out = options.out
     grids = make_grid(_comparisons(options), out)
     if options.list:
         return Output(execute.run_rows(grids), execute.overview(grids))
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> Output:
         print(f"failed: {name}: {error}", file=sys.stderr)
     published = []
     if options.publish and not errors:
-        published = [str(path) for path in execute.publish(grids, Path(options.publish))]
+        published = [str(path) for path in execute.publish(grids, options.publish)]
     record = {"comparisons": [*map(_record, grids)], "errors": errors, "published": published}
     text = f"published in {', '.join(published)}" if published else ""
     return Output(record, text, EXIT_ERROR if errors else EXIT_DONE)

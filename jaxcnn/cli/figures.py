@@ -14,7 +14,6 @@ example: jaxcnn figures --workdir=RUN --only=kernels,guesses
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from jaxcnn.cli.arguments import (
     Output,
@@ -26,6 +25,7 @@ from jaxcnn.cli.arguments import (
     choose,
     names,
     open_runs,
+    path,
 )  # fmt: skip
 
 KEPT = "the figures that were printed are done"
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_overrides(parser)
     add_run(parser)
     add = parser.add_argument
-    add("--out", type=Path, default=None, help="folder to write to (RUN/figures)")
+    add("--out", type=path, help="folder to write to (RUN/figures)")
     add("--only", type=names, default=(), help="figures by name, separated by commas")
     add_images(parser, 8, "evaluation images to draw")
     help_text = "training images to search, evenly spread; 0: all (%(default)s)"
@@ -54,8 +54,8 @@ def run(options: argparse.Namespace) -> Output:
     wanted, paths = choose("figure", options.only or [*FIGURES], [*FIGURES]), []
     with open_runs([options.workdir], options, console := Console()) as (run,):
         chosen = options.images, options.ids, options.training_images, options.scale
-        out = options.out or Path(options.workdir) / "figures"
-        for path in draw_figures(FigureRequest(run, *chosen), wanted, out):
-            paths.append(str(path))
-            console.line(str(path))
+        out = options.out or options.workdir / "figures"
+        for file in draw_figures(FigureRequest(run, *chosen), wanted, out):
+            paths.append(str(file))
+            console.line(str(file))
     return Output(paths)

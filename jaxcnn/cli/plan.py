@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 from typing import Any
 
-from jaxcnn.cli.arguments import Output, add_json
+from jaxcnn.cli.arguments import Output, add_json, path
 
 KEPT = "nothing was written"
 
@@ -35,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--network_gbps", type=_gbps, default=0.0, metavar="GBPS", help=help_text)
     help_text = "compile again at the largest batch size, to verify that it fits"
     add("--fit", action="store_true", help=help_text)
-    add("--hlo", default="", metavar="FILE", help="write the compiled program to FILE")
+    add("--hlo", type=path, metavar="FILE", help="write the compiled program to FILE")
     add_json(parser)
 
 
@@ -58,7 +57,7 @@ def run(options: argparse.Namespace) -> Output:
     _, config = schema.read_resolved(options.config, options.overrides)
     found = forecast(config, target, options.network_gbps, options.fit)
     if options.hlo and found.compiled:
-        Path(options.hlo).write_text(found.compiled.text)
+        options.hlo.write_text(found.compiled.text)
     lines = [*_figures(found), "", *_collectives(found), "", *_bounds(found)]
     return Output(_record(found), "\n".join(lines))
 

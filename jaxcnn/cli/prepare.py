@@ -22,8 +22,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.cli.arguments import Output, add_json, at_least, show_progress
+from jaxcnn.cli.arguments import Output, add_json, at_least, path, show_progress
 from jaxcnn.cli.exit_codes import UsageError
+from jaxcnn.files import user_path
 
 KEPT = "give the same command again"
 SUBCOMMANDS = ("cifar10_subset",)
@@ -33,14 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("name", nargs="?", help="a name from the list below; with --pack also a source")
     add("--source", default="", help="the same as NAME")
-    add("--tars", type=Path, help="folder of ImageNet's two tars")
+    add("--tars", type=path, help="folder of ImageNet's two tars")
     help_text = "folder of prepared data sets ($TFDS_DATA_DIR or ~/tensorflow_datasets)"
-    add("--data_dir", type=Path, help=help_text)
+    add("--data_dir", type=path, help=help_text)
     add("--checksums", action="store_true", help="also check the tars' SHA-256 (reads them whole)")
     add_json(parser)
     add = parser.add_argument_group("packing").add_argument
     add("--pack", action="store_true", help="decode and rescale the images once")
-    add("--out", type=Path, help="folder of the packed data set")
+    add("--out", type=path, help="folder of the packed data set")
     help_text = "largest shorter side in pixels; with --square, the side"
     add("--shorter_side", type=at_least(1), help=help_text)
     add("--square", action="store_true", help="keep the central square only")
@@ -75,7 +76,7 @@ def run(options: argparse.Namespace) -> Output:
     if problem := _problem(options):
         raise UsageError(problem)
     source = options.name or options.source
-    data_dir = (options.data_dir or default_data_dir()).expanduser().absolute()
+    data_dir = options.data_dir or default_data_dir()
     flags, config = "", "vgg_e"
     base = source.partition(":")[0]
     if base not in SOURCE_KINDS:
@@ -85,7 +86,7 @@ def run(options: argparse.Namespace) -> Output:
         config = "quickstart" if base == "digits" else config
     record: dict[str, Any] = {}
     if options.pack:
-        out = options.out.expanduser().absolute()
+        out = options.out
         _pack(source, out, data_dir, options)
         source, splits = f"packed:{out}", (options.train_split, options.eval_split)
         record["bytes"] = sum(file.stat().st_size for file in out.glob("*/*"))
@@ -146,7 +147,7 @@ def _prepare(name: str, data_dir: Path, options: argparse.Namespace) -> None:
 
     base = name.partition(":")[0]
     if base == IMAGENET:
-        prepare_imagenet(options.tars.expanduser(), data_dir, checksums=options.checksums)
+        prepare_imagenet(options.tars, data_dir, checksums=options.checksums)
     elif base == "digits":
         prepare_digits(data_dir)
     elif find_prepared(name, data_dir) is not None:
@@ -180,7 +181,7 @@ def _pack(source: str, out: Path, data_dir: Path, options: argparse.Namespace) -
 
     kind, _, place = source.partition(":")
     if kind == "folder":
-        source = f"folder:{Path(place).expanduser().absolute()}"
+        source = f"folder:{user_path(place)}"
     data = open_data(source, str(data_dir), 0, options.train_split, options.eval_split)
     print(f"packing {data.description} into {out}", flush=True)
     made = pack(

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxcnn.cli.arguments import Output, add_config, add_json, show_progress
+from jaxcnn.cli.arguments import Output, add_config, add_json, path, show_progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ KEPT = "nothing was saved"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     help_text = "file to write (statistics/NAME.npz)"
-    parser.add_argument("--out", default="", metavar="FILE", help=help_text)
+    parser.add_argument("--out", type=path, metavar="FILE", help=help_text)
     add_json(parser)
 
 
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> Output:
     from jaxcnn.training.console import Console, duration
     from jaxcnn.training.evaluator import open_splits
 
-    out = Path(options.out or f"statistics/{Path(options.config).stem}.npz").expanduser()
+    out = options.out or Path(f"statistics/{Path(options.config).stem}.npz")
     _, config = schema.read_resolved(options.config, options.overrides)
     augment: Augment = configs.build_section("augment", config["augment"], schema.SECTIONS)
     console, began = Console(), time.perf_counter()

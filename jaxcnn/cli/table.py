@@ -13,10 +13,9 @@ import csv
 import io
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxcnn.cli.arguments import Output, add_batch_size, add_json, choose, open_runs
+from jaxcnn.cli.arguments import Output, add_batch_size, add_json, choose, open_runs, path
 from jaxcnn.cli.exit_codes import UsageError, make_folder
 
 if TYPE_CHECKING:
@@ -31,8 +30,8 @@ SUFFIXES = {"text": "txt", "markdown": "md", "csv": "csv"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("name", help="name of a table, see below: vgg3 is Table 3 of the VGG paper")
-    add("runs", nargs="*", help="folders of trained runs")
-    add("--out", default="", help="folder to write NAME.txt, NAME.md and NAME.csv to")
+    add("runs", type=path, nargs="*", help="folders of trained runs")
+    add("--out", type=path, help="folder to write NAME.txt, NAME.md and NAME.csv to")
     help_text = "form of the printed table (%(default)s)"
     add("--format", choices=[*SUFFIXES], default="text", help=help_text)
     add_json(parser, "print the rows as one JSON list")
@@ -92,7 +91,7 @@ def _output(texts: Mapping[str, str], options: argparse.Namespace, console: Cons
     """The table in the form that was asked for; all forms are written if --out is given."""
     for name, suffix in SUFFIXES.items():
         if options.out:
-            path = Path(options.out) / f"{options.name}.{suffix}"
+            path = options.out / f"{options.name}.{suffix}"
             path.write_text(texts[name].rstrip() + "\n")
             console.line(f"written: {path}")
     rows = list(csv.DictReader(io.StringIO(texts["csv"])))

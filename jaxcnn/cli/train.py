@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.cli.arguments import Output, add_json
+from jaxcnn.cli.arguments import Output, add_json, path
 from jaxcnn.cli.exit_codes import (
     EXIT_DIVERGED,
     EXIT_DONE,
@@ -29,6 +29,7 @@ from jaxcnn.cli.exit_codes import (
     is_follower,
     process_name,
 )  # fmt: skip
+from jaxcnn.files import user_path
 
 KEPT = "nothing was trained yet"
 
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     parser.set_defaults(overrides=())
     add("--config", default="quickstart", help="file, or name of a file in configs/ (%(default)s)")
-    add("--workdir", default="", help="folder of the run (runs/NAME)")
+    add("--workdir", type=path, help="folder of the run (runs/NAME)")
     help_text = (
         "several processes as one run: auto (detects SLURM, Open MPI, Kubernetes and TPUs), off, or "
         "HOST:PORT,N,I: process 0 listens at HOST:PORT, this is process I of N (%(default)s)"
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Output:
     # A fatal error in a library prints where every thread was.
     faulthandler.enable(sys.__stderr__ or sys.stderr)
-    workdir = options.workdir or f"runs/{Path(options.config).stem}"
+    workdir = options.workdir or user_path(f"runs/{Path(options.config).stem}")
     config: dict[str, Any] = {}
     output = Output()
 
@@ -84,7 +85,7 @@ def run(options: argparse.Namespace) -> Output:
     return dataclasses.replace(output, code=code)
 
 
-def _work(options: argparse.Namespace, workdir: str, config: dict[str, Any]) -> Output:
+def _work(options: argparse.Namespace, workdir: Path, config: dict[str, Any]) -> Output:
     """Does what the options say; fills in `config` as soon as it is known."""
     from jaxcnn import config as configs
     from jaxcnn.training import run, schema
@@ -102,11 +103,10 @@ def _work(options: argparse.Namespace, workdir: str, config: dict[str, Any]) -> 
     return Output() if is_follower() else Output(report["results"])
 
 
-def kept_text(workdir: str | Path, command: Sequence[str]) -> Callable[[], str]:
+def kept_text(folder: Path, command: Sequence[str]) -> Callable[[], str]:
     """What to print after a stop: whether the workdir holds a state, and how to resume."""
 
     def text() -> str:
-        folder = Path(workdir).absolute()
         saved = any(entry.name.isdigit() for entry in (folder / "checkpoints").glob("*"))
         state = "the state is saved in" if saved else "nothing was trained yet in"
         return f"{state} {folder}. To go on: {shlex.join(command)}"

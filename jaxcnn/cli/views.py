@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jaxcnn.cli.arguments import Output, add_config, add_images, add_json, at_least
+from jaxcnn.cli.arguments import Output, add_config, add_images, add_json, at_least, path
 
 KEPT = "nothing was drawn"
 
@@ -20,7 +20,7 @@ KEPT = "nothing was drawn"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     add = parser.add_argument
-    add("--out", type=Path, default=None, help="image file to write (runs/views/NAME.png)")
+    add("--out", type=path, help="image file to write (runs/views/NAME.png)")
     add_images(parser, 4, "images, one per row")
     add("--views", type=at_least(1), default=6, help="crops per image (%(default)s)")
     add_json(parser)
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> Output:
     from jaxcnn.research.figures.training_views import draw_views
     from jaxcnn.training import schema
 
-    out = options.out or Path("runs/views") / f"{Path(options.config).stem}.png"
+    out = options.out or Path(f"runs/views/{Path(options.config).stem}.png")
     config = schema.read_resolved(options.config, options.overrides)[1]
     source, views = config["data"]["source"], options.views
     count = draw_views(config, out, images=options.images, ids=options.ids, views=views)

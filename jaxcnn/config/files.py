@@ -14,6 +14,7 @@ import ml_collections
 
 from jaxcnn.config.migration import migrate
 from jaxcnn.config.values import did_you_mean, flatten, plain
+from jaxcnn.files import user_path
 
 # Keys that may differ when a run resumes in its workdir. The update rule and the data may not.
 MAY_DIFFER = ("epochs", "evals", "checkpoint", "log", "mesh")
@@ -34,7 +35,7 @@ def find_config(path: str, folder: Path = CONFIGS) -> Path:
         ConfigError: there is no such file; the message names the nearest one.
     """
     name = path.removeprefix("configs/")
-    for candidate in (Path(path), folder / name, folder / f"{name}.py"):
+    for candidate in (user_path(path), folder / name, folder / f"{name}.py"):
         if candidate.is_file():
             return candidate
     names = sorted(f.stem for f in folder.glob("*.py"))

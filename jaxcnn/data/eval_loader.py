@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from jaxcnn.data.loader import MID_GREY, Loader, available_cores
 from jaxcnn.data.regular_file import read_regular_file
 from jaxcnn.data.sources.source import Source
 from jaxcnn.data.train_crops import check_holds_crop
+from jaxcnn.files import user_path
 
 # (image height, image width) -> the crops of a protocol.
 ChooseCrops = Callable[[int, int], Sequence[EvalCrop]]
@@ -133,7 +133,7 @@ def preprocess(
     """
     check_holds_crop((scale,), image_size)
     try:
-        data = read_regular_file(Path(path).expanduser())
+        data = read_regular_file(user_path(path))
     except (OSError, CorruptImage) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(

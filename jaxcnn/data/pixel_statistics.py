@@ -11,7 +11,6 @@ import json
 import os
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from jaxcnn.data.loader import CorruptCounter
 from jaxcnn.data.sources.source import Source
 from jaxcnn.data.splits import DataSplits
 from jaxcnn.data.train_crops import Sampling
-from jaxcnn.files import write_arrays
+from jaxcnn.files import user_path, write_arrays
 
 # Images decoded ahead, and between two progress reports.
 _GROUP = 32
@@ -175,7 +174,7 @@ def save_statistics(statistics: Statistics, path: str | os.PathLike[str]) -> Non
     """Writes a .npz atomically. Makes the folder. Raises OSError if it cannot be written."""
     arrays = {n: a for n in _ARRAYS if (a := getattr(statistics, n)) is not None}
     origin = np.array(json.dumps(statistics.origin))
-    write_arrays(Path(path).expanduser(), **arrays, origin=origin)
+    write_arrays(user_path(path), **arrays, origin=origin)
 
 
 def load_statistics(path: str | os.PathLike[str]) -> Statistics:
@@ -184,7 +183,7 @@ def load_statistics(path: str | os.PathLike[str]) -> Statistics:
     Raises:
         DataError: the file is missing or invalid.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     again = f"jaxcnn statistics CONFIG --out={path}"
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:

@@ -16,6 +16,7 @@ from jaxcnn.data.sources.packed import open_packed
 from jaxcnn.data.sources.source import Opened, Source, Subset
 from jaxcnn.data.sources.synthetic import open_synthetic
 from jaxcnn.data.sources.tfds import open_prepared
+from jaxcnn.files import user_path
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ class DataSplits:
 
 def default_data_dir() -> Path:
     """Returns $TFDS_DATA_DIR, or ~/tensorflow_datasets: TFDS's own default."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return user_path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def open_data(
@@ -95,16 +96,15 @@ def open_data(
 
 def _open(source: str, data_dir: str, train_split: str, eval_split: str) -> Opened:
     kind, _, argument = source.partition(":")
-    place = Path(argument).expanduser()
     if kind == "tfds" and argument:
-        root = Path(data_dir).expanduser() if data_dir else default_data_dir()
+        root = user_path(data_dir) if data_dir else default_data_dir()
         if argument == "digits":  # needs no download
             prepare_digits(root)
         return open_prepared(argument, root, train_split, eval_split)
     if kind == "folder" and argument:
-        return open_folder(place, train_split, eval_split or "val")
+        return open_folder(user_path(argument), train_split, eval_split or "val")
     if kind == "packed" and argument:
-        return open_packed(place, train_split, eval_split)
+        return open_packed(user_path(argument), train_split, eval_split)
     if kind == "synthetic":
         return open_synthetic(argument)
     raise DataError(

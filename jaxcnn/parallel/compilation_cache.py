@@ -7,6 +7,7 @@ import shlex
 import stat
 from pathlib import Path
 
+from jaxcnn.files import user_path
 from jaxcnn.parallel.accelerators import Environment
 
 
@@ -29,7 +30,7 @@ def use_compilation_cache(environment: Environment, folder: str) -> tuple[str, s
             f"--compilation_cache takes a folder of this machine, got {folder}; for another store set "
             "JAX_COMPILATION_CACHE_DIR, and make sure that only you can write there"
         )
-    path = Path(folder).expanduser().resolve()
+    path = user_path(folder).resolve()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_ours(path)

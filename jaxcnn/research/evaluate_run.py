@@ -13,6 +13,7 @@ from typing import Any
 from jaxcnn import config as configs
 from jaxcnn.data import DataError, DataSplits
 from jaxcnn.evaluation import Forward, Protocol, ProtocolRun, check_fits, ensemble, evaluate
+from jaxcnn.files import user_path
 from jaxcnn.parallel import make_placement
 from jaxcnn.training import report, schema
 from jaxcnn.training.checkpoint import CheckpointError
@@ -48,7 +49,7 @@ class FinishedRun:
     check_stop: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        self.folder = self.folder.absolute()
+        self.folder = user_path(self.folder)
         self.trained_config = read_run_config(self.folder)
         wrong = [text for text in self.overrides if not text.startswith("data.")]
         if wrong:

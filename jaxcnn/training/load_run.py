@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, UInt8
 
 from jaxcnn import config as configs
 from jaxcnn.data import pixel_statistics
+from jaxcnn.files import user_path
 from jaxcnn.preprocessing import Augment, make_preprocess, subtract_mean
 from jaxcnn.training.builder import net_and_rules
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
@@ -89,7 +90,7 @@ def load(workdir: str | Path, step: int | None = None) -> Loaded:
         FileNotFoundError: no run there.
         CheckpointError: no checkpoint there, or none of that step.
     """
-    folder = Path(workdir).absolute()
+    folder = user_path(workdir)
     config, net, state = read_run(folder, step)
     params = {n: leaves for n, leaves in state.evaluated.items() if not n.startswith("aux_")}
     classes = tuple((folder / "classes.txt").read_text().splitlines())

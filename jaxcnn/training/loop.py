@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from jaxcnn.data import DataError
+from jaxcnn.files import user_path
 from jaxcnn.training import report
 from jaxcnn.training.evaluator import EvalTask
 from jaxcnn.training.run_setup import Run, open_run
@@ -35,7 +36,7 @@ def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dic
         Diverged: loss or gradients are no longer finite.
         Stopped: a signal came; the state is saved.
     """
-    with open_run(config, Path(workdir).absolute()) as parts:
+    with open_run(config, user_path(workdir)) as parts:
         state, primary = parts.restore(), parts.process_group.run_on_primary
         step, total = int(state.step), parts.progress.total
         report.announce(parts, step)

@@ -25,7 +25,7 @@ from jaxcnn.training.signals import StopSignal
 from jaxcnn.training.step_metrics import Diverged, StepMetrics
 from jaxcnn.training.train_state import TrainState
 from jaxcnn.training.warm_start import WarmStart, first_state, read_warm_start
-from jaxcnn.training.workdir import check_shared, claim_workdir, has_begun
+from jaxcnn.training.workdir import check_shared, check_workdir_name, claim_workdir, has_begun
 
 
 class Run:
@@ -126,6 +126,7 @@ class Run:
 @contextlib.contextmanager
 def open_run(config: Any, folder: Path) -> Iterator[Run]:
     """The run of `config` in `folder`, which stays locked to the end of the block; raises as `loop.run`."""
+    check_workdir_name(folder)
     config, group = schema.resolve_config(config), join_process_group()
     check_same(group, "config", config, "start all of them with the same config and overrides")
     with contextlib.ExitStack() as stack:

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxcnn.data import DataError, DataSplits, pixel_statistics
 from jaxcnn.data.pixel_statistics import Statistics
+from jaxcnn.files import user_path
 from jaxcnn.parallel import ProcessGroup
 from jaxcnn.training.console import Console, duration
 from jaxcnn.training.experiment import Experiment
@@ -66,7 +67,7 @@ def _new(
             if found.origin["side"] == side:
                 return found
         return _compute(experiment, data, side, check_stop)
-    file = Path(wanted).expanduser()
+    file = user_path(wanted)
     found = pixel_statistics.load_statistics(file)
     pixel_statistics.check_matches(found, data, file)
     Console().line(f"pixel statistics of {found.origin['examples']:,} images from {file}")

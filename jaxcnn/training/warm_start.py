@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcnn import config as configs
+from jaxcnn.files import user_path
 from jaxcnn.parallel import put
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.experiment import Experiment
@@ -78,7 +78,7 @@ def read_warm_start(experiment: Experiment) -> WarmStart | None:
     layers = tuple(dict.fromkeys(map(_layer, wanted)))  # in order
     chosen, problems = _chosen(init.layers, layers)
     try:
-        _, old_net, state = read_run(Path(init.from_run).expanduser().absolute())
+        _, old_net, state = read_run(user_path(init.from_run))
     except (OSError, CheckpointError) as error:
         raise WarmStartError("\n".join([f"init.from_run: {error}", *problems])) from error
     saved, net = _flat(state.evaluated), experiment.net

@@ -262,7 +262,8 @@ def test_out_of_another_comparison_exits_with_1(tmp_path, capsys):
     assert "use another --out" in shown
 
 
-def test_missing_data_exits_with_1_at_once(tmp_path, capsys):
+def test_missing_data_exits_with_1_at_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert main(["compare", *command(tmp_path / "out", "--config.data.source=folder:nowhere")]) == 1
-    assert "no folder nowhere" in capsys.readouterr().err
+    assert f"no folder {tmp_path / 'nowhere'}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

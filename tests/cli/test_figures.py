@@ -17,10 +17,10 @@ def trained(trained_runs):
 
 
 def test_all_figures(trained, monkeypatch, capsys):
-    """Their relative paths are printed, one a line."""
+    """Their paths are printed, one a line."""
     monkeypatch.chdir(trained.parent)
     assert main(["figures", f"--workdir={trained.name}", "--training_images=16", "--images=2"]) == 0
-    paths = [f"{trained.name}/figures/{name}.png" for name in FIGURES]
+    paths = [f"{trained}/figures/{name}.png" for name in FIGURES]
     printed = capsys.readouterr().out.splitlines()
     assert [line for line in printed if line.endswith(".png")] == paths
     for path in paths:

@@ -34,6 +34,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcnn.data import DataError
+from jaxcnn.files import user_path
 
 # In the order of the labels 0 to 9.
 CLASSES = (
@@ -48,12 +49,14 @@ _GLOBALS = ("_reconstruct", "ndarray", "dtype")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="the subset's folder, with train/ and val/")
+    parser.add_argument("folder", type=user_path, help="the subset's folder, with train/ and val/")
     task = parser.add_mutually_exclusive_group(required=True)
-    task.add_argument("--source", type=Path, help="make the folder from this; needs --list")
-    task.add_argument("--verify", type=Path, metavar="LIST", help="check the folder")
-    task.add_argument("--write_list", type=Path, metavar="LIST", help="list the folder's files")
-    parser.add_argument("--list", type=Path, help="the files to make and their SHA-256")
+    task.add_argument("--source", type=user_path, help="make the folder from this; needs --list")
+    task.add_argument("--verify", type=user_path, metavar="LIST", help="check the folder")
+    task.add_argument(
+        "--write_list", type=user_path, metavar="LIST", help="list the folder's files"
+    )
+    parser.add_argument("--list", type=user_path, help="the files to make and their SHA-256")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -29,6 +29,7 @@ from jaxcnn.data.sources.image_files import (
 )
 from jaxcnn.data.sources.retries import retry
 from jaxcnn.data.sources.source import Opened, Source
+from jaxcnn.files import user_path
 
 _LOGGER = logging.getLogger(__name__)
 _FLAT_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.(?:JPEG|jpeg|jpg)")
@@ -66,7 +67,7 @@ class ImageFiles(Source):
     class_names = ()
 
     def __init__(self, paths: Sequence[str | Path]):
-        self._paths = [Path(path).expanduser() for path in paths]
+        self._paths = [user_path(path) for path in paths]
 
     def __len__(self) -> int:
         return len(self._paths)
