@@ -20,6 +20,7 @@ GROUPS = [
         "malloc_tuning",
         "files",
         "file_shapes",
+        "caches",
     },
     {"evaluation"},
     {"training"},

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxcnn.caches import use_writable_caches
 from jaxcnn.files import user_path
 from jaxcnn.research import text_tables
 
@@ -76,6 +77,7 @@ def plot_shares(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     if not rows:
         raise ValueError("no row has a bound and a peer: there is nothing to draw")
+    use_writable_caches()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 0.6 * len(rows) + 1.4), layout="constrained")

@@ -3,20 +3,21 @@
 Each output value is a weighted mean of the pixels under a triangle that is two output pixels wide, and at
 least two image pixels. Pillow rounds to whole grey levels between its two passes; this code does not.
 
-Only decode.py imports this module, on first use, because it imports numba. The kernels are compiled on first
-use, which takes three seconds, and cached next to this file or in the user's cache. They index with unsigned
-integers, which spares numba the check for negative indices. No sum is reordered and no product is fused with
-a sum, so the values are the same on every machine.
+Only decode.py imports this module, on first use. numba compiles the kernels on first use, which takes three
+seconds, and caches them next to this file or in the user's cache, if one of them can be written. They index
+with unsigned integers, which spares numba the check for negative indices. No sum is reordered and no product
+is fused with a sum, so the values are the same on every machine.
 """
 
 import functools
 import inspect
+import logging
 from typing import Any
 
-import numba
-import numba.core.config
 import numpy as np
 from jaxtyping import UInt8
+
+from jaxcnn.caches import use_writable_caches
 
 _ONE, _THREE = np.uintp(1), np.uintp(3)
 
@@ -45,6 +46,23 @@ def bilinear(
 @functools.cache
 def compile_kernels() -> None:
     """Compiles the kernels. Call it before threads use them, so that they do not race."""
+    use_writable_caches()
+    try:
+        _compile(cache=True)
+    except Exception as error:  # nowhere to write, a full disk, or damaged files in the cache
+        text = "the image resize is compiled anew at each start, because numba's cache cannot be used: %s"
+        logging.getLogger(__name__).warning(text, str(error).partition("\n")[0])
+        _compile(cache=False)
+
+
+def _compile(cache: bool) -> None:
+    """Replaces the kernels of this module, which are Python functions, by compiled ones."""
+    import numba.core.config
+
+    for name, function in _KERNELS.items():
+        options = {"nogil": True, "cache": cache, "error_model": "numpy"}
+        # Tests wrap functions to check types; numba must compile the function inside.
+        globals()[name] = numba.njit(**options)(inspect.unwrap(function))
     # SLP vectorization computes red, green, blue and one padding value as one vector: the horizontal pass is
     # twice as fast. Numba's default is off.
     config: Any = numba.core.config
@@ -56,12 +74,6 @@ def compile_kernels() -> None:
         config.SLP_VECTORIZE = default
 
 
-def _compiled(function):
-    # Tests wrap functions to check types; numba must compile the function inside.
-    return numba.njit(nogil=True, cache=True, error_model="numpy")(inspect.unwrap(function))
-
-
-@_compiled
 def _rescale(pixels, down, across, out):
     """Fills `out`, uint8[height,width*3], from (top, bottom) = `down` and (left, right) = `across` of
     `pixels`, uint8[h,w*3]."""
@@ -88,7 +100,6 @@ def _rescale(pixels, down, across, out):
             out[y, i] = np.uint8(result[i])
 
 
-@_compiled
 def _weigh(region, length, count):
     """Returns (first, weights): output i is the sum of weights[i, t] times pixel first[i] + t."""
     low, high = region
@@ -109,7 +120,6 @@ def _weigh(region, length, count):
     return first, weights
 
 
-@_compiled
 def _blend(pixels, row, weights, line):
     """Vertical pass: writes the weighted sum of the rows from `row` on to `line`."""
     last = np.uintp(pixels.shape[0] - 1)
@@ -123,7 +133,6 @@ def _blend(pixels, row, weights, line):
                 line[i] += weights[t] * np.float32(one[i])
 
 
-@_compiled
 def _gather(line, columns, weights, taps, result):
     """Horizontal pass: resizes `line`, and adds a half for rounding."""
     half = np.float32(0.5)
@@ -142,3 +151,6 @@ def _gather(line, columns, weights, taps, result):
         result[q + _ONE] = green
         result[q + _ONE + _ONE] = blue
         result[q + _THREE] = padding  # overwritten by the next pixel's red
+
+
+_KERNELS = {kernel.__name__: kernel for kernel in (_weigh, _blend, _gather, _rescale)}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.caches import temporary_folder
 from jaxcnn.data.classes import check_same_classes
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sampler import RandomStream, permutation
@@ -97,9 +98,10 @@ def open_data(
 def _open(source: str, data_dir: str, train_split: str, eval_split: str) -> Opened:
     kind, _, argument = source.partition(":")
     if kind == "tfds" and argument:
-        root = user_path(data_dir) if data_dir else default_data_dir()
         if argument == "digits":  # needs no download
-            prepare_digits(root)
+            root = _prepare_digits(data_dir)
+        else:
+            root = user_path(data_dir) if data_dir else default_data_dir()
         return open_prepared(argument, root, train_split, eval_split)
     if kind == "folder" and argument:
         return open_folder(user_path(argument), train_split, eval_split or "val")
@@ -111,6 +113,20 @@ def _open(source: str, data_dir: str, train_split: str, eval_split: str) -> Open
         f"unknown data source {source!r}: expected 'tfds:NAME' (for example 'tfds:imagenet2012'"
         " or 'tfds:digits'), 'folder:PATH', 'packed:DIR', 'synthetic' or 'synthetic:K'"
     )
+
+
+def _prepare_digits(data_dir: str) -> Path:
+    """Prepares the digits; returns the folder of prepared data sets. If none was named and the default one
+    cannot be written, that is a temporary one."""
+    if data_dir:
+        return prepare_digits(user_path(data_dir))
+    try:
+        return prepare_digits(default_data_dir())
+    except (ValueError, OSError, DataError):
+        temporary = temporary_folder()
+        if temporary is None or os.environ.get("TFDS_DATA_DIR"):
+            raise
+        return prepare_digits(temporary / "tensorflow_datasets")
 
 
 # What `data.source` begins with.

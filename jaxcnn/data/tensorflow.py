@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcnn.caches import use_writable_caches
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.loader import available_cores
 
@@ -31,6 +32,7 @@ def load_tensorflow() -> Any:
     Raises:
       DataError: TensorFlow was started earlier in this process and holds an accelerator.
     """
+    use_writable_caches()  # for Keras
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # oneDNN does not decode images. Turned off, TensorFlow does not print a notice about it at each start.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

@@ -19,6 +19,8 @@ def use_compilation_cache(environment: Environment, folder: str) -> tuple[str, s
     Returns:
         A (name, text) row for the console.
 
+    Without permission or space for the folder, programs are not kept.
+
     Raises:
         ValueError: `folder` is not a folder, or other users can write programs there, which this process
             would run.
@@ -35,8 +37,10 @@ def use_compilation_cache(environment: Environment, folder: str) -> tuple[str, s
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_ours(path)
         kept = sum(entry.name.endswith("-cache") for entry in path.iterdir())
-    except OSError as error:
+    except (FileExistsError, NotADirectoryError) as error:
         raise ValueError(f"--compilation_cache={folder}: {error}; name another folder") from error
+    except OSError as error:
+        return "cache", f"none: {path} cannot be used ({error.strerror}); each start compiles"
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(path))

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxcnn.data.tensorflow import load_tensorflow
 from jaxcnn.files import write_text
 from jaxcnn.parallel import ProcessGroup
 
@@ -46,6 +47,7 @@ class MetricsWriter:
         self._process_group, self._board = process_group, None
         if tensorboard and process_group.is_primary:
             logging.getLogger("absl").setLevel(logging.ERROR)
+            load_tensorflow()  # with our settings, before clu imports it
             from clu import metric_writers
 
             events = metric_writers.SummaryWriter(str(workdir))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from jaxcnn.caches import use_writable_caches
 from jaxcnn.evaluation import Result
 from jaxcnn.files import write_text
 from jaxcnn.models.summary import summarise
@@ -168,6 +169,7 @@ def result_text(row: Mapping[str, Any]) -> str:
 
 def draw_curves(events: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
     """Loss, top-1 and learning rate against epochs, as a PNG."""
+    use_writable_caches()
     from matplotlib.figure import Figure  # takes a second to import
 
     train = [e for e in events if e["kind"] == "train"]

@@ -28,14 +28,14 @@ _EVALUATION_SHARE = 5
 
 
 def prepare_digits(data_dir: Path) -> Path:
-    """Writes the data set under `data_dir` if it is not there; returns its folder.
+    """Writes the data set under `data_dir` if it is not there; returns `data_dir`.
 
     TFDS writes into a temporary folder and renames it at the end, so an interrupted process leaves nothing
     that looks like the data set.
     """
     found = find_prepared(NAME, data_dir)
     if found is not None:
-        return found
+        return data_dir
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -55,9 +55,8 @@ def prepare_digits(data_dir: Path) -> Path:
             # Another process may have renamed its folder first.
             if find_prepared(NAME, data_dir) is None:
                 raise
-    folder = data_dir / NAME / VERSION
-    print(f"prepared the handwritten digits in {folder}")
-    return folder
+    print(f"prepared the handwritten digits in {data_dir / NAME / VERSION}")
+    return data_dir
 
 
 def split_digits(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

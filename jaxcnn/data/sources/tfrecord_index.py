@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxcnn.caches import use_writable_caches
 from jaxcnn.data.errors import DataError
 from jaxcnn.files import write_arrays
 
@@ -39,8 +40,8 @@ def index_records(shards: Sequence[Path], counts: Sequence[int], cache_name: str
     """Returns the index of `shards`, from the cache if it is valid, else by a scan.
 
     The cache is a .npz named after `cache_name`, the split, in the folder of the shards or, if that is not
-    writable, under $XDG_CACHE_HOME/jaxcnn (~/.cache/jaxcnn). It contains the shards' names and sizes, and is
-    not used if one differs. `counts` are the expected numbers of records.
+    writable, under $XDG_CACHE_HOME/jaxcnn (~/.cache/jaxcnn), if that is. It contains the shards' names and
+    sizes, and is not used if one differs. `counts` are the expected numbers of records.
 
     Raises:
       DataError: a shard is missing, truncated or has another number of records.
@@ -120,7 +121,10 @@ def _scan(shard: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _cache_places(folder: Path, cache_name: str) -> list[Path]:
     name = f"jaxcnn-index-{cache_name}.npz"
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxcnn"
+    use_writable_caches()
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "jaxcnn"
+    if not home.is_absolute():  # there is no home folder
+        return [folder / name]
     key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
     return [folder / name, home / key / name]
 

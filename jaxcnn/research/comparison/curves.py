@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.caches import use_writable_caches
 from jaxcnn.files import atomic_file
 from jaxcnn.research.comparison.grid import Grid, GridRun
 from jaxcnn.research.comparison.measures import SeedSummary, is_reported, running_train_error
@@ -28,6 +29,7 @@ CURVE_LABELS = {
 def draw_comparison(grid: Grid, found: Sequence[Outcome], path: Path) -> None:
     """Writes a PNG. Left: each variant at its best point of the grid, as mean and standard deviation
     over the seeds. Right: the measure of every run, with mean and standard deviation."""
+    use_writable_caches()
     from matplotlib.figure import Figure  # imported late: a second of start-up
 
     chosen = [o for o in found if o.best]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from jaxcnn.caches import use_writable_caches
+
 if TYPE_CHECKING:
     import matplotlib.figure
 
@@ -195,6 +197,7 @@ def _squares(one: ScoreMap) -> Any:
 
 
 def _figure(width: float, height: float, title: str) -> "matplotlib.figure.Figure":
+    use_writable_caches()
     from matplotlib.figure import Figure  # imported late: a second of start-up
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import config as configs
+from jaxcnn.caches import use_writable_caches
 from jaxcnn.data import DataSplits, pixel_statistics
 from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.decode import decode, peek
@@ -126,6 +127,7 @@ def _title(config: dict[str, Any]) -> str:
 
 
 def _draw(rows: Sequence[Row], path: Path, title: str) -> None:
+    use_writable_caches()
     from matplotlib.figure import Figure  # imported late: a second of start-up
 
     columns = 1 + len(rows[0].views)
