@@ -55,12 +55,21 @@ class EvalLoader(Loader[EvalImage]):
       choose: the crops wanted of an image, by its size.
       threads: decoding threads; 0 for one per core.
       ahead: images decoded ahead.
+      check_stop: called now and then while `next()` waits for an image; raises to leave.
 
     Raises:
       DataError: there are no images, or an argument is negative.
     """
 
-    def __init__(self, source: Source, choose: ChooseCrops, *, threads: int = 0, ahead: int = 16):
+    def __init__(
+        self,
+        source: Source,
+        choose: ChooseCrops,
+        *,
+        threads: int = 0,
+        ahead: int = 16,
+        check_stop: Callable[[], None] = lambda: None,
+    ):
         if len(source) == 0:
             raise DataError("the source holds no images")
         if threads < 0 or ahead < 0:
@@ -68,13 +77,13 @@ class EvalLoader(Loader[EvalImage]):
         self._source = source
         self._choose = choose
         load_decoders()
-        super().__init__(range(len(source)), threads or available_cores(), ahead)
+        super().__init__(range(len(source)), threads or available_cores(), ahead, check_stop)
 
     def _submit(self, given: int) -> Future[EvalImage]:
         return self._pool.submit(self._load, given)
 
     def _finish(self, submitted: Future[EvalImage]) -> EvalImage:
-        return submitted.result()
+        return self._result(submitted)
 
     def _load(self, position: int) -> EvalImage:
         label = -1

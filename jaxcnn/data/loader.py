@@ -7,13 +7,14 @@ import logging
 import os
 import platform
 from collections import deque
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sources.source import Source
+from jaxcnn.data.threads import ThreadPool
 
 _LOGGER = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -47,11 +48,19 @@ class Loader(abc.ABC, Generic[_T]):
 
     Use it in a `with` block, or call `close()`. At most `ahead` + 1 items are in preparation or ready. An
     exception in a thread is raised by the `next()` of its item, and closes the loader.
+
+    `check_stop` is called now and then while `next()` waits, since a read may hang; it raises to leave.
     """
 
-    def __init__(self, inputs: Iterable[Any], threads: int, ahead: int):
-        self._ahead = ahead
-        self._pool = ThreadPoolExecutor(threads, "jaxcnn-data")
+    def __init__(
+        self,
+        inputs: Iterable[Any],
+        threads: int,
+        ahead: int,
+        check_stop: Callable[[], None] = lambda: None,
+    ):
+        self._ahead, self._check_stop = ahead, check_stop
+        self._pool = ThreadPool(threads, "jaxcnn-data")
         self._inputs = iter(inputs)
         self._pending: deque[Any] = deque()
         self._fill()  # the first items are prepared while the caller compiles
@@ -84,10 +93,14 @@ class Loader(abc.ABC, Generic[_T]):
         self.close()
 
     def close(self) -> None:
-        """Stops the threads and drops what they prepared. May be called more than once."""
+        """Drops what the threads prepared; they end, except one whose read hangs. Another thread's `next()`
+        raises PoolClosed. May be called more than once."""
         self._inputs = iter(())
         self._pending.clear()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.close()
+
+    def _result(self, future: "Future[Any]") -> Any:
+        return self._pool.wait_for(future, self._check_stop)
 
     def _fill(self) -> None:
         missing = self._ahead + 1 - len(self._pending)

@@ -23,6 +23,7 @@ from jaxcnn.data.eval_loader import EvalLoader
 from jaxcnn.data.loader import CorruptCounter
 from jaxcnn.data.sources.source import Source
 from jaxcnn.data.splits import DataSplits
+from jaxcnn.data.threads import run_in_thread
 from jaxcnn.data.train_crops import Sampling
 from jaxcnn.files import user_path, write_arrays
 
@@ -96,6 +97,7 @@ def compute_statistics(
     name: str = "",
     threads: int = 0,
     progress: Callable[[int, int], None] = lambda *_: None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> Statistics:
     """Computes the statistics of all images of `source`.
 
@@ -107,7 +109,8 @@ def compute_statistics(
         side: S in pixels.
         name: the name of the source, for `origin`.
         threads: decoding threads; 0 for one per core.
-        progress: called with (images done, images in total) now and then; it may raise to stop.
+        progress: called with (images done, images in total) now and then.
+        check_stop: called now and then, also while it waits for an image; raises to stop.
 
     Raises:
         DataError: the source or the square is empty, or too many images or all are corrupt.
@@ -115,7 +118,7 @@ def compute_statistics(
     if side < 1:
         raise DataError(f"side={side}: expected 1 or more")
     count = len(source)
-    sums, products, readable = _totals(source, side, threads, progress)
+    sums, products, readable = _totals(source, side, threads, progress, check_stop)
     if readable == 0:
         raise DataError(
             f"all {count} images of {name or 'the source'} are corrupt; "
@@ -127,14 +130,18 @@ def compute_statistics(
         "examples": count,
         "unreadable": count - readable,
         "classes": classes_digest(source.class_names),
-        "sample": _sample(source),
+        "sample": run_in_thread(lambda: _sample(source), check_stop),
         "side": side,
     }
     return Statistics(mean, covariance, (sums / readable).astype(np.float32), origin)
 
 
 def _totals(
-    source: Source, side: int, threads: int, progress: Callable[[int, int], None]
+    source: Source,
+    side: int,
+    threads: int,
+    progress: Callable[[int, int], None],
+    check_stop: Callable[[], None],
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Returns, over the squares of all readable images, int64[side,side,3], the sum at each position;
     int64[3,3], the sum of the products of R, G and B; and the number of images."""
@@ -144,8 +151,9 @@ def _totals(
 
     sums, products = np.zeros((side, side, 3), np.int64), np.zeros((3, 3), np.int64)
     readable, corrupt = 0, CorruptCounter(source, "left out")
-    with EvalLoader(source, choose, threads=threads, ahead=_GROUP) as images:
+    with EvalLoader(source, choose, threads=threads, ahead=_GROUP, check_stop=check_stop) as images:
         for done, image in enumerate(images, 1):
+            check_stop()
             if image.problem:
                 corrupt.note(image.position, image.problem, done)
             else:
@@ -209,8 +217,15 @@ def _check_array(array: np.ndarray, dtype: type, *shape: int) -> None:
         )
 
 
-def check_matches(statistics: Statistics, data: DataSplits, path: str | os.PathLike[str]) -> None:
+def check_matches(
+    statistics: Statistics,
+    data: DataSplits,
+    path: str | os.PathLike[str],
+    check_stop: Callable[[], None] = lambda: None,
+) -> None:
     """Checks that the statistics in the file `path` were computed from `data`'s training images.
+
+    `check_stop` is called now and then while it reads some of them; raises to stop.
 
     Raises:
         DataError: the classes, the number of training images or their content differ.
@@ -223,7 +238,9 @@ def check_matches(statistics: Statistics, data: DataSplits, path: str | os.PathL
         )
     if seen.get("classes") != classes_digest(data.class_names):
         problems.append("they are of other classes")
-    if not problems and seen.get("sample") != _sample(data.train):
+    if not problems and seen.get("sample") != run_in_thread(
+        lambda: _sample(data.train), check_stop
+    ):
         problems.append("they are of other images, with the same number and the same classes")
     if problems:
         raise DataError(

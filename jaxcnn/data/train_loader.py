@@ -109,7 +109,7 @@ class TrainLoader(Loader[Batch]):
 
     def _finish(self, submitted: _Submitted) -> Batch:
         batch, indices, futures = submitted
-        corrupt = [item for future in futures for item in future.result().items()]
+        corrupt = [item for future in futures for item in self._result(future).items()]
         for row, problem in sorted(corrupt):
             self._corrupt.note(indices[row].position, problem, self._drawn + row + 1)
         self._drawn += len(indices)

@@ -55,7 +55,7 @@ def evaluate(
         threads: decoding threads; 0 for one per core.
         keep: whether to return posteriors; needs a single process.
         process_group: each process evaluates its share of the images; all of them must call this.
-        check_stop: called before each image and batch; raises to leave early.
+        check_stop: called before each image and batch, and while an image is read; raises to leave early.
         progress: called with (images done, images in all) after each image.
 
     Raises:
@@ -73,7 +73,7 @@ def evaluate(
 
     def evaluate_shard() -> tuple[Any, list[str]]:
         corrupt, tally, ids = CorruptCounter(shard, "evaluated as mid-grey"), Tally(), shard.ids
-        with EvalLoader(shard, choose, threads=threads) as loader:
+        with EvalLoader(shard, choose, threads=threads, check_stop=check_stop) as loader:
             images = _with_placeholders(loader, corrupt, choose)
             for image, log_posterior in image_posteriors(
                 forward, params, images, protocol, check_stop

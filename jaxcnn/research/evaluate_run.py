@@ -34,7 +34,7 @@ class FinishedRun:
         overrides: of the config's `data` section, `data.KEY=VALUE`, for data that moved or another split.
         batch_size: crops per batch.
         console: for messages.
-        check_stop: called before each image and batch; raises to leave early.
+        check_stop: called before each image and batch, and while the disk is read; raises to leave early.
 
     Raises:
         FileNotFoundError, CheckpointError: there is no run in `folder`, or it has no checkpoint.
@@ -85,7 +85,7 @@ class FinishedRun:
         Raises:
             DataError: the data is missing, or its classes differ from those of the run.
         """
-        data = open_splits(self.config["data"])
+        data = open_splits(self.config["data"], self.check_stop)
         trained = tuple((self.folder / "classes.txt").read_text().splitlines())
         if tuple(data.class_names) != trained:
             other = " other ones" if len(data.class_names) == len(trained) else ""

@@ -64,7 +64,8 @@ def predict(
                 yield image
 
     first = 0
-    with EvalLoader(ImageFiles(images), choose, threads=threads) as loader:
+    source = ImageFiles(images)
+    with EvalLoader(source, choose, threads=threads, check_stop=run.check_stop) as loader:
         for image, log_posterior in image_posteriors(
             run.forward, run.params, readable(loader), protocol, run.check_stop
         ):

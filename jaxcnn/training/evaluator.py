@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from jaxcnn.data import DataSplits, open_data
+from jaxcnn.data.threads import run_in_thread
 from jaxcnn.evaluation import Forward, Protocol, Result, evaluate
 from jaxcnn.parallel import ProcessGroup
 from jaxcnn.training.console import Console
@@ -82,6 +83,7 @@ class Evaluator:
             event = {"kind": "eval", "step": step, "epoch": self.progress.epoch(step), **row}
             self.writer.write({**event, "seconds": time.perf_counter() - began})
             self.console.line(f"eval  step {step}  {result_text(row)}")
+        self.process_group.run_on_all(self.writer.check)
 
     def restore(self, events: Iterable[Mapping[str, Any]], step: int) -> None:
         """Restores the results that an earlier start logged for the state after `step` updates."""
@@ -125,11 +127,16 @@ class Evaluator:
         return evaluation.result
 
 
-def open_splits(settings: Mapping[str, Any]) -> DataSplits:
+def open_splits(
+    settings: Mapping[str, Any], check_stop: Callable[[], None] = lambda: None
+) -> DataSplits:
     """The splits that the config's `data` section names.
+
+    Args:
+        check_stop: called now and then until they are open, since their disk may hang; raises to leave.
 
     Raises:
         DataError: the data is missing or cannot be used; the message says what to do.
     """
     keys = ("source", "data_dir", "held_out", "train_split", "eval_split")
-    return open_data(**{key: settings[key] for key in keys})
+    return run_in_thread(lambda: open_data(**{key: settings[key] for key in keys}), check_stop)

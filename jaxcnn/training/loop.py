@@ -11,12 +11,16 @@ import jax
 
 from jaxcnn.data import DataError
 from jaxcnn.files import user_path
+from jaxcnn.parallel import PeerFailed
 from jaxcnn.training import report
 from jaxcnn.training.evaluator import EvalTask
 from jaxcnn.training.run_setup import Run, open_run
 from jaxcnn.training.signals import Stopped
 from jaxcnn.training.step_metrics import StopRequested
 from jaxcnn.training.train_state import TrainState
+
+# With several processes, PeerFailed is such an error of another one, which all raise together.
+SAVED_FIRST = (Stopped, StopRequested, DataError, OSError, MemoryError, PeerFailed)
 
 
 def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dict[str, Any]:
@@ -35,36 +39,37 @@ def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dic
         ConfigError, DataError, WorkdirError, CheckpointError, WarmStartError: bad input, with what to do.
         Diverged: loss or gradients are no longer finite.
         Stopped: a signal came; the state is saved.
+        OSError, MemoryError: reading or writing failed. A note of the error says whether the state is saved.
     """
-    with open_run(config, user_path(workdir)) as parts:
-        state, primary = parts.restore(), parts.process_group.run_on_primary
-        step, total = int(state.step), parts.progress.total
-        report.announce(parts, step)
-        primary(lambda: report.record_start(parts, step, command))
+    with open_run(config, user_path(workdir)) as this_run:
+        state, primary = this_run.restore(), this_run.process_group.run_on_primary
+        step, total = int(state.step), this_run.progress.total
+        report.announce(this_run, step)
+        primary(lambda: report.record_start(this_run, step, command))
         if 0 < step <= total:  # a stop may have come before an evaluation was done
-            state = evaluate(parts, state, parts.evaluator.missing(step, step))
-            parts.save(state)
+            state = evaluate(this_run, state, this_run.evaluator.missing(step, step))
+            this_run.save(state)
         if step < total:
-            state = train(parts, state)
-        parts.save(state)
-        known = primary(lambda: report.read_report(parts.folder / "report.json"))
-        missing = parts.evaluator.missing(total, int(state.step), known["results"])
-        parts.evaluator.evaluate(state, missing)
-        parts.checkpoints.wait()
-        best = parts.checkpoints.best()
-        return primary(lambda: report.conclude(parts, int(state.step), best))
+            state = train(this_run, state)
+        this_run.save(state)
+        known = primary(lambda: report.read_report(this_run.folder / "report.json"))
+        missing = this_run.evaluator.missing(total, int(state.step), known["results"])
+        this_run.evaluator.evaluate(state, missing)
+        this_run.checkpoints.wait()
+        best = this_run.checkpoints.best()
+        return primary(lambda: report.conclude(this_run, int(state.step), best))
 
 
-def train(parts: Run, state: TrainState) -> TrainState:
+def train(this_run: Run, state: TrainState) -> TrainState:
     """Makes the remaining updates of `state`; evaluates and saves when due."""
-    metrics, evaluator, begun = parts.step_metrics, parts.evaluator, int(state.step)
-    with parts.train_batches(begun) as batches, parts.prefetch(batches) as prefetcher:
+    metrics, evaluator, start = this_run.step_metrics, this_run.evaluator, int(state.step)
+    with this_run.train_batches(start) as batches, this_run.prefetch(batches) as prefetcher:
         try:
-            train_step = parts.compile_train_step()  # while the first batches are decoded
+            train_step = this_run.compile_train_step()  # while the first batches are decoded
             metrics.restart_clock()
-            for step in range(begun + 1, parts.progress.total + 1):
-                epoch = parts.progress.epoch(step - 1)
-                rate = parts.learning_rate.rate(epoch)
+            for step in range(start + 1, this_run.progress.total + 1):
+                epoch = this_run.progress.epoch(step - 1)
+                rate = this_run.learning_rate.rate(epoch)
                 with metrics.waiting_for_data():
                     batch, controls = prefetcher.next(rate, epoch)
                 with jax.transfer_guard("disallow"):  # no hidden transfer to the devices
@@ -75,25 +80,44 @@ def train(parts: Run, state: TrainState) -> TrainState:
                 tasks, saves = evaluator.tasks(step), evaluator.saves(step)
                 if tasks or saves:
                     with metrics.paused():
-                        state = evaluate(parts, state, tasks)
+                        state = evaluate(this_run, state, tasks)
                         if saves:
-                            parts.save(state, batches.corrupt)
+                            this_run.save(state, batches.corrupt)
             metrics.flush()
-        except (Stopped, StopRequested, DataError) as error:
-            with contextlib.suppress(StopRequested):
-                metrics.flush()
-            parts.save(state, batches.corrupt)
-            parts.checkpoints.wait()
-            prefetcher.explain(error)
-            raise
+            this_run.process_group.run_on_all(this_run.writer.check)
+        except SAVED_FIRST as error:
+            reason = prefetcher.explain(error)
+            save_before(reason, this_run, state, batches.corrupt)
+            if reason is error:
+                raise
+            raise reason from None
     return state
 
 
-def evaluate(parts: Run, state: TrainState, tasks: Iterable[EvalTask]) -> TrainState:
+def save_before(
+    reason: Exception, this_run: Run, state: TrainState, corrupt: Sequence[str]
+) -> None:
+    """Saves `state` because the run ends with `reason`, which stays the error that is raised, unless the run
+    was only asked to stop and its state cannot be saved."""
+    try:
+        with contextlib.suppress(StopRequested, OSError):
+            this_run.step_metrics.flush()
+        this_run.save(state, corrupt)
+        this_run.checkpoints.wait()
+    except Exception as error:
+        if isinstance(reason, Stopped):
+            raise
+        reason.add_note(f"Nor could the state of step {int(state.step)} be saved: {error}")
+    else:
+        if not isinstance(reason, Stopped):
+            reason.add_note(f"The state of step {int(state.step)} is saved")
+
+
+def evaluate(this_run: Run, state: TrainState, tasks: Iterable[EvalTask]) -> TrainState:
     """Runs `tasks` on `state`; returns the state after the plateau rule, if any, has seen the result."""
-    parts.evaluator.evaluate(state, tasks)
-    top1 = parts.evaluator.held_out_top1(int(state.step))
-    state, dropped = parts.learning_rate.after_evaluation(state, top1)
+    this_run.evaluator.evaluate(state, tasks)
+    top1 = this_run.evaluator.held_out_top1(int(state.step))
+    state, dropped = this_run.learning_rate.after_evaluation(state, top1)
     if dropped:
-        parts.console.line(dropped)
+        this_run.console.line(dropped)
     return state

@@ -5,15 +5,16 @@ The only module that touches clu. clu's writers need TensorFlow and are imported
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxcnn.data.tensorflow import load_tensorflow
-from jaxcnn.files import write_text
+from jaxcnn.files import write_text, writing
 from jaxcnn.parallel import ProcessGroup
 
 
@@ -45,6 +46,7 @@ class MetricsWriter:
     def __init__(self, workdir: Path, tensorboard: bool, process_group: ProcessGroup) -> None:
         self.path = workdir / "metrics.jsonl"
         self._process_group, self._board = process_group, None
+        self._failure: OSError | None = None
         if tensorboard and process_group.is_primary:
             logging.getLogger("absl").setLevel(logging.ERROR)
             load_tensorflow()  # with our settings, before clu imports it
@@ -64,21 +66,54 @@ class MetricsWriter:
         return read_events(self.path)
 
     def write(self, event: Mapping[str, Any]) -> None:
-        """Appends an event: `kind` 'train' or 'eval', `step`, and its values."""
+        """Appends an event: `kind` 'train' or 'eval', `step`, and its values.
+
+        Raises:
+            WriteError: it cannot be written. With several processes `check` raises it, since the others, for
+                which process 0 writes, must learn of it first.
+        """
         if not self._process_group.is_primary:
             return
-        with self.path.open("a") as file:
-            file.write(json.dumps(event) + "\n")
+        try:
+            self._write(event)
+        except OSError as error:
+            if self._process_group.count == 1:
+                raise
+            self._failure = self._failure or error
+
+    def check(self) -> None:
+        """Raises the error of an earlier `write`, if there was one."""
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
         if self._board is not None:
+            with _board_errors(self.path.parent):
+                self._board.close()
+
+    def _write(self, event: Mapping[str, Any]) -> None:
+        with writing(self.path), self.path.open("a") as file:
+            file.write(json.dumps(event) + "\n")
+        if self._board is None:
+            return
+        with _board_errors(self.path.parent):
             train = event["kind"] == "train"
             prefix = "train" if train else f"{event['split']}/{event['protocol']}"
             numbers = {k: v for k, v in event.items() if isinstance(v, float) and k != "epoch"}
             scalars = {f"{prefix}/{k}": v for k, v in numbers.items()}
             self._board.write_scalars(event["step"], scalars)
 
-    def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
+
+@contextlib.contextmanager
+def _board_errors(folder: Path) -> Iterator[None]:
+    """Turns clu's error of a write in its thread, and TensorFlow's error, into an OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        first = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+        raise OSError(f"TensorBoard's events in {folder} cannot be written ({first})") from error
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.data import DataSplits, TrainLoader
+from jaxcnn.data.threads import run_in_thread
 from jaxcnn.parallel import ProcessGroup, check_same, join_process_group
 from jaxcnn.preprocessing import make_preprocess
 from jaxcnn.training import schema
@@ -21,7 +22,7 @@ from jaxcnn.training.metrics_writer import MetricsWriter
 from jaxcnn.training.prefetch import Prefetcher
 from jaxcnn.training.run_statistics import obtain_statistics
 from jaxcnn.training.schedules import LearningRate, Progress
-from jaxcnn.training.signals import StopSignal
+from jaxcnn.training.signals import Stopped, StopSignal
 from jaxcnn.training.step_metrics import Diverged, StepMetrics
 from jaxcnn.training.train_state import TrainState
 from jaxcnn.training.warm_start import WarmStart, first_state, read_warm_start
@@ -97,7 +98,9 @@ class Run:
 
     def prefetch(self, batches: Any) -> Prefetcher:
         """Puts `batches` on the devices ahead of their updates."""
-        return Prefetcher(self.experiment, batches, self.stop_signal, self.process_group)
+        return Prefetcher(
+            self.experiment, batches, self.stop_signal, self.process_group, self.writer.check
+        )
 
     def compile_train_step(self) -> Any:
         """(state, batch, controls) -> (state, sums), compiled."""
@@ -116,11 +119,24 @@ class Run:
         meta = {**self.step_metrics.meta(), "corrupt": sorted(self.evaluator.corrupt)}
         self.checkpoints.save(state, meta, best=self.evaluator.held_out_top1(int(state.step)))
 
-    def close(self) -> None:
+    def close(self, kind: Any, reason: BaseException | None, trace: Any) -> None:
+        """Closes everything. `reason`, why the run ends early, stays the error that is raised, and errors of
+        closing become notes of it; but a stop whose state cannot be saved is an error."""
+        del kind, trace
         self.step_metrics.watchdog.pause()
         self.console.end_progress()
-        self.writer.close()
-        self.checkpoints.close()
+        raised = None
+        for close, saves in ((self.writer.close, False), (self.checkpoints.close, True)):
+            try:
+                close()
+            except Exception as error:
+                first = raised or (None if saves and isinstance(reason, Stopped) else reason)
+                if first is None:
+                    raised = error
+                else:
+                    first.add_note(f"At the end of the run: {error}")
+        if raised is not None:
+            raise raised
 
 
 @contextlib.contextmanager
@@ -131,8 +147,9 @@ def open_run(config: Any, folder: Path) -> Iterator[Run]:
     check_same(group, "config", config, "start all of them with the same config and overrides")
     with contextlib.ExitStack() as stack:
         stop_signal = stack.enter_context(StopSignal(process_group=group))
-        data = group.run_on_all(lambda: open_splits(config["data"]))
-        check_same(group, "data", data.fingerprint(), "give all of them the same files")
+        data = group.run_on_all(lambda: open_splits(config["data"], stop_signal.check))
+        fingerprint = group.run_on_all(lambda: run_in_thread(data.fingerprint, stop_signal.check))
+        check_same(group, "data", fingerprint, "give all of them the same files")
         # Built before the statistics are computed, so that errors in the config show at once.
         experiment = build_experiment(with_classes(config, len(data.class_names)))
         begun = group.run_on_primary(lambda: has_begun(folder))
@@ -147,7 +164,7 @@ def open_run(config: Any, folder: Path) -> Iterator[Run]:
             preprocess = make_preprocess(experiment.augment, statistics)
             experiment = dataclasses.replace(experiment, device_preprocess=preprocess)
         run = Run(experiment, data, folder, stop_signal, group, warm_start)
-        stack.callback(run.close)
+        stack.push(run.close)
         try:
             yield run
         except Diverged as error:

@@ -36,7 +36,7 @@ def obtain_statistics(
     Args:
         data: its training images are measured if `augment.statistics` is 'auto'.
         folder: the workdir.
-        check_stop: called between groups of images; raises to stop.
+        check_stop: called now and then, also while a read hangs; raises to stop.
         begun: whether the run has checkpoints; then the copy in `folder` is used.
 
     Raises:
@@ -63,13 +63,13 @@ def _new(
         side = pixel_statistics.side_of(experiment.augment, experiment.net.image_size)
         with contextlib.suppress(DataError):  # what an earlier start computed before it was stopped
             found = pixel_statistics.load_statistics(path)
-            pixel_statistics.check_matches(found, data, path)
+            pixel_statistics.check_matches(found, data, path, check_stop)
             if found.origin["side"] == side:
                 return found
         return _compute(experiment, data, side, check_stop)
     file = user_path(wanted)
     found = pixel_statistics.load_statistics(file)
-    pixel_statistics.check_matches(found, data, file)
+    pixel_statistics.check_matches(found, data, file, check_stop)
     Console().line(f"pixel statistics of {found.origin['examples']:,} images from {file}")
     return found
 
@@ -83,7 +83,6 @@ def _compute(
         seconds = time.perf_counter() - began
         left = duration(seconds / max(done, 1) * (total - done))
         console.progress(f"pixel statistics of the training images: {done:,}/{total:,}  ETA {left}")
-        check_stop()
 
     found = pixel_statistics.compute_statistics(
         data.train,
@@ -91,6 +90,7 @@ def _compute(
         name=experiment.config["data"]["source"],
         threads=experiment.config["data"]["threads"],
         progress=progress,
+        check_stop=check_stop,
     )
     mean, deviation = (
         ", ".join(f"{value:.2f}" for value in values)

@@ -1,13 +1,21 @@
-"""SIGTERM and Ctrl-C ask all processes of a run to save and exit; a second Ctrl-C exits at once."""
+"""Signals that ask all processes of a run to save and exit; a second Ctrl-C exits at once."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
+
+ALWAYS = (signal.SIGTERM, signal.SIGINT)
+# The end of an ssh session, and warnings of batch systems before a limit. nohup ignores SIGHUP, and a program
+# may have a handler of its own: these stay.
+IF_FATAL = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 
 
 class Stopped(Exception):
@@ -16,19 +24,26 @@ class Stopped(Exception):
 
 class StopSignal:
     """Context manager in which a signal sets a flag that the loop checks between steps and batches, prints
-    `answer`, and goes to the other processes of `process_group`."""
+    `answer`, and goes to the other processes of `process_group`.
+
+    Python runs handlers of signals in the main thread and not before a call into a library returns, which may
+    be a compilation or wait for another process. So a thread of its own answers the signal and passes it on.
+    """
 
     def __init__(
         self, answer: str = "saving after this step", process_group: ProcessGroup = SINGLE_PROCESS
     ) -> None:
         self.signal, self._answer, self._process_group = "", answer, process_group
         self._before: dict[int, object] = {}
+        self._handled = self._answered = False
+        self._listener: _Listener | None = None
 
     def __enter__(self) -> StopSignal:
         # Only the main thread may set handlers. In another thread (of a notebook, for example) the
         # existing handlers stay.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            self._listener = _Listener(self._answer_signal)
+            for number in (*ALWAYS, *filter(_would_end_us, IF_FATAL)):
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -39,6 +54,10 @@ class StopSignal:
             outer = getattr(handler, "__self__", None)
             if isinstance(outer, StopSignal):  # nested: the outer one gets the signal too
                 outer.signal = outer.signal or self.signal
+                outer._handled |= self._handled
+                outer._answered |= self._answered
+        if self._listener is not None:
+            self._listener.close()
 
     def check(self) -> None:
         """Raises Stopped after a signal to this process or another.
@@ -46,15 +65,59 @@ class StopSignal:
         Processes do not see the signal at the same moment: in several processes, call this inside
         `ProcessGroup.run_on_all`, which makes them fail together.
         """
-        if self.signal:
-            raise Stopped(self.signal)
-        if called := self._process_group.stop_requested():
-            raise Stopped(called)
+        if reason := self.signal or self._process_group.stop_requested():
+            raise Stopped(reason)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self.signal and number == signal.SIGINT:
+        if self._handled and number == signal.SIGINT:
             os._exit(130)
-        self.signal = signal.Signals(number).name
-        self._process_group.request_stop(self.signal)
-        os.write(2, f"\n{self.signal}: {self._answer} (Ctrl-C again exits at once)\n".encode())
+        self._handled = True
+        self.signal = self.signal or signal.Signals(number).name
+
+    def _answer_signal(self, number: int) -> None:
+        """Called in the listener's thread, for each signal."""
+        if number not in self._before:
+            return
+        if self._answered and number == signal.SIGINT:
+            os._exit(130)
+        if not self._answered:
+            self._answered = True
+            self.signal = self.signal or signal.Signals(number).name
+            _tell(f"\n{self.signal}: {self._answer} (Ctrl-C again exits at once)\n")
+            self._process_group.request_stop(self.signal)
+
+
+class _Listener:
+    """Calls `answer` with the number of each signal that has a handler, in a thread, at once."""
+
+    def __init__(self, answer: Callable[[int], None]) -> None:
+        self._answer = answer
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._listen, name="jaxcnn-signals", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(self._before)
+        os.write(self._writer, b"\0")  # no signal's number
+        self._thread.join()
+        os.close(self._writer)
+        os.close(self._reader)
+
+    def _listen(self) -> None:
+        while number := os.read(self._reader, 1)[0]:
+            self._answer(number)
+
+
+def _would_end_us(number: int) -> bool:
+    handler = signal.getsignal(number)
+    return handler == signal.SIG_DFL or isinstance(getattr(handler, "__self__", None), StopSignal)
+
+
+def _tell(text: str) -> None:
+    """Writes to standard error, unless it is gone or nobody reads it."""
+    with contextlib.suppress(OSError, ValueError):
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, text.encode())

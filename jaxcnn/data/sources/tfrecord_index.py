@@ -4,19 +4,20 @@ A TFRecord file is a sequence of records: length (uint64, little-endian), its ch
 their checksum (uint32). The files are scanned once, and the index is cached in a file.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import struct
 import zipfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from jaxcnn.caches import use_writable_caches
 from jaxcnn.data.errors import DataError
+from jaxcnn.data.threads import ThreadPool
 from jaxcnn.files import write_arrays
 
 _HEADER, _FOOTER = 12, 4
@@ -61,8 +62,10 @@ def index_records(shards: Sequence[Path], counts: Sequence[int], cache_name: str
         index = _load(place, files)
         if index is not None and len(index) == sum(counts):
             return index
-    with ThreadPoolExecutor(min(_SCAN_THREADS, len(shards))) as pool:
-        scans = list(pool.map(_scan, shards, counts))
+    pool = ThreadPool(min(_SCAN_THREADS, len(shards)), "jaxcnn-scan")
+    with contextlib.closing(pool):
+        begun = [pool.submit(_scan, *scan) for scan in zip(shards, counts, strict=True)]
+        scans = [pool.wait_for(scan) for scan in begun]
     index = RecordIndex(
         np.repeat(np.arange(len(shards), dtype=np.int32), counts),
         np.concatenate([offset for offset, _ in scans]),

@@ -50,7 +50,7 @@ def readable_images(
         doing: text of the progress line.
     """
     choose, threads = choose_crops(run.forward, protocol), run.config["data"]["threads"]
-    with EvalLoader(source, choose, threads=threads) as images:
+    with EvalLoader(source, choose, threads=threads, check_stop=run.check_stop) as images:
         for image in images:
             run.check_stop()
             if doing:
