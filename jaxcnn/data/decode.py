@@ -8,7 +8,8 @@ Training, evaluation and prediction share these rules:
 * the EXIF rotation is ignored, as it was when the papers' images were decoded;
 * resizing is bilinear with antialiasing (Pillow's BILINEAR) unless the crop names another of Pillow's
   filters; at the crop's border the filter reads the image's pixels beyond it;
-* images of more than `MAX_PIXELS` by their header are refused before decoding.
+* images of more bytes, pixels or scans than limits.py allows are refused before decoding;
+* a JPEG that lacks only its end marker is whole.
 
 Only the crop's window of a JPEG, plus the filter's margin, is decoded. The result equals a full decode,
 resize and crop to one grey level (two for one value in a million). 'cubic' differs more for about one value
@@ -18,7 +19,6 @@ differently, where a pixel's centre lies exactly between two pixels.
 
 import contextlib
 import functools
-import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
@@ -28,15 +28,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jaxcnn.data import jpeg
+from jaxcnn.data import jpeg, pillow
 from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.errors import CorruptImage
+from jaxcnn.data.limits import MAX_PIXELS, OUT_OF_MEMORY, check_bytes
 from jaxcnn.data.sources import packed
-from jaxcnn.data.tensorflow import JpegWindow, load_tensorflow
+from jaxcnn.data.tensorflow import JpegWindow, load_decoder
 
-MAX_PIXELS = 100_000_000
-
-_PILLOW_FORMATS = ("PNG", "GIF", "BMP", "WEBP")
 # Added to the filter's reach, because chroma upsampling reads neighbours at the window's edge.
 _CHROMA_MARGIN = 4
 _JPEG_MAGIC = b"\xff\xd8"
@@ -63,7 +61,8 @@ _FILTERS = {
 
 def load_decoders() -> None:
     """Imports TensorFlow and compiles the resize. Call it before threads decode, so that they do not race."""
-    load_tensorflow()
+    load_decoder()
+    pillow.silence_warnings()
     _resize()
 
 
@@ -85,13 +84,24 @@ def peek(data: bytes | memoryview) -> tuple[int, int]:
         raise CorruptImage("the file is empty")
     if packed.is_record(data):
         return packed.read_record(data)[0].size
-    data = bytes(data)
-    if data.startswith(_JPEG_MAGIC):
-        size = jpeg.read_header(data)[:2]
-        _check_size(*size)
-        return size
-    with _open_with_pillow(data, _PILLOW_FORMATS) as image:
-        return image.height, image.width
+    with _own_memory():
+        check_bytes(len(data))
+        data = bytes(data)
+        if data.startswith(_JPEG_MAGIC):
+            header = jpeg.read_header(data)
+            jpeg.complete(data, header)
+            return header.height, header.width
+        with pillow.open_image(data) as image:
+            return image.height, image.width
+
+
+@contextlib.contextmanager
+def _own_memory() -> Iterator[None]:
+    """Makes a lack of memory a fault of the image that is decoded."""
+    try:
+        yield
+    except MemoryError:
+        raise CorruptImage(OUT_OF_MEMORY) from None
 
 
 def decode(data: bytes | memoryview, crop: ResizedCrop) -> UInt8[np.ndarray, "height width 3"]:
@@ -113,34 +123,47 @@ def decode_many(tasks: Iterable[DecodeTask]) -> list[Sequence[Pixels] | CorruptI
     """
     tasks = list(tasks)
     opened = [_open(task) for task in tasks]
-    decoded = jpeg.decode_windows(one for one in opened if isinstance(one, JpegWindow))
+    windows = [one for one in opened if isinstance(one, JpegWindow)]
     results = []
-    for task, one in zip(tasks, opened, strict=True):
-        if isinstance(one, JpegWindow):
-            pixels, corner = next(decoded), one.box[:2]
-            one = pixels if isinstance(pixels, CorruptImage) else _resize_all(pixels, task, corner)
-        results.append(one)
+    with contextlib.closing(jpeg.decode_windows(windows)) as decoded:
+        for task, one in zip(tasks, opened, strict=True):
+            if isinstance(one, JpegWindow):
+                one = _finish(next(decoded), task, one.box[:2])
+            results.append(one)
     return results
+
+
+def _finish(
+    pixels: Pixels | CorruptImage, task: DecodeTask, corner: tuple[int, int]
+) -> Sequence[Pixels] | CorruptImage:
+    """Returns the crops of a JPEG's window, or why there are none."""
+    if isinstance(pixels, CorruptImage):
+        return pixels
+    try:
+        with _own_memory():
+            return _resize_all(pixels, task, corner)
+    except CorruptImage as error:
+        return error
 
 
 def _open(task: DecodeTask) -> Sequence[Pixels] | JpegWindow | CorruptImage:
     """Decodes an image, or gives the window to decode if it is a JPEG for TensorFlow."""
     try:
-        _check_crops(task.crops)
-        if packed.is_record(task.data):
-            return _decode_packed(task)
-        data = bytes(task.data)
-        formats = _PILLOW_FORMATS
-        if data.startswith(_JPEG_MAGIC):
-            header = jpeg.read_header(data)
-            # TensorFlow rounds differently when it converts CMYK. Both handle Adobe's inverted inks.
-            if header.components != 4:
-                return JpegWindow(data, jpeg.align_to_blocks(_window(task.crops), header.width))
-            formats = ("JPEG",)
-        with _open_with_pillow(data, formats) as image:
-            image.load()
-            rgb = _as_rgb(image)
-        return _resize_all(rgb, task, (0, 0))
+        with _own_memory():
+            _check_crops(task.crops)
+            if packed.is_record(task.data):
+                return _decode_packed(task)
+            check_bytes(len(task.data))
+            data, formats = bytes(task.data), pillow.FORMATS
+            if data.startswith(_JPEG_MAGIC):
+                header = jpeg.read_header(data)
+                data = jpeg.complete(data, header)
+                # TensorFlow rounds differently when it converts CMYK. Both handle Adobe's inverted inks.
+                if header.components != 4:
+                    return jpeg.window(data, header, _window(task.crops))
+                formats = ("JPEG",)
+            with pillow.decoded_image(data, formats) as rgb:
+                return _resize_all(rgb, task, (0, 0))
     except CorruptImage as error:
         return error
 
@@ -154,15 +177,6 @@ def _decode_packed(task: DecodeTask) -> Sequence[Pixels]:
     return _resize_all(window, task._replace(crops=crops), (top, left))
 
 
-def _check_size(height: int, width: int) -> None:
-    if height <= 0 or width <= 0:
-        raise CorruptImage(f"the header gives a size of {width} x {height} pixels")
-    if height * width > MAX_PIXELS:
-        raise CorruptImage(
-            f"the header gives {width} x {height} pixels, over the limit of {MAX_PIXELS:,}"
-        )
-
-
 def _check_crops(crops: Sequence[ResizedCrop]) -> None:
     for crop in crops:
         if crop.size[0] * crop.size[1] > MAX_PIXELS:
@@ -170,36 +184,6 @@ def _check_crops(crops: Sequence[ResizedCrop]) -> None:
                 f"{crop.image_width} x {crop.image_height} pixels would be rescaled to {crop.size[1]} x "
                 f"{crop.size[0]}, over the limit of {MAX_PIXELS:,} pixels"
             )
-
-
-@contextlib.contextmanager
-def _open_with_pillow(data: bytes, formats: tuple[str, ...]) -> Iterator[Image.Image]:
-    """Opens an image, and turns what fails inside into CorruptImage."""
-    # Pillow's plugins raise a dozen unrelated types on malformed files.
-    try:
-        image = Image.open(io.BytesIO(data), formats=formats)
-        _check_size(image.height, image.width)
-        yield image
-    except CorruptImage:
-        raise
-    except Image.UnidentifiedImageError:
-        raise CorruptImage(
-            f"not a readable JPEG, PNG, GIF, BMP or WebP image (first bytes: {data[:4].hex(' ')})"
-        ) from None
-    except Exception as error:
-        raise CorruptImage(f"broken {'/'.join(formats)}: {error}") from error
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I"):
-        # 16-bit grey; Pillow's own conversion would clip at 255 instead of shifting.
-        wide = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((np.clip(wide, 0, 65535) >> 8).astype(np.uint8))
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
 
 
 def _window(crops: Sequence[ResizedCrop]) -> tuple[int, int, int, int]:

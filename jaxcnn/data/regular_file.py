@@ -6,9 +6,7 @@ import stat
 from pathlib import Path
 
 from jaxcnn.data.errors import CorruptImage
-
-# ImageNet's largest file has 15 MB; an uncompressed image of 89 million pixels has this size.
-MAX_BYTES = 256 << 20
+from jaxcnn.data.limits import check_bytes
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -19,21 +17,13 @@ _KINDS = (
 )
 
 
-def check_bytes(count: int) -> None:
-    """Raises CorruptImage if an encoded image has more than `MAX_BYTES` bytes."""
-    if count > MAX_BYTES:
-        raise CorruptImage(
-            f"the file has {count:,} bytes or more, over the limit of {MAX_BYTES:,} for an image"
-        )
-
-
 def read_regular_file(path: str | Path) -> bytes:
     """Returns the bytes of a regular file, or of what a link to one names.
 
     A FIFO, a socket or a device is refused without waiting for it, and nothing is read from it.
 
     Raises:
-      CorruptImage: not a regular file, larger than `MAX_BYTES`, or it became shorter while it was read.
+      CorruptImage: not a regular file, larger than `limits.MAX_BYTES`, or shortened while it was read.
       OSError: it cannot be opened or read.
     """
     # Without O_NONBLOCK, opening a FIFO waits until somebody writes to it.

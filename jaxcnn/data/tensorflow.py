@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import os
 import threading
 import warnings
@@ -11,18 +12,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.caches import use_writable_caches
+from jaxcnn.data import native_stderr
 from jaxcnn.data.errors import CorruptImage, DataError
+from jaxcnn.data.limits import OUT_OF_MEMORY
 from jaxcnn.data.loader import available_cores
 
+_LOGGER = logging.getLogger(__name__)
 _TRACING = threading.Lock()
 _LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 
 
 class JpegWindow(NamedTuple):
-    """The window (top, left, height, width) of an encoded JPEG, in its own pixels."""
+    """The window (top, left, height, width) of an encoded JPEG, in its own pixels; the bytes of memory that
+    decoding it takes."""
 
     data: bytes
     box: tuple[int, int, int, int]
+    memory: int = 0
 
 
 @functools.cache
@@ -74,38 +80,98 @@ def load_tfds() -> Any:
     return tfds
 
 
+@functools.cache
+def load_decoder() -> Any:
+    """Returns the tensorflow module, ready to decode JPEGs without a line of libjpeg's on the screen."""
+    native_stderr.is_supported()
+    return load_tensorflow()
+
+
 def decode_jpegs(windows: Sequence[JpegWindow]) -> list[np.ndarray | CorruptImage]:
     """Decodes windows of grey or RGB JPEGs in one TensorFlow call: uint8[height,width,3], or the error, each.
 
     One call saves time: its overhead is a tenth of the time that one image takes to decode.
     """
-    tf = load_tensorflow()
+    tf = load_decoder()
     if len(windows) > 1:
         # The call does not say which image is corrupt: on an error decode them one by one.
-        with contextlib.suppress(tf.errors.InvalidArgumentError):
+        with contextlib.suppress(*_decode_errors()):
             encoded = tf.constant([window.data for window in windows])
             boxes = tf.constant([window.box for window in windows], tf.int32)
             with _TRACING:
                 function = _trace_decode_function(len(windows))
             # PartitionedCall avoids 9 us of Python per image. It runs on the calling thread, because our own
             # threads already use all cores.
-            decoded = tf.raw_ops.PartitionedCall(
-                args=[encoded, boxes],
-                Tout=[tf.uint8] * len(windows),
-                f=function,
-                executor_type="SINGLE_THREADED_EXECUTOR",
-            )
+            with native_stderr.Capture() as printed:
+                decoded = tf.raw_ops.PartitionedCall(
+                    args=[encoded, boxes],
+                    Tout=[tf.uint8] * len(windows),
+                    f=function,
+                    executor_type="SINGLE_THREADED_EXECUTOR",
+                )
+            if printed.text:
+                _warn_of_damage()
             return list(map(np.asarray, decoded))
-    return [_decode_jpeg(window) for window in windows]
+    results = []
+    for window in windows:
+        pixels, complaint = _decode_jpeg(window)
+        if complaint and not isinstance(pixels, CorruptImage):
+            _warn_of_damage()
+        results.append(pixels)
+    return results
 
 
-def _decode_jpeg(window: JpegWindow) -> np.ndarray | CorruptImage:
-    tf = load_tensorflow()
-    try:
-        # Without tf.constant the call first fails on TensorFlow's fast path: 60 us per image.
-        return np.asarray(_decode_op(tf.constant(window.data), tf.constant(window.box, tf.int32)))
-    except tf.errors.InvalidArgumentError as error:
-        return CorruptImage(f"broken JPEG: {str(error).splitlines()[0][:200]}")
+def decode_strictly(window: JpegWindow) -> np.ndarray | CorruptImage:
+    """Decodes a JPEG; what libjpeg complains of, and mends by a guess, is an error too.
+
+    Raises:
+      DataError: libjpeg's complaints cannot be read on this system.
+    """
+    load_decoder()
+    if not native_stderr.is_supported():
+        raise DataError("damage inside JPEGs cannot be seen on this system; use Linux with glibc")
+    pixels, complaint = _decode_jpeg(window)
+    if complaint and not isinstance(pixels, CorruptImage):
+        return CorruptImage(f"damaged JPEG: {complaint}")
+    return pixels
+
+
+def _decode_jpeg(window: JpegWindow) -> tuple[np.ndarray | CorruptImage, str]:
+    """Returns pixels or the error, and libjpeg's complaint."""
+    tf = load_decoder()
+    with native_stderr.Capture() as printed:
+        try:
+            # Without tf.constant the call first fails on TensorFlow's fast path: 60 us per image.
+            contents, box = tf.constant(window.data), tf.constant(window.box, tf.int32)
+            pixels = np.asarray(_decode_op(contents, box))
+        except _decode_errors() as error:
+            pixels = error
+    complaint = _complaint(printed.text)
+    if isinstance(pixels, (MemoryError, tf.errors.ResourceExhaustedError)):
+        return CorruptImage(OUT_OF_MEMORY), complaint
+    if isinstance(pixels, Exception):
+        reason = complaint or str(pixels).splitlines()[0][:200]
+        return CorruptImage(f"broken JPEG: {reason}"), complaint
+    return pixels, complaint
+
+
+def _decode_errors() -> tuple[type[Exception], ...]:
+    errors = load_tensorflow().errors
+    return errors.InvalidArgumentError, errors.ResourceExhaustedError, MemoryError
+
+
+def _complaint(printed: str) -> str:
+    """Returns the first line that libjpeg or TensorFlow printed of an image, without the log's prefix."""
+    lines = [line.rpartition("] ")[2] for line in printed.splitlines()]
+    return next((line for line in lines if not line.startswith("WARNING: All log messages")), "")
+
+
+@functools.cache
+def _warn_of_damage() -> None:
+    _LOGGER.warning(
+        "libjpeg finds damage in some JPEGs, which are used all the same; to list them: jaxcnn prepare "
+        "SOURCE --verify"
+    )
 
 
 @functools.cache

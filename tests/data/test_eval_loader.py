@@ -273,7 +273,7 @@ def test_files_without_labels(image_folder, tmp_path):
     assert np.array_equal(only(found), preprocess(paths[0], scale=32, image_size=24)[0])
     assert (missing.label, missing.pixels, missing.problem) == (-1, {}, "No such file or directory")
     assert source.name(missing.position) == str(tmp_path / "none.jpg")
-    assert folder.problem == "Is a directory"
+    assert folder.problem == "it is a folder, not a regular file"
 
 
 def note_all(source):

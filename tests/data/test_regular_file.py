@@ -6,11 +6,12 @@ import socket
 import numpy as np
 import pytest
 
-from jaxcnn.data import preprocess, regular_file
+from jaxcnn.data import limits, preprocess
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.eval_crops import center_crop
 from jaxcnn.data.eval_loader import EvalLoader
-from jaxcnn.data.regular_file import MAX_BYTES, read_regular_file
+from jaxcnn.data.limits import MAX_BYTES
+from jaxcnn.data.regular_file import read_regular_file
 from jaxcnn.data.sources.folder import ImageFiles
 
 
@@ -95,7 +96,7 @@ def test_a_file_whose_size_changes_while_it_is_read(tmp_path, monkeypatch):
     with pytest.raises(CorruptImage, match="shorter while it was read: 5,000 of 7,000 bytes"):
         read_regular_file(path)
     seen(-2000)
-    monkeypatch.setattr(regular_file, "MAX_BYTES", 4000)
+    monkeypatch.setattr(limits, "MAX_BYTES", 4000)
     with pytest.raises(CorruptImage, match="5,000 bytes or more, over the limit of 4,000"):
         read_regular_file(path)
 

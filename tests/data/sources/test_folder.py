@@ -8,6 +8,7 @@ import pytest
 
 from jaxcnn.data import CorruptImage, DataError, display_names, open_data
 from jaxcnn.data.classes import check_same_classes
+from jaxcnn.data.regular_file import read_regular_file
 from jaxcnn.data.sources import folder as folder_module
 
 
@@ -103,13 +104,13 @@ def test_transient_errors_are_tried_again_and_then_stop_the_run(image_folder, mo
     source = open_data(f"folder:{image_folder}").train
     content, pauses, failures = source.read(0), [], [code] * 3
 
-    def failing_open(*arguments, **options):
+    def failing_read(path):
         if failures:
             raise OSError(failures.pop(), "no")
-        return open(*arguments, **options)
+        return read_regular_file(path)
 
     monkeypatch.setattr(time, "sleep", pauses.append)
-    monkeypatch.setattr(folder_module, "open", failing_open, raising=False)
+    monkeypatch.setattr(folder_module, "read_regular_file", failing_read)
     assert source.read(0) == content
     assert pauses == [0.1, 0.5, 2.0]
     failures += [code] * 7
@@ -122,10 +123,10 @@ def test_transient_errors_are_tried_again_and_then_stop_the_run(image_folder, mo
 def test_other_errors_are_those_of_an_image(image_folder, monkeypatch, code):
     source = open_data(f"folder:{image_folder}").train
 
-    def failing_open(*_, **__):
+    def failing_read(_):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(folder_module, "open", failing_open, raising=False)
+    monkeypatch.setattr(folder_module, "read_regular_file", failing_read)
     with pytest.raises(CorruptImage, match=os.strerror(code)) as caught:
         source.read(7)
     assert caught.value.label == 1
