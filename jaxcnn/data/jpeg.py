@@ -105,7 +105,9 @@ def _has_all_scans(data: bytes, header: JpegHeader) -> bool:
         if marker != _SCAN:
             continue
         # The number of components, two bytes for each, the first and last coefficient, the lowest bit.
-        end = at + 5 + 2 * data[at + 4]
+        end = at + 5 + 2 * int.from_bytes(data[at + 4 : at + 5])
+        if end + 3 > len(data):
+            return False
         first, last, bits = data[end : end + 3] if header.progressive else (0, 63, 0)
         for component in data[at + 5 : end : 2]:
             missing |= {(component, k): bits & 15 for k in range(first, last + 1)}
