@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import shutil
-import threading
-import time
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
+from jaxcnn.training import checkpoint_files as files
+from jaxcnn.training import checksums
+from jaxcnn.training.disk_errors import is_about_this_process, short, write_advice
+from jaxcnn.training.library_logs import silence_orbax
+from jaxcnn.training.retention import Retention
 from jaxcnn.training.train_state import TrainState, describe_leaves
 
 
@@ -44,7 +46,11 @@ class CheckpointConfig:
 
 
 class Checkpoints:
-    """The checkpoints of one workdir. Saves are asynchronous; `close` waits for the last one."""
+    """The checkpoints of one workdir. Saves are asynchronous; `close` waits for the last one.
+
+    Attributes:
+        notices: what was wrong with checkpoints, for the console.
+    """
 
     def __init__(
         self,
@@ -54,29 +60,28 @@ class Checkpoints:
         process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         """All processes of a group must call every method except `steps`; they share one folder."""
-        _silence_orbax()
+        silence_orbax()
         self._process_group, self._read_only = process_group, read_only
         self.folder = folder.absolute()  # Orbax rejects relative paths, but only later
-        top1 = lambda metrics: metrics["top1"]  # noqa: E731
-        best = policies.BestN(get_metric_fn=top1, n=1, keep_checkpoints_without_metrics=False)
+        self.notices: list[str] = []
+        if not read_only:
+            process_group.run_on_primary(lambda: files.put_back_replaced(self.folder))
+        self._retention = Retention(keep, files.known_top1(self.folder))
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-            best_fn=top1,  # without it Orbax keeps metrics in memory only
-            create=not read_only,
-            read_only=read_only,
+            preservation_policy=self._retention, create=not read_only, read_only=read_only
         )
         # Given here too, because a manager that has not saved yet needs them to read metadata.
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        path = files.LiteralPath(self.folder)
+        self._manager = ocp.CheckpointManager(path, options=options, item_handlers=handlers)
         self._last: int | None = None  # the step of the latest save, which may still be in progress
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, in ascending order."""
-        found = self._manager.all_steps()
-        return sorted(step for step in found if (self.folder / str(step) / "state").is_dir())
+        return files.complete_steps(self.folder)
 
     def save(self, state: TrainState, meta: Mapping[str, Any], best: float | None = None) -> None:
-        """Saves `state` under its step. A step that is already saved is not written again.
+        """Saves `state` under its step, with checksums. A step that is already saved is not written again.
 
         Args:
             state: arrays on devices; they may be donated after this returns.
@@ -90,17 +95,22 @@ class Checkpoints:
         if step == self._last:
             return
         if primary(lambda: step in self.steps()):
-            if best is None or primary(lambda: bool(self._manager.metrics(step))):
+            if best is None or step in self._retention.top1:
                 return
-            self._manager.delete(step)  # a stop saved it before the held-out images were evaluated
+            # A stop saved it before the held-out images were evaluated.
+            primary(lambda: files.move_replaced(self.folder, step))
+            self._manager.reload()
         primary(lambda: self._check_space(step, state))
+        sums = checksums.merge(self._process_group.gather(checksums.local_checksums(state)))
+        saved = files.SavedMeta(dict(meta), best, describe_leaves(state), sums)
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(saved.sealed())
         )
-        metrics = None if best is None else {"top1": best}
+        if best is not None:
+            self._retention.top1[step] = best
         try:
             self._manager.check_for_errors()
-            self._manager.save(step, args=items, metrics=metrics, force=True)
+            self._manager.save(step, args=items, force=True)
             self._last = step
         except Exception as error:
             raise self._not_written(f"checkpoint {step}", error) from error
@@ -112,11 +122,16 @@ class Checkpoints:
             self._manager.check_for_errors()
         except Exception as error:
             raise self._not_written("a checkpoint", error) from error
+        if not self._read_only:
+            self._process_group.run_on_primary(lambda: files.put_back_replaced(self.folder))
 
     def restore(
         self, like: TrainState, step: int | None = None
     ) -> tuple[TrainState, dict[str, Any]] | None:
         """Returns the newest complete checkpoint (or that of `step`) and its meta; None if there is none.
+
+        Every array is compared with its checksum. A checkpoint that cannot be read, or differs, is moved
+        aside if an older one is good, and `notices` says so; with `read_only` it is an error.
 
         Args:
             like: shapes, dtypes and shardings of the restored arrays.
@@ -130,66 +145,111 @@ class Checkpoints:
         candidates = self._process_group.run_on_primary(self.steps) if step is None else [step]
         for candidate in reversed(candidates):
             try:
-                found = self._process_group.run_on_all(partial(self._read, candidate, like))
+                found = self._read(candidate, like)
             except (CheckpointError, MemoryError):
                 raise
             except Exception as error:
-                if "RESOURCE_EXHAUSTED" in str(error):
-                    raise
-                failures[candidate] = _first_line(error)
+                if is_about_this_process(error):
+                    raise CheckpointError(
+                        f"checkpoint {candidate} in {self.folder} cannot be read by this process: "
+                        f"{short(error)}\nNothing was changed; check rights, memory and `ulimit -a`"
+                    ) from error
+                failures[candidate] = short(error)
+                if self._read_only:
+                    raise self._unreadable(failures, candidates) from error
                 continue
-            self._process_group.run_on_primary(lambda: self._set_aside(failures))
-            if failures and not self._read_only:
-                self._manager.reload()
-            return found["state"], found["meta"]
+            self._set_aside(failures, candidate)
+            return found
         if failures:
-            lines = [f"  step {step}: {problem}" for step, problem in failures.items()]
-            raise CheckpointError(
-                f"no checkpoint in {self.folder} can be read:\n" + "\n".join(lines) + "\n"
-                "check the disk, and compare the installed versions with run.json; or train in "
-                "another --workdir. Nothing was changed"
-            )
+            raise self._unreadable(failures, candidates)
+        self._set_aside({}, None)
         return None
 
     def best(self) -> dict[str, Any] | None:
         """`step` and `top1` of the best checkpoint on the held-out images; None if none was evaluated."""
-        step = self._manager.best_step()
-        metrics = None if step is None else self._manager.metrics(step)
-        return {"step": step, "top1": metrics["top1"]} if metrics else None
+        step = self._retention.best(self.steps())
+        return None if step is None else {"step": step, "top1": self._retention.top1[step]}
 
     def close(self) -> None:
         self._manager.close()
 
-    def _set_aside(self, corrupt: Mapping[int, str]) -> None:
-        """Warns about corrupt checkpoints newer than the restored one, and moves them away, so that their
-        steps can be saved again."""
-        for step, problem in corrupt.items():
-            text = f"checkpoint of step {step} cannot be read ({problem}); resuming from the previous one"
-            if not self._read_only:
-                aside = self.folder.with_name("unreadable_checkpoints")
-                aside.mkdir(exist_ok=True)
-                (self.folder / str(step)).rename(aside / f"{step}_{time.time_ns()}")
-                text += f"; it was moved to {aside}"
-            logging.getLogger("jaxcnn").warning("%s", text)
+    def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Restores and verifies a checkpoint; in steps, so that all processes leave together at an error."""
+        together = self._process_group.run_on_all
+        saved = together(lambda: files.read_meta(self.folder, step))
+        together(lambda: self._check_fits(step, like, saved))
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        state = together(lambda: self._manager.restore(step, args=items)["state"])
+        if int(state.step) != step:
+            raise ValueError(f"it holds the state of step {int(state.step)}")
+        if not saved.leaves:
+            self._notice(
+                f"checkpoint of step {step} has no checksums, since an earlier version of jaxcnn wrote it: "
+                "damage to it would not be noticed"
+            )
+            return state, saved.meta
+        found = self._process_group.gather(checksums.damaged_leaves(state, saved.checksums))
+        damaged = [name for name in saved.leaves if any(name in names for names in found)]
+        if damaged:
+            more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
+            raise ValueError(f"damaged: {', '.join(damaged[:3])}{more} differ from what was saved")
+        return state, saved.meta
 
-    def _read(self, step: int, like: TrainState) -> Any:
-        self._check_fits(step, like)
-        items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
+    def _set_aside(self, corrupt: Mapping[int, str], good: int | None) -> None:
+        """Moves away what cannot be read, so that its steps can be saved again. The checkpoint from which the
+        run goes on stays until a later start has read a newer one."""
+        if self._read_only:
+            return
+        primary = self._process_group.run_on_primary
+        incomplete = primary(lambda: list(files.incomplete_entries(self.folder).items()))
+        for step, problem in [*corrupt.items(), *incomplete]:
+            aside = primary(lambda step=step: str(files.set_aside(self.folder, step)))
+            self._retention.top1.pop(step, None)
+            after = "" if step not in corrupt else f"; resuming from the previous one, step {good}"
+            self._notice(
+                f"checkpoint of step {step} cannot be read ({problem}){after}; it was moved to {aside}"
+            )
+        if corrupt:
+            self._retention.pinned = good
+        if corrupt or incomplete:
+            self._manager.reload()
+
+    def _notice(self, text: str) -> None:
+        self.notices.append(text)
+        logging.getLogger("jaxcnn").warning("%s", text)
+
+    def _unreadable(
+        self, failures: Mapping[int, str], candidates: Sequence[int]
+    ) -> CheckpointError:
+        lines = "\n".join(f"  step {step}: {problem}" for step, problem in failures.items())
+        older = [step for step in candidates if step not in failures]
+        if older:
+            return CheckpointError(
+                f"the newest checkpoint in {self.folder} cannot be read:\n{lines}\n"
+                f"Nothing was changed. There are older ones: {older}: give --step={older[-1]} "
+                f"(jaxcnn.load: step={older[-1]}), or train again in this workdir, which continues from the "
+                "newest good one"
+            )
+        return CheckpointError(
+            f"no checkpoint in {self.folder} can be read:\n{lines}\n"
+            "check the disk, and compare the installed versions with run.json; or train in another "
+            "--workdir. Nothing was changed"
         )
-        return self._manager.restore(step, args=items)
 
-    def _check_fits(self, step: int, like: TrainState) -> None:
-        saved = self._manager.item_metadata(step)["state"]
-        if saved is None:
-            raise ValueError("the saved state has no metadata")
-        wanted = {field.name: getattr(like, field.name) for field in dataclasses.fields(like)}
-        old, new = describe_leaves(saved.tree), describe_leaves(wanted)
+    def _check_fits(self, step: int, like: TrainState, saved: files.SavedMeta) -> None:
+        old, new, ignored = saved.leaves, describe_leaves(like), ()
+        if not old:
+            found = self._manager.item_metadata(step)["state"]
+            if found is None:
+                raise ValueError("the saved state has no metadata")
+            wanted = {field.name: getattr(like, field.name) for field in dataclasses.fields(like)}
+            old, new = describe_leaves(found.tree), describe_leaves(wanted)
+            ignored = ("opt_state",)  # Orbax's names of its parts differ
         lines = [
             f"  {name}: checkpoint has {old.get(name, 'nothing')}, the config's net needs "
             f"{new.get(name, 'nothing')}"
-            for name in sorted({*old, *new})
-            if old.get(name) != new.get(name) and not name.startswith("opt_state")
+            for name in sorted({*old, *new}, key=lambda name: (name.startswith("opt_state"), name))
+            if old.get(name) != new.get(name) and not name.startswith(ignored)
         ]
         if lines:
             more = [f"  and {len(lines) - 8} more"] if len(lines) > 8 else []
@@ -203,34 +263,13 @@ class Checkpoints:
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.folder).free
         if free < needed * 1.05:
-            error = OSError(f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
-            raise self._not_written(f"checkpoint {step}", error)
+            text = f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free"
+            raise self._not_written(f"checkpoint {step}", OSError(errno.ENOSPC, text))
 
     def _not_written(self, what: str, error: Exception) -> CheckpointError:
         steps = self.steps()
         left = f"the last complete one is step {steps[-1]}" if steps else "there is no complete one"
         return CheckpointError(
-            f"{what} could not be written to {self.folder}: {_first_line(error)}\n"
-            f"{left}; if the disk is full, make room on the disk (or choose another --workdir), then run "
-            "the same command again to resume"
+            f"{what} could not be written to {self.folder}: {short(error)}\n"
+            f"{left}; {write_advice(error)}, then run the same command again to resume"
         )
-
-
-def _silence_orbax() -> None:
-    """Orbax logs each save, and prints a long traceback for an exception in one of its threads, although
-    `wait` and `save` raise that exception too."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    before = threading.excepthook
-    if getattr(before, "__module__", "") == __name__:
-        return
-
-    def hook(failed: threading.ExceptHookArgs, /) -> None:
-        if not type(failed.thread).__module__.startswith("orbax"):
-            before(failed)
-
-    threading.excepthook = hook
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

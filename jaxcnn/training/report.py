@@ -56,7 +56,7 @@ def announce(run: Run, step: int) -> None:
     if step > progress.total:
         rows.append(("", f"the run is past its {progress.total:,} steps already: evaluation only"))
     run.console.line(format_table(summarise(experiment.net)) + "\n")
-    for name, text in rows:
+    for name, text in [*rows, *(("WARNING", notice) for notice in run.checkpoints.notices)]:
         run.console.line(f"{name:<8} {text}")
 
 

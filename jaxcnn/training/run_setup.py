@@ -15,6 +15,7 @@ from jaxcnn.preprocessing import make_preprocess
 from jaxcnn.training import schema
 from jaxcnn.training.builder import build_experiment, with_classes
 from jaxcnn.training.checkpoint import Checkpoints
+from jaxcnn.training.checkpoint_probe import prove_saving
 from jaxcnn.training.console import Compiler, Console
 from jaxcnn.training.evaluator import Evaluator, open_splits
 from jaxcnn.training.experiment import Experiment
@@ -157,6 +158,7 @@ def open_run(config: Any, folder: Path) -> Iterator[Run]:
         claim = claim_workdir(folder, experiment.config, data.class_names, len(data.train))
         group.run_on_primary(lambda: stack.enter_context(claim))
         check_shared(folder, group)
+        prove_saving(folder, experiment.placement.replicated, group)
         if experiment.augment.needs_statistics:
             statistics = obtain_statistics(
                 experiment, data, folder, group, stop_signal.check, begun=begun

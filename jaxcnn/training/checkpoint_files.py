@@ -1,0 +1,144 @@
+"""The folder of a run's checkpoints: which are complete, what their metadata says, and what is set aside."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from jaxcnn.training.checksums import Checksums, is_sealed, seal
+
+UNREADABLE = "unreadable_checkpoints"
+_REPLACED = ".replaced"
+_SEALED = {"meta", "top1", "leaves", "checksums", "sha256"}
+
+
+class LiteralPath(type(epath.Path("/"))):
+    """A local path in which no character has a special meaning.
+
+    `glob` of etils, which Orbax calls on a checkpoint's folder, takes the folder as part of the pattern: with
+    `[...]` in its name, files are not found, and a save that ends without an error cannot be read. etils also
+    takes `/gs/...` and `/s3/...` for object storage.
+    """
+
+    def glob(self, pattern: str) -> Iterator[LiteralPath]:
+        return (self / name for name in glob.glob(pattern, root_dir=self))
+
+    @property
+    def _uri_scheme(self) -> None:
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedMeta:
+    """What is saved beside the arrays of a state.
+
+    Attributes:
+        meta: JSON values of the run.
+        top1: on the held-out images, if they were evaluated.
+        leaves: dtype and shape of the arrays by name. Empty, as `checksums`, in a checkpoint of an earlier
+            version, which had neither.
+        checksums: of the arrays.
+    """
+
+    meta: dict[str, Any]
+    top1: float | None
+    leaves: dict[str, str]
+    checksums: Checksums
+
+    def sealed(self) -> dict[str, Any]:
+        """The JSON object that `read_meta` verifies."""
+        return seal(dataclasses.asdict(self))
+
+
+def complete_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in `folder` that hold a state, in ascending order."""
+    return sorted(int(entry.name) for entry in _numbered(folder) if _has_state(entry))
+
+
+def incomplete_entries(folder: Path) -> dict[int, str]:
+    """Entries in the place of a checkpoint that hold no state, with what they are: they block their step."""
+    found = {int(entry.name): entry for entry in _numbered(folder) if not _has_state(entry)}
+    kind = lambda entry: "it has no folder 'state'" if entry.is_dir() else "it is not a folder"  # noqa: E731
+    return {step: kind(entry) for step, entry in found.items()}
+
+
+def read_meta(folder: Path, step: int) -> SavedMeta:
+    """The metadata of a checkpoint.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or its checksum differs.
+    """
+    path = folder / str(step) / "meta" / "metadata"  # where Orbax's handler of JSON writes it
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is not a JSON object")
+    if not _SEALED & found.keys():  # any of them may be damaged, but hardly all
+        return SavedMeta(found, _old_top1(folder / str(step)), {}, {})
+    if not is_sealed(found) or found.keys() != _SEALED:
+        raise ValueError(f"{path} is damaged: its checksum differs")
+    return SavedMeta(**{key: value for key, value in found.items() if key != "sha256"})
+
+
+def known_top1(folder: Path) -> dict[int, float]:
+    """Top-1 on the held-out images by step, of the complete checkpoints that have one."""
+    found = {}
+    for step in complete_steps(folder):
+        try:
+            top1 = read_meta(folder, step).top1
+        except (OSError, ValueError):  # `Checkpoints.restore` finds it and says so
+            continue
+        if top1 is not None:
+            found[step] = top1
+    return found
+
+
+def set_aside(folder: Path, step: int) -> Path:
+    """Moves a checkpoint out of the way, so that its step can be saved again; nothing deletes it there."""
+    aside = folder.with_name(UNREADABLE)
+    aside.mkdir(exist_ok=True)
+    # Not a rename: `checkpoints` may be a link to another file system.
+    shutil.move(folder / str(step), aside / f"{step}_{time.time_ns()}")
+    return aside
+
+
+def put_back_replaced(folder: Path) -> None:
+    """Removes what `move_replaced` kept, or puts it back if its new checkpoint was not completed."""
+    for entry in folder.glob(f"*{_REPLACED}"):
+        step = folder / entry.name.removesuffix(_REPLACED)
+        if _has_state(step):
+            shutil.rmtree(entry)
+        else:
+            entry.rename(step)
+
+
+def move_replaced(folder: Path, step: int) -> None:
+    """Makes room for a new checkpoint of `step`; the old one is kept until `put_back_replaced`."""
+    (folder / str(step)).rename(folder / f"{step}{_REPLACED}")
+
+
+def _numbered(folder: Path) -> Iterator[Path]:
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return (e for e in entries if e.name.isdecimal() and str(int(e.name)) == e.name)
+
+
+def _has_state(entry: Path) -> bool:
+    return (entry / "state").is_dir()
+
+
+def _old_top1(checkpoint: Path) -> float | None:
+    """Earlier versions had it in a file of its own."""
+    try:
+        return float(json.loads((checkpoint / "metrics" / "metrics").read_bytes())["top1"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,45 @@
+"""Proves, before anything is computed, that checkpoints of a workdir can be written and read back."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from jaxcnn.parallel import ProcessGroup, put
+from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
+from jaxcnn.training.train_state import TrainState
+
+
+def prove_saving(folder: Path, sharding: NamedSharding, group: ProcessGroup) -> None:
+    """Saves a few numbers in the workdir `folder` as a checkpoint, and reads them back. All must call it.
+
+    Args:
+        sharding: of arrays that all devices of the run hold.
+
+    Raises:
+        CheckpointError: they cannot be written or read there.
+    """
+    probe = folder / ".checkpoint_probe"
+    remove = lambda: shutil.rmtree(probe, ignore_errors=True)  # noqa: E731
+    group.run_on_primary(remove)
+    empty = {"opt_state": {}, "plateau": {}, "average": {}}
+    make = lambda x: put(x, sharding)  # noqa: E731
+    state = TrainState(step=make(jnp.int32(1)), params={"probe": make(jnp.arange(8.0))}, **empty)
+    try:
+        with contextlib.closing(Checkpoints(probe, process_group=group)) as checkpoints:
+            checkpoints.save(state, {})
+            checkpoints.wait()
+            found = checkpoints.restore(state)
+        if found is None:
+            raise CheckpointError("what was saved is not there")
+    except (OSError, ValueError, CheckpointError) as error:
+        raise CheckpointError(
+            f"checkpoints cannot be saved in {folder} and read back: {error}\nNothing was computed; use "
+            "another --workdir"
+        ) from error
+    finally:
+        group.run_on_primary(remove)

@@ -1,0 +1,41 @@
+"""What an error of the disk means, also of one that a library has wrapped, and what to do about it."""
+
+from __future__ import annotations
+
+import errno
+import re
+
+_LIMITS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM}
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: make room on it, or choose another --workdir",
+    errno.EDQUOT: "your quota is used up: make room, or choose another --workdir",
+    errno.EFBIG: "files of this size are not allowed here (`ulimit -f`): raise the limit",
+    errno.EMFILE: "this process may not open so many files (`ulimit -n`): raise the limit",
+}
+
+
+def error_number(error: BaseException) -> int | None:
+    """The operating system's number of `error`; TensorStore's errors have it in their text."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = re.search(r"os_error_code='(\d+)'|OS error (\d+)|\[Errno (\d+)\]", str(error))
+    return int(found[found.lastindex or 0]) if found else None
+
+
+def is_about_this_process(error: BaseException) -> bool:
+    """Whether a file could not be read for lack of rights, memory or descriptors: it may be a good one."""
+    return error_number(error) in _LIMITS or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def write_advice(error: BaseException) -> str:
+    """What to do if `error` came from writing."""
+    general = "mend what the message names, or choose another --workdir"
+    return _ADVICE.get(error_number(error) or 0, general)
+
+
+def short(error: BaseException) -> str:
+    """The first line of the message, without TensorStore's settings. A long one keeps its end, which has the
+    operating system's reason."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = re.sub(r" \[tensorstore_spec='.*?'\]", "", text)
+    return text if len(text) <= 400 else f"{text[:150]} ... {text[-240:]}"
