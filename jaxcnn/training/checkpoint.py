@@ -6,7 +6,7 @@ import dataclasses
 import errno
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,17 @@ import orbax.checkpoint as ocp
 from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
 from jaxcnn.training import checkpoint_files as files
 from jaxcnn.training import checksums
-from jaxcnn.training.disk_errors import is_about_this_process, short, write_advice
+from jaxcnn.training.checkpoint_errors import (
+    CheckpointError,
+    not_for_this_process,
+    not_written,
+    other_net,
+    unreadable,
+)
+from jaxcnn.training.disk_errors import is_about_this_process, short
 from jaxcnn.training.library_logs import silence_orbax
 from jaxcnn.training.retention import Retention
 from jaxcnn.training.train_state import TrainState, describe_leaves
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written, read or used with this net; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,18 +153,16 @@ class Checkpoints:
                 raise
             except Exception as error:
                 if is_about_this_process(error):
-                    raise CheckpointError(
-                        f"checkpoint {candidate} in {self.folder} cannot be read by this process: "
-                        f"{short(error)}\nNothing was changed; check rights, memory and `ulimit -a`"
-                    ) from error
+                    what = f"checkpoint {candidate} in {self.folder}"
+                    raise not_for_this_process(what, error) from error
                 failures[candidate] = short(error)
                 if self._read_only:
-                    raise self._unreadable(failures, candidates) from error
+                    raise unreadable(self.folder, failures, self.steps()) from error
                 continue
             self._set_aside(failures, candidate)
             return found
         if failures:
-            raise self._unreadable(failures, candidates)
+            raise unreadable(self.folder, failures, self.steps())
         self._set_aside({}, None)
         return None
 
@@ -171,7 +172,11 @@ class Checkpoints:
         return None if step is None else {"step": step, "top1": self._retention.top1[step]}
 
     def close(self) -> None:
-        self._manager.close()
+        """Waits for the last save. Raises CheckpointError if it could not be written."""
+        try:
+            self._manager.close()
+        except Exception as error:
+            raise self._not_written("a checkpoint", error) from error
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Restores and verifies a checkpoint; in steps, so that all processes leave together at an error."""
@@ -201,7 +206,7 @@ class Checkpoints:
         if self._read_only:
             return
         primary = self._process_group.run_on_primary
-        incomplete = primary(lambda: list(files.incomplete_entries(self.folder).items()))
+        incomplete = primary(lambda: files.incomplete_entries(self.folder, good))
         for step, problem in [*corrupt.items(), *incomplete]:
             aside = primary(lambda step=step: str(files.set_aside(self.folder, step)))
             self._retention.top1.pop(step, None)
@@ -211,30 +216,11 @@ class Checkpoints:
             )
         if corrupt:
             self._retention.pinned = good
-        if corrupt or incomplete:
-            self._manager.reload()
+        self._manager.reload()
 
     def _notice(self, text: str) -> None:
         self.notices.append(text)
         logging.getLogger("jaxcnn").warning("%s", text)
-
-    def _unreadable(
-        self, failures: Mapping[int, str], candidates: Sequence[int]
-    ) -> CheckpointError:
-        lines = "\n".join(f"  step {step}: {problem}" for step, problem in failures.items())
-        older = [step for step in candidates if step not in failures]
-        if older:
-            return CheckpointError(
-                f"the newest checkpoint in {self.folder} cannot be read:\n{lines}\n"
-                f"Nothing was changed. There are older ones: {older}: give --step={older[-1]} "
-                f"(jaxcnn.load: step={older[-1]}), or train again in this workdir, which continues from the "
-                "newest good one"
-            )
-        return CheckpointError(
-            f"no checkpoint in {self.folder} can be read:\n{lines}\n"
-            "check the disk, and compare the installed versions with run.json; or train in another "
-            "--workdir. Nothing was changed"
-        )
 
     def _check_fits(self, step: int, like: TrainState, saved: files.SavedMeta) -> None:
         old, new, ignored = saved.leaves, describe_leaves(like), ()
@@ -245,19 +231,8 @@ class Checkpoints:
             wanted = {field.name: getattr(like, field.name) for field in dataclasses.fields(like)}
             old, new = describe_leaves(found.tree), describe_leaves(wanted)
             ignored = ("opt_state",)  # Orbax's names of its parts differ
-        lines = [
-            f"  {name}: checkpoint has {old.get(name, 'nothing')}, the config's net needs "
-            f"{new.get(name, 'nothing')}"
-            for name in sorted({*old, *new}, key=lambda name: (name.startswith("opt_state"), name))
-            if old.get(name) != new.get(name) and not name.startswith(ignored)
-        ]
-        if lines:
-            more = [f"  and {len(lines) - 8} more"] if len(lines) > 8 else []
-            raise CheckpointError(
-                f"checkpoint {step} in {self.folder} belongs to another net:\n"
-                + "\n".join(lines[:8] + more)
-                + "\nuse the config that it was trained with, or another --workdir"
-            )
+        if problem := other_net(f"checkpoint {step} in {self.folder}", old, new, ignored):
+            raise problem
 
     def _check_space(self, step: int, state: TrainState) -> None:
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -267,9 +242,4 @@ class Checkpoints:
             raise self._not_written(f"checkpoint {step}", OSError(errno.ENOSPC, text))
 
     def _not_written(self, what: str, error: Exception) -> CheckpointError:
-        steps = self.steps()
-        left = f"the last complete one is step {steps[-1]}" if steps else "there is no complete one"
-        return CheckpointError(
-            f"{what} could not be written to {self.folder}: {short(error)}\n"
-            f"{left}; {write_advice(error)}, then run the same command again to resume"
-        )
+        return not_written(f"{what} could not be written to {self.folder}", error, self.steps())

@@ -63,11 +63,21 @@ def complete_steps(folder: Path) -> list[int]:
     return sorted(int(entry.name) for entry in _numbered(folder) if _has_state(entry))
 
 
-def incomplete_entries(folder: Path) -> dict[int, str]:
-    """Entries in the place of a checkpoint that hold no state, with what they are: they block their step."""
-    found = {int(entry.name): entry for entry in _numbered(folder) if not _has_state(entry)}
-    kind = lambda entry: "it has no folder 'state'" if entry.is_dir() else "it is not a folder"  # noqa: E731
-    return {step: kind(entry) for step, entry in found.items()}
+def incomplete_entries(folder: Path, good: int | None) -> list[tuple[int, str]]:
+    """Entries in the place of a checkpoint that hold no state, with what they are: they block their step.
+
+    Those before the checkpoint `good` are removed: a deletion of old checkpoints was interrupted there.
+    """
+    found = []
+    for entry in _numbered(folder):
+        if _has_state(entry):
+            continue
+        if good is not None and int(entry.name) < good and entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            what = "it has no folder 'state'" if entry.is_dir() else "it is not a folder"
+            found.append((int(entry.name), what))
+    return found
 
 
 def read_meta(folder: Path, step: int) -> SavedMeta:
