@@ -7,7 +7,6 @@ expected or raises `FileError`; whatever the disk does, its writer writes the fi
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import stat
@@ -18,62 +17,17 @@ from typing import IO, Any
 
 import numpy as np
 
+from jaxcnn.file_errors import FileError, WriteError, disk_advice, system_error, writing
 from jaxcnn.file_shapes import Arrays, Shape, arrays_misfit, is_deep, misfit
+
+__all__ = [
+    "FileError", "WriteError", "atomic_file", "copy_file", "disk_advice", "parse_json", "read_arrays",
+    "read_bytes", "read_json", "read_lines", "read_text", "set_aside", "system_error", "user_path",
+    "write_arrays", "write_figure", "write_text", "writing",
+]  # fmt: skip
 
 # No file that is read whole is larger; metrics.jsonl has 250 bytes an event.
 _LARGEST = 2**31
-_ADVICE = {
-    errno.ENOSPC: "the disk is full: make room",
-    errno.EDQUOT: "the disk quota is used up: make room, or ask for more",
-    errno.EROFS: "the file system is read-only: use another folder, or mount it for writing",
-    errno.EACCES: "check the owner and the permissions of the file and its folder",
-    errno.EPERM: "check the owner and the permissions of the file and its folder",
-    errno.EMFILE: "the process has too many open files: raise the limit (ulimit -n)",
-    errno.ENFILE: "the machine has too many open files: close other programs",
-    errno.EFBIG: "the limit on the size of files is reached: raise it (ulimit -f)",
-    errno.EISDIR: "a folder has its name: move it away",
-    errno.ENOENT: "its folder does not exist any more",
-    errno.ENOTDIR: "a file has the name of its folder: move it away",
-    errno.ENAMETOOLONG: "use a shorter path",
-}  # fmt: skip
-
-
-class FileError(ValueError):
-    """A file that cannot be read as what it should be.
-
-    Attributes:
-        path: the file.
-        problem: what is wrong with it.
-        advice: what to do.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], problem: str, advice: str) -> None:
-        super().__init__(f"{os.fspath(path)} {problem}; {advice}")
-        self.path, self.problem, self.advice = Path(path), problem, advice
-
-
-class WriteError(OSError):
-    """A file that cannot be written. Has the errno, strerror and filename of the system's error."""
-
-    def __str__(self) -> str:
-        return f"{self.filename} cannot be written ({self.strerror}); {disk_advice(self)}"
-
-
-def disk_advice(error: OSError) -> str:
-    """What to do about an error of the system. It says 'full' only if the disk is full."""
-    return _ADVICE.get(error.errno or 0, "check the disk or the network file system")
-
-
-@contextlib.contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns an OSError of the block, which writes `path`, into a WriteError."""
-    try:
-        yield
-    except WriteError:
-        raise
-    except OSError as error:
-        text = error.strerror or str(error) or type(error).__name__
-        raise WriteError(error.errno, text, os.fspath(path)) from error
 
 
 @contextlib.contextmanager
@@ -127,6 +81,19 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
+def copy_file(path: Path, to: Path) -> None:
+    """Copies a file with `atomic_file`. Raises FileError if it cannot be read."""
+    content = read_bytes(path, advice="run the command that writes it")
+    with atomic_file(to) as file:
+        file.write(content)
+
+
+def write_figure(path: Path, figure: Any, **options: Any) -> None:
+    """Writes a Matplotlib figure as a PNG with `atomic_file`."""
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", **options)
+
+
 def set_aside(path: Path) -> Path:
     """Renames a damaged file to NAME.damaged, or NAME.damaged-2 and so on; returns the new path."""
     number, aside = 1, path.with_name(f"{path.name}.damaged")
@@ -138,16 +105,15 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def read_text(path: Path, *, advice: str) -> str:
-    """The text of a UTF-8 file, line breaks as they are. This and the other readers raise FileError."""
+def read_bytes(path: Path, *, advice: str) -> bytes:
+    """The content of a file. This and the other readers raise FileError."""
     with _opened(path, advice) as file:
-        data = file.read()
-    if b"\0" in data:
-        raise FileError(path, "has zero bytes, which a crash of the machine may leave", advice)
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise FileError(path, f"is not UTF-8 (byte {error.start:,})", advice) from error
+        return file.read()
+
+
+def read_text(path: Path, *, advice: str) -> str:
+    """The text of a UTF-8 file, line breaks as they are."""
+    return _decode(read_bytes(path, advice=advice), path, advice)
 
 
 def read_lines(path: Path, *, advice: str) -> tuple[str, ...]:
@@ -162,15 +128,18 @@ def read_lines(path: Path, *, advice: str) -> tuple[str, ...]:
 
 def read_json(path: Path, expect: Shape = object, *, advice: str) -> Any:
     """The value in a JSON file, of the shape `expect`."""
-    return parse_json(read_text(path, advice=advice), expect, path=path, advice=advice)
+    return parse_json(read_bytes(path, advice=advice), expect, path=path, advice=advice)
 
 
-def parse_json(text: str, expect: Shape, *, path: Path, advice: str, where: str = "") -> Any:
+def parse_json(
+    data: bytes | str, expect: Shape, *, path: Path, advice: str, where: str = ""
+) -> Any:
     """The value of JSON text in a file; `where` names its place in it, such as 'line 3'."""
 
     def wrong(problem: str) -> FileError:
         return FileError(path, f"({where}) {problem}" if where else problem, advice)
 
+    text = data if isinstance(data, str) else _decode(data, path, advice, where)
     if not text.strip():
         raise wrong("is empty")
     try:
@@ -204,6 +173,17 @@ def read_arrays(path: Path, expect: Arrays, *, advice: str) -> dict[str, np.ndar
     if problem := arrays_misfit(found, expect):
         raise FileError(path, f"is not valid: {problem}", advice)
     return found
+
+
+def _decode(data: bytes, path: Path, advice: str, where: str = "") -> str:
+    place = f"({where}) " if where else ""
+    if b"\0" in data:
+        problem = f"{place}has zero bytes, which a crash of the machine may leave"
+        raise FileError(path, problem, advice)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise FileError(path, f"{place}is not UTF-8 (byte {error.start:,})", advice) from error
 
 
 @contextlib.contextmanager

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxcnn.caches import use_writable_caches
-from jaxcnn.files import user_path
+from jaxcnn.files import parse_json, read_lines, user_path, write_figure
 from jaxcnn.research import text_tables
+
+ROW = {
+    "what": str,
+    "images_per_second": float,
+    "bound": (None, float),
+    "peer": (None, str),
+    "peer_images_per_second": (None, float),
+    "memory_bytes?": (None, float),
+    "peer_memory_bytes?": (None, float),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,17 +45,13 @@ def read_measurements(path: Path) -> list[dict[str, Any]]:
     """The measurements in a file of JSON lines.
 
     Raises:
-        ValueError: a line is not one that `jaxcnn bench --json` writes.
+        FileError: a line is not one that `jaxcnn bench --json` writes.
     """
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            row = json.loads(line)
-            rows.append({**row, "what": row["what"], "bound": row["bound"], "peer": row["peer"]})
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}, line {number}, is not a row of jaxcnn bench --json: {line[:80]!r}"
-            ) from error
+    advice = "give files of lines that jaxcnn bench --json printed"
+    for number, line in enumerate(read_lines(path, advice=advice), 1):
+        where = f"line {number}"
+        rows.append(parse_json(line, ROW, path=path, advice=advice, where=where))
     return rows
 
 
@@ -99,4 +104,4 @@ def plot_shares(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_xlim(0, 1.15 * longest)  # room for a label
     axes.set_xlabel("share of the bound; bars are labelled in images per second")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
-    figure.savefig(path, dpi=110)
+    write_figure(path, figure, dpi=110)

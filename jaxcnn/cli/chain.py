@@ -128,7 +128,7 @@ def _row(stage: Stage, chosen: bool) -> dict[str, str]:
 
 def _results(stages: Sequence[Stage]) -> list[dict[str, Any]]:
     """The rows of the stages' reports."""
-    from jaxcnn.training.report import read_report
+    from jaxcnn.training.run_files import read_report
 
     return [
         {"stage": stage.name, **row}

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxcnn.cli.arguments import Output, add_json, choose, names, numbers, path
 from jaxcnn.cli.exit_codes import EXIT_DONE, EXIT_ERROR, UsageError
+from jaxcnn.files import read_lines
 
 if TYPE_CHECKING:
     from jaxcnn.research.comparison.grid import Grid
@@ -83,7 +84,8 @@ def _record(grid: Grid) -> dict[str, Any]:
             return [float(number) for number in cell.split()]
         return cell if key in words else float(cell) if cell else None
 
-    table = csv.DictReader((grid.folder / "table.csv").read_text().splitlines())
+    advice = "run the same command again"
+    table = csv.DictReader(read_lines(grid.folder / "table.csv", advice=advice))
     rows = [{key: value(key, cell) for key, cell in cells.items()} for cells in table]
     return {"name": grid.comparison.name, "folder": str(grid.folder), "rows": rows}
 

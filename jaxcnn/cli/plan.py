@@ -19,6 +19,7 @@ import os
 from typing import Any
 
 from jaxcnn.cli.arguments import Output, add_json, path
+from jaxcnn.files import write_text
 
 KEPT = "nothing was written"
 
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> Output:
     _, config = schema.read_resolved(options.config, options.overrides)
     found = forecast(config, target, options.network_gbps, options.fit)
     if options.hlo and found.compiled:
-        options.hlo.write_text(found.compiled.text)
+        write_text(options.hlo, found.compiled.text)
     lines = [*_figures(found), "", *_collectives(found), "", *_bounds(found)]
     return Output(_record(found), "\n".join(lines))
 

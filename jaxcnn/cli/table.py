@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxcnn.cli.arguments import Output, add_batch_size, add_json, choose, open_runs, path
 from jaxcnn.cli.exit_codes import UsageError, make_folder
+from jaxcnn.files import write_text
 
 if TYPE_CHECKING:
     from jaxcnn.training.console import Console
@@ -92,7 +93,7 @@ def _output(texts: Mapping[str, str], options: argparse.Namespace, console: Cons
     for name, suffix in SUFFIXES.items():
         if options.out:
             path = options.out / f"{options.name}.{suffix}"
-            path.write_text(texts[name].rstrip() + "\n")
+            write_text(path, texts[name].rstrip() + "\n")
             console.line(f"written: {path}")
     rows = list(csv.DictReader(io.StringIO(texts["csv"])))
     return Output(rows, texts[options.format].rstrip())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 import sys
 import types
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import ml_collections
 
 from jaxcnn.config.migration import migrate
 from jaxcnn.config.values import did_you_mean, flatten, plain
-from jaxcnn.files import user_path
+from jaxcnn.files import read_json, user_path, write_text
 
 # Keys that may differ when a run resumes in its workdir. The update rule and the data may not.
 MAY_DIFFER = ("epochs", "evals", "checkpoint", "log", "mesh")
@@ -104,12 +105,24 @@ def forbidden_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list
 
 def save_config(config: Mapping[str, Any], path: Path) -> None:
     """Writes a resolved config as JSON."""
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    write_text(path, json.dumps(config, indent=2) + "\n")
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """Reads a resolved config that `save_config` of this or an earlier version wrote (see `migrate`)."""
-    return migrate(json.loads(path.read_text()))
+    """Reads a resolved config that `save_config` of this or an earlier version wrote (see `migrate`).
+
+    Raises:
+        FileError: it is missing or damaged.
+    """
+    return migrate(read_json(path, dict, advice=config_advice(path)))
+
+
+def config_advice(path: Path) -> str:
+    """What to do about the damaged config.json of a run."""
+    return (
+        "write it again with the run's own command (run.json keeps it), to which you add: "
+        f"--print_config --json > {shlex.quote(str(path))}"
+    )
 
 
 def format_config(

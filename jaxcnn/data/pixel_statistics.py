@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -25,13 +24,19 @@ from jaxcnn.data.sources.source import Source
 from jaxcnn.data.splits import DataSplits
 from jaxcnn.data.threads import run_in_thread
 from jaxcnn.data.train_crops import Sampling
-from jaxcnn.files import user_path, write_arrays
+from jaxcnn.files import FileError, parse_json, read_arrays, user_path, write_arrays
 
 # Images decoded ahead, and between two progress reports.
 _GROUP = 32
 # Number of images whose bytes identify the set.
 _SAMPLED = 64
-_ARRAYS = ("mean", "covariance", "mean_image")
+_ARRAYS = {
+    "mean": (np.float64, 3),
+    "covariance": (np.float64, 3, 3),
+    "mean_image?": (np.float32, "S", "S", 3),
+    "origin": (np.str_,),
+}
+_ORIGIN = {"source": str, "examples?": int, "unreadable?": int, "side?": int}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -179,8 +184,9 @@ def _moments(sums: np.ndarray, products: np.ndarray, count: int) -> tuple[np.nda
 
 
 def save_statistics(statistics: Statistics, path: str | os.PathLike[str]) -> None:
-    """Writes a .npz atomically. Makes the folder. Raises OSError if it cannot be written."""
-    arrays = {n: a for n in _ARRAYS if (a := getattr(statistics, n)) is not None}
+    """Writes a .npz atomically. Makes the folder. Raises WriteError if it cannot be written."""
+    names = ("mean", "covariance", "mean_image")
+    arrays = {n: a for n in names if (a := getattr(statistics, n)) is not None}
     origin = np.array(json.dumps(statistics.origin))
     write_arrays(user_path(path), **arrays, origin=origin)
 
@@ -189,32 +195,21 @@ def load_statistics(path: str | os.PathLike[str]) -> Statistics:
     """Reads what `save_statistics` wrote.
 
     Raises:
-        DataError: the file is missing or invalid.
+        FileError: the file is missing, damaged, or something else.
     """
     path = user_path(path)
-    again = f"jaxcnn statistics CONFIG --out={path}"
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            found = {name: file[name] for name in (*_ARRAYS, "origin") if name in file}
-        origin, image = dict(json.loads(found["origin"].item())), found.get("mean_image")
-        _check_array(found["mean"], np.float64, 3)
-        _check_array(found["covariance"], np.float64, 3, 3)
-        if image is not None:
-            _check_array(image, np.float32, origin["side"], origin["side"], 3)
-        return Statistics(found["mean"], found["covariance"], image, origin)
-    except FileNotFoundError:
-        raise DataError(f"no statistics file {path}; make it: {again}") from None
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path} is not a valid statistics file ({error}); make it again: {again}"
-        ) from error
-
-
-def _check_array(array: np.ndarray, dtype: type, *shape: int) -> None:
-    if array.dtype != dtype or array.shape != shape or not np.isfinite(array).all():
-        raise ValueError(
-            f"expected finite {dtype.__name__}{list(shape)}, found {array.dtype}{list(array.shape)}"
-        )
+    advice = f"make it again: jaxcnn statistics CONFIG --out={path}"
+    found = read_arrays(path, _ARRAYS, advice=advice)
+    origin = parse_json(
+        found.pop("origin").item(), _ORIGIN, path=path, advice=advice, where="origin"
+    )
+    image = found.get("mean_image")
+    if bad := [name for name, array in found.items() if not np.isfinite(array).all()]:
+        raise FileError(path, f"is not valid: {bad[0]} has values that are not finite", advice)
+    if image is not None and image.shape != (origin.get("side"),) * 2 + (3,):
+        problem = f"is not valid: mean_image is {list(image.shape)}, its side {origin.get('side')}"
+        raise FileError(path, problem, advice)
+    return Statistics(found["mean"], found["covariance"], image, origin)
 
 
 def check_matches(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,22 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from jaxcnn.evaluation.metrics import Result, Tally
-from jaxcnn.files import write_arrays
+from jaxcnn.files import FileError, parse_json, read_arrays, write_arrays
 
 # Earlier versions saved float16, whose smallest number is 2**-24; a zero counts as half of it.
 _SMALLEST_HALF = 2.0**-25
+ARRAYS = {
+    "ids": (np.integer, "n"),
+    "labels": (np.integer, "n"),
+    "values": ((np.float16, np.float32), "n", "K"),
+    "facts": (np.str_,),
+}
+FACTS = {"classes": str, "protocol": str, "split": str, "run?": str, "step?": int}
 _ROWS = 1024  # averaged at once, so that the posteriors of a split are never held in float64
 
 
 class PosteriorsError(ValueError):
-    """Posteriors cannot be read or averaged; the message says what to do."""
+    """Posteriors cannot be averaged; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,28 +74,22 @@ def save_posteriors(posteriors: Posteriors, path: Path) -> None:
 
 
 def load_posteriors(path: str | Path) -> Posteriors:
-    """Reads what `save_posteriors` wrote, or raises PosteriorsError."""
-    make = "jaxcnn evaluate --workdir=RUN --protocol=NAME --save_posteriors"
-    try:
-        with np.lib.npyio.NpzFile(path) as file:  # type: ignore[arg-type]
-            ids, labels, values = (file[name] for name in ("ids", "labels", "values"))
-            facts = dict(json.loads(file["facts"].item()))
-        classes = facts.pop("classes")
-        if not {"protocol", "split"} <= facts.keys():
-            raise ValueError("protocol or split is missing")
-        if values.dtype not in (np.float16, np.float32) or values.ndim != 2 or not len(values):
-            raise ValueError(f"values are {values.dtype}{list(values.shape)}")
-        if not ids.shape == labels.shape == values.shape[:1]:
-            raise ValueError(f"{len(ids)} ids, {len(labels)} labels, {len(values)} posteriors")
-    except FileNotFoundError:
-        raise PosteriorsError(f"there is no file of posteriors {path}; make it: {make}") from None
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise PosteriorsError(
-            f"{path} is not a readable file of posteriors ({error}); make it again: {make}"
-        ) from error
+    """Reads what `save_posteriors` wrote.
+
+    Raises:
+        FileError: the file is missing, damaged, or something else.
+    """
+    path = Path(path)
+    advice = "make it again: jaxcnn evaluate --workdir=RUN --protocol=NAME --save_posteriors"
+    found = read_arrays(path, ARRAYS, advice=advice)
+    text, values = found["facts"].item(), found["values"]
+    facts = parse_json(text, FACTS, path=path, advice=advice, where="facts")
+    if not len(values):
+        raise FileError(path, "holds no posteriors", advice)
     if values.dtype == np.float16:
         values = np.maximum(values.astype(np.float32), np.float32(_SMALLEST_HALF))
-    return Posteriors(ids.astype(np.int32), labels.astype(np.int32), values, classes, facts)
+    ids, labels = (found[name].astype(np.int32) for name in ("ids", "labels"))
+    return Posteriors(ids, labels, values, facts.pop("classes"), facts)
 
 
 def average_posteriors(posteriors: Sequence[Posteriors]) -> Posteriors:

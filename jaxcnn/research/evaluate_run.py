@@ -15,7 +15,7 @@ from jaxcnn.data import DataError, DataSplits
 from jaxcnn.evaluation import Forward, Protocol, ProtocolRun, check_fits, ensemble, evaluate
 from jaxcnn.files import user_path
 from jaxcnn.parallel import make_placement
-from jaxcnn.training import report, schema
+from jaxcnn.training import report, run_files, schema
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.console import Compiler, Console, duration
 from jaxcnn.training.evaluator import open_splits
@@ -86,7 +86,7 @@ class FinishedRun:
             DataError: the data is missing, or its classes differ from those of the run.
         """
         data = open_splits(self.config["data"], self.check_stop)
-        trained = tuple((self.folder / "classes.txt").read_text().splitlines())
+        trained = run_files.read_classes(self.folder, self.config["model"]["num_classes"])
         if tuple(data.class_names) != trained:
             other = " other ones" if len(data.class_names) == len(trained) else ""
             raise DataError(
@@ -128,7 +128,7 @@ class FinishedRun:
         if self._has_other_images():
             return None
         wanted = (self.label(protocol), self.data.eval_split, self.step)
-        rows = report.read_report(self.folder / "report.json")["results"]
+        rows = run_files.read_report(self.folder / "report.json")["results"]
         return next((r for r in rows if (r["protocol"], r["split"], r["step"]) == wanted), None)
 
     def saved_posteriors(self, protocol: Protocol) -> ensemble.Posteriors | None:
@@ -188,13 +188,13 @@ class FinishedRun:
         except OSError as error:
             self.console.line(f"not written: {error}")
             return
-        before = report.read_report(path)
+        before = run_files.read_report(path)
         if before.get("step") != self.step or self._has_other_images():
             self.console.line(f"not written to {path}: it is for other weights or other images")
             return
         results = [(self.step, evaluation.result)]
         corrupt = sorted({*before.get("unreadable_images", ()), *evaluation.corrupt})
-        report.write_report(path, before, results, step=self.step, unreadable_images=corrupt)
+        run_files.write_report(path, before, results, step=self.step, unreadable_images=corrupt)
 
     def _check_writable(self) -> None:
         """Raises:

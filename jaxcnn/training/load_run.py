@@ -20,6 +20,7 @@ from jaxcnn.files import user_path
 from jaxcnn.preprocessing import Augment, make_preprocess, subtract_mean
 from jaxcnn.training.builder import net_and_rules
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
+from jaxcnn.training.run_files import read_classes
 from jaxcnn.training.run_statistics import STATISTICS_FILE
 from jaxcnn.training.schema import SECTIONS, read_saved_config, run_protocols
 from jaxcnn.training.train_state import TrainState, create_state
@@ -89,11 +90,12 @@ def load(workdir: str | Path, step: int | None = None) -> Loaded:
     Raises:
         FileNotFoundError: no run there.
         CheckpointError: no checkpoint there, or none of that step.
+        FileError: a damaged file of the run.
     """
     folder = user_path(workdir)
     config, net, state = read_run(folder, step)
     params = {n: leaves for n, leaves in state.evaluated.items() if not n.startswith("aux_")}
-    classes = tuple((folder / "classes.txt").read_text().splitlines())
+    classes = read_classes(folder, net.num_classes)
     augment: Augment = configs.build_section("augment", config["augment"], SECTIONS)
     path = folder / STATISTICS_FILE
     statistics = pixel_statistics.load_statistics(path) if augment.needs_statistics else None
@@ -133,16 +135,11 @@ def read_run_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no run there.
-        CheckpointError: the config cannot be read.
+        FileError: the config cannot be read.
     """
     path = folder / "config.json"
     if not path.exists():
         raise FileNotFoundError(
             f"{folder} holds no run (no config.json); give the workdir of a run that has a checkpoint"
         )
-    try:
-        return read_saved_config(path)
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} cannot be read as the config of a run: {error}; train again in another --workdir"
-        ) from error
+    return read_saved_config(path)

@@ -12,7 +12,7 @@ import jax
 from jaxcnn.data import DataError
 from jaxcnn.files import user_path
 from jaxcnn.parallel import PeerFailed
-from jaxcnn.training import report
+from jaxcnn.training import report, run_files
 from jaxcnn.training.evaluator import EvalTask
 from jaxcnn.training.run_setup import Run, open_run
 from jaxcnn.training.signals import Stopped
@@ -52,7 +52,7 @@ def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dic
         if step < total:
             state = train(this_run, state)
         this_run.save(state)
-        known = primary(lambda: report.read_report(this_run.folder / "report.json"))
+        known = primary(lambda: run_files.recover_report(this_run.folder / "report.json"))
         missing = this_run.evaluator.missing(total, int(state.step), known["results"])
         this_run.evaluator.evaluate(state, missing)
         this_run.checkpoints.wait()

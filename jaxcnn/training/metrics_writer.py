@@ -9,13 +9,46 @@ import contextlib
 import dataclasses
 import json
 import logging
+import numbers
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxcnn.data.tensorflow import load_tensorflow
-from jaxcnn.files import write_text, writing
+from jaxcnn.file_shapes import misfit
+from jaxcnn.files import (
+    FileError,
+    parse_json,
+    read_bytes,
+    set_aside,
+    system_error,
+    write_text,
+    writing,
+)
 from jaxcnn.parallel import ProcessGroup
+
+_LOGGER = logging.getLogger("jaxcnn")
+
+# What the readers of metrics.jsonl use.
+EVENT = {"kind": str, "step": int, "epoch": float}
+KINDS = {
+    "train": {
+        **EVENT,
+        "loss": float,
+        "top1": float,
+        "learning_rate": float,
+        "images_per_second": float,
+    },
+    "eval": {
+        **EVENT,
+        "protocol": str,
+        "split": str,
+        "n": int,
+        "top1": float,
+        "top5": float,
+        "loss": numbers.Real,
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +85,13 @@ class MetricsWriter:
             load_tensorflow()  # with our settings, before clu imports it
             from clu import metric_writers
 
-            events = metric_writers.SummaryWriter(str(workdir))
+            with _board_errors(workdir):
+                events = metric_writers.SummaryWriter(str(workdir))
             self._board = metric_writers.AsyncMultiWriter([events])
 
     def truncate(self, step: int) -> list[dict[str, Any]]:
         """Removes the events after `step`, which a resumed run writes again; returns the others."""
-
-        def rewrite() -> None:
-            kept = [json.dumps(e) + "\n" for e in read_events(self.path) if e["step"] <= step]
-            write_text(self.path, "".join(kept))
-
-        self._process_group.run_on_primary(rewrite)
+        self._process_group.run_on_primary(lambda: recover_events(self.path, step))
         return read_events(self.path)
 
     def write(self, event: Mapping[str, Any]) -> None:
@@ -92,36 +121,80 @@ class MetricsWriter:
                 self._board.close()
 
     def _write(self, event: Mapping[str, Any]) -> None:
-        with writing(self.path), self.path.open("a") as file:
-            file.write(json.dumps(event) + "\n")
+        with writing(self.path), self.path.open("ab") as file:
+            file.write(json.dumps(event).encode() + b"\n")
         if self._board is None:
             return
         with _board_errors(self.path.parent):
             train = event["kind"] == "train"
             prefix = "train" if train else f"{event['split']}/{event['protocol']}"
-            numbers = {k: v for k, v in event.items() if isinstance(v, float) and k != "epoch"}
-            scalars = {f"{prefix}/{k}": v for k, v in numbers.items()}
+            values = {k: v for k, v in event.items() if isinstance(v, float) and k != "epoch"}
+            scalars = {f"{prefix}/{k}": v for k, v in values.items()}
             self._board.write_scalars(event["step"], scalars)
 
 
 @contextlib.contextmanager
 def _board_errors(folder: Path) -> Iterator[None]:
-    """Turns clu's error of a write in its thread, and TensorFlow's error, into an OSError."""
+    """Turns clu's error of a write in its thread, and TensorFlow's error, into a WriteError."""
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:
         first = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
-        raise OSError(f"TensorBoard's events in {folder} cannot be written ({first})") from error
+        with writing(folder / "events.out.tfevents.*"):
+            raise system_error(error) or OSError(first) from error
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events in a metrics.jsonl, oldest first, without a last line that a kill cut short."""
-    events = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+    """The events in a metrics.jsonl, oldest first, without a last line that a kill cut short.
+
+    Raises:
+        FileError: it cannot be read, or a line is damaged; the message gives its number.
+    """
+    events, problems = _parse_events(path)
+    if problems:
+        raise problems[0]
     return events
+
+
+def recover_events(path: Path, last_step: int | None = None) -> list[dict[str, Any]]:
+    """The events up to `last_step` that can be read, to which the file is cut back.
+
+    If lines are damaged, the whole file is set aside first, with a warning.
+    """
+    try:
+        events, problems = _parse_events(path)
+    except FileError as error:
+        events, problems = [], [error]
+    kept = [event for event in events if last_step is None or event["step"] <= last_step]
+    if problems:
+        _LOGGER.warning(
+            "%s %s%s; it is now %s, the %d events that can be read are kept",
+            *(path, problems[0].problem),
+            f", and {len(problems) - 1} more lines are damaged" if problems[1:] else "",
+            *(set_aside(path), len(events)),
+        )
+    if problems or last_step is not None:
+        write_text(path, "".join(json.dumps(event) + "\n" for event in kept))
+    return kept
+
+
+def _parse_events(path: Path) -> tuple[list[dict[str, Any]], list[FileError]]:
+    """(the events, an error for each damaged line but a last one without a line break)."""
+    if not path.exists():
+        return [], []
+    events: list[dict[str, Any]] = []
+    problems: list[FileError] = []
+    advice = "resume the run, which sets the file aside and goes on with the other lines"
+    *lines, last = read_bytes(path, advice=advice).split(b"\n")
+    for number, line in enumerate([*lines, last] if last else lines, 1):
+        where = f"line {number}"
+        try:
+            event = parse_json(line, EVENT, path=path, advice=advice, where=where)
+            if problem := misfit(event, KINDS.get(event["kind"], EVENT), ""):
+                raise FileError(path, f"({where}) is not valid: {problem}", advice)
+        except FileError as error:
+            if number <= len(lines):  # else a kill cut it short
+                problems.append(error)
+        else:
+            events.append(event)
+    return events, problems

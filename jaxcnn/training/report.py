@@ -1,11 +1,9 @@
-"""run.json, report.json and curves.png, and the first and last lines of a run on the console."""
+"""What a run records and draws at its start and end, and its first and last lines on the console."""
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import importlib.metadata
-import json
 import os
 import platform
 import statistics
@@ -17,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from jaxcnn.caches import use_writable_caches
-from jaxcnn.evaluation import Result
-from jaxcnn.files import write_text
+from jaxcnn.files import write_figure
 from jaxcnn.models.summary import summarise
 from jaxcnn.models.summary_text import format_table
 from jaxcnn.parallel import describe_devices, plan_lines
 from jaxcnn.training.console import duration
-from jaxcnn.training.metrics_writer import read_events
+from jaxcnn.training.metrics_writer import recover_events
+from jaxcnn.training.run_files import add_start, recover_report, write_report
 
 if TYPE_CHECKING:
     from jaxcnn.training.run_setup import Run
@@ -80,7 +78,7 @@ def record_start(run: Run, step: int, command: Sequence[str]) -> None:
         "compiler_options": dict(experiment.compiler_options),
         **({"started_from": run.warm_start.record()} if run.warm_start else {}),
     }
-    write_text(path, json.dumps({"starts": [*read_starts(path), start]}, indent=2) + "\n")
+    add_start(path, start)
 
 
 def conclude(run: Run, step: int, best: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -91,7 +89,7 @@ def conclude(run: Run, step: int, best: Mapping[str, Any] | None) -> dict[str, A
     """
     folder, evaluator, config = run.folder, run.evaluator, run.experiment.config
     path, seconds = folder / "report.json", run.step_metrics.seconds()
-    before, events = read_report(path), read_events(folder / "metrics.jsonl")
+    before, events = recover_report(path), recover_events(folder / "metrics.jsonl")
     rates = [e["images_per_second"] for e in events if e["kind"] == "train"]
     report = write_report(
         path,
@@ -122,41 +120,6 @@ def conclude(run: Run, step: int, best: Mapping[str, Any] | None) -> dict[str, A
     ]
     run.console.line("\n".join(lines))
     return report
-
-
-def read_starts(path: Path) -> list[dict[str, Any]]:
-    """The starts in run.json, oldest first."""
-    return json.loads(path.read_text())["starts"] if path.exists() else []
-
-
-def read_report(path: Path) -> dict[str, Any]:
-    """report.json, or an empty report.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    try:
-        return json.loads(path.read_text()) if path.exists() else {"results": []}
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}); move it away, then the command of the run writes it again"
-        ) from error
-
-
-def write_report(
-    path: Path, report: Mapping[str, Any], results: Sequence[tuple[int, Result]], **facts: Any
-) -> dict[str, Any]:
-    """Writes report.json: `report` with `results`, a list of (step, result), added.
-
-    A report describes one state: results of another step than `facts["step"]` are dropped.
-    """
-    rows = [{"step": step, **dataclasses.asdict(result)} for step, result in results]
-    written = {(row["protocol"], row["split"]) for row in rows}
-    old = [row for row in report["results"] if row["step"] == facts["step"]]
-    kept = [row for row in old if (row["protocol"], row["split"]) not in written]
-    new = {**report, **facts, "results": [*kept, *rows]}
-    write_text(path, json.dumps(new, indent=2) + "\n")
-    return new
 
 
 def result_text(row: Mapping[str, Any]) -> str:
@@ -194,7 +157,7 @@ def draw_curves(events: Sequence[Mapping[str, Any]], path: Path, title: str) -> 
     rate.set(xlabel="epoch", ylabel="learning rate", yscale="log")
     if train or evals:
         top1.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    write_figure(path, figure, dpi=110)
 
 
 def _version(package: str) -> str:

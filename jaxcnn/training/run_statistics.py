@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 
 from jaxcnn.data import DataError, DataSplits, pixel_statistics
 from jaxcnn.data.pixel_statistics import Statistics
-from jaxcnn.files import user_path
+from jaxcnn.files import FileError, set_aside, user_path
 from jaxcnn.parallel import ProcessGroup
 from jaxcnn.training.console import Console, duration
 from jaxcnn.training.experiment import Experiment
+
+_LOGGER = logging.getLogger("jaxcnn")
 
 # Every run that needs statistics keeps a copy in its workdir, and is resumed and loaded with that copy.
 STATISTICS_FILE = "statistics.npz"
@@ -40,14 +43,21 @@ def obtain_statistics(
         begun: whether the run has checkpoints; then the copy in `folder` is used.
 
     Raises:
-        DataError: no such file, or statistics of other data.
+        DataError: statistics of other data.
+        FileError: no such file, or a damaged one.
         Stopped: a signal came during the computation.
     """
     path = folder / STATISTICS_FILE
 
     def obtain() -> None:
-        if not begun or not path.exists():
-            pixel_statistics.save_statistics(_new(experiment, data, path, check_stop), path)
+        if begun and path.exists():
+            try:
+                pixel_statistics.load_statistics(path)
+                return
+            except FileError as error:
+                text = "%s %s; it is now %s, the statistics are obtained again"
+                _LOGGER.warning(text, path, error.problem, set_aside(path))
+        pixel_statistics.save_statistics(_new(experiment, data, path, check_stop), path)
 
     process_group.run_on_primary(obtain)
     return pixel_statistics.load_statistics(path)
@@ -61,10 +71,12 @@ def _new(
         return pixel_statistics.IMAGENET
     if wanted == "auto":
         side = pixel_statistics.side_of(experiment.augment, experiment.net.image_size)
-        with contextlib.suppress(DataError):  # what an earlier start computed before it was stopped
+        with contextlib.suppress(
+            DataError, FileError
+        ):  # what an earlier start computed before it was stopped
             found = pixel_statistics.load_statistics(path)
             pixel_statistics.check_matches(found, data, path, check_stop)
-            if found.origin["side"] == side:
+            if found.origin.get("side") == side:
                 return found
         return _compute(experiment, data, side, check_stop)
     file = user_path(wanted)

@@ -10,6 +10,7 @@ from typing import Any
 from jaxcnn import config as configs
 from jaxcnn.data import SOURCE_KINDS
 from jaxcnn.evaluation import PROTOCOLS, Protocol
+from jaxcnn.files import FileError
 from jaxcnn.losses import Objective
 from jaxcnn.models import NETS
 from jaxcnn.parallel import Parallelism
@@ -152,9 +153,13 @@ def read_saved_config(path: Path) -> dict[str, Any]:
     configs of earlier versions get their defaults.
 
     Raises:
-        ValueError: it is not valid JSON, or not a valid config.
+        FileError: it is missing, damaged, or not a valid config.
     """
-    return resolve_config(configs.load_config(path))
+    try:
+        return resolve_config(configs.load_config(path))
+    except configs.ConfigError as error:
+        advice = configs.config_advice(path)
+        raise FileError(path, f"is not the config of a run: {error}", advice) from error
 
 
 def read_resolved(path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:

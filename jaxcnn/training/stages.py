@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn import config as configs
-from jaxcnn.training import report, schema
+from jaxcnn.training import run_files, schema
 from jaxcnn.training.schedules import Progress
 from jaxcnn.training.workdir import has_begun
 
@@ -57,8 +57,8 @@ class Stage:
             return StageStatus.TO_DO
         if self.difference():
             return StageStatus.FOREIGN
-        found = report.read_report(self.folder / "report.json")
-        starts = report.read_starts(self.folder / "run.json")
+        found = run_files.report_or_empty(self.folder / "report.json")
+        starts = run_files.read_starts(self.folder / "run.json")
         if not starts:
             return StageStatus.BEGUN
         config, step, examples = self.config, found.get("step", -1), starts[-1]["examples"]

@@ -12,7 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcnn import config as configs
-from jaxcnn.files import user_path
+from jaxcnn.files import FileError, user_path
 from jaxcnn.parallel import put
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.experiment import Experiment
@@ -79,7 +79,7 @@ def read_warm_start(experiment: Experiment) -> WarmStart | None:
     chosen, problems = _chosen(init.layers, layers)
     try:
         _, old_net, state = read_run(user_path(init.from_run))
-    except (OSError, CheckpointError) as error:
+    except (OSError, FileError, CheckpointError) as error:
         raise WarmStartError("\n".join([f"init.from_run: {error}", *problems])) from error
     saved, net = _flat(state.evaluated), experiment.net
     resizable = classifiers(net) if old_net.num_classes != net.num_classes else set()

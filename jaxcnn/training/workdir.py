@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn import config as configs
+from jaxcnn.files import read_lines, write_text
 from jaxcnn.parallel import ProcessGroup
-from jaxcnn.training import report
+from jaxcnn.training import run_files
 from jaxcnn.training.schema import read_saved_config
 
 LOCK = ".running"
@@ -37,6 +38,7 @@ def claim_workdir(
 
     Raises:
         WorkdirError: it is in use, holds a run of another config or of other data, or cannot be written.
+        FileError: config.json or classes.txt of the run there is damaged.
     """
     with lock_workdir(folder):
         path, names = folder / "config.json", "".join(f"{name}\n" for name in class_names)
@@ -45,7 +47,7 @@ def claim_workdir(
             _check_same_data(folder, names, examples)
         try:
             configs.save_config(config, path)
-            (folder / "classes.txt").write_text(names)
+            write_text(folder / "classes.txt", names)
         except OSError as error:
             raise _cannot_write(folder, error) from error
         yield
@@ -79,16 +81,10 @@ def check_shared(folder: Path, process_group: ProcessGroup) -> None:
 
 
 def _check_same_config(path: Path, config: Mapping[str, Any]) -> None:
-    if not path.exists():
-        raise WorkdirError(
-            f"{path.parent} has checkpoints but no {path.name}; use another --workdir"
-        )
-    try:
-        changed = configs.forbidden_difference(read_saved_config(path), config)
-    except ValueError as error:
-        raise WorkdirError(
-            f"{path} is not a valid config ({error}); use another --workdir"
-        ) from error
+    saved = read_saved_config(path)
+    if not saved["model"]["num_classes"]:  # as --print_config prints it; taken from the data
+        saved["model"]["num_classes"] = config["model"]["num_classes"]
+    changed = configs.forbidden_difference(saved, config)
     if changed:
         raise WorkdirError(
             f"{path.parent} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
@@ -99,12 +95,13 @@ def _check_same_config(path: Path, config: Mapping[str, Any]) -> None:
 
 def _check_same_data(folder: Path, names: str, examples: int) -> None:
     before = folder / "classes.txt"
-    if before.exists() and before.read_text() != names:
+    advice = "delete it, if these are the data of the run: this command writes it again"
+    if before.exists() and "".join(f"{n}\n" for n in read_lines(before, advice=advice)) != names:
         raise WorkdirError(
             f"the classes of the data differ from {before}, so labels would not mean the same as in "
             "training; use another --workdir, or the original data"
         )
-    starts = report.read_starts(folder / "run.json")
+    starts = run_files.read_starts(folder / "run.json")
     if starts and starts[-1]["examples"] != examples:
         raise WorkdirError(
             f"the run in {folder} began with {starts[-1]['examples']:,} training examples, now there "

@@ -28,7 +28,7 @@ def test_bad_input(tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"what": "no bound"}) + "\n")
     assert table(str(path)) == 1
-    assert "line 1, is not a row of jaxcnn bench --json" in capsys.readouterr().err
+    assert "(line 1) is not valid: images_per_second is missing" in capsys.readouterr().err
     assert table(str(tmp_path / "absent")) == 1
     path.write_text(json.dumps(Measurement("alone", 3.0, 1.0).record()))
     assert table(str(path), f"--plot={tmp_path / 'plot.png'}") == 1

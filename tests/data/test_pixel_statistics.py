@@ -17,6 +17,7 @@ from jaxcnn.data.pixel_statistics import (
     side_of,
 )
 from jaxcnn.data.train_crops import Sampling
+from jaxcnn.files import FileError
 
 
 @pytest.fixture
@@ -173,7 +174,7 @@ def test_saved_statistics_are_loaded_unchanged(tmp_path, source):
 def test_load_errors_give_the_command(tmp_path, source):
     path = tmp_path / "s.npz"
     again = r"jaxcnn statistics CONFIG --out=.*s.npz"
-    with pytest.raises(DataError, match=rf"no statistics file .*s.npz; make it: {again}"):
+    with pytest.raises(FileError, match=rf"s.npz is missing; make it again: {again}"):
         load_statistics(path)
     save_statistics(compute_statistics(source, side=24), path)
     whole = path.read_bytes()
@@ -196,7 +197,8 @@ def test_load_errors_give_the_command(tmp_path, source):
     ):
         spoilt()
         with pytest.raises(
-            DataError, match=rf"not a valid statistics file .*make it again: {again}"
+            FileError,
+            match=rf"s.npz .*is (not valid|not a readable|cut short).*make it again: {again}",
         ):
             load_statistics(path)
 

@@ -8,6 +8,7 @@ import pytest
 from jaxcnn.data import EvalLoader
 from jaxcnn.evaluation import Tally, choose_crops, ensemble, image_posteriors
 from jaxcnn.evaluation.protocols import CenterCrop, Dense, MultiCrop, MultiCropDense, TenCrops
+from jaxcnn.files import FileError
 from tests.evaluation.small import Images, evaluate_small, shared_forward
 
 SIZES = [(40, 40), (44, 61), (70, 43), (45, 62), (72, 44), (41, 41), (71, 43)] * 3
@@ -128,7 +129,7 @@ def test_posteriors_of_different_images_or_classes_are_an_error(other, problem):
 
 
 def test_errors_of_missing_and_wrong_files_say_how_to_make_them(tmp_path):
-    with pytest.raises(ensemble.PosteriorsError, match=r"no file of posteriors.*jaxcnn evaluate"):
+    with pytest.raises(FileError, match=r"none.npz is missing.*jaxcnn evaluate"):
         ensemble.load_posteriors(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("no archive")
     np.savez(tmp_path / "other.npz", values=np.zeros(3))
@@ -140,5 +141,7 @@ def test_errors_of_missing_and_wrong_files_say_how_to_make_them(tmp_path):
     np.savez(tmp_path / "right.npz", facts=facts, **right)
     assert len(ensemble.load_posteriors(tmp_path / "right.npz").ids) == 2
     for name in ("text", "other", "wide", "short", "nameless"):
-        with pytest.raises(ensemble.PosteriorsError, match="not a readable file of posteriors"):
+        with pytest.raises(
+            FileError, match=rf"{name}.npz .*is not (valid|a readable).*jaxcnn evaluate"
+        ):
             ensemble.load_posteriors(tmp_path / f"{name}.npz")

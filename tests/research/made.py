@@ -45,17 +45,30 @@ def finish(run, top1=0.5, errors=(0.75, 0.5, 0.25)):
     configs.save_config(run.config, run.folder / "config.json")
     row = {"protocol": PROTOCOL, "split": "evaluation", "n": 64, "step": run.steps}
     events = [
-        {"kind": "train", "step": 1, "epoch": 3.0 * i / len(errors), "loss": 1.0, "top1": 1.0 - e}
+        {
+            "kind": "train",
+            "step": 1,
+            "epoch": 3.0 * i / len(errors),
+            "loss": 1.0,
+            "top1": 1.0 - e,
+            "learning_rate": 0.01,
+            "images_per_second": 100.0,
+        }
         for i, e in enumerate(errors, 1)
     ]
+    row |= {"top5": 1.0, "loss": 1.0}
     events += [{"kind": "eval", **row, "epoch": float(e), "top1": top1 * e / 3} for e in (1, 2, 3)]
     lines = "".join(json.dumps(event) + "\n" for event in events)
     (run.folder / "metrics.jsonl").write_text(lines)
-    report = {"step": run.steps, "results": [{**row, "top1": top1, "top5": 1.0, "loss": 1.0}]}
+    report = {"step": run.steps, "results": [{**row, "top1": top1}]}
     report |= {"images_per_second": 100.0 * (1 + run.config["seed"]), "seconds": 30.0}
     (run.folder / "report.json").write_text(json.dumps(report))
     start = {"devices": ["cpu (cpu)"], "git_commit": "0123456789abcdef", "git_modified": False}
-    start |= {"versions": {"jaxcnn": "0.1.0", "jax": "0.10.2", "flax": "0.12.8"}, "step": 0}
+    start |= {
+        "examples": 32,
+        "versions": {"jaxcnn": "0.1.0", "jax": "0.10.2", "flax": "0.12.8"},
+        "step": 0,
+    }
     (run.folder / "run.json").write_text(json.dumps({"starts": [start]}))
     (run.folder / "holder.json").write_text(json.dumps({"pid": 1, "machine": "a machine, 2 cores"}))
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxcnn import config as configs
 from jaxcnn.data import DataSplits, pixel_statistics
 from jaxcnn.models import build
-from jaxcnn.training import report, schema
+from jaxcnn.training import run_files, schema
 from jaxcnn.training.checkpoint import Checkpoints
 from jaxcnn.training.run_statistics import STATISTICS_FILE
 from jaxcnn.training.schema import SECTIONS
@@ -51,7 +51,8 @@ def untrained(
     configs.save_config(made, folder / "config.json")
     (folder / "classes.txt").write_text("".join(f"class_{i:03}\n" for i in range(classes)))
     if not (folder / "report.json").exists():
-        report.write_report(folder / "report.json", {"results": []}, [], step=step)
+        facts = {"step": step, "seconds": 1.0, "images_per_second": None}
+        run_files.write_report(folder / "report.json", {"results": []}, [], **facts)
     _save_weights(net, made, folder, seed, step)
     if made["augment"]["mean"] == "per_pixel":
         image = np.random.default_rng(3).uniform(60, 190, (scale, scale, 3)).astype(np.float32)

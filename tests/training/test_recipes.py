@@ -11,6 +11,7 @@ import jaxcnn
 from jaxcnn.cli.main import main
 from jaxcnn.data import open_data, pixel_statistics
 from jaxcnn.data.errors import DataError
+from jaxcnn.files import FileError
 from jaxcnn.parallel.mesh import Placement
 from jaxcnn.training import Stopped, evaluator, run
 from tests.training.runs import (
@@ -161,7 +162,7 @@ def test_statistics_of_another_dataset_are_refused(tmp_path):
         DataError, match=r"of 320 training images, the data have 256.*other classes"
     ):
         run(config(**settings), tmp_path / "run")
-    with pytest.raises(DataError, match=r"no statistics file .*: jaxcnn statistics"):
+    with pytest.raises(FileError, match=r"is missing; .*: jaxcnn statistics"):
         run(config(**settings | {"augment__statistics": tmp_path / "no.npz"}), tmp_path / "run")
 
 

@@ -169,6 +169,6 @@ def test_an_older_config_is_read_and_a_broken_one_is_an_error(net_a, tmp_path):
     (source / "config.json").write_text(json.dumps(old | {"checkpoint": {}}))
     assert same(begin(tmp_path / "a", source).params, state_of(net_a).average["params"])
     (source / "config.json").write_text(json.dumps(old | {"optim": {"name": "sgd"}}))
-    with pytest.raises(WarmStartError, match=r"config.json cannot be read as the config of a run"):
+    with pytest.raises(WarmStartError, match=r"config.json is not the config of a run"):
         begin(tmp_path / "b", source)
     assert not (tmp_path / "b").exists()  # so that a corrected start finds no leftovers

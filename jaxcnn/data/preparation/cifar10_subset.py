@@ -34,7 +34,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcnn.data import DataError
-from jaxcnn.files import user_path
+from jaxcnn.files import read_text, user_path, write_text
 
 # In the order of the labels 0 to 9.
 CLASSES = (
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
 def read_list(path: Path) -> dict[str, str]:
     """Returns {path: sha256} of a list; refuses paths that could lead out of the folder."""
     files = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(read_text(path, advice="give another list").splitlines(), 1):
         match = _LINE.fullmatch(line)
         if match is None:
             raise DataError(
@@ -91,7 +91,7 @@ def write_list(folder: Path, path: Path) -> int:
     found = _files(folder, "*/*.jpg")
     if not found:
         raise DataError(f"no train/CLASS/NNNN.jpg or val/CLASS/NNNN.jpg in {folder}")
-    path.write_text("".join(f"{_sha256(folder / name)}  {name}\n" for name in found))
+    write_text(path, "".join(f"{_sha256(folder / name)}  {name}\n" for name in found))
     print(f"{len(found)} files listed in {path}")
     return 0
 

@@ -25,7 +25,7 @@ from jaxcnn.data.loader import CorruptCounter
 from jaxcnn.data.preparation.shards import chunk_name, complete_shards, finish, record, write_shard
 from jaxcnn.data.sources.packed import FORMAT, METADATA, partial_folder
 from jaxcnn.data.sources.source import Source, Subset
-from jaxcnn.files import atomic_file
+from jaxcnn.files import read_json, write_text
 
 # Images per shard: at most this many are repeated after an interruption. ImageNet has 157 shards, all mapped.
 PER_SHARD = 8192
@@ -127,15 +127,13 @@ class _Split:
 
         Raises:
           DataError: it was packed, or its packing was started, with other settings.
+          FileError: its description is damaged.
         """
         for place in (self.folder / METADATA, self.partial / _RECIPE):
             if not place.is_file():
                 continue
-            try:
-                seen = json.loads(place.read_text())
-                other = [k for k, value in self.recipe.items() if seen.get(k) != value]
-            except (ValueError, AttributeError) as error:
-                raise DataError(f"{place} is damaged ({error}); delete {place.parent}") from error
+            seen = read_json(place, dict, advice=f"delete {place.parent}")
+            other = [k for k, value in self.recipe.items() if seen.get(k) != value]
             if other:
                 differ = "; ".join(
                     f"{k}: {_short(seen.get(k))}, now {_short(self.recipe[k])}" for k in other
@@ -159,8 +157,7 @@ class _Split:
     def write(self, progress: ReportProgress) -> None:
         self.partial.mkdir(parents=True, exist_ok=True)
         with _exclusive(self.partial):
-            with atomic_file(self.partial / _RECIPE) as file:
-                file.write(json.dumps(self.recipe).encode())
+            write_text(self.partial / _RECIPE, json.dumps(self.recipe))
             per_shard, chunks = self.recipe["per_shard"], complete_shards(self.partial)
             count = -(-len(self.source) // per_shard)
             if len(chunks) < count:

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,14 +16,21 @@ from jaxcnn.data.crops import rescaled_size
 from jaxcnn.data.eval_loader import EvalImage
 from jaxcnn.data.sources.packed import INDEX, INDEX_FIELDS, METADATA, PackedImage, shard_name
 from jaxcnn.data.sources.source import Source
-from jaxcnn.files import atomic_file
+from jaxcnn.files import atomic_file, write_text, writing
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def complete_shards(folder: Path) -> list[np.ndarray]:
     """Returns the index of each complete shard, up to the first that is not complete."""
     found = []
     while (rows := folder / chunk_name(len(found))).is_file():
-        shard, chunk = folder / shard_name(len(found)), np.load(rows)
+        shard = folder / shard_name(len(found))
+        try:
+            chunk = np.load(rows)
+        except (OSError, ValueError, EOFError) as error:
+            _LOGGER.warning("%s is damaged (%s): its shard is packed again", rows, error)
+            break
         if not shard.is_file() or shard.stat().st_size != chunk["length"].sum():
             break
         found.append(chunk)
@@ -38,7 +46,8 @@ def write_shard(
 ) -> np.ndarray:
     """Writes a shard, then its part of the index, which marks the shard as complete."""
     rows, offset = [], 0
-    with open(folder / shard_name(number), "wb") as file:
+    path = folder / shard_name(number)
+    with writing(path), open(path, "wb") as file:
         for image in images:
             parts = record(image)
             length, name = sum(map(len, parts)), os.fsencode(source.name(image.position))
@@ -75,5 +84,4 @@ def finish(folder: Path, recipe: dict[str, Any], chunks: list[np.ndarray]) -> No
         "unreadable": sum(int((~chunk["readable"]).sum()) for chunk in chunks),
         "index_sha256": hashlib.sha256(buffer.getbuffer()).hexdigest(),
     }
-    with atomic_file(folder / METADATA) as file:
-        file.write(json.dumps(recipe | metadata, indent=1).encode())
+    write_text(folder / METADATA, json.dumps(recipe | metadata, indent=1))

@@ -12,7 +12,6 @@ pixels. Index and records are memory-mapped: the system reclaims their pages whe
 import dataclasses
 import functools
 import hashlib
-import json
 import logging
 import mmap
 import os
@@ -28,12 +27,22 @@ from jaxcnn.data.classes import check_same_classes
 from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.sources.source import Opened, Source
+from jaxcnn.files import FileError, read_json
 
 _LOGGER = logging.getLogger(__name__)
 
 _MAGIC = b"\x89JCNNP1\n"
 FORMAT = 1
 METADATA, INDEX = "split.json", "index.npy"
+SPLIT = {
+    "source": str,
+    "class_names": [str],
+    "shorter_side": int,
+    "square": bool,
+    "shards": [int],
+    "index_sha256": str,
+    "unreadable?": int,
+}
 _PARTIAL = ".{}.partial"
 INDEX_FIELDS = (
     ("shard", "<i4"),
@@ -194,31 +203,27 @@ def open_split(folder: Path) -> PackedSource:
     """Opens one packed split; checks the sizes of its files and the index's SHA-256."""
     again = f"pack or copy it again ({_how_to_pack(folder.parent)})"
     try:
-        metadata = _read_metadata(folder / METADATA, again)
+        metadata = read_json(folder / METADATA, {"format": int}, advice=again)
         if metadata["format"] != FORMAT:
             raise DataError(
                 f"{folder} is packed in format {metadata['format']}; this version of jaxcnn reads format "
                 f"{FORMAT}; {again}"
             )
+        metadata = read_json(folder / METADATA, SPLIT, advice=again)
         names, sizes = tuple(metadata["class_names"]), metadata["shards"]
         with open(folder / INDEX, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != metadata["index_sha256"]:
                 raise DataError(f"{folder / INDEX} does not have the recorded SHA-256; {again}")
         index = np.load(folder / INDEX, mmap_mode="r").view(np.ndarray)
         shards = tuple(_map(folder / shard_name(k), size, again) for k, size in enumerate(sizes))
+    except FileError as error:
+        raise DataError(str(error)) from error
     except DataError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise DataError(f"{folder} cannot be read ({problem}); {again}") from error
     return PackedSource(names, index, shards, metadata)
-
-
-def _read_metadata(path: Path, again: str) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); {again}") from error
 
 
 def _map(path: Path, size: int, again: str) -> memoryview:

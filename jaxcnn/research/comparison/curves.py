@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.caches import use_writable_caches
-from jaxcnn.files import atomic_file
+from jaxcnn.files import write_figure
 from jaxcnn.research.comparison.grid import Grid, GridRun
 from jaxcnn.research.comparison.measures import SeedSummary, is_reported, running_train_error
 from jaxcnn.research.comparison.outcomes import Outcome, value_text
@@ -48,8 +48,7 @@ def draw_comparison(grid: Grid, found: Sequence[Outcome], path: Path) -> None:
             left.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.18, lw=0)
         _points(right, position, outcome.summary, colour)
     _label_axes(grid, kind, left, right, [o.cell.label(short=True) for o in chosen])
-    with atomic_file(path) as file:  # other processes may draw it too
-        figure.savefig(file, dpi=120, format="png")
+    write_figure(path, figure, dpi=120)
 
 
 def curve_kind(grid: Grid, chosen: Sequence[Outcome]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from jaxcnn.files import copy_file, writing
 from jaxcnn.research.comparison.curves import draw_comparison
 from jaxcnn.research.comparison.grid import Grid
 from jaxcnn.research.comparison.outcomes import outcomes, write_tables
@@ -94,12 +94,13 @@ def publish(grids: Sequence[Grid], to: Path) -> list[Path]:
         target = to / grid.comparison.name
         for run in grid.runs():
             run_target = target / run.folder.relative_to(grid.folder)
-            run_target.mkdir(parents=True, exist_ok=True)
+            with writing(run_target):
+                run_target.mkdir(parents=True, exist_ok=True)
             for name in PUBLISHED:
                 if (run.folder / name).exists():
-                    shutil.copyfile(run.folder / name, run_target / name)
+                    copy_file(run.folder / name, run_target / name)
         for name in TABLES:
-            shutil.copyfile(grid.folder / name, target / name)
+            copy_file(grid.folder / name, target / name)
     return [to / grid.comparison.name for grid in grids]
 
 

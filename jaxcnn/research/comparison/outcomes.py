@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from jaxcnn.files import atomic_file
+from jaxcnn.files import write_text
 from jaxcnn.research.comparison.grid import Grid, GridCell, GridRun
 from jaxcnn.research.comparison.measures import (
     SeedSummary,
@@ -25,7 +25,7 @@ from jaxcnn.research.text_tables import (
     mean_text,
     text_table,
 )
-from jaxcnn.training import report
+from jaxcnn.training import run_files
 from jaxcnn.training.console import duration
 from jaxcnn.training.metrics_writer import read_events
 
@@ -59,7 +59,7 @@ def _outcome(grid: Grid, cell: GridCell) -> Outcome:
         if state is not RunState.DONE:
             counts["diverged" if state is RunState.DIVERGED else "missing"] += 1
             continue
-        results = report.read_report(run.folder / "report.json")
+        results = run_files.read_report(run.folder / "report.json")
         events = read_events(run.folder / "metrics.jsonl")
         value = grid.measure.value(results, events, next(iter(protocol_labels(run)), ""))
         if value is None:
@@ -160,7 +160,7 @@ def provenance(grid: Grid) -> list[str]:
     comparison, config = grid.comparison, grid.cells[0].config
     model, epochs = config["model"], f"{config['epochs']:g} epochs"
     finished = [run for run in grid.runs() if run_state(run) is RunState.DONE]
-    reports = [report.read_report(run.folder / "report.json") for run in finished]
+    reports = [run_files.read_report(run.folder / "report.json") for run in finished]
     tested = sorted({row["n"] for r in reports for row in r["results"]})
     data = [config["data"]["source"], f"{grid.examples:,} training images"]
     data += [f"{' or '.join(f'{n:,}' for n in tested)} test images"] if tested else []
@@ -186,7 +186,7 @@ def provenance(grid: Grid) -> list[str]:
 
 def _machines(runs: Sequence[GridRun]) -> list[str]:
     """Machines, devices and versions of the runs, without repetition."""
-    starts = [start for run in runs for start in report.read_starts(run.folder / "run.json")]
+    starts = [start for run in runs for start in run_files.read_starts(run.folder / "run.json")]
     machines = {lock_owner(run.folder).get("machine", "unknown machine") for run in runs}
     devices = {", ".join(s["devices"]) for s in starts}
     versions = set()
@@ -212,6 +212,5 @@ def write_tables(grid: Grid, found: Sequence[Outcome]) -> str:
     files = {"md": "\n\n".join(page), "csv": _csv(grid, found)}
     files["txt"] = "\n".join([text, *origin]) + "\n"
     for suffix, content in files.items():
-        with atomic_file(grid.folder / f"table.{suffix}") as file:  # other processes write it too
-            file.write(content.encode())
+        write_text(grid.folder / f"table.{suffix}", content)
     return text

@@ -24,9 +24,10 @@ import jax
 
 from jaxcnn import config as configs
 from jaxcnn.data.loader import processor_name
+from jaxcnn.files import FileError, read_json, write_text, writing
 from jaxcnn.research.comparison.grid import GridRun
 from jaxcnn.research.comparison.measures import is_reported
-from jaxcnn.training import Diverged, report, schema
+from jaxcnn.training import Diverged, run_files, schema
 from jaxcnn.training import run as train
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.console import Console
@@ -68,7 +69,7 @@ def _how_it_ended(run: GridRun) -> RunState | None:
 
 def _is_complete(run: GridRun) -> bool:
     """Whether the report has a result of every protocol of the run at its last step."""
-    found = report.read_report(run.folder / "report.json")
+    found = run_files.report_or_empty(run.folder / "report.json")
     return found.get("step") == run.steps and all(
         any(is_reported(row, label) for row in found["results"]) for label in protocol_labels(run)
     )
@@ -90,10 +91,10 @@ def conflicting_workdirs(runs: Sequence[GridRun]) -> list[str]:
             continue  # nothing would be lost
         try:
             changed = configs.forbidden_difference(configs.load_config(path), run.config)
-        except ValueError as error:
-            found.append(f"{path} is not valid JSON ({error})")
+        except FileError as error:
+            found.append(str(error))
             continue
-        steps = report.read_report(run.folder / "report.json").get("step", 0)
+        steps = run_files.report_or_empty(run.folder / "report.json").get("step", 0)
         if steps > run.steps:
             changed.append(f"its run has {steps} steps, this one ends at {run.steps}")
         if changed:
@@ -104,16 +105,19 @@ def conflicting_workdirs(runs: Sequence[GridRun]) -> list[str]:
 def lock_owner(folder: Path) -> dict[str, Any]:
     """`pid`, `host` and `machine` of the process that holds or last held the lock; {} if none did."""
     try:
-        return json.loads((folder / LOCK_FILE).read_text())
-    except (OSError, ValueError):  # it may be written at this moment
+        return read_json(folder / LOCK_FILE, {"pid?": int, "machine?": str}, advice="")
+    except FileError:  # it may be written at this moment
         return {}
 
 
 @contextlib.contextmanager
 def acquire(folder: Path) -> Iterator[bool]:
     """Locks the run in `folder`; yields False if another process has it. Never waits."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("a") as file:
+    path = folder / LOCK_FILE
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _open_at_once(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    with open(descriptor, "a") as file:
         acquired = _try_lock(file, fcntl.LOCK_EX)
         if acquired:
             here = f"{processor_name()}, {os.cpu_count()} cores"
@@ -127,10 +131,14 @@ def acquire(folder: Path) -> Iterator[bool]:
 def _is_locked(folder: Path) -> bool:
     """Whether a process has locked the run in `folder`."""
     try:
-        with (folder / LOCK_FILE).open() as file:
+        with open(folder / LOCK_FILE, opener=_open_at_once) as file:
             return not _try_lock(file, fcntl.LOCK_SH)
     except FileNotFoundError:
         return False
+
+
+def _open_at_once(path: str | Path, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)  # a FIFO would wait for its reader
 
 
 def _try_lock(file: IO[str], kind: int) -> bool:
@@ -191,7 +199,7 @@ def _train(run: GridRun, command: Sequence[str], console: Console) -> str:
     try:
         train(run.config, run.folder, command=command)
     except Diverged as error:
-        (run.folder / DIVERGED).write_text(json.dumps({"message": str(error)}, indent=2) + "\n")
+        write_text(run.folder / DIVERGED, json.dumps({"message": str(error)}, indent=2) + "\n")
         console.line(f"{run.name} diverged: {error}")
     except Stopped:
         raise

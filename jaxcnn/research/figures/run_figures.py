@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from jaxcnn.data import EvalImage, Subset, display_names
 from jaxcnn.evaluation import Protocol, check_fits, image_posteriors
 from jaxcnn.evaluation.protocols import Dense
+from jaxcnn.files import write_figure, writing
 from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.figures import drawing
 from jaxcnn.research.figures.chosen_images import chosen_positions, evenly_spaced, readable_images
@@ -108,7 +109,8 @@ def draw_figures(request: FigureRequest, names: Sequence[str], out: Path) -> Ite
         _ = request.chosen
     if "score_maps" in names and request.run.loaded.net.supports_dense():
         check_fits(request.run.forward, request.map_protocol)
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     for name in names:
         try:
             figure = FIGURES[name](request)
@@ -116,7 +118,7 @@ def draw_figures(request: FigureRequest, names: Sequence[str], out: Path) -> Ite
             request.run.console.line(f"{name} skipped: {reason}")
             continue
         path = out / f"{name}.png"
-        figure.savefig(path)
+        write_figure(path, figure)
         yield path
 
 

@@ -21,6 +21,7 @@ from jaxcnn.data import DataSplits, pixel_statistics
 from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.decode import decode, peek
 from jaxcnn.data.train_crops import draw_train_crop
+from jaxcnn.files import write_figure
 from jaxcnn.preprocessing import Augment, augment_batch, example_keys, flip_mask, make_preprocess
 from jaxcnn.research.figures.chosen_images import chosen_positions
 from jaxcnn.training import schema
@@ -149,4 +150,4 @@ def _draw(rows: Sequence[Row], path: Path, title: str) -> None:
             axes.spines[:].set(edgecolor=f"C{number}", linewidth=1.5)
         for axes in (whole, *places):
             axes.set(xticks=[], yticks=[])
-    figure.savefig(path, dpi=DOTS)
+    write_figure(path, figure, dpi=DOTS)

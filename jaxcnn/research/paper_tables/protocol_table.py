@@ -16,7 +16,7 @@ from jaxcnn.research.text_tables import (
     mean_text,
     text_table,
 )
-from jaxcnn.training import report
+from jaxcnn.training import run_files
 
 TEXTS = ("net", "protocol", "split")
 NUMBERS = ("top-1 error", "top-5 error", "loss")  # errors in percent
@@ -64,7 +64,7 @@ def _results(
     for same in nets.values():
         rows: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
         for run in same:
-            for row in report.read_report(run.folder / "report.json")["results"]:
+            for row in run_files.read_report(run.folder / "report.json")["results"]:
                 if row["step"] == run.step:
                     key = (_description(same[0]), row["protocol"], row["split"])
                     rows.setdefault(key, []).append(row)

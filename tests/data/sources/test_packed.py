@@ -342,7 +342,7 @@ def cut_short(path):
         (lambda d: spoil_metadata(d / "train", format=2), r"in format 2; .* reads format 1"),
         (
             lambda d: cut_short(d / "train" / "split.json"),
-            r"train/split.json cannot be read",
+            r"train/split.json is cut short",
         ),
         (
             lambda d: spoil_metadata(d / "val", class_names=["ant", "bee"]),
