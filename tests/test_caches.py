@@ -108,7 +108,7 @@ def test_the_resize_is_compiled_without_a_cache_that_fails(monkeypatch, caplog):
 
 @pytest.mark.usefixtures("no_home")
 def test_a_path_with_a_tilde_needs_a_home():
-    with pytest.raises(ValueError, match="~ of '~/x' cannot be expanded.*give the whole path"):
+    with pytest.raises(ValueError, match=r"~ of '~/x' cannot be expanded.*give the whole path"):
         user_path("~/x")
     with pytest.raises(ValueError, match="~ of '~/tensorflow_datasets' cannot be"):
         open_data("tfds:mnist")
