@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.caches import use_writable_caches
-from jaxcnn.files import parse_json, read_lines, user_path, write_figure
+from jaxcnn.files import parse_json, read_text, user_path, write_figure
 from jaxcnn.research import text_tables
 
 ROW = {
@@ -49,7 +49,7 @@ def read_measurements(path: Path) -> list[dict[str, Any]]:
     """
     rows = []
     advice = "give files of lines that jaxcnn bench --json printed"
-    for number, line in enumerate(read_lines(path, advice=advice), 1):
+    for number, line in enumerate(read_text(path, advice=advice).splitlines(), 1):
         where = f"line {number}"
         rows.append(parse_json(line, ROW, path=path, advice=advice, where=where))
     return rows

@@ -161,11 +161,11 @@ def test_the_help_names_all_tables():
             1,
             f"no folder {Path.cwd() / 'no'}",
         ),
-        ("fuse", ["none.npz"], 1, f"there is no file of posteriors {Path.cwd() / 'none.npz'}"),
+        ("fuse", ["none.npz"], 1, f"{Path.cwd() / 'none.npz'} is missing; make it"),
         ("table", ["vgg3", "nowhere"], 1, "nowhere holds no run"),
         ("table", ["vgg3", f"--out={__file__}"], 1, "cannot make the folder"),
         ("fuse", ["none.npz", f"--out={Path(__file__).parent}"], 1, "is a folder; give a file"),
-        ("fuse", [__file__], 1, "is not a readable file of posteriors"),
+        ("fuse", [__file__], 1, "test_evaluate.py is not a readable .npz file"),
         ("fuse", [str(Path(__file__).parent)], 1, "Is a directory"),
     ],
 )

@@ -353,7 +353,7 @@ def test_main_exits_with_1_on_a_full_disk(tmp_path):
         (["--config.optim.momntum=1"], 2, "unknown key optim.momntum; did you mean optim.momentum?"),
         (["--config=vgg_x"], 2, "no config file 'vgg_x'; did you mean"),
         (["--config.data.source=tfds:imagenet2012", "--config.data.data_dir=no"], 1, "jaxcnn prepare"),
-        (["--config.data.source=folder:nowhere"], 1, "no folder nowhere"),
+        (["--config.data.source=folder:nowhere"], 1, "/nowhere; expected PATH/train/CLASS"),
         (["--config.batch_size=512"], 1, "only 256 training images"),
         (["--config.batch_size=30"], 1, "the nearest that does: --config.batch_size=32"),
         (["--config.model.num_classes=7"], 2, "synthetic:4 has 4 classes"),
