@@ -22,6 +22,7 @@ GROUPS = [
         "file_errors",
         "file_shapes",
         "caches",
+        "streams",
     },
     {"evaluation"},
     {"training"},

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_DIVERGED = 0, 1, 2, 3
 EXIT_INTERRUPTED, EXIT_STOPPED = 130, 143
@@ -41,7 +42,8 @@ def exit_code(
         from jaxcnn.training import Stopped
 
         if isinstance(error, Stopped):
-            return _stopped(f"stopped by {error}", kept, EXIT_STOPPED)
+            what = "\n".join([f"stopped by {error}", *getattr(error, "__notes__", ())])
+            return _stopped(what, kept, EXIT_STOPPED)
         found = _of_error(error, config)
         if found is None:
             raise
@@ -49,9 +51,24 @@ def exit_code(
 
 
 def fail(what: str, detail: object, code: int) -> int:
-    """Prints `what: detail` on stderr and returns `code`."""
-    print(f"{what}: {detail}", file=sys.stderr, flush=True)
+    """Prints `what: detail` and the detail's notes on stderr, and returns `code`."""
+    lines = [f"{what}: {detail}", *getattr(detail, "__notes__", ())]
+    print("\n".join(lines), file=sys.stderr, flush=True)
     return code
+
+
+def end_process(code: int) -> NoReturn:
+    """Ends this process. Threads that hang in a read of data are not waited for, and cannot be ended: with
+    them the interpreter is not shut down either, which is safe since everything is written by now."""
+    threads = sys.modules.get("jaxcnn.data.threads")
+    if threads is None or not threads.busy_threads():
+        sys.exit(code)
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        jax.distributed.shutdown()  # the other processes wait for it
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _stopped(what: str, kept: str | Callable[[], str], code: int) -> int:
@@ -79,6 +96,9 @@ def _of_error(error: Exception, config: Mapping[str, Any]) -> tuple[str, object,
     known = (DataError, CheckpointError, WorkdirError, PeerFailed, StartError, ValueError, OSError)
     if isinstance(error, known):
         return "error", error, EXIT_ERROR
+    if isinstance(error, MemoryError):
+        error.add_note("use a smaller --batch_size, --config.batch_size or --config.data.prefetch")
+        return "out of memory", error, EXIT_ERROR
     if "RESOURCE_EXHAUSTED" in str(error):
         return "out of memory", _memory_advice(error, config), EXIT_ERROR
     return None

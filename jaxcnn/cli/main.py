@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxcnn.cli.arguments import Output
-from jaxcnn.cli.exit_codes import EXIT_DONE, exit_code
+from jaxcnn.cli.exit_codes import EXIT_DONE, end_process, exit_code
 from jaxcnn.malloc_tuning import start_again_with_large_pages
+from jaxcnn.streams import SafeStream, protect_standard_streams, safe
 
 # In the order of use; each is a module of this package.
 COMMANDS = (
@@ -24,6 +25,10 @@ COMMANDS = (
 )  # fmt: skip
 # Commands whose steps allocate gigabytes on a CPU.
 LARGE = ("train", "chain", "compare", "evaluate", "table", "bench")
+# Commands whose results are in files: what they print may be lost.
+FILES = ("prepare", "statistics", "views", "train", "chain", "compare", "evaluate", "figures")
+# Commands that have nothing left to do when nobody reads their output any more.
+STREAMED = ("predict", "bench")
 EPILOG = """
 
 jaxcnn COMMAND --help describes a command. Exit codes: 0 done, 1 error, 2 usage or config error,
@@ -37,7 +42,13 @@ def program(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in LARGE and not {"-h", "--help"} & {*arguments}:
         start_again_with_large_pages()
-    sys.exit(main(arguments))
+    protect_standard_streams()
+    try:
+        code = main(arguments)
+    except SystemExit as end:  # argparse printed help, or what is wrong
+        parsed = end.code
+        code = exit_code(lambda: _written(parsed, safe(sys.stdout)), kept="")
+    end_process(code)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -54,18 +65,29 @@ def main(arguments: Sequence[str]) -> int:
     options.command_line = ["jaxcnn", *arguments]
 
     def work() -> int:
-        stdout, as_json, code = sys.stdout, getattr(options, "json", False), EXIT_DONE
+        stdout, as_json, code = safe(sys.stdout), getattr(options, "json", False), EXIT_DONE
         with contextlib.redirect_stdout(sys.stderr if as_json else stdout):
             outputs = module.run(options)
             for output in [outputs] if isinstance(outputs, Output) else outputs:
+                code = max(code, output.code)
                 if as_json and output.record is not None:
                     print(json.dumps(output.record), file=stdout, flush=True)
                 elif output.text:
                     print(output.text, flush=True)
-                code = max(code, output.code)
-        return code
+                if stdout.lost_reader() and arguments[0] in STREAMED:
+                    break
+        return _written(code, stdout) if as_json or arguments[0] not in FILES else code
 
     return exit_code(work, kept=module.KEPT.format(command=shlex.join(options.command_line)))
+
+
+def _written(code: Any, stdout: SafeStream) -> Any:
+    """`code`, after everything is on `stdout`, which is the result. Raises OSError if it cannot be written,
+    except if its reader has read enough."""
+    stdout.flush()
+    if stdout.error is not None and not stdout.lost_reader():
+        raise OSError(f"the result cannot be written to standard output ({stdout.error})")
+    return code
 
 
 def find(command: str, arguments: Sequence[str] = ()) -> tuple[str, Any, Sequence[str]]:

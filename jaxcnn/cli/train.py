@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Output:
     # A fatal error in a library prints where every thread was.
-    faulthandler.enable(sys.__stderr__ or sys.stderr)
+    faulthandler.enable(sys.__stderr__ or 2)
     workdir = options.workdir or user_path(f"runs/{Path(options.config).stem}")
     config: dict[str, Any] = {}
     output = Output()

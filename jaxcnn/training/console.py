@@ -5,20 +5,22 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from typing import Any, TextIO
+from typing import Any
 
 from jaxcnn.malloc_tuning import give_back_freed
+from jaxcnn.streams import safe
 
 
 class Console:
-    """Writes to a text stream. If it is not a terminal, progress is a line every ten seconds."""
+    """Writes to a text stream; an error of writing is no error of the run. If the stream is not a terminal,
+    progress is a line every ten seconds."""
 
     TERMINAL_SECONDS = 0.2
     PLAIN_SECONDS = 10.0
 
     def __init__(self, stream: Any = None, *, silent: bool = False) -> None:
         """`stream` is a text file; None is standard output. `silent`: process 0 prints instead."""
-        self.stream: TextIO = stream or sys.stdout
+        self.stream = safe(stream or sys.stdout)
         self.silent = silent
         self.in_place = self.stream.isatty()
         self._open = False
