@@ -1,30 +1,28 @@
 """Chooses the form in which a platform computes an operation; no other module does.
 
 Every operation has a plain form, XLA's, and forms that are faster on one platform (the other files of this
-folder). The choice is part of the compiled program (`lax.platform_dependent`). Each operation has one custom
-gradient for all forms, so that the backward pass keeps only the operation's inputs.
+folder). The choice is part of the compiled program (`lax.platform_dependent`). Derivatives choose their forms
+in the same way (multilinear.py), and keep an operation's inputs, and of max-pools the output.
 The environment variable JAXCNN_KERNELS=off, read when a function is traced, selects the plain forms.
 """
 
 import os
-from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import ShapedArray
 from jaxtyping import Array, Float
 
 from jaxcnn.models.kernels import matmul, max_pool_slices, space_to_depth, winograd
+from jaxcnn.models.kernels.multilinear import Form, Multilinear, bilinear, bilinear_terms
 from jaxcnn.models.window import Window, same
 
 SWITCH = "JAXCNN_KERNELS"
 # The first layers of AlexNet and GoogLeNet read an image's three channels.
 IMAGE_CHANNELS = 4
 SAME_3X3 = same(3)
-
-_Form = Callable[..., Any]
 
 
 def enabled() -> bool:
@@ -65,52 +63,29 @@ def plain_convolve(
     )
 
 
-def _with_gradient(form: _Form, gradient: _Form) -> _Form:
-    """`form` with the custom gradient `gradient(*inputs, output, cotangent)`, a tuple."""
-    function = jax.custom_vjp(form)
-
-    def forward(*inputs: Array) -> tuple[Array, tuple[Array, ...]]:
-        output = function(*inputs)
-        return output, (*inputs, output)
-
-    function.defvjp(forward, lambda kept, cotangent: gradient(*kept, cotangent))
-    return function
+def _winograd_to_x(kernel: Array, y: Array, like: ShapedArray) -> Array:
+    del like
+    return winograd.convolve_winograd(y, jnp.swapaxes(kernel[::-1, ::-1], 2, 3))
 
 
-def _by_platform(usual: _Form, **special: _Form) -> _Form:
-    """A convolution in the form of the platform it is compiled for, with one gradient for all forms."""
-
-    def gradient_of(form: _Form) -> _Form:
-        return lambda x, kernel, cotangent: jax.vjp(form, x, kernel)[1](cotangent)
-
-    def gradient(x: Array, kernel: Array, y: Array, cotangent: Array) -> tuple[Array, Array]:
-        del y
-        gradients = {platform: gradient_of(form) for platform, form in special.items()}
-        return lax.platform_dependent(x, kernel, cotangent, default=gradient_of(usual), **gradients)
-
-    def form(x: Array, kernel: Array) -> Array:
-        return lax.platform_dependent(x, kernel, default=usual, **special)
-
-    return _with_gradient(form, gradient)
-
-
-def _winograd_gradient(x: Array, kernel: Array, y: Array, cotangent: Array) -> tuple[Array, Array]:
-    """Winograd for the input's gradient; the kernel's gradient is no faster in this form."""
-    del y
-    to_input = winograd.convolve_winograd(cotangent, jnp.swapaxes(kernel[::-1, ::-1], 2, 3))
-    of_kernel = jax.linear_transpose(lambda k: plain_convolve(x, k, SAME_3X3), kernel)
-    return to_input, of_kernel(cotangent)[0]
-
-
-_winograd = _with_gradient(winograd.convolve_winograd, _winograd_gradient)
-_winograd_on_cpu = _by_platform(partial(plain_convolve, window=SAME_3X3), cpu=_winograd)
+# The kernel's gradient is no faster in this form.
+_winograd_on_cpu = bilinear(
+    partial(plain_convolve, window=SAME_3X3),
+    {
+        "cpu": {
+            0: _winograd_to_x,
+            2: lambda x, kernel, like: winograd.convolve_winograd(x, kernel),  # noqa: ARG005
+        }
+    },
+)
 
 
 @cache
-def _space_to_depth_on_gpu(window: Window) -> _Form:
+def _space_to_depth_on_gpu(window: Window) -> Form:
     fold = partial(space_to_depth.convolve_space_to_depth, window=window)
+    folded = dict(enumerate(bilinear_terms(fold)))
     # XLA does the same for TPUs, and estimates a tenth more cycles for AlexNet's step with this form.
-    return _by_platform(partial(plain_convolve, window=window), cuda=fold, rocm=fold)
+    return bilinear(partial(plain_convolve, window=window), {"cuda": folded, "rocm": folded})
 
 
 def max_pool(x: Float[Array, "b h w c"], window: Window) -> Float[Array, "b oh ow c"]:
@@ -127,21 +102,36 @@ def plain_max_pool(x: Array, window: Window) -> Array:
 
 
 @cache
-def _max_pool(window: Window) -> _Form:
+def _max_pool(window: Window) -> Form:
     usual, on_cpu = (partial(f, window=window) for f in (plain_max_pool, max_pool_slices.max_pool))
+    slices = partial(max_pool_slices.gradient, window=window)
 
-    def plain_gradient(x: Array, y: Array, cotangent: Array) -> Array:
-        del y
-        return jax.vjp(usual, x)[1](cotangent)[0]
-
-    def gradient(x: Array, y: Array, cotangent: Array) -> tuple[Array]:
-        slices = partial(max_pool_slices.gradient, window=window)
-        return (lax.platform_dependent(x, y, cotangent, cpu=slices, default=plain_gradient),)
-
-    def form(x: Array) -> Array:
+    @jax.custom_jvp
+    def pool(x: Array) -> Array:
         return lax.platform_dependent(x, cpu=on_cpu, default=usual)
 
-    return _with_gradient(form, gradient)
+    def gradient(x: Array, y: Array, cotangent: Array, like: ShapedArray) -> Array:
+        del y, like
+        return jax.vjp(usual, x)[1](cotangent)[0]
+
+    def on_slices(x: Array, y: Array, cotangent: Array, like: ShapedArray) -> Array:
+        del like
+        return slices(x, y, cotangent)
+
+    def tangent(x: Array, y: Array, tangent: Array, like: ShapedArray) -> Array:
+        # On every platform: that of `reduce_window` rounds a tangent in float64 to float32.
+        return jax.linear_transpose(lambda cotangent: slices(x, y, cotangent), like)(tangent)[0]
+
+    # Which value of a window is its maximum is constant: the tangents of x and y are the terms.
+    linear = Multilinear((gradient, tangent), constants=2, special={"cpu": {0: on_slices}})
+
+    @pool.defjvp
+    def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+        (x,), (tangent,) = primals, tangents
+        y = pool(x)
+        return y, linear(1, y, x, y, tangent)
+
+    return pool
 
 
 def pool_arguments(window: Window):
@@ -161,24 +151,21 @@ def multiply(
 
 
 @cache
-def _multiply(dtype: str) -> _Form:
-    plain, in_groups = (partial(f, dtype=dtype) for f in (matmul.plain, matmul.in_groups))
+def _multiply(dtype: str) -> Form:
+    plain = partial(matmul.plain, dtype=dtype)
+    plain_to_rows, _, _ = bilinear_terms(plain)
 
-    def form(rows: Array, kernel: Array) -> Array:
-        if not matmul.groups_pay(rows.shape, kernel.shape):
-            return plain(rows, kernel)
-        return lax.platform_dependent(rows, kernel, cpu=in_groups, default=plain)
+    def forward(rows: Array, kernel: Array, like: ShapedArray) -> Array:
+        del like
+        if matmul.groups_pay(rows.shape, kernel.shape):
+            return matmul.in_groups(rows, kernel, dtype)
+        return plain(rows, kernel)
 
-    def to_rows(rows: Array, kernel: Array, cotangent: Array) -> Array:
-        return jax.vjp(lambda r: plain(r, kernel), rows)[1](cotangent)[0]
+    def to_rows(kernel: Array, y: Array, like: ShapedArray) -> Array:
+        fits = matmul.blocks_fit(kernel.shape)
+        return (matmul.rows_gradient if fits else plain_to_rows)(kernel, y, like)
 
-    def gradient(rows: Array, kernel: Array, y: Array, cotangent: Array) -> tuple[Array, Array]:
-        del y
-        on_cpu = matmul.rows_gradient if matmul.blocks_fit(kernel.shape) else to_rows
-        of_rows = lax.platform_dependent(rows, kernel, cotangent, cpu=on_cpu, default=to_rows)
-        return of_rows, jax.vjp(lambda k: plain(rows, k), kernel)[1](cotangent)[0]
-
-    return _with_gradient(form, gradient)
+    return bilinear(plain, {"cpu": {0: to_rows, 2: forward}})
 
 
 def slide(

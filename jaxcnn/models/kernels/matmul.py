@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from jax import lax
+from jax.core import ShapedArray
 from jaxtyping import Array
 
 # Smaller kernels gain nothing. Those of AlexNet and VGG are larger, GoogLeNet's are not.
@@ -44,15 +45,15 @@ def blocks_fit(kernel: Sequence[int]) -> bool:
     return kernel[0] % _BLOCK == 0
 
 
-def rows_gradient(rows: Array, kernel: Array, cotangent: Array) -> Array:
-    """cotangent @ kernel.T, a block of the kernel at a time."""
+def rows_gradient(kernel: Array, cotangent: Array, like: ShapedArray) -> Array:
+    """cotangent @ kernel.T, a block of the kernel at a time; `like` has its shape and dtype."""
 
     def of_block(block: Array) -> Array:
         across = (((1,), (1,)), ((), ()))
         return lax.dot_general(block, cotangent, across, preferred_element_type=cotangent.dtype)
 
     y = lax.map(of_block, kernel.reshape(-1, _BLOCK, kernel.shape[1]))
-    return y.reshape(rows.shape[1], len(rows)).T.astype(rows.dtype)
+    return y.reshape(like.shape[::-1]).T.astype(like.dtype)
 
 
 def slide(
