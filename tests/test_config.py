@@ -1,5 +1,6 @@
 """Configs: every file resolves, all errors are reported at once, and differences are shown."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -228,6 +229,25 @@ def test_migration_renames_keys_and_values_and_drops_harmless_keys(monkeypatch):
     assert migration.migrate({"mesh": {"unused": 1}}) == {"mesh": {"unused": 1}}
 
 
+def test_a_run_whose_ungrouped_net_had_whole_lrn_keeps_it(tmp_path):
+    """Files of the first format, without a version, are of nets whose ungrouped=True changed LRN as well."""
+    config = read("alexnet", "model.ungrouped=True")
+    assert config["model"]["lrn"] == "tower"
+    path = tmp_path / "config.json"
+    configs.save_config(config, path)
+    assert configs.load_config(path) == config
+    saved = json.loads(path.read_text())
+    assert saved.pop("version") == 2
+    for ungrouped, before, now in (
+        (True, "tower", "whole"),
+        (True, "off", "off"),
+        (False, "tower", "tower"),
+    ):
+        saved["model"].update(ungrouped=ungrouped, lrn=before)
+        path.write_text(json.dumps(saved))
+        assert configs.load_config(path)["model"]["lrn"] == now
+
+
 def test_migration_keeps_a_flip_probability_and_converts_an_old_switch():
     """1.0 equals True in Python; a saved flip probability of 1.0 must not become 0.5."""
     for value in (0.0, 1.0, 0.3):
@@ -283,3 +303,30 @@ def test_type_errors_give_an_example_of_a_valid_value(override, message):
 def test_an_average_that_never_begins_is_an_error():
     text = errors("vgg_d", "average.from_epoch=90", "average.kind=uniform")
     assert "average.from_epoch 90 is not below epochs 74" in text
+
+
+def test_a_section_of_any_type_is_an_error_and_no_traceback():
+    """With every kind of value in the place of a section, of its name and of the rows of evals, and with
+    overrides inside it."""
+    config = configs.read_config(FOLDER / "alexnet.py")
+    values = (
+        3,
+        None,
+        "x",
+        (),
+        (1,),
+        [[]],
+        True,
+        {"name": 3},
+        {"name": {}},
+        {"name": [{}]},
+        {"a": {"b": 1}},
+    )
+    inside = {"optim": "momentum=0.8", "schedule": "name=plateau", "model": "width=0.5"}
+    for section in (*schema.SECTIONS, "evals", "seed"):
+        override = f"{section}.{inside.get(section, 'name=x')}"
+        for value in (*values, *([value] for value in values)):
+            for overrides in ((), (override,), ("optim.momentum=0.8", "schedule.name=plateau")):
+                resolve = schema.resolve_config
+                with contextlib.suppress(configs.ConfigError):
+                    resolve({**config, section: value}, overrides)

@@ -96,7 +96,9 @@ def _work(options: argparse.Namespace, workdir: Path, config: dict[str, Any]) ->
     given, resolved = schema.read_resolved(options.config, options.overrides)
     config.update(resolved)
     if options.print_config:
-        return Output(config, configs.format_config(config, given, options.overrides))
+        return Output(
+            configs.with_version(config), configs.format_config(config, given, options.overrides)
+        )
     if options.dry_run:
         return Output(*dry_run(config))
     report = run(config, workdir, command=options.command_line)

@@ -20,6 +20,7 @@ from jaxcnn.config.files import (
     plain,
     read_config,
     save_config,
+    with_version,
 )
 from jaxcnn.config.values import did_you_mean, parse, typed
 
@@ -44,4 +45,5 @@ __all__ = [
     "resolve",
     "save_config",
     "typed",
+    "with_version",
 ]

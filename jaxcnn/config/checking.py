@@ -187,7 +187,7 @@ def _section(
     chosen = {}
     if isinstance(target, Mapping):
         wanted = given.get("name")
-        if wanted not in target:
+        if not isinstance(wanted, str) or wanted not in target:
             what = f"unknown {name}.name {wanted!r}"
             what = what if "name" in given else f"missing key {name}.name"
             hint = did_you_mean(wanted, target, "{!r}")

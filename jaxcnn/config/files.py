@@ -13,7 +13,7 @@ from typing import Any
 
 import ml_collections
 
-from jaxcnn.config.migration import migrate
+from jaxcnn.config.migration import VERSION, migrate
 from jaxcnn.config.values import did_you_mean, flatten, plain
 from jaxcnn.files import read_json, user_path, write_text
 
@@ -104,8 +104,13 @@ def forbidden_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list
 
 
 def save_config(config: Mapping[str, Any], path: Path) -> None:
-    """Writes a resolved config as JSON."""
-    write_text(path, json.dumps(config, indent=2) + "\n")
+    """Writes a resolved config as JSON, with the version of the format."""
+    write_text(path, json.dumps(with_version(config), indent=2) + "\n")
+
+
+def with_version(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved config as config.json holds it."""
+    return {"version": VERSION, **config}
 
 
 def load_config(path: Path) -> dict[str, Any]:

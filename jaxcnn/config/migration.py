@@ -28,6 +28,10 @@ RENAMED_VALUES: dict[str, tuple[tuple[Any, Any], ...]] = {
     ),
 }
 
+# The version of the format of config.json, which `save_config` writes into it; files without one are of 1.
+# 2: `model.ungrouped` of AlexNet leaves LRN inside its towers. Before, it meant LRN across all maps as well.
+VERSION = 2
+
 ANY = object()
 # Removed key -> the one value that has no effect, or ANY if the value does not affect results. A key
 # with another value stays, and is reported as unknown.
@@ -35,9 +39,13 @@ REMOVED_KEYS: dict[str, Any] = {}
 
 
 def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved config (nested dicts of plain values) with current keys and values."""
+    """A saved config (nested dicts of plain values) with current keys and values, without its version."""
     migrated: dict[str, Any] = {}
-    for old, value in flatten(config).items():
+    flat = flatten(config)
+    old_format, lrn = flat.pop("version", 1) < 2, flat.get("model.lrn", "tower")
+    if old_format and flat.get("model.ungrouped") and lrn == "tower":
+        flat["model.lrn"] = "whole"
+    for old, value in flat.items():
         if old in REMOVED_KEYS and REMOVED_KEYS[old] in (ANY, value):
             continue
         key = RENAMED_KEYS.get(old, old)

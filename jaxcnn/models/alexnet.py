@@ -94,13 +94,13 @@ class AlexNet(ClassifierNet):
     tower shows one output per tower to `capture_intermediates`; the layer's output is their concatenation.
 
     Fields. towers: 2, or 1 for section 3.2's one-GPU net (half the kernels in conv1 to conv4).
-    ungrouped: with towers=2, every layer sees all channels. lrn: 'tower' (inside each tower, as in
-    Krizhevsky's two-GPU code), 'whole' (across the border of the towers) or 'off'. lrn_constants:
-    a key of ops.LRN_CONSTANTS. pooling: 'overlapping' 3/2 or 'non_overlapping' 2/2. activation:
-    'relu' or 'tanh'. drop_layer: '' or one of conv2 .. conv5 to leave out (section 7); its pool
-    and the exchange before it stay, and the next layer reads its input. init_std: standard
-    deviation of all initial weights except those of fc6 and fc7, which take init_std_hidden. init_bias:
-    initial biases of conv2, conv4, conv5, fc6 and fc7 (section 5). For the other fields see `Net`.
+    ungrouped: with towers=2, every convolution sees all channels. lrn: 'tower' (inside each tower, as in
+    Krizhevsky's two-GPU code, ungrouped or not), 'whole' (across the border of the towers) or 'off'.
+    lrn_constants: a key of ops.LRN_CONSTANTS. pooling: 'overlapping' 3/2 or 'non_overlapping' 2/2.
+    activation: 'relu' or 'tanh'. drop_layer: '' or one of conv2 .. conv5 to leave out (section 7); its
+    pool and the exchange before it stay, and the next layer reads its input. init_std: standard deviation of
+    all initial weights except those of fc6 and fc7, which take init_std_hidden. init_bias: initial biases of
+    conv2, conv4, conv5, fc6 and fc7 (section 5). For the other fields see `Net`.
     """
 
     towers: int = 2
@@ -234,9 +234,18 @@ def _segment(
                 maps = towers.split(conv(x, context))
             if layer.norm and net.lrn != "off":
                 norm = LocalResponseNorm(net.lrn_constants, name=layer.norm)
-                whole = net.lrn == "whole"
-                maps = (
-                    towers.split(norm(towers.exchange(maps))) if whole else [norm(m) for m in maps]
-                )
+                maps = _normalised(net, norm, maps, towers)
         context = context.after(net.window(layer))
     return maps, context
+
+
+def _normalised(
+    net: AlexNet, norm: LocalResponseNorm, maps: Sequence[Array], towers: Towers
+) -> Sequence[Array]:
+    """The maps after LRN, whose sums stop at the border of the towers unless lrn='whole'."""
+    if net.lrn == "whole":
+        return towers.split(norm(towers.exchange(maps)))
+    if net.ungrouped:  # the maps of both towers are computed as one
+        halves = Towers(net.towers)
+        return [halves.exchange([norm(half) for half in halves.split(m)]) for m in maps]
+    return [norm(m) for m in maps]

@@ -158,9 +158,12 @@ def test_no_grouped_convolution_is_lowered():
 
 
 def test_lrn_of_a_tower_differs_from_whole_lrn_at_the_border_only():
-    """At the paper's widths: channels 46 to 49 of 96, as the window reaches two to each side."""
-    tower, whole = (
-        build("alexnet", num_classes=2, image_size=64, lrn=lrn) for lrn in ("tower", "whole")
+    """At the paper's widths: channels 46 to 49 of 96, as the window reaches two to each side. Connecting all
+    channels of the convolutions does not change LRN."""
+    tower, whole, connected, both = (
+        build("alexnet", num_classes=2, image_size=64, lrn=lrn, ungrouped=ungrouped)
+        for ungrouped in (False, True)
+        for lrn in ("tower", "whole")
     )
     images = jnp.asarray(picture(1, 64, 64))
     kernel = 0.05 * np.random.default_rng(0).normal(size=(11, 11, 3, 96)).astype(np.float32)
@@ -169,9 +172,12 @@ def test_lrn_of_a_tower_differs_from_whole_lrn_at_the_border_only():
     )
     variables["params"]["conv1"] = {"kernel": kernel, "bias": np.ones(96, np.float32)}
     # Elsewhere the two may round differently: XLA vectorises 48 and 96 channels differently.
-    one, other = (
-        np.asarray(features(net, variables, images, ("norm1",))["norm1"]) for net in (tower, whole)
+    one, other, *of_connected = (
+        np.asarray(features(net, variables, images, ("norm1",))["norm1"])
+        for net in (tower, whole, connected, both)
     )
+    for found, expected in zip(of_connected, (one, other), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
     np.testing.assert_allclose(other[..., :46], one[..., :46], rtol=1e-6)
     np.testing.assert_allclose(other[..., 50:], one[..., 50:], rtol=1e-6)
     differing = np.abs(one - other).max(axis=(0, 1, 2)) > 1e-4 * np.abs(one).max()
