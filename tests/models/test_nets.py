@@ -167,15 +167,15 @@ def test_lrn_of_a_tower_differs_from_whole_lrn_at_the_border_only():
     )
     images = jnp.asarray(picture(1, 64, 64))
     kernel = 0.05 * np.random.default_rng(0).normal(size=(11, 11, 3, 96)).astype(np.float32)
-    variables = jax.tree.map(
-        lambda x: np.broadcast_to(np.float32(0), x.shape), abstract_variables(tower)
-    )
-    variables["params"]["conv1"] = {"kernel": kernel, "bias": np.ones(96, np.float32)}
+
+    def norm1(net):
+        zeros = lambda x: np.broadcast_to(np.float32(0), x.shape)  # noqa: E731
+        variables = jax.tree.map(zeros, abstract_variables(net))
+        variables["params"]["conv1"] = {"kernel": kernel, "bias": np.ones(96, np.float32)}
+        return np.asarray(features(net, variables, images, ("norm1",))["norm1"])
+
     # Elsewhere the two may round differently: XLA vectorises 48 and 96 channels differently.
-    one, other, *of_connected = (
-        np.asarray(features(net, variables, images, ("norm1",))["norm1"])
-        for net in (tower, whole, connected, both)
-    )
+    one, other, *of_connected = map(norm1, (tower, whole, connected, both))
     for found, expected in zip(of_connected, (one, other), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
     np.testing.assert_allclose(other[..., :46], one[..., :46], rtol=1e-6)

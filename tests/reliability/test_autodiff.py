@@ -209,7 +209,7 @@ def test_tangents_against_finite_differences(name, call):
     tangent = jax.jit(lambda v: jax.jvp(lambda v: scores(v, images), (v,), (direction,))[1])(
         variables
     )
-    step = 1e-3
+    step = 1e-4
 
     @jax.jit
     def moved(sign):

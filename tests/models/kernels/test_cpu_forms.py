@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxcnn.models import build
 from jaxcnn.models.googlenet import POOL, POOL_IN_MODULE
-from jaxcnn.models.kernels import dispatch, max_pool_slices, winograd
+from jaxcnn.models.kernels import dispatch, matmul, max_pool_slices, winograd
 from jaxcnn.models.window import Window
 from tests.models.narrow import quick_jit
 
@@ -191,3 +192,35 @@ def test_one_switch_leaves_the_plain_forms(monkeypatch):
         assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(np.asarray(other)).max())
     with pytest.raises(ValueError, match=r"JAXCNN_KERNELS='no'.*'on'.*'off'"):
         results("no")
+
+
+OPERATIONS = {
+    "winograd": (lambda x, k: dispatch.convolve(x, k, SAME), [(2, 4, 4, 3), (3, 3, 3, 2)]),
+    "max_pool": (lambda x: dispatch.max_pool(x, POOL_IN_MODULE), [(2, 4, 4, 2)]),
+    "tiles": (lambda x: dispatch.max_pool(x, Window(2, 2)), [(2, 4, 5, 2)]),
+    "multiply": (lambda x, k: dispatch.multiply(x, k, "float64"), [(3, 6), (6, 4)]),
+    "slide": (lambda x, k: dispatch.slide(x, k, "float64"), [(2, 3, 3, 2), (2, 2, 2, 3)]),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "max_pool",
+        "multiply",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("winograd", "tiles", "slide")),
+    ],
+)
+def test_derivatives_of_both_modes_and_orders(name, monkeypatch):
+    """Against finite differences in float64; and mapped over every operand, against the plain form."""
+    for constant, value in {"LARGE": 0, "_ROWS": 2, "_WIDE": 0, "_BLOCK": 2}.items():
+        monkeypatch.setattr(matmul, constant, value)
+    monkeypatch.setattr(winograd, "pays", lambda *_: True)
+    function, shapes = OPERATIONS[name]
+    with jax.enable_x64(True):
+        arrays = drawn("float64", *shapes)
+        check_grads(jax.jit(function), arrays, order=2, modes=("fwd", "rev"))
+        several = drawn("float64", *((2, *shape) for shape in shapes))
+        alone = [jax.jit(function)(*(array[i] for array in several)) for i in range(2)]
+        mapped = jax.jit(jax.vmap(function))(*several)
+        assert_allclose(mapped, jnp.stack(alone), rtol=1e-9, atol=1e-9)
