@@ -23,6 +23,7 @@ GROUPS = [
         "file_shapes",
         "caches",
         "streams",
+        "jax_settings",
     },
     {"evaluation"},
     {"training"},

@@ -39,7 +39,11 @@ def exit_code(
         return _stopped("interrupted", kept, EXIT_INTERRUPTED)
     except Exception as error:
         # Imported here, so that --help answers at once.
-        from jaxcnn.training import Stopped
+        try:
+            from jaxcnn.training import Stopped
+        except Exception:  # JAX_NUM_CPU_DEVICES=two
+            text = f"JAX cannot be imported ({error}); check the variables that begin with JAX_"
+            return fail("error", text, EXIT_ERROR)
 
         if isinstance(error, Stopped):
             what = "\n".join([f"stopped by {error}", *getattr(error, "__notes__", ())])
@@ -81,6 +85,7 @@ def _stopped(what: str, kept: str | Callable[[], str], code: int) -> int:
 def _of_error(error: Exception, config: Mapping[str, Any]) -> tuple[str, object, int] | None:
     from jaxcnn.config import ConfigError
     from jaxcnn.data import DataError
+    from jaxcnn.jax_settings import missing_platform
     from jaxcnn.parallel import PeerFailed
     from jaxcnn.parallel.distributed import StartError
     from jaxcnn.training import Diverged
@@ -99,6 +104,8 @@ def _of_error(error: Exception, config: Mapping[str, Any]) -> tuple[str, object,
     if isinstance(error, MemoryError):
         error.add_note("use a smaller --batch_size, --config.batch_size or --config.data.prefetch")
         return "out of memory", error, EXIT_ERROR
+    if isinstance(error, RuntimeError | AssertionError) and (text := missing_platform()):
+        return "error", text, EXIT_ERROR
     if "RESOURCE_EXHAUSTED" in str(error):
         return "out of memory", _memory_advice(error, config), EXIT_ERROR
     return None

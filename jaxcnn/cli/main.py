@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import importlib.metadata
 import json
+import os
 import re
 import shlex
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 from jaxcnn.cli.arguments import Output
 from jaxcnn.cli.exit_codes import EXIT_DONE, end_process, exit_code
+from jaxcnn.jax_settings import pin_environment
 from jaxcnn.malloc_tuning import start_again_with_large_pages
 from jaxcnn.streams import SafeStream, protect_standard_streams, safe
 
@@ -43,6 +45,8 @@ def program(arguments: Sequence[str] | None = None) -> None:
     if arguments and arguments[0] in LARGE and not {"-h", "--help"} & {*arguments}:
         start_again_with_large_pages()
     protect_standard_streams()
+    for line in pin_environment(os.environ):
+        print(line, file=sys.stderr)
     try:
         code = main(arguments)
     except SystemExit as end:  # argparse printed help, or what is wrong

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxcnn import config as configs
 from jaxcnn.evaluation import Forward
+from jaxcnn.jax_settings import PRNG
 from jaxcnn.parallel import GradReduce, Placement, Plan, put
 from jaxcnn.preprocessing import Augment, DevicePreprocess
 from jaxcnn.training.ema import WeightAverage
@@ -98,7 +99,7 @@ class Experiment(Parts):
             out_shardings=self.state_shardings,
             compiler_options=dict(self.compiler_options),
         )
-        return make(jax.random.key(self.config["init"]["seed"]))
+        return make(jax.random.key(self.config["init"]["seed"], impl=PRNG))
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state; computes nothing."""

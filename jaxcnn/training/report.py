@@ -16,12 +16,13 @@ import jax
 
 from jaxcnn.caches import use_writable_caches
 from jaxcnn.files import write_figure
+from jaxcnn.jax_settings import changed_settings, recorded_settings
 from jaxcnn.models.summary import summarise
 from jaxcnn.models.summary_text import format_table
 from jaxcnn.parallel import describe_devices, plan_lines
 from jaxcnn.training.console import duration
 from jaxcnn.training.metrics_writer import recover_events
-from jaxcnn.training.run_files import add_start, recover_report, write_report
+from jaxcnn.training.run_files import add_start, read_starts, recover_report, write_report
 
 if TYPE_CHECKING:
     from jaxcnn.training.run_setup import Run
@@ -59,18 +60,23 @@ def announce(run: Run, step: int) -> None:
 
 
 def record_start(run: Run, step: int, command: Sequence[str]) -> None:
-    """Appends this start, after `step` updates, to run.json, with versions, commit and devices."""
-    path, experiment = run.folder / "run.json", run.experiment
+    """Appends this start, after `step` updates, to run.json, with versions, commit and devices. Prints which
+    settings of JAX changed since the last start."""
+    path, experiment, settings = run.folder / "run.json", run.experiment, recorded_settings()
+    starts = read_starts(path)
+    if step and starts:
+        for line in changed_settings(starts[-1].get("settings"), settings):
+            run.console.line(f"warning  {line}")
     start = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": list(command),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "settings": settings,
         "step": step,
         "seed": experiment.config["seed"],
         "examples": run.progress.examples,
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        **_git_state(),
         "devices": [f"{d.device_kind} ({d.platform})" for d in jax.devices()],
         "processes": jax.process_count(),
         "plan": experiment.plan.name,
@@ -167,12 +173,24 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def _git_state() -> dict[str, Any]:
+    """The commit of a clone that runs, and whether files differ from it; '' and False for an installed
+    package, also where it lies in another project's repository."""
+    if not _git("ls-files", Path(__file__).name):
+        return {"git_commit": "", "git_modified": False}
+    modified = bool(_git("status", "--porcelain", "--untracked-files=no"))
+    return {"git_commit": _git("rev-parse", "HEAD"), "git_modified": modified}
+
+
 def _git(*arguments: str) -> str:
     """The output of a git command in the folder of this file; '' if it fails."""
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    # A git hook sets these to its own repository.
+    of_hook = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
+    environment = {k: v for k, v in os.environ.items() if k not in of_hook}
     try:
         return subprocess.check_output(
-            command, text=True, stderr=subprocess.DEVNULL, timeout=10
+            command, text=True, stderr=subprocess.DEVNULL, timeout=10, env=environment
         ).strip()
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxcnn.data import DataSplits, TrainLoader
 from jaxcnn.data.threads import run_in_thread
+from jaxcnn.jax_settings import pinned_settings
 from jaxcnn.parallel import ProcessGroup, check_same, join_process_group
 from jaxcnn.preprocessing import make_preprocess
 from jaxcnn.training import schema
@@ -147,6 +148,7 @@ def open_run(config: Any, folder: Path) -> Iterator[Run]:
     config, group = schema.resolve_config(config), join_process_group()
     check_same(group, "config", config, "start all of them with the same config and overrides")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(pinned_settings())
         stop_signal = stack.enter_context(StopSignal(process_group=group))
         data = group.run_on_all(lambda: open_splits(config["data"], stop_signal.check))
         fingerprint = group.run_on_all(lambda: run_in_thread(data.fingerprint, stop_signal.check))

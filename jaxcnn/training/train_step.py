@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxcnn.evaluation import ranks
+from jaxcnn.jax_settings import PRNG
 from jaxcnn.losses import Objective
 from jaxcnn.models.context import ShardContext
 from jaxcnn.parallel import GradReduce
@@ -59,8 +60,8 @@ def make_train_step(
     gradient = jax.grad(partial(_sums, net, objective, device_preprocess, shard), has_aux=True)
 
     def step(state: TrainState, batch: Batch, controls: Controls) -> tuple[TrainState, Sums]:
-        dropout = jax.random.fold_in(jax.random.key(controls.seed), state.step)
-        keys = Keys(jax.random.key(controls.data_seed), dropout)
+        dropout = jax.random.fold_in(jax.random.key(controls.seed, impl=PRNG), state.step)
+        keys = Keys(jax.random.key(controls.data_seed, impl=PRNG), dropout)
         grads, total = _accumulated(gradient, state.params, batch, keys, grad_accum_steps)
         leave, failed = jnp.sum(controls.calls, axis=0).astype(jnp.float32)
         total = {**total, "leave": leave, "failed": failed}

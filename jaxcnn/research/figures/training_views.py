@@ -22,6 +22,7 @@ from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.decode import decode, peek
 from jaxcnn.data.train_crops import draw_train_crop
 from jaxcnn.files import write_figure
+from jaxcnn.jax_settings import PRNG
 from jaxcnn.preprocessing import Augment, augment_batch, example_keys, flip_mask, make_preprocess
 from jaxcnn.research.figures.chosen_images import chosen_positions
 from jaxcnn.training import schema
@@ -83,7 +84,7 @@ def view_rows(
     image, *integers = map(np.array, zip(*examples, strict=True))
     batch = {"image": jnp.asarray(image)}
     batch |= zip(("epoch", "id", "box"), (jnp.asarray(i, jnp.int32) for i in integers), strict=True)
-    key, preprocess = jax.random.key(seed), _without_mean(augment, data)
+    key, preprocess = jax.random.key(seed, impl=PRNG), _without_mean(augment, data)
     seen = np.asarray(jax.jit(lambda batch: augment_batch(key, batch, preprocess))(batch))
     pixels = np.clip(np.rint(seen), 0, 255).astype(np.uint8)
     flips = flip_mask(example_keys(key, batch["epoch"], batch["id"]), augment.flip).tolist()
