@@ -60,7 +60,9 @@ def _time_phases(config: str, workdir: Path, extra: list[str]) -> dict[str, floa
     command += [f"--workdir={workdir}", f"--config.epochs={BATCH / IMAGES}"]
     command += ["--config.log.tensorboard=False", *extra]
     start = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
+    )
     assert child.stdout
     left, phases, output = list(PHASES.items()), {}, []
     for line in child.stdout:

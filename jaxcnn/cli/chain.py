@@ -18,6 +18,7 @@ from jaxcnn.cli.arguments import Output, add_json, align, choose, names, path
 from jaxcnn.cli.exit_codes import EXIT_DONE, exit_code
 from jaxcnn.cli.train import kept_text
 from jaxcnn.files import user_path
+from jaxcnn.printable import say
 
 if TYPE_CHECKING:
     from jaxcnn.training.stages import Stage
@@ -81,9 +82,9 @@ def _train(stage: Stage, command: Sequence[str]) -> None:
     from jaxcnn.training.stages import StageStatus
 
     if stage.progress() is StageStatus.DONE:
-        print(f"\nstage {stage.name} is finished: {stage.folder}", flush=True)
+        say(f"\nstage {stage.name} is finished: {stage.folder}")
         return
-    print(f"\nstage {stage.name}", flush=True)
+    say(f"\nstage {stage.name}")
     run(stage.config, stage.folder, command=command)
     jax.clear_caches()  # compiled programs hold memory
     gc.collect()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from jaxcnn.cli.arguments import Output, add_json, choose, names, numbers, path
 from jaxcnn.cli.exit_codes import EXIT_DONE, EXIT_ERROR, UsageError
 from jaxcnn.files import read_lines
+from jaxcnn.printable import say
 
 if TYPE_CHECKING:
     from jaxcnn.research.comparison.grid import Grid
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> Output:
             grids, command=options.command_line, console=Console(), stop_signal=stop_signal
         )
     for name, error in errors.items():
-        print(f"failed: {name}: {error}", file=sys.stderr)
+        say(f"failed: {name}: {error}", sys.stderr)
     published = []
     if options.publish and not errors:
         published = [str(path) for path in execute.publish(grids, options.publish)]

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
+from jaxcnn.printable import say
+
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_DIVERGED = 0, 1, 2, 3
 EXIT_INTERRUPTED, EXIT_STOPPED = 130, 143
 
@@ -57,7 +59,7 @@ def exit_code(
 def fail(what: str, detail: object, code: int) -> int:
     """Prints `what: detail` and the detail's notes on stderr, and returns `code`."""
     lines = [f"{what}: {detail}", *getattr(detail, "__notes__", ())]
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    say("\n".join(lines), sys.stderr)
     return code
 
 
@@ -78,7 +80,7 @@ def end_process(code: int) -> NoReturn:
 def _stopped(what: str, kept: str | Callable[[], str], code: int) -> int:
     if not is_follower():  # process 0 reports for all
         text = kept if isinstance(kept, str) else kept()
-        print(f"{what}; {text}", file=sys.stderr, flush=True)
+        say(f"{what}; {text}", sys.stderr)
     return code
 
 

@@ -8,8 +8,8 @@ import importlib
 import importlib.metadata
 import json
 import os
+import logging
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +18,7 @@ from jaxcnn.cli.arguments import Output
 from jaxcnn.cli.exit_codes import EXIT_DONE, end_process, exit_code
 from jaxcnn.jax_settings import pin_environment
 from jaxcnn.malloc_tuning import start_again_with_large_pages
+from jaxcnn.printable import PrintableFormatter, say, shell_join
 from jaxcnn.streams import SafeStream, protect_standard_streams, safe
 
 # In the order of use; each is a module of this package.
@@ -46,13 +47,22 @@ def program(arguments: Sequence[str] | None = None) -> None:
         start_again_with_large_pages()
     protect_standard_streams()
     for line in pin_environment(os.environ):
-        print(line, file=sys.stderr)
+        say(line, sys.stderr)
+    _log_printable()
     try:
         code = main(arguments)
     except SystemExit as end:  # argparse printed help, or what is wrong
         parsed = end.code
         code = exit_code(lambda: _written(parsed, safe(sys.stdout)), kept="")
     end_process(code)
+
+
+def _log_printable() -> None:
+    """Makes warnings of jaxcnn printable: the names in them may hold what a terminal would obey."""
+    handler, logger = logging.StreamHandler(), logging.getLogger("jaxcnn")
+    handler.setFormatter(PrintableFormatter("%(levelname)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False  # libraries give the root logger handlers of their own
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -77,12 +87,12 @@ def main(arguments: Sequence[str]) -> int:
                 if as_json and output.record is not None:
                     print(json.dumps(output.record), file=stdout, flush=True)
                 elif output.text:
-                    print(output.text, flush=True)
+                    say(output.text)
                 if stdout.lost_reader() and arguments[0] in STREAMED:
                     break
         return _written(code, stdout) if as_json or arguments[0] not in FILES else code
 
-    return exit_code(work, kept=module.KEPT.format(command=shlex.join(options.command_line)))
+    return exit_code(work, kept=module.KEPT.format(command=shell_join(options.command_line)))
 
 
 def _written(code: Any, stdout: SafeStream) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 
 from jaxcnn.cli.arguments import Output, add_json, add_run, at_least, open_runs
 from jaxcnn.cli.exit_codes import EXIT_ERROR
+from jaxcnn.printable import printable_name
 
 KEPT = "the images that were printed are done"
 
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> Iterator[Output]:
         console.line(f"{run.folder.name}, step {run.step}: {count} by {label}")
         for prediction in predict.predict(run, images, protocol, options.top):
             if prediction.problem:
-                image = _printable(prediction.image)
+                image = printable_name(prediction.image)
                 console.line(f"cannot read {image}: {prediction.problem}")
                 corrupt += 1
             yield _output(prediction, label)
@@ -68,10 +69,5 @@ def _output(prediction: Any, label: str) -> Output:
         for one in prediction.classes
     ]
     record = {"image": prediction.image, "classes": classes, "protocol": label}
-    lines = [f"  {one.probability:7.2%}  {one.name}" for one in prediction.classes]
-    return Output(record, "\n".join([_printable(prediction.image), *lines]))
-
-
-def _printable(path: str) -> str:
-    """A path as text: a file's name is bytes that may not be UTF-8."""
-    return path.encode(errors="surrogateescape").decode(errors="replace")
+    lines = [f"  {one.probability:7.2%}  {printable_name(one.name)}" for one in prediction.classes]
+    return Output(record, "\n".join([printable_name(prediction.image), *lines]))

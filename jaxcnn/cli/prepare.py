@@ -25,6 +25,7 @@ from typing import Any
 from jaxcnn.cli.arguments import Output, add_json, at_least, path, show_progress
 from jaxcnn.cli.exit_codes import UsageError
 from jaxcnn.files import user_path
+from jaxcnn.printable import say, shell_quote
 
 KEPT = "give the same command again"
 SUBCOMMANDS = ("cifar10_subset",)
@@ -82,7 +83,11 @@ def run(options: argparse.Namespace) -> Output:
     if base not in SOURCE_KINDS:
         _prepare(source, data_dir, options)
         source = f"tfds:{source}"
-        flags = "" if base in (IMAGENET, "digits") else f" --config.data.source={source}"
+        flags = (
+            ""
+            if base in (IMAGENET, "digits")
+            else " " + shell_quote(f"--config.data.source={source}")
+        )
         config = "quickstart" if base == "digits" else config
     record: dict[str, Any] = {}
     if options.pack:
@@ -90,12 +95,12 @@ def run(options: argparse.Namespace) -> Output:
         _pack(source, out, data_dir, options)
         source, splits = f"packed:{out}", (options.train_split, options.eval_split)
         record["bytes"] = sum(file.stat().st_size for file in out.glob("*/*"))
-        flags = f" --config.data.source={source}"
+        flags = " " + shell_quote(f"--config.data.source={source}")
         config = "alexnet" if options.square else "vgg_e"
     else:
         splits = ("train", "")
         record["data_dir"] = str(data_dir)
-        flags += f" --config.data.data_dir={data_dir}"
+        flags += " " + shell_quote(f"--config.data.data_dir={data_dir}")
     # Indexes the records of TFDS now, so that the first training starts at once.
     description = open_data(source, str(data_dir), 0, *splits).description
     command = f"jaxcnn train --config=configs/{config}.py{flags}"
@@ -151,7 +156,7 @@ def _prepare(name: str, data_dir: Path, options: argparse.Namespace) -> None:
     elif base == "digits":
         prepare_digits(data_dir)
     elif find_prepared(name, data_dir) is not None:
-        print(f"{name} is already prepared in {data_dir}")
+        say(f"{name} is already prepared in {data_dir}")
     else:
         _download(name, data_dir)
 
@@ -183,7 +188,7 @@ def _pack(source: str, out: Path, data_dir: Path, options: argparse.Namespace) -
     if kind == "folder":
         source = f"folder:{user_path(place)}"
     data = open_data(source, str(data_dir), 0, options.train_split, options.eval_split)
-    print(f"packing {data.description} into {out}", flush=True)
+    say(f"packing {data.description} into {out}")
     made = pack(
         {options.train_split: data.train, data.eval_split: data.evaluation},
         out,
@@ -194,4 +199,4 @@ def _pack(source: str, out: Path, data_dir: Path, options: argparse.Namespace) -
         progress=show_progress(Console()),
     )
     if not made:
-        print("all of it is packed already")
+        say("all of it is packed already")

@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxcnn.cli.arguments import Output, add_config, add_json, path, show_progress
+from jaxcnn.printable import shell_join
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> Output:
     lines = [
         describe(statistics, values, vectors),
         f"saved in {out} after {duration(time.perf_counter() - began)}. To train with it:",
-        f"  {shlex.join([*train, f'--config.augment.statistics={out}'])}",
+        f"  {shell_join([*train, f'--config.augment.statistics={out}'])}",
     ]
     if not augment.needs_statistics:
         lines.append(

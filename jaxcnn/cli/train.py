@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import faulthandler
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from jaxcnn.cli.exit_codes import (
     process_name,
 )  # fmt: skip
 from jaxcnn.files import user_path
+from jaxcnn.printable import say, shell_join
 
 KEPT = "nothing was trained yet"
 
@@ -111,7 +111,7 @@ def kept_text(folder: Path, command: Sequence[str]) -> Callable[[], str]:
     def text() -> str:
         saved = any(entry.name.isdigit() for entry in (folder / "checkpoints").glob("*"))
         state = "the state is saved in" if saved else "nothing was trained yet in"
-        return f"{state} {folder}. To go on: {shlex.join(command)}"
+        return f"{state} {folder}. To go on: {shell_join(command)}"
 
     return text
 
@@ -136,6 +136,6 @@ def _start(options: argparse.Namespace) -> None:
     processes = distributed.parse(options.distributed, os.environ)
     if processes is not None:
         distributed.start(processes, options.distributed_timeout)
-        print(distributed.describe(), flush=True)
+        say(distributed.describe())
     for name, text in [] if is_follower() else rows:
-        print(f"{name:<8} {text}", flush=True)
+        say(f"{name:<8} {text}")

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sources.source import Source
 from jaxcnn.data.threads import ThreadPool
+from jaxcnn.printable import printable_name
 
 _LOGGER = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -37,7 +38,7 @@ def available_cores() -> int:
 def processor_name() -> str:
     """Returns the model of this machine's processor."""
     with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
         line = next(line for line in lines if line.startswith("model name"))
         return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -128,11 +129,13 @@ class CorruptCounter:
         name = self._source.name(position)
         if name not in self.names:
             self.names.append(name)
-            _LOGGER.warning("corrupt image %s: %s; it is %s", name, problem, self._consequence)
+            _LOGGER.warning(
+                "corrupt image %s: %s; it is %s", printable_name(name), problem, self._consequence
+            )
         seen = min(seen, len(self._source))
         if len(self.names) >= _MIN_COUNT and len(self.names) > _MAX_CORRUPT * seen:
             raise DataError(
                 f"{len(self.names)} of the first {seen} images are corrupt, more than {_MAX_CORRUPT:.0%}: "
                 "the data set is damaged or is not what its name says; the first ones are "
-                f"{', '.join(self.names[:5])}; prepare or copy it again"
+                f"{', '.join(map(printable_name, self.names[:5]))}; prepare or copy it again"
             )

@@ -25,6 +25,7 @@ from jaxcnn.data.splits import DataSplits
 from jaxcnn.data.threads import run_in_thread
 from jaxcnn.data.train_crops import Sampling
 from jaxcnn.files import FileError, parse_json, read_arrays, user_path, write_arrays
+from jaxcnn.printable import shell_quote
 
 # Images decoded ahead, and between two progress reports.
 _GROUP = 32
@@ -198,7 +199,7 @@ def load_statistics(path: str | os.PathLike[str]) -> Statistics:
         FileError: the file is missing, damaged, or something else.
     """
     path = user_path(path)
-    advice = f"make it again: jaxcnn statistics CONFIG --out={path}"
+    advice = "make it again: jaxcnn statistics CONFIG " + shell_quote(f"--out={path}")
     found = read_arrays(path, _ARRAYS, advice=advice)
     origin = parse_json(
         found.pop("origin").item(), _ORIGIN, path=path, advice=advice, where="origin"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.caches import temporary_folder
-from jaxcnn.data.classes import check_same_classes
+from jaxcnn.data.classes import check_class_names, check_same_classes
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sampler import RandomStream, permutation
 from jaxcnn.data.sources.digits import prepare_digits
@@ -79,6 +79,7 @@ def open_data(
     opened = _open(source, data_dir, train_split, eval_split)
     train, evaluation, eval_split, origin, note = opened
     names = train.class_names
+    check_class_names(names, origin)
     check_same_classes(
         (train_split, eval_split),
         (names, evaluation.class_names),

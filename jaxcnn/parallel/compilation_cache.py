@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from pathlib import Path
 
 from jaxcnn.files import user_path
 from jaxcnn.parallel.accelerators import Environment
+from jaxcnn.printable import shell_quote
 
 
 def use_compilation_cache(environment: Environment, folder: str) -> tuple[str, str]:
@@ -60,5 +60,5 @@ def _check_ours(path: Path) -> None:
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ValueError(
             f"other users can write to {path} (mode {mode & 0o777:o}), {danger}; to keep them out type: "
-            f"chmod 700 {shlex.quote(str(path))}"
+            f"chmod 700 {shell_quote(str(path))}"
         )

@@ -15,6 +15,7 @@ from jaxcnn.data import DataError, DataSplits
 from jaxcnn.evaluation import Forward, Protocol, ProtocolRun, check_fits, ensemble, evaluate
 from jaxcnn.files import user_path
 from jaxcnn.parallel import make_placement
+from jaxcnn.printable import shell_quote
 from jaxcnn.training import report, run_files, schema
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.console import Compiler, Console, duration
@@ -60,7 +61,8 @@ class FinishedRun:
         steps = saved_steps(self.folder)
         if not steps:
             raise CheckpointError(
-                f"{self.folder} has no checkpoint; train first: jaxcnn train --workdir={self.folder}"
+                f"{self.folder} has no checkpoint; train first: jaxcnn train "
+                + shell_quote(f"--workdir={self.folder}")
             )
         if self.chosen_step not in (None, *steps):
             raise CheckpointError(

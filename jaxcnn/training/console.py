@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from jaxcnn.malloc_tuning import give_back_freed
+from jaxcnn.printable import printable, say
 from jaxcnn.streams import safe
 
 
@@ -31,7 +32,7 @@ class Console:
         if self.silent:
             return
         self.end_progress()
-        print(text, file=self.stream, flush=True)
+        say(text, self.stream)
 
     def progress(self, text: str, last: bool = False) -> None:
         """Prints a line that the next one replaces; skipped soon after another, unless `last`."""
@@ -39,7 +40,7 @@ class Console:
         interval = self.TERMINAL_SECONDS if self.in_place else self.PLAIN_SECONDS
         if self.silent or (not last and now - self._last < interval):
             return
-        self._last, self._open = now, self.in_place
+        self._last, self._open, text = now, self.in_place, printable(text)
         if self.in_place:
             columns = shutil.get_terminal_size().columns  # a wrapped line could not be rewritten
             text = "\r\x1b[2K" + text[: columns - 1]

@@ -18,6 +18,7 @@ from jaxcnn import config as configs
 from jaxcnn.data import pixel_statistics
 from jaxcnn.files import user_path
 from jaxcnn.preprocessing import Augment, make_preprocess, subtract_mean
+from jaxcnn.printable import shell_quote
 from jaxcnn.training.builder import net_and_rules
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.training.run_files import read_classes
@@ -117,7 +118,8 @@ def read_run(folder: Path, step: int | None = None) -> tuple[dict[str, Any], Any
         found = checkpoints.restore(like, step)
     if found is None:
         raise CheckpointError(
-            f"{folder} has no checkpoint yet; train first: jaxcnn train --workdir={folder}"
+            f"{folder} has no checkpoint yet; train first: jaxcnn train "
+            + shell_quote(f"--workdir={folder}")
         )
     return config, net, found[0]
 

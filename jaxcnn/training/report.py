@@ -20,6 +20,7 @@ from jaxcnn.jax_settings import changed_settings, recorded_settings
 from jaxcnn.models.summary import summarise
 from jaxcnn.models.summary_text import format_table
 from jaxcnn.parallel import describe_devices, plan_lines
+from jaxcnn.printable import shell_quote
 from jaxcnn.training.console import duration
 from jaxcnn.training.metrics_writer import recover_events
 from jaxcnn.training.run_files import add_start, read_starts, recover_report, write_report
@@ -120,9 +121,10 @@ def conclude(run: Run, step: int, best: Mapping[str, Any] | None) -> dict[str, A
     if evaluator.corrupt:
         lines.append(f"{len(evaluator.corrupt)} corrupt images (report.json names them)")
     short = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    workdir = shell_quote(f"--workdir={short}")
     lines += [
         f"step {step:,} in {duration(seconds)}; report.json, metrics.jsonl and curves.png are in {folder}",
-        f"Next: classify an image\n  jaxcnn predict --workdir={short} IMAGE.jpg",
+        f"Next: classify an image\n  jaxcnn predict {workdir} IMAGE.jpg",
     ]
     run.console.line("\n".join(lines))
     return report

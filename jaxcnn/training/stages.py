@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn import config as configs
+from jaxcnn.printable import shell_quote
 from jaxcnn.training import run_files, schema
 from jaxcnn.training.schedules import Progress
 from jaxcnn.training.workdir import has_begun
@@ -142,7 +143,8 @@ def _rows(file: Path) -> tuple[dict[str, Any], ...]:
     module = configs.execute(file)
     if not hasattr(module, "get_chain"):
         raise configs.ConfigError(
-            f"{file} has no function get_chain(); train it alone: jaxcnn train --config={file}"
+            f"{file} has no function get_chain(); train it alone: jaxcnn train "
+            + shell_quote(f"--config={file}")
         )
     rows = configs.plain(module.get_chain())
     if not isinstance(rows, tuple) or not rows or not all(isinstance(row, dict) for row in rows):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxcnn.data import class_table, display_names
+from jaxcnn.data import DataError, class_table, display_names
+from jaxcnn.data.classes import check_class_names, difference
 
 
 def test_class_table():
@@ -78,3 +79,27 @@ def run(code):
     root = Path(__file__).parents[2]
     environment = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env=environment)
+
+
+@pytest.mark.parametrize("breaks", "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029\t\x1b\x7f\udcff")
+def test_class_names_that_would_break_lines_or_cannot_be_printed_are_refused(breaks):
+    with pytest.raises(
+        DataError, match=r"names of 1 classes of here .*: a\\[xu][0-9a-f]+b; rename"
+    ):
+        check_class_names(("plain", f"a{breaks}b"), "here")
+    check_class_names(("a b", "zürich", "猫", "क्षि", "👩\u200d🔬"), "here")
+
+
+NFC, NFD = ("caf\xe9", "na\xefve", "plain"), ("cafe\u0301", "nai\u0308ve", "plain")
+
+
+def test_names_that_differ_in_unicode_form_are_said():
+    how = difference(NFC, NFD, ("train", "val"))
+    assert how.startswith(
+        r"'caf\xe9' in train differs in Unicode form from 'cafe\u0301' in val: copy or rename"
+    )
+    assert how.endswith("; so do 1 more names")
+    assert "only in train: x; only in val: none" in difference((*NFC, "x"), NFD, ("train", "val"))
+    assert difference(NFC, NFC, ("train", "val")) == ""
+    with pytest.raises(DataError, match=r"one name in two Unicode forms, 'caf\\xe9' and 'cafe"):
+        check_class_names((*NFC, NFD[0]), "here")

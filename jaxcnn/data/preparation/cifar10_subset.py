@@ -35,6 +35,7 @@ from PIL import Image
 
 from jaxcnn.data import DataError
 from jaxcnn.files import read_text, user_path, write_text
+from jaxcnn.printable import say
 
 # In the order of the labels 0 to 9.
 CLASSES = (
@@ -92,7 +93,7 @@ def write_list(folder: Path, path: Path) -> int:
     if not found:
         raise DataError(f"no train/CLASS/NNNN.jpg or val/CLASS/NNNN.jpg in {folder}")
     write_text(path, "".join(f"{_sha256(folder / name)}  {name}\n" for name in found))
-    print(f"{len(found)} files listed in {path}")
+    say(f"{len(found)} files listed in {path}")
     return 0
 
 
@@ -107,8 +108,8 @@ def verify(folder: Path, expected: Mapping[str, str]) -> int:
     for what, names in problems.items():
         if names:
             some = ", ".join(names[:5]) + " ..." * (len(names) > 5)
-            print(f"{what}: {len(names)} files: {some}")
-    print(f"{len(both) - len(problems['different'])} of {len(expected)} files are as listed")
+            say(f"{what}: {len(names)} files: {some}")
+    say(f"{len(both) - len(problems['different'])} of {len(expected)} files are as listed")
     return int(any(problems.values()))
 
 
@@ -135,9 +136,9 @@ def build(folder: Path, source: Path, expected: Mapping[str, str]) -> int:
             content
         )  # without fsync, which takes milliseconds: --verify finds damage
         os.replace(partial, target)
-    print(f"{len(expected)} files written to {folder}, {same} of them bit for bit as listed")
+    say(f"{len(expected)} files written to {folder}, {same} of them bit for bit as listed")
     if same < len(expected) and not copied:
-        print("the others hold the same images, encoded by another JPEG library")
+        say("the others hold the same images, encoded by another JPEG library")
     return int(copied and same < len(expected))
 
 

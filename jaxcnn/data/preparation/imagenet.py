@@ -10,6 +10,7 @@ from typing import NamedTuple
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sources.tfds import find_prepared
 from jaxcnn.data.tensorflow import load_tfds
+from jaxcnn.printable import say
 
 NAME, VERSION = "imagenet2012", "5.1.0"
 
@@ -77,18 +78,17 @@ def prepare_imagenet(
     """
     found = find_prepared(f"{NAME}:{VERSION}", data_dir)
     if found is not None:
-        print(f"{NAME} is already prepared in {found}")
+        say(f"{NAME} is already prepared in {found}")
         return found
     check_tars(tars, expected, checksums=checksums)
     size = sum(tar.size for tar in expected.values())
     check_disk(data_dir, size)
     for entry in sorted((data_dir / NAME).glob("*incomplete*")):
-        print(f"{entry} was left by an interrupted run and can be deleted")
+        say(f"{entry} was left by an interrupted run and can be deleted")
     # Four passes: read the tars, write and read the shuffle's files, write the records.
-    print(
+    say(
         f"preparing {NAME} in {data_dir}: {size / 1e9:.0f} GB of records in addition to the tars; "
-        f"{4 * size / 1e9:.0f} GB of disk traffic, {4 * size / 1e8 / 3600:.1f} hours at 100 MB/s",
-        flush=True,
+        f"{4 * size / 1e9:.0f} GB of disk traffic, {4 * size / 1e8 / 3600:.1f} hours at 100 MB/s"
     )
     tfds = load_tfds()
     with warnings.catch_warnings():
@@ -102,6 +102,6 @@ def prepare_imagenet(
 
 
 def _sha256(path: Path) -> str:
-    print(f"reading {path} to check its SHA-256", flush=True)
+    say(f"reading {path} to check its SHA-256")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,6 +20,7 @@ from jaxcnn.data.errors import DataError
 from jaxcnn.data.sampler import RandomStream, permutation
 from jaxcnn.data.sources.tfds import find_prepared
 from jaxcnn.data.tensorflow import load_tfds
+from jaxcnn.printable import say
 
 NAME, VERSION = "digits", "1.0.0"
 SIDE, QUALITY = 64, 95
@@ -55,7 +56,7 @@ def prepare_digits(data_dir: Path) -> Path:
             # Another process may have renamed its folder first.
             if find_prepared(NAME, data_dir) is None:
                 raise
-    print(f"prepared the handwritten digits in {data_dir / NAME / VERSION}")
+    say(f"prepared the handwritten digits in {data_dir / NAME / VERSION}")
     return data_dir
 
 

@@ -156,7 +156,9 @@ def _scan_classes(folder: Path) -> FolderSource:
             folder,
         )
     labels = np.repeat(np.arange(len(names), dtype=np.int32), counts)
-    return FolderSource(folder, tuple(names), np.array(paths), labels, +left_out)
+    # Whatever the locale decodes them with.
+    class_names = tuple(os.fsencode(name).decode(errors="surrogateescape") for name in names)
+    return FolderSource(folder, class_names, np.array(paths), labels, +left_out)
 
 
 def _scan_flat(folder: Path, class_names: tuple[str, ...]) -> FolderSource | None:
@@ -193,7 +195,7 @@ def _flat_labels(folder: Path) -> tuple[dict[str, str], str]:
     for place in [folder, *folder.resolve().parents][:5]:
         path = place / _LABEL_FILE
         if path.is_file():
-            with path.open(newline="") as file:
+            with path.open(newline="", encoding="utf-8") as file:
                 rows = csv.DictReader(file)
                 return {r["ImageId"]: r["PredictionString"].split()[0] for r in rows}, str(path)
     # find_spec does not import the package.
@@ -201,7 +203,7 @@ def _flat_labels(folder: Path) -> tuple[dict[str, str], str]:
     for place in (spec.submodule_search_locations or []) if spec else []:
         path = Path(place) / "datasets" / "imagenet2012" / "validation_labels.txt"
         if path.is_file():
-            wnids = path.read_text().split()
+            wnids = path.read_text("utf-8").split()
             return {f"ILSVRC2012_val_{i:08d}": w for i, w in enumerate(wnids, 1)}, str(path)
     raise DataError(
         f"{folder} holds ImageNet's validation images without class folders, and no list of their "

@@ -28,6 +28,7 @@ from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.sources.source import Opened, Source
 from jaxcnn.files import FileError, read_json
+from jaxcnn.printable import shell_quote
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -245,4 +246,6 @@ def partial_folder(root: Path, split: str) -> Path:
 
 
 def _how_to_pack(root: Path) -> str:
-    return f"pack with: jaxcnn prepare SOURCE --pack --shorter_side=256 --out={root}"
+    return "pack with: jaxcnn prepare SOURCE --pack --shorter_side=256 " + shell_quote(
+        f"--out={root}"
+    )

@@ -16,6 +16,7 @@ from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.sources.source import Opened, Source
 from jaxcnn.data.sources.tfrecord_index import RecordIndex, index_records, read_record
 from jaxcnn.data.tensorflow import load_tensorflow, load_tfds
+from jaxcnn.printable import shell_quote
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _NAME = re.compile(r"[a-z][a-z0-9_]*(?:/[A-Za-z0-9_.+-]+)?(?::\d+\.\d+\.\d+)?")
@@ -81,7 +82,8 @@ def open_prepared(name: str, data_dir: Path, train_split: str, eval_split: str) 
     folder = find_prepared(name, data_dir)
     if folder is None:
         imagenet = name.startswith("imagenet2012")
-        arguments = f"{'imagenet2012 --tars=DIR' if imagenet else name} --data_dir={data_dir}"
+        arguments = "imagenet2012 --tars=DIR " if imagenet else f"{name} "
+        arguments += shell_quote(f"--data_dir={data_dir}")
         raise DataError(
             f"the data set {name!r} is not prepared under {data_dir}: no {METADATA_FILE} in "
             f"{data_dir / name.partition(':')[0]}/VERSION/; prepare it with: jaxcnn prepare "

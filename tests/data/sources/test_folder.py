@@ -10,6 +10,7 @@ from jaxcnn.data import CorruptImage, DataError, display_names, open_data
 from jaxcnn.data.classes import check_same_classes
 from jaxcnn.data.regular_file import read_regular_file
 from jaxcnn.data.sources import folder as folder_module
+from jaxcnn.printable import printable_name
 
 
 def test_classes_are_the_sorted_folder_names(image_folder):
@@ -138,6 +139,34 @@ def test_names_may_contain_any_character(image_folder):
     data = open_data(f"folder:{image_folder}")
     assert data.train.name(5) == str(odd)
     assert data.train.read(5)[0] == odd.read_bytes()
+
+
+@pytest.mark.parametrize("name", [b"a\x85b", b"caf\xe9", "a\u2028b".encode(), b"\x1b[31m", b"a\rb"])
+def test_hostile_names_of_classes_are_refused(image_folder, name):
+    for split in ("train", "val"):
+        shutil.move(
+            image_folder / split / "ant", os.path.join(os.fsencode(image_folder / split), name)
+        )
+    message = error(image_folder)
+    assert f"the names of 1 classes of folder {image_folder} contain control characters" in message
+    assert printable_name(message) == message
+
+
+def test_forms_of_unicode_that_look_alike_are_told_apart(image_folder):
+    (image_folder / "train" / "ant").rename(image_folder / "train" / "caf\xe9")
+    (image_folder / "val" / "ant").rename(image_folder / "val" / "cafe\u0301")
+    expected = r"'caf\xe9' in train differs in Unicode form from 'cafe\u0301' in val"
+    assert expected in error(image_folder)
+    shutil.copytree(image_folder / "train" / "caf\xe9", image_folder / "train" / "cafe\u0301")
+    assert "have one name in two Unicode forms" in error(image_folder)
+
+
+def test_files_whose_names_are_not_utf8_are_read(image_folder):
+    path = os.path.join(os.fsencode(image_folder / "train" / "ant"), b"\xff\n\x1b.jpg")
+    shutil.copy(image_folder / "train" / "ant" / "0.jpg", path)
+    source = open_data(f"folder:{image_folder}").train
+    (index,) = [i for i in range(len(source)) if os.fsencode(source.name(i)) == path]
+    assert source.read(index) == source.read(0)
 
 
 def test_splits_may_have_other_names(image_folder):
