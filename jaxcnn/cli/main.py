@@ -7,8 +7,8 @@ import contextlib
 import importlib
 import importlib.metadata
 import json
-import os
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
