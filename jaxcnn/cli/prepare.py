@@ -10,20 +10,28 @@ names:
 no preparation: tfds:NAME, folder:PATH, synthetic:K. What is already prepared or packed is kept; the same
 command resumes packing that was stopped.
 
+--verify decodes each image of both splits once, on all cores, and prints the damaged ones with the reason;
+then the exit code is 1. It finds more than training, which uses a JPEG that libjpeg can mend. With --json it
+prints one object per damaged image and line, {"split", "image", "reason"}, and at the end {"source",
+"images", "damaged"}.
+
 example: jaxcnn prepare imagenet2012 --tars=DIR --data_dir=DATA
          jaxcnn prepare folder:PATH --pack --shorter_side=256 --square --out=DIR
+         jaxcnn prepare folder:PATH --verify
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import types
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxcnn.cli.arguments import Output, add_json, at_least, path, show_progress
-from jaxcnn.cli.exit_codes import UsageError
+from jaxcnn.cli.exit_codes import EXIT_ERROR, UsageError
 from jaxcnn.files import user_path
 from jaxcnn.printable import say, shell_quote
 
@@ -33,12 +41,17 @@ SUBCOMMANDS = ("cifar10_subset",)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("name", nargs="?", help="a name from the list below; with --pack also a source")
+    add("name", nargs="?", help="a name from the list below; with --pack or --verify also a source")
     add("--source", default="", help="the same as NAME")
     add("--tars", type=path, help="folder of ImageNet's two tars")
     help_text = "folder of prepared data sets ($TFDS_DATA_DIR or ~/tensorflow_datasets)"
     add("--data_dir", type=path, help=help_text)
     add("--checksums", action="store_true", help="also check the tars' SHA-256 (reads them whole)")
+    add("--verify", action="store_true", help="list the images that are damaged")
+    help_text = "threads that decode; 0: one per core (%(default)s)"
+    add("--threads", type=at_least(0), default=0, help=help_text)
+    add("--train_split", default="train", help="name of the training split (%(default)s)")
+    add("--eval_split", default="", help="name of the evaluation split (as data.eval_split)")
     add_json(parser)
     add = parser.add_argument_group("packing").add_argument
     add("--pack", action="store_true", help="decode and rescale the images once")
@@ -46,10 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help_text = "largest shorter side in pixels; with --square, the side"
     add("--shorter_side", type=at_least(1), help=help_text)
     add("--square", action="store_true", help="keep the central square only")
-    help_text = "threads that decode; 0: one per core (%(default)s)"
-    add("--threads", type=at_least(0), default=0, help=help_text)
-    add("--train_split", default="train", help="name of the training split (%(default)s)")
-    add("--eval_split", default="", help="name of the evaluation split (as data.eval_split)")
 
 
 def subcommand(name: str) -> Any:
@@ -70,7 +79,7 @@ def subcommand(name: str) -> Any:
     )
 
 
-def run(options: argparse.Namespace) -> Output:
+def run(options: argparse.Namespace) -> Output | Iterator[Output]:
     from jaxcnn.data import SOURCE_KINDS, default_data_dir, open_data
     from jaxcnn.data.preparation.imagenet import NAME as IMAGENET
 
@@ -89,6 +98,8 @@ def run(options: argparse.Namespace) -> Output:
             else " " + shell_quote(f"--config.data.source={source}")
         )
         config = "quickstart" if base == "digits" else config
+    if options.verify:
+        return _verify(source, data_dir, options)
     record: dict[str, Any] = {}
     if options.pack:
         out = options.out
@@ -130,11 +141,17 @@ def _problem(options: argparse.Namespace) -> str:
         return f"only version {VERSION} of imagenet2012 is prepared, not {name}"
     if base != IMAGENET and (options.tars is not None or options.checksums):
         return f"--tars and --checksums are for imagenet2012, not for {name}"
+    if options.pack and options.verify:
+        return f"--pack with --verify: first give jaxcnn prepare {name} --verify, then --pack"
     if not options.pack:
-        given = [f for f in ("out", "shorter_side", "square", "threads") if getattr(options, f)]
+        given = [f for f in ("out", "shorter_side", "square") if getattr(options, f)]
         if given:
             return f"{', '.join(f'--{flag}' for flag in given)}: only with --pack"
-        needless = f"{name} needs no preparation: train on it, or give --pack"
+        if options.verify:
+            return ""
+        if options.threads:
+            return "--threads: only with --pack or --verify"
+        needless = f"{name} needs no preparation: train on it, or give --pack or --verify"
         return needless if base in SOURCE_KINDS else ""
     if base == "packed":
         return f"{name} is packed already; pack what it was made from"
@@ -176,6 +193,29 @@ def _download(name: str, data_dir: Path) -> None:
                 f"TFDS could not prepare {name!r}: {error}; see "
                 "https://www.tensorflow.org/datasets/catalog for the names of data sets"
             ) from error
+
+
+def _verify(source: str, data_dir: Path, options: argparse.Namespace) -> Iterator[Output]:
+    """Yields the damaged images, then a summary."""
+    from jaxcnn.data import open_data
+    from jaxcnn.data.preparation.verify import verify
+    from jaxcnn.training.console import Console
+
+    data = open_data(source, str(data_dir), 0, options.train_split, options.eval_split)
+    print(f"verifying {data.description}", flush=True)
+    console, damaged, total = Console(), 0, 0
+    for split, images in ((options.train_split, data.train), (data.eval_split, data.evaluation)):
+        progress = functools.partial(show_progress(console), split)
+        for image in verify(images, threads=options.threads, progress=progress):
+            console.end_progress()
+            damaged += 1
+            record = {"split": split, "image": image.name, "reason": image.reason}
+            yield Output(record, f"{image.name}: {image.reason}", EXIT_ERROR)
+        total += len(images)
+    text = f"none of {total:,} images is damaged"
+    if damaged:
+        text = f"{damaged:,} of {total:,} images are damaged; copy them again, or remove them"
+    yield Output({"source": source, "images": total, "damaged": damaged}, text)
 
 
 def _pack(source: str, out: Path, data_dir: Path, options: argparse.Namespace) -> None:

@@ -37,7 +37,6 @@ from jaxcnn.data.tensorflow import JpegWindow, load_decoder
 
 # Added to the filter's reach, because chroma upsampling reads neighbours at the window's edge.
 _CHROMA_MARGIN = 4
-_JPEG_MAGIC = b"\xff\xd8"
 
 Pixels = UInt8[np.ndarray, "_ _ 3"]
 
@@ -84,10 +83,10 @@ def peek(data: bytes | memoryview) -> tuple[int, int]:
         raise CorruptImage("the file is empty")
     if packed.is_record(data):
         return packed.read_record(data)[0].size
-    with _own_memory():
+    with own_memory():
         check_bytes(len(data))
         data = bytes(data)
-        if data.startswith(_JPEG_MAGIC):
+        if is_jpeg(data):
             header = jpeg.read_header(data)
             jpeg.complete(data, header)
             return header.height, header.width
@@ -95,8 +94,12 @@ def peek(data: bytes | memoryview) -> tuple[int, int]:
             return image.height, image.width
 
 
+def is_jpeg(data: bytes) -> bool:
+    return data.startswith(b"\xff\xd8")
+
+
 @contextlib.contextmanager
-def _own_memory() -> Iterator[None]:
+def own_memory() -> Iterator[None]:
     """Makes a lack of memory a fault of the image that is decoded."""
     try:
         yield
@@ -140,7 +143,7 @@ def _finish(
     if isinstance(pixels, CorruptImage):
         return pixels
     try:
-        with _own_memory():
+        with own_memory():
             return _resize_all(pixels, task, corner)
     except CorruptImage as error:
         return error
@@ -149,13 +152,13 @@ def _finish(
 def _open(task: DecodeTask) -> Sequence[Pixels] | JpegWindow | CorruptImage:
     """Decodes an image, or gives the window to decode if it is a JPEG for TensorFlow."""
     try:
-        with _own_memory():
+        with own_memory():
             _check_crops(task.crops)
             if packed.is_record(task.data):
                 return _decode_packed(task)
             check_bytes(len(task.data))
             data, formats = bytes(task.data), pillow.FORMATS
-            if data.startswith(_JPEG_MAGIC):
+            if is_jpeg(data):
                 header = jpeg.read_header(data)
                 data = jpeg.complete(data, header)
                 # TensorFlow rounds differently when it converts CMYK. Both handle Adobe's inverted inks.

@@ -56,6 +56,18 @@ def decoded_image(
         yield rgb
 
 
+def verify_image(data: bytes) -> None:
+    """Decodes an image completely and compares a PNG's checksums, which Pillow does not when it decodes.
+
+    Raises:
+      CorruptImage: it is damaged, or over a limit.
+    """
+    with open_image(data) as image:
+        image.verify()
+    with decoded_image(data):
+        pass
+
+
 def _as_rgb(image: Image.Image) -> Image.Image | np.ndarray:
     if image.mode == "RGB":
         return image

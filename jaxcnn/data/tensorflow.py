@@ -19,6 +19,7 @@ from jaxcnn.data.loader import available_cores
 
 _LOGGER = logging.getLogger(__name__)
 _TRACING = threading.Lock()
+_WARNED = threading.Lock()  # taken for good by the first warning of damaged JPEGs
 _LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 
 
@@ -166,12 +167,13 @@ def _complaint(printed: str) -> str:
     return next((line for line in lines if not line.startswith("WARNING: All log messages")), "")
 
 
-@functools.cache
 def _warn_of_damage() -> None:
-    _LOGGER.warning(
-        "libjpeg finds damage in some JPEGs, which are used all the same; to list them: jaxcnn prepare "
-        "SOURCE --verify"
-    )
+    """Logs once, whichever thread is first."""
+    if _WARNED.acquire(blocking=False):
+        _LOGGER.warning(
+            "libjpeg finds damage in some JPEGs, which are used all the same; to list them: jaxcnn prepare "
+            "SOURCE --verify"
+        )
 
 
 @functools.cache

@@ -42,7 +42,7 @@ def test_usage_errors(capsys):
         (["imagenet2012:5.0.0", "--tars=x"], "only version 5.1.0 of imagenet2012 is prepared"),
         (["digits", "--tars=x"], "--tars and --checksums are for imagenet2012, not for digits"),
         (["digits", "--source=folder:x"], "both digits and --source=folder:x are given"),
-        (["folder:x"], "folder:x needs no preparation: train on it, or give --pack"),
+        (["folder:x"], "folder:x needs no preparation: train on it, or give --pack or"),
         (["digits", "--square", "--shorter_side=9"], "--shorter_side, --square: only with --pack"),
         (["packed:x", "--pack", "--out=y", "--shorter_side=9"], "packed:x is packed already"),
         (["digits", "--pack", "--out=x"], "--pack needs --out=DIR and --shorter_side=N"),

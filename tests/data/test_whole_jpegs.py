@@ -65,9 +65,11 @@ def test_complaints_of_libjpeg_are_errors_of_a_strict_decode(whole):
     assert "damaged JPEG: Corrupt JPEG data: premature end" in str(found)
 
 
-def test_damage_is_decoded_without_a_line_on_the_screen(encoded, smooth_image, capfd, caplog):
+def test_damage_is_decoded_without_a_line_on_the_screen(
+    encoded, smooth_image, capfd, caplog, monkeypatch
+):
     """Alone, and among others in one call; one line in the log says how to find such files."""
-    tensorflow._warn_of_damage.cache_clear()
+    monkeypatch.setattr(tensorflow, "_WARNED", threading.Lock())
     caplog.set_level(logging.WARNING)
     good = encoded(smooth_image(60, 60))
     damaged = good[: len(good) * 3 // 4] + b"\xff\xd9"

@@ -1,0 +1,89 @@
+"""Verifies encoded images: each is decoded once, and what a decoder would mend by a guess is a fault."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from jaxcnn.data import jpeg, pillow
+from jaxcnn.data.decode import is_jpeg, load_decoders, own_memory
+from jaxcnn.data.errors import CorruptImage
+from jaxcnn.data.limits import BUDGET, check_bytes
+from jaxcnn.data.loader import Loader, available_cores
+from jaxcnn.data.sources import packed
+from jaxcnn.data.sources.source import Source
+from jaxcnn.data.tensorflow import decode_strictly
+
+# Images verified ahead of the one that is reported.
+_AHEAD = 64
+
+
+class DamagedImage(NamedTuple):
+    name: str
+    reason: str
+
+
+def verify(
+    source: Source, *, threads: int = 0, progress: Callable[[int, int], None] = lambda *_: None
+) -> Iterator[DamagedImage]:
+    """Yields the damaged images of a source in its order, each as soon as it is found.
+
+    A JPEG is damaged if libjpeg complains of anything, down to its last scan. Damage after which the code of
+    the pixels ends where it should cannot be seen: JPEG has no checksums. Those of a PNG are all compared.
+
+    Args:
+      threads: 0 for one per core.
+      progress: called with (images done, images in all) after each image.
+    """
+    with _Verifier(source, threads) as faults:
+        for position, fault in enumerate(faults):
+            if fault:
+                yield DamagedImage(source.name(position), fault)
+            progress(position + 1, len(source))
+
+
+class _Verifier(Loader[str]):
+    """Of each image in order: what is wrong with it, or ''."""
+
+    def __init__(self, source: Source, threads: int):
+        self._source = source
+        load_decoders()
+        super().__init__(range(len(source)), threads or available_cores(), _AHEAD)
+
+    def _submit(self, given: int) -> "Future[str]":
+        return self._pool.submit(self._verify, given)
+
+    def _finish(self, submitted: "Future[str]") -> str:
+        return self._result(submitted)
+
+    def _verify(self, position: int) -> str:
+        try:
+            with own_memory():
+                verify_image(self._source.read(position)[0])
+            return ""
+        except CorruptImage as error:
+            return str(error) or "no reason given"
+
+
+def verify_image(data: bytes | memoryview) -> None:
+    """Decodes an encoded image completely.
+
+    Raises:
+      CorruptImage: it is damaged, or over a limit.
+    """
+    if not data:
+        raise CorruptImage("the file is empty")
+    if packed.is_record(data):
+        packed.read_record(data)
+        return
+    check_bytes(len(data))
+    data = bytes(data)
+    if not is_jpeg(data):
+        pillow.verify_image(data)
+        return
+    header = jpeg.read_header(data)
+    data = jpeg.complete(data, header)
+    window = jpeg.window(data, header, (0, 0, header.height, header.width))
+    with BUDGET.reserve(window.memory):
+        decoded = decode_strictly(window)
+    if isinstance(decoded, CorruptImage):
+        raise decoded
