@@ -73,12 +73,13 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+def write_arrays(path: Path, *, compressed: bool = False, **arrays: np.ndarray) -> None:
     """Writes a .npz with `atomic_file`. Makes the folder. Raises WriteError if it cannot be written."""
+    save = np.savez_compressed if compressed else np.savez
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
-        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+        save(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def copy_file(path: Path, to: Path) -> None:

@@ -33,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help_text = "folder that holds one folder per stage (runs/NAME_chain)"
     add("--workdir", type=path, help=help_text)
     add("--stages", type=names, default=(), help="names of stages, separated by commas (all)")
+    help_text = "resume although images changed since the last start (see jaxcnn train)"
+    add("--accept_changed_data", action="store_true", help=help_text)
     help_text = "print the stages and their states; train nothing"
     add("--list", action="store_true", help=help_text)
     add_json(parser, "print the results as JSON; with --list: the stages")
@@ -63,7 +65,7 @@ def run(options: argparse.Namespace) -> Iterator[Output]:
 
             def work(stage: Stage = stage) -> None:
                 stop_signal.check()
-                _train(stage, options.command_line)
+                _train(stage, options)
 
             kept = kept_text(stage.folder, options.command_line)
             code = exit_code(work, kept=kept, config=stage.config)
@@ -74,7 +76,7 @@ def run(options: argparse.Namespace) -> Iterator[Output]:
     yield Output(results, _table(results))
 
 
-def _train(stage: Stage, command: Sequence[str]) -> None:
+def _train(stage: Stage, options: argparse.Namespace) -> None:
     """Trains a stage, unless it is finished."""
     import jax
 
@@ -85,7 +87,8 @@ def _train(stage: Stage, command: Sequence[str]) -> None:
         say(f"\nstage {stage.name} is finished: {stage.folder}")
         return
     say(f"\nstage {stage.name}")
-    run(stage.config, stage.folder, command=command)
+    accept = options.accept_changed_data
+    run(stage.config, stage.folder, command=options.command_line, accept_changed_data=accept)
     jax.clear_caches()  # compiled programs hold memory
     gc.collect()
 
@@ -97,7 +100,7 @@ def _check(stages: Sequence[Stage], chosen: Sequence[str]) -> None:
         WorkdirError: a stage cannot be trained.
     """
     from jaxcnn.training.stages import unmet
-    from jaxcnn.training.workdir import WorkdirError
+    from jaxcnn.training.workdir_lock import WorkdirError
 
     problems = []
     for stage in (stage for stage in stages if stage.name in chosen):

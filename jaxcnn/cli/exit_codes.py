@@ -92,7 +92,7 @@ def _of_error(error: Exception, config: Mapping[str, Any]) -> tuple[str, object,
     from jaxcnn.parallel.distributed import StartError
     from jaxcnn.training import Diverged
     from jaxcnn.training.checkpoint import CheckpointError
-    from jaxcnn.training.workdir import WorkdirError
+    from jaxcnn.training.workdir_lock import WorkdirError
 
     if isinstance(error, UsageError):
         return "usage error", error, EXIT_USAGE

@@ -48,6 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--distributed_timeout", type=float, default=300.0, metavar="SECONDS", help=help_text)
     help_text = "keep compiled programs in DIR for the next start; whoever can write to DIR can run code here"
     add("--compilation_cache", default="", metavar="DIR", help=help_text)
+    help_text = (
+        "resume although images changed since the last start; run.json and report.json say so"
+    )
+    add("--accept_changed_data", action="store_true", help=help_text)
     help_text = "use only operations whose results do not depend on timing (on GPUs slower)"
     add("--deterministic", action="store_true", help=help_text)
     help_text = "run one step at the real shapes; print its memory and time"
@@ -101,7 +105,8 @@ def _work(options: argparse.Namespace, workdir: Path, config: dict[str, Any]) ->
         )
     if options.dry_run:
         return Output(*dry_run(config))
-    report = run(config, workdir, command=options.command_line)
+    accept = options.accept_changed_data
+    report = run(config, workdir, command=options.command_line, accept_changed_data=accept)
     return Output() if is_follower() else Output(report["results"])
 
 

@@ -17,8 +17,13 @@ from jaxcnn.config.migration import VERSION, migrate
 from jaxcnn.config.values import did_you_mean, flatten, plain
 from jaxcnn.files import read_json, user_path, write_text
 
-# Keys that may differ when a run resumes in its workdir. The update rule and the data may not.
-MAY_DIFFER = ("epochs", "evals", "checkpoint", "log", "mesh")
+# Sections and keys that may differ when a run resumes in its workdir. The update rule and the data may not.
+MAY_DIFFER = (
+    "epochs", "evals", "checkpoint", "log", "mesh", "grad_accum_steps",
+    "model.remat", "data.threads", "data.prefetch",
+)  # fmt: skip
+# Sources whose place in `data.source` may differ if the images are the same.
+_PLACED = ("folder", "packed")
 
 # The folder configs/: at the top of a checkout, or inside a package installed from a wheel.
 _PACKAGE = Path(__file__).parents[1]
@@ -88,17 +93,28 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def forbidden_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The differences that prevent a run from resuming in its workdir."""
+def forbidden_difference(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, any_place: bool = False
+) -> list[str]:
+    """The differences that prevent a run from resuming in its workdir.
+
+    Args:
+        any_place: the data may lie in another place, because their fingerprints are compared.
+    """
     # The first row evaluates the held-out images, which choose the best checkpoint and plateau drops.
     first_row = new.get("data", {}).get("held_out") and old.get("evals") and new.get("evals")
 
     def binding(config: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {k: v for k, v in config.items() if k not in MAY_DIFFER}
+        kept = flatten({k: v for k, v in config.items() if k not in MAY_DIFFER})
+        kept = {k: v for k, v in kept.items() if k not in MAY_DIFFER}
         if first_row:
-            kept["evals[0]"] = {**config["evals"][0], "every_epochs": None}
+            kept |= flatten({"evals[0]": {**config["evals"][0], "every_epochs": None}})
+        kind = kept.get("data.source", "").partition(":")[0]
+        if any_place:
+            kept["data.data_dir"] = ""
+            kept["data.source"] = f"{kind}:" if kind in _PLACED else kept["data.source"]
         # Only a fresh run reads init.from_run, and run.json records it: the folder of a chain may move.
-        return {**flatten(kept), "init.from_run": None}
+        return {**kept, "init.from_run": None}
 
     return difference(binding(old), binding(new))
 

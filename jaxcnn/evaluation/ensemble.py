@@ -57,9 +57,11 @@ class Posteriors:
         return " ".join(word for word in words if word)
 
 
-def file_name(protocol: str, split: str, step: int) -> str:
-    """File name of a protocol's posteriors: `dense_256_288.validation.step_900.npz`."""
-    return f"{re.sub(r'[^A-Za-z0-9]+', '_', protocol).strip('_')}.{split}.step_{step}.npz"
+def file_name(protocol: str, split: str, step: int, images: str = "") -> str:
+    """File name of a protocol's posteriors: `dense_256_288.validation.step_900.npz`; with the digest of the
+    images if they are not those of the run."""
+    name = re.sub(r"[^A-Za-z0-9]+", "_", protocol).strip("_")
+    return ".".join(filter(None, (name, split, f"step_{step}", images, "npz")))
 
 
 def save_posteriors(posteriors: Posteriors, path: Path) -> None:

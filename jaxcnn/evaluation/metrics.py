@@ -16,7 +16,10 @@ _SMALLEST = 2.0**-150
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Result of a protocol on a split: accuracies as fractions of `n` images, mean loss in nats."""
+    """Result of a protocol on a split: accuracies as fractions of `n` images, mean loss in nats.
+
+    `images` is the digest of the fingerprint of the images; '' where it is unknown.
+    """
 
     protocol: str
     split: str
@@ -24,6 +27,7 @@ class Result:
     top1: float
     top5: float
     loss: float
+    images: str = ""
 
 
 def ranks(

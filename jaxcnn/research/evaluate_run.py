@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxcnn import config as configs
 from jaxcnn.data import DataError, DataSplits
+from jaxcnn.data.fingerprint import take_fingerprint
 from jaxcnn.evaluation import Forward, Protocol, ProtocolRun, check_fits, ensemble, evaluate
 from jaxcnn.files import user_path
 from jaxcnn.parallel import make_placement
@@ -19,6 +20,7 @@ from jaxcnn.printable import shell_quote
 from jaxcnn.training import report, run_files, schema
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.console import Compiler, Console, duration
+from jaxcnn.training.data_record import recorded_digests
 from jaxcnn.training.evaluator import open_splits
 from jaxcnn.training.load_run import Loaded, load, read_run_config, saved_steps
 
@@ -99,6 +101,11 @@ class FinishedRun:
         return data
 
     @functools.cached_property
+    def images(self) -> str:
+        """The digest of the fingerprint of the evaluated images."""
+        return take_fingerprint(self.data.evaluation, self.check_stop).digest
+
+    @functools.cached_property
     def forward(self) -> Forward:
         """The forward passes, on all devices."""
         placement = make_placement()
@@ -122,16 +129,17 @@ class FinishedRun:
 
     def posteriors_path(self, protocol: Protocol) -> Path:
         """The file for posteriors by `protocol`."""
-        name = ensemble.file_name(self.label(protocol), self.data.eval_split, self.step)
+        other = self.images if self._has_other_images() else ""
+        name = ensemble.file_name(self.label(protocol), self.data.eval_split, self.step, other)
         return self.folder / FOLDER / name
 
     def known_result(self, protocol: Protocol) -> dict[str, Any] | None:
         """The result in its report for these weights and images, or None."""
         if self._has_other_images():
             return None
-        wanted = (self.label(protocol), self.data.eval_split, self.step)
-        rows = run_files.read_report(self.folder / "report.json")["results"]
-        return next((r for r in rows if (r["protocol"], r["split"], r["step"]) == wanted), None)
+        label, same = self.label(protocol), ("", self.images)
+        rows = (row for row in self._reported() if row.get("images", "") in same)
+        return next((row for row in rows if row["protocol"] == label), None)
 
     def saved_posteriors(self, protocol: Protocol) -> ensemble.Posteriors | None:
         """The posteriors in its folder for these weights and images, or None."""
@@ -139,9 +147,15 @@ class FinishedRun:
         if not path.exists():
             return None
         found = ensemble.load_posteriors(path)
-        kept = found.facts.get("step"), found.facts.get("source"), len(found.ids)
-        wanted = self.step, self.config["data"]["source"], len(self.data.evaluation)
-        return found if kept == wanted else None
+        kept, wanted = (
+            (found.facts.get("step"), len(found.ids)),
+            (self.step, len(self.data.evaluation)),
+        )
+        if images := found.facts.get("images"):
+            same = images == self.images
+        else:  # written by an earlier version
+            same = found.facts.get("source") == self.config["data"]["source"]
+        return found if kept == wanted and same else None
 
     def evaluate(self, protocol: Protocol, *, keep: bool = False) -> dict[str, Any]:
         """Evaluates the run by `protocol`, writes the result into report.json and, with `keep`, saves the
@@ -155,6 +169,11 @@ class FinishedRun:
         if keep:
             self._check_writable()
         label, split = self.label(protocol), self.data.eval_split
+        if self._has_other_images():
+            self.console.line(
+                f"{self.folder.name}: the images of {split} are not those of the run: evaluated on them, and "
+                "not written to report.json"
+            )
 
         def progress(done: int, total: int) -> None:
             self.console.progress(f"{self.folder.name}: {label} of {split}: {done:,}/{total:,}")
@@ -171,7 +190,9 @@ class FinishedRun:
             check_stop=self.check_stop,
             progress=progress,
         )
-        row = {"step": self.step, **dataclasses.asdict(evaluation.result)}
+        result = dataclasses.replace(evaluation.result, images=self.images)
+        evaluation = dataclasses.replace(evaluation, result=result)
+        row = {"step": self.step, **dataclasses.asdict(result)}
         seconds = duration(time.perf_counter() - began)
         self.console.line(f"{self.folder.name}: {report.result_text(row)}  in {seconds}")
         self._write(protocol, evaluation, row)
@@ -210,5 +231,20 @@ class FinishedRun:
                 f"{self.folder} cannot be written to ({error.strerror}); copy the run elsewhere"
             ) from error
 
+    def _reported(self) -> list[dict[str, Any]]:
+        """The rows of the report for the evaluated split at the chosen step."""
+        rows = run_files.read_report(self.folder / "report.json")["results"]
+        wanted = self.data.eval_split, self.step
+        return [row for row in rows if (row["split"], row["step"]) == wanted]
+
     def _has_other_images(self) -> bool:
-        return self.config["data"]["source"] != self.trained_config["data"]["source"]
+        """Whether the evaluated images are not those of the results in the report, or of the run's data."""
+        rows, now, trained = self._reported(), self.config["data"], self.trained_config["data"]
+        known = {row["images"] for row in rows if row.get("images")}
+        own = recorded_digests(self.folder).get("evaluation")
+        if own and now["eval_split"] == trained["eval_split"]:
+            known = {own}
+        if known:
+            return self.images not in known
+        counts = {row["n"] for row in rows} | {len(self.data.evaluation)}
+        return now["source"] != trained["source"] or len(counts) > 1

@@ -40,6 +40,7 @@ class Evaluator:
         forward: the net's forward passes.
         results: the latest (step, result) of each (protocol, split).
         corrupt: names of corrupt images.
+        images: digests of the images by split.
     """
 
     experiment: Experiment
@@ -52,6 +53,7 @@ class Evaluator:
     process_group: ProcessGroup
     results: dict[tuple[str, str], tuple[int, Result]] = dataclasses.field(default_factory=dict)
     corrupt: set[str] = dataclasses.field(default_factory=set)
+    images: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def tasks(self, step: int) -> list[EvalTask]:
         """The evaluations due after `step` updates. The first protocol evaluates the held-out images before
@@ -89,8 +91,8 @@ class Evaluator:
         """Restores the results that an earlier start logged for the state after `step` updates."""
         names = [field.name for field in dataclasses.fields(Result)]
         for event in events:
-            if event["kind"] == "eval" and event["step"] == step:
-                result = Result(**{name: event[name] for name in names})
+            if event["kind"] == "eval" and event["step"] == step and self.is_current(event):
+                result = Result(**{name: event[name] for name in names if name in event})
                 self.results[result.protocol, result.split] = (step, result)
 
     def missing(
@@ -99,8 +101,17 @@ class Evaluator:
         """The evaluations due after `due` updates that neither this run nor the rows `reported` of a report
         have for the state after `step` updates."""
         done = {key for key, (done_at, _) in self.results.items() if done_at == step}
-        done |= {(row["protocol"], row["split"]) for row in reported if row["step"] == step}
+        now = (row for row in reported if row["step"] == step and self.is_current(row))
+        done |= {(row["protocol"], row["split"]) for row in now}
         return [task for task in self.tasks(due) if (task.label, task.split) not in done]
+
+    def is_current(self, row: Mapping[str, Any]) -> bool:
+        """Whether a result is of the images that its split has now. Earlier versions kept no digest."""
+        sources = {self.data.eval_split: self.data.evaluation, HELD_OUT: self.data.held_out}
+        source, own = sources.get(row["split"]), self.images.get(row["split"], "")
+        return source is None or (
+            row["n"] == len(source) and row.get("images", "") in ("", own or row.get("images", ""))
+        )
 
     def held_out_top1(self, step: int) -> float | None:
         """Top-1 on the held-out images after `step` updates; None if they were not evaluated."""
@@ -124,7 +135,8 @@ class Evaluator:
             ),
         )
         self.corrupt.update(evaluation.corrupt)
-        return evaluation.result
+        images = self.images.get(task.split, "")
+        return dataclasses.replace(evaluation.result, images=images)
 
 
 def open_splits(

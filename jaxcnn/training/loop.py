@@ -23,7 +23,13 @@ from jaxcnn.training.train_state import TrainState
 SAVED_FIRST = (Stopped, StopRequested, DataError, OSError, MemoryError, PeerFailed)
 
 
-def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dict[str, Any]:
+def run(
+    config: Any,
+    workdir: str | Path,
+    *,
+    command: Sequence[str] = (),
+    accept_changed_data: bool = False,
+) -> dict[str, Any]:
     """Trains and evaluates `config` in `workdir`; continues an earlier run there.
 
     Args:
@@ -31,6 +37,7 @@ def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dic
         workdir: created if absent. The same workdir again resumes, and a finished run evaluates the
             protocols that its report lacks.
         command: what the user typed, for run.json.
+        accept_changed_data: continue a run although its images changed after its last start.
 
     Returns:
         The content of report.json.
@@ -41,7 +48,8 @@ def run(config: Any, workdir: str | Path, *, command: Sequence[str] = ()) -> dic
         Stopped: a signal came; the state is saved.
         OSError, MemoryError: reading or writing failed. A note of the error says whether the state is saved.
     """
-    with open_run(config, user_path(workdir)) as this_run:
+    opened = open_run(config, user_path(workdir), accept_changed_data=accept_changed_data)
+    with opened as this_run:
         state, primary = this_run.restore(), this_run.process_group.run_on_primary
         step, total = int(state.step), this_run.progress.total
         report.announce(this_run, step)

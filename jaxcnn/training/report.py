@@ -52,6 +52,8 @@ def announce(run: Run, step: int) -> None:
         *(run.warm_start.lines() if run.warm_start else []),
         *experiment.augment.lines(),
         *experiment.average.lines(),
+        *(("changed", text) for text in run.claim.get("changed", ())),
+        *(("data", f"changed: {text}") for text in run.claim.get("accepted", ())),
     ]
     if step > progress.total:
         rows.append(("", f"the run is past its {progress.total:,} steps already: evaluation only"))
@@ -76,6 +78,7 @@ def record_start(run: Run, step: int, command: Sequence[str]) -> None:
         "step": step,
         "seed": experiment.config["seed"],
         "examples": run.progress.examples,
+        "data": run.claim.get("data", {}),
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
         **_git_state(),
         "devices": [f"{d.device_kind} ({d.platform})" for d in jax.devices()],
@@ -84,6 +87,7 @@ def record_start(run: Run, step: int, command: Sequence[str]) -> None:
         "mesh": dict(experiment.placement.mesh.shape),
         "compiler_options": dict(experiment.compiler_options),
         **({"started_from": run.warm_start.record()} if run.warm_start else {}),
+        **({"accepted_changes": accepted} if (accepted := run.claim.get("accepted")) else {}),
     }
     add_start(path, start)
 
@@ -97,6 +101,12 @@ def conclude(run: Run, step: int, best: Mapping[str, Any] | None) -> dict[str, A
     folder, evaluator, config = run.folder, run.evaluator, run.experiment.config
     path, seconds = folder / "report.json", run.step_metrics.seconds()
     before, events = recover_report(path), recover_events(folder / "metrics.jsonl")
+    before["results"] = [row for row in before["results"] if evaluator.is_current(row)]
+    accepted = [
+        {"step": start.get("step", 0), "changes": start["accepted_changes"]}
+        for start in read_starts(folder / "run.json")
+        if start.get("accepted_changes")
+    ]
     rates = [e["images_per_second"] for e in events if e["kind"] == "train"]
     report = write_report(
         path,
@@ -112,12 +122,17 @@ def conclude(run: Run, step: int, best: Mapping[str, Any] | None) -> dict[str, A
         compile_seconds=run.compiler.seconds or before.get("compile_seconds", 0.0),
         best=best,
         unreadable_images=sorted(evaluator.corrupt),
+        **({"accepted_changes": accepted} if accepted else {}),
     )
     title = f"{config['model']['name']} on {config['data']['source']}"
     draw_curves(events, folder / "curves.png", title)
     lines = ["", *(result_text(row) for row in report["results"])]
     if best:
         lines.append(f"best on held-out images: step {best['step']:,}, top-1 {best['top1']:.2%}")
+    lines += [
+        f"the data changed at step {one['step']:,}, which was accepted: {'; '.join(one['changes'])}"
+        for one in accepted
+    ]
     if evaluator.corrupt:
         lines.append(f"{len(evaluator.corrupt)} corrupt images (report.json names them)")
     short = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

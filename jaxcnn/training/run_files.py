@@ -24,6 +24,8 @@ START = {
     "versions?": dict,
     "git_commit?": str,
     "git_modified?": bool,
+    "data?": {"train": str, "evaluation": str},
+    "accepted_changes?": [str],
 }
 ROW = {
     "step": int,
@@ -33,6 +35,7 @@ ROW = {
     "top1": float,
     "top5": float,
     "loss": numbers.Real,
+    "images?": str,
 }
 REPORT = {
     "results": [ROW],

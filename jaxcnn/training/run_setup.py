@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jaxcnn.data import DataSplits, TrainLoader
@@ -18,7 +19,7 @@ from jaxcnn.training.builder import build_experiment, with_classes
 from jaxcnn.training.checkpoint import Checkpoints
 from jaxcnn.training.checkpoint_probe import prove_saving
 from jaxcnn.training.console import Compiler, Console
-from jaxcnn.training.evaluator import Evaluator, open_splits
+from jaxcnn.training.evaluator import HELD_OUT, Evaluator, open_splits
 from jaxcnn.training.experiment import Experiment
 from jaxcnn.training.metrics_writer import MetricsWriter
 from jaxcnn.training.prefetch import Prefetcher
@@ -28,7 +29,8 @@ from jaxcnn.training.signals import Stopped, StopSignal
 from jaxcnn.training.step_metrics import Diverged, StepMetrics
 from jaxcnn.training.train_state import TrainState
 from jaxcnn.training.warm_start import WarmStart, first_state, read_warm_start
-from jaxcnn.training.workdir import check_shared, check_workdir_name, claim_workdir, has_begun
+from jaxcnn.training.workdir import check_shared, claim_workdir, has_begun
+from jaxcnn.training.workdir_lock import check_workdir_name
 
 
 class Run:
@@ -42,9 +44,11 @@ class Run:
         stop_signal: StopSignal,
         process_group: ProcessGroup,
         warm_start: WarmStart | None = None,
+        claim: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.experiment, self.data, self.folder = experiment, data, folder
         self.stop_signal, self.process_group = stop_signal, process_group
+        self.claim = claim  # what `claim_workdir` found
         self.warm_start = warm_start  # what a fresh state takes from another run
         config = experiment.config
         self.progress = Progress(len(data.train), config["batch_size"], config["epochs"])
@@ -65,6 +69,7 @@ class Run:
             stop_signal.check,
             experiment.forward(compiler=self.compiler),
             process_group,
+            images=_images(claim, data),
         )
 
     def restore(self) -> TrainState:
@@ -141,8 +146,15 @@ class Run:
             raise raised
 
 
+def _images(claim: Mapping[str, Any], data: DataSplits) -> dict[str, str]:
+    """Digests of the images by split."""
+    digests = claim.get("data", {})
+    uses = {data.eval_split: "evaluation", HELD_OUT: "train"}
+    return {split: digests[use] for split, use in uses.items() if use in digests}
+
+
 @contextlib.contextmanager
-def open_run(config: Any, folder: Path) -> Iterator[Run]:
+def open_run(config: Any, folder: Path, *, accept_changed_data: bool = False) -> Iterator[Run]:
     """The run of `config` in `folder`, which stays locked to the end of the block; raises as `loop.run`."""
     check_workdir_name(folder)
     config, group = schema.resolve_config(config), join_process_group()
@@ -157,8 +169,14 @@ def open_run(config: Any, folder: Path) -> Iterator[Run]:
         experiment = build_experiment(with_classes(config, len(data.class_names)))
         begun = group.run_on_primary(lambda: has_begun(folder))
         warm_start = None if begun else group.run_on_all(lambda: read_warm_start(experiment))
-        claim = claim_workdir(folder, experiment.config, data.class_names, len(data.train))
-        group.run_on_primary(lambda: stack.enter_context(claim))
+        claiming = claim_workdir(
+            folder,
+            experiment.config,
+            data,
+            accept_changed_data=accept_changed_data,
+            check_stop=stop_signal.check,
+        )
+        claim = group.run_on_primary(lambda: stack.enter_context(claiming))
         check_shared(folder, group)
         prove_saving(folder, experiment.placement.replicated, group)
         if experiment.augment.needs_statistics:
@@ -167,7 +185,7 @@ def open_run(config: Any, folder: Path) -> Iterator[Run]:
             )
             preprocess = make_preprocess(experiment.augment, statistics)
             experiment = dataclasses.replace(experiment, device_preprocess=preprocess)
-        run = Run(experiment, data, folder, stop_signal, group, warm_start)
+        run = Run(experiment, data, folder, stop_signal, group, warm_start, claim)
         stack.push(run.close)
         try:
             yield run

@@ -12,6 +12,7 @@ from typing import Any
 from jaxcnn import config as configs
 from jaxcnn.printable import shell_quote
 from jaxcnn.training import run_files, schema
+from jaxcnn.training.data_record import recorded_digests
 from jaxcnn.training.schedules import Progress
 from jaxcnn.training.workdir import has_begun
 
@@ -50,7 +51,8 @@ class Stage:
         saved = schema.read_saved_config(self.folder / "config.json")
         if not self.config["model"]["num_classes"]:  # taken from the data
             saved["model"]["num_classes"] = 0
-        return configs.forbidden_difference(saved, self.config)
+        compared = bool(recorded_digests(self.folder))
+        return configs.forbidden_difference(saved, self.config, any_place=compared)
 
     def progress(self) -> StageStatus:
         """The status. A stage is done if its report has every protocol at the last step."""

@@ -1,56 +1,77 @@
-"""The workdir of a run: locked for one process, and checked to belong to the same run."""
+"""The workdir of a run: checked to belong to the same run, of the same data."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import os
 import secrets
-import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxcnn import config as configs
+from jaxcnn.data import DataSplits
+from jaxcnn.data.classes import shorten
 from jaxcnn.files import read_lines, write_text
 from jaxcnn.parallel import ProcessGroup
 from jaxcnn.training import run_files
+from jaxcnn.training.data_record import (
+    Fingerprints,
+    changes,
+    recorded_digests,
+    take_fingerprints,
+    write_fingerprints,
+)
 from jaxcnn.training.schema import read_saved_config
+from jaxcnn.training.workdir_lock import WorkdirError, cannot_write, lock_workdir
 
-LOCK = ".running"
-
-
-class WorkdirError(RuntimeError):
-    """A workdir that cannot be used for this run; says what to do."""
+# What is said at a start about a key that may differ.
+_SAID = {
+    "grad_accum_steps": "grad_accum_steps differs from the last start: the gradients are summed in another "
+    "order, so the numbers differ by rounding from those of a run without the change",
+}
 
 
 @contextlib.contextmanager
 def claim_workdir(
-    folder: Path, config: Mapping[str, Any], class_names: Sequence[str], examples: int
-) -> Iterator[None]:
+    folder: Path,
+    config: Mapping[str, Any],
+    data: DataSplits,
+    *,
+    accept_changed_data: bool = False,
+    check_stop: Callable[[], None] = lambda: None,
+) -> Iterator[dict[str, Any]]:
     """Makes `folder` the workdir of a run of `config`, locked until the end of the block.
 
     Args:
         folder: created if absent.
-        class_names: of the source, by label.
-        examples: training examples in an epoch, without the held-out ones.
+        accept_changed_data: continue although images differ from those of the run's last start.
+        check_stop: called while the data are compared; raises to leave early.
+
+    Yields:
+        JSON values: `data`, the digests of the splits by use; `accepted`, the differences of the data that
+        were accepted; `changed`, what to say about keys that differ from those of the last start.
 
     Raises:
         WorkdirError: it is in use, holds a run of another config or of other data, or cannot be written.
         FileError: config.json or classes.txt of the run there is damaged.
     """
     with lock_workdir(folder):
-        path, names = folder / "config.json", "".join(f"{name}\n" for name in class_names)
-        if has_begun(folder):
-            _check_same_config(path, config)
-            _check_same_data(folder, names, examples)
+        path, names = folder / "config.json", "".join(f"{name}\n" for name in data.class_names)
+        accepted, changed, begun = [], [], has_begun(folder)
+        before = _check_same_config(path, config) if begun else {}
+        found = take_fingerprints(data, check_stop)
+        if begun:
+            changed = [text for key, text in _SAID.items() if before[key] != config[key]]
+            _check_same_classes(folder, data.class_names)
+            accepted = _changed_data(folder, found, data, accept_changed_data)
         try:
             configs.save_config(config, path)
             write_text(folder / "classes.txt", names)
+            write_fingerprints(folder, found)
         except OSError as error:
-            raise _cannot_write(folder, error) from error
-        yield
+            raise cannot_write(folder, error) from error
+        digests = {use: one.digest for use, one in found.items()}
+        yield {"data": digests, "accepted": accepted, "changed": changed}
 
 
 def has_begun(folder: Path) -> bool:
@@ -80,125 +101,53 @@ def check_shared(folder: Path, process_group: ProcessGroup) -> None:
         )
 
 
-def _check_same_config(path: Path, config: Mapping[str, Any]) -> None:
-    saved = read_saved_config(path)
+def _check_same_config(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the config of the last start."""
+    saved, compared = read_saved_config(path), bool(recorded_digests(path.parent))
     if not saved["model"]["num_classes"]:  # as --print_config prints it; taken from the data
         saved["model"]["num_classes"] = config["model"]["num_classes"]
-    changed = configs.forbidden_difference(saved, config)
+    changed = configs.forbidden_difference(saved, config, any_place=compared)
     if changed:
+        place = " and the place of the data" if compared else ""
         raise WorkdirError(
             f"{path.parent} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
-            f"only {', '.join(configs.MAY_DIFFER)} may differ on resume; use another --workdir, or the "
-            "settings of that run"
+            f"only {', '.join(configs.MAY_DIFFER)}{place} may differ on resume; use another --workdir, "
+            "or the settings of that run"
         )
+    return saved
 
 
-def _check_same_data(folder: Path, names: str, examples: int) -> None:
-    before = folder / "classes.txt"
+def _check_same_classes(folder: Path, names: Sequence[str]) -> None:
+    path = folder / "classes.txt"
     advice = "delete it, if these are the data of the run: this command writes it again"
-    if before.exists() and "".join(f"{n}\n" for n in read_lines(before, advice=advice)) != names:
-        raise WorkdirError(
-            f"the classes of the data differ from {before}, so labels would not mean the same as in "
-            "training; use another --workdir, or the original data"
-        )
-    starts = run_files.read_starts(folder / "run.json")
-    if starts and starts[-1]["examples"] != examples:
-        raise WorkdirError(
-            f"the run in {folder} began with {starts[-1]['examples']:,} training examples, now there "
-            f"are {examples:,}, so it cannot resume exactly; use another --workdir, or the original data"
-        )
-
-
-def _cannot_write(folder: Path, error: OSError) -> WorkdirError:
-    reason = str(error)
-    if folder.is_symlink() and not folder.exists():
-        reason = f"it is a link to {os.readlink(folder)}, which does not exist"
-    elif folder.exists() and not folder.is_dir():
-        reason = "it is a file"
-    return WorkdirError(f"cannot write to the workdir {folder}: {reason}; use another --workdir")
-
-
-@contextlib.contextmanager
-def lock_workdir(folder: Path) -> Iterator[None]:
-    """Locks `folder` for the block. The operating system releases the locks if the process dies.
-
-    Two locks, because the file `LOCK`, which names the holder, may be removed by hand during a run, and the
-    folder itself cannot be locked on NFS.
-
-    Raises:
-        WorkdirError: another process has a lock, or the folder cannot be used.
-    """
-    # flock, not the `filelock` package: the error names the process that holds the lock, and a file
-    # system without locks is not an error.
-    check_workdir_name(folder)
-    with contextlib.ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            own = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, own)
-            if not _lock(own):
-                raise _in_use(folder)
-            file = _lock_file(folder / LOCK)
-            stack.callback(os.close, file)
-        except OSError as error:
-            raise _cannot_write(folder, error) from error
-        stack.callback(_unlink_if_same, folder / LOCK, file)  # called first
-        yield
-
-
-def check_workdir_name(folder: Path) -> None:
-    """Raises a WorkdirError if the path is not UTF-8, the only one that checkpoints can be stored under."""
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:
-        shown = os.fsencode(folder).decode(errors="backslashreplace")
-        raise WorkdirError(
-            f"the path of the workdir, {shown}, is not UTF-8, and checkpoints cannot be saved there; use "
-            "another --workdir, or rename the folder"
-        ) from None
-
-
-def _lock_file(path: Path) -> int:
-    """Creates and locks the file that names this process; returns its descriptor."""
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        if not _lock(file):
-            os.close(file)
-            raise _in_use(path.parent)
-        if _is_same(path, file):  # else the previous holder has just removed it
-            os.ftruncate(file, 0)
-            os.write(file, f"process {os.getpid()} of {socket.gethostname()}\n".encode())
-            return file
-        os.close(file)
-
-
-def _lock(file: int) -> bool:
-    """Locks an open file or folder; False if another process has the lock. True without a lock where the
-    file system has none: NFS has none for folders."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
-    return True
-
-
-def _in_use(folder: Path) -> WorkdirError:
-    holder = ""
-    with contextlib.suppress(OSError):
-        holder = (folder / LOCK).read_text("utf-8", "replace").strip()
-    return WorkdirError(
-        f"{folder} is in use by {holder or 'another process'}; wait for it, or use another --workdir. If "
-        "these processes should train together but each one runs alone, see --distributed"
+    before = read_lines(path, advice=advice) if path.exists() else tuple(names)
+    if before == tuple(names):
+        return
+    only = [f"{name!r} is gone" for name in before if name not in names]
+    only += [f"{name!r} is new" for name in names if name not in before]
+    raise WorkdirError(
+        f"the classes of the data differ from {path}, so labels would not mean the same as in training: "
+        f"{shorten(only) or 'the same names in another order'}; restore the data, or use another --workdir, "
+        f"which can start from these weights: --config.init.from_run={folder}"
     )
 
 
-def _is_same(path: Path, file: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(file))
-    except FileNotFoundError:
-        return False
-
-
-def _unlink_if_same(path: Path, file: int) -> None:
-    if _is_same(path, file):
-        path.unlink(missing_ok=True)
+def _changed_data(folder: Path, found: Fingerprints, data: DataSplits, accept: bool) -> list[str]:
+    """The differences between the data of the run's last start and today's, if they are accepted."""
+    lines = changes(folder, found, data)
+    starts = run_files.read_starts(folder / "run.json")
+    if (
+        not lines and starts and starts[-1]["examples"] != len(data.train)
+    ):  # an earlier version's run
+        lines = [f"training images: {len(data.train):,}, was {starts[-1]['examples']:,}"]
+    if not lines or accept:
+        return lines
+    held_out = ", and images that were trained on may be held out now" if data.held_out else ""
+    raise WorkdirError(
+        f"the data of the run in {folder} changed after its last start:\n  "
+        + "\n  ".join(lines)
+        + "\n"
+        f"so it cannot resume exactly{held_out}. Restore the data, or use another --workdir. If the change "
+        "is meant, add --accept_changed_data (train, chain): the rest of the run uses the new images, in an "
+        "order of their own, results on the old ones are evaluated again, and run.json and report.json say so"
+    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.training.workdir import lock_workdir
+from jaxcnn.training.workdir_lock import lock_workdir
 from tests.parallel.groups import LaunchedGroup, assert_whole_epochs, ids_by_update, losses, starts
 from tests.parallel.witness import digest
 from tests.training.runs import arguments, events, state_of

@@ -96,7 +96,8 @@ def test_data_that_changed_since_the_start_of_a_run_are_an_error(folder, tmp_pat
     assert start(folder, tmp_path / "run", epochs="0", evals="()") == 0
     (folder / "train" / "dog" / "new.jpg").write_bytes(jpeg(7))
     assert start(folder, tmp_path / "run", epochs="2") == 1
-    assert "began with 24 training examples, now there are 25" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "training split: 25 images, was 24\n  training split: dog/new.jpg is new" in shown
     for split in ("train", "val"):
         (folder / split / "cat").rename(folder / split / "zebra")
     assert start(folder, tmp_path / "run", epochs="2") == 1

@@ -82,6 +82,7 @@ def test_a_run_writes_its_files(finished):
     names = {p.name for p in finished.iterdir()}
     assert names == {
         "config.json", "run.json", "metrics.jsonl", "checkpoints", "classes.txt", "report.json", "curves.png",
+        "data.npz",
     }  # fmt: skip
     assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert (finished / "classes.txt").read_text().split() == [f"class_00{i}" for i in range(4)]

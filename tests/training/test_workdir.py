@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from jaxcnn.training.workdir import LOCK, WorkdirError, lock_workdir
+from jaxcnn.training.workdir_lock import LOCK, WorkdirError, lock_workdir
 
 # Locks a folder as a run does whose lock file was removed by hand.
 HOLD = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), 2); print(flush=True); sys.stdin.read()"

@@ -28,7 +28,7 @@ from jaxcnn.data.sources.image_files import (
     is_hidden,
 )
 from jaxcnn.data.sources.retries import retry
-from jaxcnn.data.sources.source import Opened, Source
+from jaxcnn.data.sources.source import Opened, Records, Source
 from jaxcnn.files import user_path
 
 _LOGGER = logging.getLogger(__name__)
@@ -60,6 +60,17 @@ class FolderSource(Source):
     def read(self, index: int) -> tuple[bytes, int]:
         return _read(self.name(index), int(self.labels[index]))
 
+    def records(self) -> Records:
+        return Records(self.paths, self.labels)
+
+    def file_sizes(self, start: int, stop: int) -> np.ndarray:
+        folder = os.open(self.root, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            paths = self.paths[start:stop].tolist()
+            return np.array([_size(path, folder) for path in paths], np.int64)
+        finally:
+            os.close(folder)
+
 
 class ImageFiles(Source):
     """Image files as a source without labels. A missing file counts as a corrupt image."""
@@ -77,6 +88,15 @@ class ImageFiles(Source):
 
     def read(self, index: int) -> tuple[bytes, int]:
         return _read(self._paths[index], -1)
+
+
+def _size(path: bytes, folder: int) -> int:
+    try:
+        return os.stat(path, dir_fd=folder).st_size
+    except FileNotFoundError:
+        return -1  # a link that leads nowhere, which counts as a corrupt image
+    except OSError:
+        return retry(lambda: os.stat(path, dir_fd=folder).st_size, os.fsdecode(path))
 
 
 def _read(path: str | Path, label: int) -> tuple[bytes, int]:

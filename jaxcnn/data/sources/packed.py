@@ -26,7 +26,7 @@ from jaxtyping import UInt8
 from jaxcnn.data.classes import check_same_classes
 from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.errors import CorruptImage, DataError
-from jaxcnn.data.sources.source import Opened, Source
+from jaxcnn.data.sources.source import Opened, Records, Source
 from jaxcnn.files import FileError, read_json
 from jaxcnn.printable import shell_quote
 
@@ -155,6 +155,22 @@ class PackedSource(Source):
 
     def name(self, index: int) -> str:
         return os.fsdecode(bytes(self.index["name"][index]))
+
+    def records(self) -> Records:
+        index = self.index
+        return Records(self._names(), index["label"].copy(), index["length"].copy())
+
+    def _names(self) -> np.ndarray:
+        """The names, relative to the folder that was packed: the same images packed from another place have
+        the same."""
+        names = np.ascontiguousarray(self.index["name"])
+        root = os.fsencode(os.path.join(self.metadata["source"].removeprefix("folder:"), ""))
+        table = names.view(np.uint8).reshape(len(names), -1)
+        if table.shape[1] <= len(root) or not (table[:, : len(root)] == [*root]).all():
+            return names
+        return np.ascontiguousarray(table[:, len(root) :]).view(f"S{table.shape[1] - len(root)}")[
+            :, 0
+        ]
 
     def read(self, index: int) -> tuple[memoryview, int]:
         shard, offset, length, label, readable, _ = self.index[index].item()

@@ -1,9 +1,23 @@
 """What a source is, and a part of one."""
 
 import abc
+import os
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+
+
+class Records(NamedTuple):
+    """What identifies the examples of a source without reading them, one row each.
+
+    `names` are bytes, relative to the place of the data set. `sizes` of the encoded images in bytes and
+    `checksums` of their contents are None where they would have to be read.
+    """
+
+    names: np.ndarray
+    labels: np.ndarray
+    sizes: np.ndarray | None = None
+    checksums: np.ndarray | None = None
 
 
 @runtime_checkable
@@ -35,6 +49,15 @@ class Source(Protocol):
     def name(self, index: int) -> str:
         """Returns where example `index` comes from, for messages: a path, or shard#record."""
         ...
+
+    def records(self) -> Records:
+        """Returns what identifies the examples (see `Fingerprint`)."""
+        names = np.array([os.fsencode(self.name(i)) for i in range(len(self))], np.bytes_)
+        return Records(names, np.full(len(self), -1))
+
+    def file_sizes(self, start: int, stop: int) -> np.ndarray:
+        """Returns int64[stop - start], sizes that `records` does not have; -1 is unknown. Thread-safe."""
+        return np.full(stop - start, -1)
 
 
 class Subset(Source):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sampler import RandomStream, random_bits
-from jaxcnn.data.sources.source import Opened, Source
+from jaxcnn.data.sources.source import Opened, Records, Source
 
 _TRAIN_PER_CLASS, _EVAL_PER_CLASS = 64, 16
 # (height, width): ImageNet's typical shape after the rescale, and a size for small fast runs.
@@ -33,6 +33,11 @@ class SyntheticSource(Source):
     def read(self, index: int) -> tuple[bytes, int]:
         label = index % len(self.class_names)
         return _encoded(label, len(self.class_names), self.split, index, self.shape), label
+
+    def records(self) -> Records:
+        names = np.full(len(self), b"%d x %d" % self.shape)
+        labels = np.arange(len(self)) % len(self.class_names)
+        return Records(names, labels, np.zeros(len(self), np.int64), np.empty(0, np.uint32))
 
     def name(self, index: int) -> str:
         return f"synthetic#{index}"

@@ -5,6 +5,7 @@ in any order, which gives an exact shuffle and an exact resume.
 """
 
 import dataclasses
+import os
 import re
 import warnings
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data.errors import CorruptImage, DataError
-from jaxcnn.data.sources.source import Opened, Source
+from jaxcnn.data.sources.source import Opened, Records, Source
 from jaxcnn.data.sources.tfrecord_index import RecordIndex, index_records, read_record
 from jaxcnn.data.tensorflow import load_tensorflow, load_tfds
 from jaxcnn.printable import shell_quote
@@ -40,6 +41,12 @@ class PreparedSource(Source):
         shard = int(self.index.shard[index])
         first = int(np.searchsorted(self.index.shard, shard))
         return f"{self.shards[shard].name}#{index - first}"
+
+    def records(self) -> Records:
+        # The labels are in the records, whose checksums cover them.
+        names = np.array([os.fsencode(shard.name) for shard in self.shards])[self.index.shard]
+        unknown = np.full(len(self), -1)
+        return Records(names, unknown, self.index.length, self.index.checksum)
 
     def read(self, index: int) -> tuple[bytes, int]:
         index = int(index)

@@ -27,11 +27,13 @@ _SCAN_THREADS = 16
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordIndex:
-    """By record: shard (int32[N]), offset of the data (int64[N]) and their length (int64[N])."""
+    """By record: shard (int32[N]), offset of the data (int64[N]), their length (int64[N]) and the checksum
+    that the file has for them (uint32[N]: CRC-32C, masked as TFRecord files have it)."""
 
     shard: np.ndarray
     offset: np.ndarray
     length: np.ndarray
+    checksum: np.ndarray
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -68,8 +70,7 @@ def index_records(shards: Sequence[Path], counts: Sequence[int], cache_name: str
         scans = [pool.wait_for(scan) for scan in begun]
     index = RecordIndex(
         np.repeat(np.arange(len(shards), dtype=np.int32), counts),
-        np.concatenate([offset for offset, _ in scans]),
-        np.concatenate([length for _, length in scans]),
+        *(np.concatenate(column) for column in zip(*scans, strict=True)),
     )
     for place in places:
         if _save(place, index, files):
@@ -100,26 +101,30 @@ def read_record(shard: Path, offset: int, length: int, name: str) -> bytes:
     return data[_HEADER:]
 
 
-def _scan(shard: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the offsets and the lengths of a file's records."""
+def _scan(shard: Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the offsets, the lengths and the checksums of a file's records."""
     offsets, lengths = np.empty(count, np.int64), np.empty(count, np.int64)
+    checksums = np.empty(count, np.uint32)
     position = found = 0
     with open(shard, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
-        while position < size and found < count:
-            header = os.pread(file.fileno(), _HEADER, position)
-            if len(header) < _HEADER:
-                break
+        header = os.pread(file.fileno(), _HEADER, 0)
+        while found < count and len(header) == _HEADER:
             lengths[found] = length = struct.unpack_from("<Q", header)[0]
             offsets[found] = position + _HEADER
-            position += _HEADER + length + _FOOTER
+            # The footer of this record and the header of the next.
+            following = os.pread(file.fileno(), _FOOTER + _HEADER, position + _HEADER + length)
+            if len(following) < _FOOTER:
+                break
+            checksums[found] = struct.unpack_from("<I", following)[0]
+            position, header = position + _HEADER + length + _FOOTER, following[_FOOTER:]
             found += 1
     if found != count or position != size:
         raise DataError(
             f"{shard} is damaged: expected {count} records that fill its {size} bytes, found "
             f"{found} that end at byte {position}; copy or prepare the data set again"
         )
-    return offsets, lengths
+    return offsets, lengths, checksums
 
 
 def _cache_places(folder: Path, cache_name: str) -> list[Path]:
@@ -133,11 +138,13 @@ def _cache_places(folder: Path, cache_name: str) -> list[Path]:
 
 
 def _load(place: Path, files: dict[str, np.ndarray]) -> RecordIndex | None:
-    """Reads the cache; returns None if it is missing, damaged, or of other files."""
+    """Reads the cache; returns None if it is missing, damaged, of other files, or of an earlier version,
+    which had no checksums."""
     try:
         with open(place, "rb") as raw, np.load(raw, allow_pickle=False) as cache:
             if all(np.array_equal(cache[key], value) for key, value in files.items()):
-                return RecordIndex(cache["shard"], cache["offset"], cache["length"])
+                names = (field.name for field in dataclasses.fields(RecordIndex))
+                return RecordIndex(*(cache[name] for name in names))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass
     return None

@@ -23,7 +23,7 @@ from jaxcnn.research.comparison.work_queue import (
 from jaxcnn.research.text_tables import text_table
 from jaxcnn.training.console import Console
 from jaxcnn.training.signals import StopSignal
-from jaxcnn.training.workdir import WorkdirError
+from jaxcnn.training.workdir_lock import WorkdirError
 
 TABLES = ("table.md", "table.csv", "table.txt", "curves.png")
 # Files of each run. Measures over the course of training are computed from metrics.jsonl.

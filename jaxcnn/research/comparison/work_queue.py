@@ -31,6 +31,7 @@ from jaxcnn.training import Diverged, run_files, schema
 from jaxcnn.training import run as train
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.console import Console
+from jaxcnn.training.data_record import recorded_digests
 from jaxcnn.training.signals import Stopped, StopSignal
 from jaxcnn.training.workdir import WorkdirError, has_begun
 
@@ -90,7 +91,9 @@ def conflicting_workdirs(runs: Sequence[GridRun]) -> list[str]:
         if not has_results or not path.exists():
             continue  # nothing would be lost
         try:
-            changed = configs.forbidden_difference(configs.load_config(path), run.config)
+            changed = configs.forbidden_difference(
+                configs.load_config(path), run.config, any_place=bool(recorded_digests(run.folder))
+            )
         except FileError as error:
             found.append(str(error))
             continue

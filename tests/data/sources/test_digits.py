@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 
@@ -8,6 +9,7 @@ from sklearn.datasets import load_digits
 
 from jaxcnn.data import EvalLoader, Subset, open_data
 from jaxcnn.data.eval_crops import center_crop
+from jaxcnn.data.fingerprint import differences, take_fingerprint
 from jaxcnn.data.sources.digits import encode_digit, split_digits
 
 
@@ -92,3 +94,20 @@ def test_interrupted_preparation_leaves_no_data_set(tmp_path, monkeypatch):
     assert not (tmp_path / "digits" / "1.0.0").exists()
     monkeypatch.setattr("jaxcnn.data.sources.digits._examples", few_examples)
     assert len(open_data("tfds:digits", str(tmp_path)).train) == 10
+
+
+def test_records_are_told_by_their_lengths_and_checksums(data):
+    """The label is in the record: a changed one changes only the checksum."""
+    source = data.train
+    found = take_fingerprint(source)
+    index, content = source.index, source.shards[0].read_bytes()
+    end = int(index.offset[3] + index.length[3])
+    assert int.from_bytes(content[end : end + 4], "little") == int(index.checksum[3])
+    assert len(found.checksums) == len(source)
+    changed = found.checksums.copy()
+    changed[3] ^= 1
+    other = dataclasses.replace(found, checksums=changed)
+    assert other.digest != found.digest
+    assert differences(found, other, data.class_names) == [
+        f"{source.name(3)}: other content of the same size"
+    ]

@@ -18,6 +18,7 @@ from jaxcnn.data import (
     EvalLoader,
     Sampling,
     TrainLoader,
+    fingerprint,
     open_data,
     resize,
 )
@@ -385,3 +386,25 @@ def test_record_header():
     found, _ = read_record(data)
     placed = crop._replace(image_height=32, image_width=32, region=(1.0, 0.0, 25.0, 24.0))
     assert found.place(crop) == placed
+
+
+def test_the_same_images_packed_elsewhere_have_the_same_fingerprint(packer, image_folder, tmp_path):
+    first = packer(out="a")
+    copy = shutil.copytree(image_folder / "train", tmp_path / "copy" / "train").parent
+    shutil.copytree(image_folder / "val", copy / "val")
+    data = open_data(f"folder:{copy}")
+    splits = {"train": data.train, "val": data.evaluation}
+    pack(splits, tmp_path / "b", origin=f"folder:{copy}", shorter_side=32)
+    second = open_data(f"packed:{tmp_path / 'b'}")
+    assert second.fingerprint() == first.fingerprint()
+    assert first.train.records().names[:2].tolist() == [b"train/ant/0.jpg", b"train/ant/1.jpg"]
+    assert (
+        fingerprint.take_fingerprint(second.train).digest
+        == fingerprint.take_fingerprint(first.train).digest
+    )
+    other = packer(shorter_side=24, out="c")
+    lines = fingerprint.differences(
+        *map(fingerprint.take_fingerprint, (first.train, other.train)), other.class_names
+    )
+    assert lines[0].startswith("train/ant/0.jpg: ")
+    assert "bytes, was" in lines[0]
