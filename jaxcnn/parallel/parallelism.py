@@ -28,7 +28,7 @@ class Parallelism:
         plan: 'data', every device holds the whole net; 'towers', AlexNet's two towers on two devices
             (Krizhevsky et al. 2012, section 3.2); 'fully_connected', convolutions data parallel, fully
             connected layers split (Krizhevsky 2014, arXiv 1404.5997); 'auto' chooses the one that sends
-            the fewest bytes for this batch.
+            the fewest bytes for this batch, which need not be the fastest.
         shard_update: each device updates only its shard of the parameters, and holds only that shard's
             momentum (ZeRO-1; Xu et al. 2020, arXiv 2004.13336). Gradients are then reduce-scattered and
             new parameters gathered.
@@ -41,7 +41,7 @@ class Parallelism:
 
     data: int = 0
     model: int = 0
-    plan: str = "auto"
+    plan: str = "data"
     shard_update: bool = False
     reduce_dtype: str = "float32"
     bucket_mb: float = 0.0

@@ -28,7 +28,7 @@ class Parts:
     """What a config describes, except devices: only their number and kind matter here.
 
     Attributes:
-        comm_mb: MB that each possible plan sends per update and device.
+        comm_mb: MB that the plan, and each that could take its place, sends per update and device.
         state_shapes: a `TrainState` of shapes and dtypes.
         state_specs: a `TrainState` of partition specs.
     """

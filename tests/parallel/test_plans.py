@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.models import build
+from jaxcnn.parallel import plan_lines
 from jaxcnn.parallel.comm_cost import comm_cost
 from jaxcnn.planning.hlo import read_transfers
 from jaxcnn.training.experiment import synthetic_batch
@@ -194,7 +195,7 @@ def test_auto_chooses_the_plan_that_sends_fewest_bytes(name):
             batch_size=images * 8,
             classes=1000,
             model=wide,
-            mesh={"reduce_dtype": "bfloat16", "model": 8},
+            mesh={"reduce_dtype": "bfloat16", "model": 8, "plan": "auto"},
         )
         chosen[images] = exp.plan.name
         if images < BREAK_EVEN[name] and name == "vgg":
@@ -205,6 +206,23 @@ def test_auto_chooses_the_plan_that_sends_fewest_bytes(name):
             rest = exp.comm_mb["data"] * (1 - fully_connected / 138_357_544)
             assert exp.comm_mb["fully_connected"] - rest == pytest.approx(0.96 * images, rel=0.03)
     assert list(chosen.values()) == ["fully_connected", "data"]
+
+
+def test_data_parallel_is_the_default_and_the_other_plans_bytes_are_printed():
+    """Even where the others send fewer: what they send, all devices wait for."""
+    by_default = experiment("vgg", mesh={})
+    assert by_default.config["mesh"]["plan"] == "data"
+    plan = by_default.plan
+    assert (plan.name, plan.data, plan.model) == ("data", 8, 1)
+    sent = by_default.comm_mb
+    assert sent["fully_connected"] < sent["data"]
+    shown = [text for _, text in plan_lines(plan, by_default.grad_reduce, sent)]
+    other = f"(with mesh.plan=fully_connected {sent['fully_connected']:,.1f} MB)"
+    assert shown[:2] == [
+        "data 8 x model 1, data parallel",
+        f"{sent['data']:,.1f} MB sent per update and device {other}",
+    ]
+    assert experiment("vgg", mesh={"plan": "auto"}).plan.name == "fully_connected"
 
 
 BAD = {
