@@ -27,10 +27,21 @@ class LaunchedGroup:
         folder: a new folder, for this start only.
         each: further arguments of each process, after `arguments`.
         cwds: working directory of each process; None for the current one.
+        main: the program of each process.
         environment: variables to set in each process.
     """
 
-    def __init__(self, folder, count, devices, *arguments, each=None, cwds=None, **environment):
+    def __init__(
+        self,
+        folder,
+        count,
+        devices,
+        *arguments,
+        each=None,
+        cwds=None,
+        main=watched_main,
+        **environment,
+    ):
         self.folder, self.count, self.ended = Path(folder), count, {}
         self.folder.mkdir(parents=True)
         port, self.processes = free_port(), []
@@ -38,7 +49,7 @@ class LaunchedGroup:
             own = each[i] if each else []
             joined = [f"--distributed=localhost:{port},{count},{i}"] if count > 1 else []
             process = forked.start(
-                watched_main,
+                main,
                 [*arguments, *own, *joined],
                 out=self._path("out", i),
                 err=self._path("err", i),

@@ -1,11 +1,12 @@
 """A disk that stalls: reads of a data source that never return, in runs that are asked to stop."""
 
+import dataclasses
 import os
 import signal
 import threading
+import time
 
 from jaxcnn.data.sources.source import Source
-from jaxcnn.training.prefetch import Prefetcher
 
 
 class StalledSource(Source):
@@ -38,12 +39,38 @@ class StalledSource(Source):
         return self.base.read(index)
 
 
+def stall(monkeypatch, module, split, at, stalled, release):
+    """Lets reads `at` and later of a split hang, of data that `module` opens."""
+    opened = module.open_splits
+
+    def open_splits(*arguments):
+        data = opened(*arguments)
+        source = StalledSource(getattr(data, split), at, stalled, release)
+        return dataclasses.replace(data, **{split: source})
+
+    monkeypatch.setattr(module, "open_splits", open_splits)
+
+
+def stall_batches(monkeypatch, at, stalled, release):
+    """Lets reads `at` and later of the training batches hang, but not those of the statistics."""
+    from jaxcnn.training import run_setup
+
+    made = run_setup.TrainLoader
+
+    def make(source, **settings):
+        return made(StalledSource(source, at, stalled, release), **settings)
+
+    monkeypatch.setattr(run_setup, "TrainLoader", make)
+
+
 def send(name="TERM"):
     os.kill(os.getpid(), signal.Signals[f"SIG{name}"])
 
 
 def when_update_begins(monkeypatch, number):
     """An event that is set when the loop asks for the batch of update `number` of this start."""
+    from jaxcnn.training.prefetch import Prefetcher
+
     begun, taken, given = threading.Event(), [0], Prefetcher.next
 
     def next_(self, *arguments):
@@ -54,3 +81,83 @@ def when_update_begins(monkeypatch, number):
 
     monkeypatch.setattr(Prefetcher, "next", next_)
     return begun
+
+
+def call_first(monkeypatch, owner, name, action):
+    """Calls `action` before each call of a method."""
+    method = getattr(owner, name)
+
+    def called(*arguments, **keys):
+        action()
+        return method(*arguments, **keys)
+
+    monkeypatch.setattr(owner, name, called)
+
+
+def stalled_main(arguments):
+    """The program, in which a read hangs in the phase STALL of the environment, and which then sends itself
+    the signal SIGNAL (none if it is empty). It prints the time at which it hangs."""
+    import pytest
+
+    from jaxcnn.cli.exit_codes import end_process
+    from jaxcnn.cli.main import main
+    from jaxcnn.streams import protect_standard_streams
+
+    protect_standard_streams()
+    with pytest.MonkeyPatch.context() as patch:
+        _stall_in(patch, os.environ["STALL"], os.environ["SIGNAL"])
+        end_process(main(arguments))
+
+
+def stalled_in_process_1(arguments):
+    """A process of two, the second of which is `stalled_main`."""
+    from jaxcnn.cli.exit_codes import end_process
+    from jaxcnn.cli.main import main
+
+    if arguments[-1].endswith(",1"):
+        stalled_main(arguments)
+    end_process(main(arguments))
+
+
+def _stall_in(patch, phase, name):
+    from jaxcnn.research import evaluate_run
+    from jaxcnn.training import evaluator, run_setup
+    from jaxcnn.training.checkpoint import Checkpoints
+    from jaxcnn.training.console import Compiler
+
+    release = threading.Event()  # never set
+
+    def struck():
+        print(f"stalled at {time.time()}", flush=True)
+        if name:
+            send(name)
+
+    def hang():
+        struck()
+        release.wait()
+
+    if phase == "open":
+        patch.setattr(evaluator, "open_data", lambda **_: hang())
+    elif phase == "statistics":
+        stall(patch, run_setup, "train", 40, struck, release)
+    elif phase == "compile":  # answered after it
+        stall_batches(patch, 1, lambda: None, release)
+        call_first(patch, Compiler, "__call__", struck)
+    elif phase == "save":
+        stall_batches(patch, 6 * 32 + 1, lambda: None, release)
+        call_first(patch, Checkpoints, "save", struck)
+    elif phase in ("first batch", "training"):
+        number = 1 if phase == "first batch" else 4
+        begun = when_update_begins(patch, number)
+
+        def strike():
+            begun.wait()
+            struck()
+
+        stall_batches(patch, 32 * (number - 1) + 1, strike, release)
+    elif phase in ("held_out", "evaluation"):
+        stall(patch, run_setup, phase, 10, struck, release)
+    elif phase == "finished run":
+        stall(patch, evaluate_run, "evaluation", 10, struck, release)
+    else:
+        raise ValueError(phase)

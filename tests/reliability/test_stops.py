@@ -1,0 +1,153 @@
+"""Stops while a read hangs, in every phase of a run and in other commands; runs that lose their terminal."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jaxcnn.training import run
+from jaxcnn.training.load_run import saved_steps
+from tests import forked
+from tests.parallel.groups import LaunchedGroup
+from tests.training.runs import arguments, assert_same_state, config, state_of
+from tests.training.stalled import stalled_in_process_1, stalled_main
+
+pytestmark = pytest.mark.slow
+
+# One epoch of 6 updates, with held-out images and statistics of the data.
+SETTINGS = {
+    "epochs": 1, "mesh__data": 1, "data__threads": 1, "data__held_out": 64, "augment__mean": "rgb",
+    "augment__statistics": "auto",
+}  # fmt: skip
+PHASES = {  # phase: the updates done
+    "open": 0, "statistics": 0, "compile": 0, "first batch": 0, "training": 3, "held_out": 6, "save": 6,
+    "evaluation": 6,
+}  # fmt: skip
+GUARD = 120.0
+
+
+def ended(process, seconds=GUARD):
+    """The exit code; fails if the process hangs."""
+    process.join(seconds)
+    code = process.exitcode
+    process.kill()
+    assert code is not None, "still alive"
+    return code
+
+
+def start(tmp_path, phase, name, *command):
+    return forked.start(
+        stalled_main, command, out=tmp_path / "out", err=tmp_path / "err",
+        environment={"STALL": phase, "SIGNAL": name},
+    )  # fmt: skip
+
+
+def seconds_since_stalled(out):
+    return time.time() - float(re.findall(r"stalled at ([\d.]+)", out.read_text())[-1])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run(config(**SETTINGS), folder)
+    return state_of(folder)
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "USR1"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_stops_in_every_phase_with_a_hanging_reader(phase, name, tmp_path, undisturbed):
+    """Exit code 143, the state saved; the same command resumes to the same bits."""
+    folder = tmp_path / "run"
+    command = ["train", *arguments(**SETTINGS), f"--workdir={folder}"]
+    code = ended(start(tmp_path, phase, name, *command))
+    print(f"\n{phase} {name}: {seconds_since_stalled(tmp_path / 'out'):.1f} s from the signal")
+    said = (tmp_path / "err").read_text()
+    assert code == 143, said
+    assert f"stopped by SIG{name}" in said
+    assert "Traceback" not in said
+    steps = saved_steps(folder)
+    assert (steps[-1] if steps else 0) == PHASES[phase]
+    run(config(**SETTINGS), folder)
+    assert_same_state(state_of(folder), undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "code"),
+    [
+        (["evaluate", "--protocol=centre", "--again"], "TERM", 143),
+        (["figures", "--only=guesses"], "HUP", 143),
+    ],
+)
+def test_commands_end_with_a_hanging_reader(command, name, code, tmp_path):
+    run(config(epochs=0.25), tmp_path / "run")
+    process = start(tmp_path, "finished run", name, *command, f"--workdir={tmp_path / 'run'}")
+    assert ended(process) == code, (tmp_path / "err").read_text()
+    print(f"\n{command[0]} {name}: {seconds_since_stalled(tmp_path / 'out'):.1f} s")
+
+
+GROUP = {"epochs": 1, "batch_size": 32, "data__threads": 1}
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("phase", ["open", "training", "evaluation"])
+def test_processes_stop_together_if_a_reader_of_one_hangs(phase, victim, tmp_path):
+    """Process 1 hangs, and process 0 or 1 gets the signal. Both save the same step."""
+    folder = tmp_path / "run"
+    command = ["train", *arguments(**GROUP), f"--workdir={folder}"]
+    with LaunchedGroup(
+        tmp_path / "group", 2, 1, *command, main=stalled_in_process_1, STALL=phase, SIGNAL=""
+    ) as group:
+        until = time.time() + GUARD
+        while "stalled at" not in group.out(1) and time.time() < until:
+            assert not group.poll(), group.output()
+            time.sleep(0.05)
+        time.sleep(1.0)  # process 0 waits for process 1 by now
+        os.kill(group.processes[victim].pid, signal.SIGTERM)
+        struck = time.time()
+        assert group.wait(GUARD) == [143, 143], group.output()
+        print(f"\n{phase}, signal to {victim}: {max(group.ended.values()) - struck:.1f} s")
+    assert "stopped by SIGTERM" in group.err(0)
+    steps = saved_steps(folder)
+    assert (steps[-1] if steps else 0) == {"open": 0, "training": 7, "evaluation": 8}[phase]
+
+
+TERMINALS = {
+    "a pipe without a reader": "{} | true",
+    "both pipes without a reader": "{} 2>&1 | true",
+    "a full disk": "{} >/dev/full 2>/dev/full",
+    "closed": "{} >&- 2>&- <&-",
+}
+
+
+@pytest.mark.parametrize("terminal", TERMINALS)
+def test_a_run_goes_on_without_its_terminal(terminal, tmp_path):
+    script = "set -o pipefail; " + TERMINALS[terminal].format('"$0" main.py "$@"')
+    typed = [*arguments(epochs=2, log__tensorboard="true"), f"--workdir={tmp_path}"]
+    done = subprocess.run(["bash", "-c", script, sys.executable, *typed], check=False, timeout=300)
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "report.json").read_text())["step"] == 16
+
+
+def test_a_run_goes_on_when_its_terminal_hangs_up(tmp_path):
+    """SIGHUP is ignored, as nohup does, and writing to the terminal is an error from then on."""
+    mine, theirs = os.openpty()
+    typed = [*arguments(epochs=4), f"--workdir={tmp_path}"]
+    process = subprocess.Popen(
+        ["bash", "-c", 'trap "" HUP; exec "$0" main.py "$@"', sys.executable, *typed],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    while b" loss " not in shown:
+        shown += os.read(mine, 1000)
+    os.close(mine)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(300) == 0
+    assert json.loads((tmp_path / "report.json").read_text())["step"] == 32
