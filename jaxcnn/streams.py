@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import sys
+import threading
 from typing import Any
+
+_POLL_MILLISECONDS = 200
+_STOPPING = threading.Event()
 
 
 class SafeStream:
     """A text stream that keeps its errors of writing in `error` instead of raising them.
 
-    A later write is tried again, since a full disk may have room then. None stands for a closed stream.
+    A later write is tried again, since a full disk may have room then. It waits for a reader that pauses
+    (`| less`, Ctrl-S), but not after `stop_waiting()`. None stands for a closed stream.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -20,7 +26,7 @@ class SafeStream:
 
     def write(self, text: str) -> int:
         try:
-            self._open().write(text)
+            self._ready().write(text)
         except UnicodeEncodeError as error:  # no such characters in the locale's encoding
             self.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
         except (OSError, ValueError) as error:  # ValueError: the file object was closed
@@ -29,13 +35,13 @@ class SafeStream:
 
     def flush(self) -> None:
         try:
-            self._open().flush()
+            self._ready().flush()
         except (OSError, ValueError) as error:
             self.error = error
 
     def isatty(self) -> bool:
         try:
-            return self._open().isatty()
+            return self._stream.isatty()
         except (OSError, ValueError, AttributeError):
             return False
 
@@ -46,15 +52,35 @@ class SafeStream:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def _open(self) -> Any:
+    def _ready(self) -> Any:
         if self._stream is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        try:
+            number = self._stream.fileno()
+        except (OSError, ValueError, AttributeError):  # no file of the system
+            return self._stream
+        poll = select.poll()
+        poll.register(number, select.POLLOUT)
+        while not poll.poll(_POLL_MILLISECONDS):
+            if _STOPPING.is_set():
+                raise BlockingIOError(errno.EAGAIN, "nobody reads it")
         return self._stream
 
 
 def safe(stream: Any) -> SafeStream:
     """`stream` as a SafeStream."""
     return stream if isinstance(stream, SafeStream) else SafeStream(stream)
+
+
+def stop_waiting() -> None:
+    """From now on, text that its reader does not take at once is dropped: this program was asked to stop."""
+    _STOPPING.set()
+
+
+def is_paused() -> bool:
+    """Whether a reader of this program's output did not take its last text."""
+    errors = [stream.error for stream in (sys.stdout, sys.stderr) if isinstance(stream, SafeStream)]
+    return any(isinstance(error, BlockingIOError) for error in errors)
 
 
 def protect_standard_streams() -> None:

@@ -1,10 +1,12 @@
 """What is shown is never fatal: output that nobody reads, has no room, or was closed."""
 
+import contextlib
 import errno
 import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -12,7 +14,9 @@ from jaxcnn.cli.main import main
 from jaxcnn.streams import SafeStream, safe
 from jaxcnn.training import run
 from jaxcnn.training.console import Console
+from jaxcnn.training.signals import StopSignal
 from tests.training.runs import config
+from tests.training.stalled import send
 
 
 @pytest.fixture
@@ -52,6 +56,23 @@ def test_a_stream_keeps_its_error(full):
         assert not stream.lost_reader()
         assert not stream.isatty()
         assert safe(stream) is stream
+
+
+def test_a_stop_does_not_wait_for_a_reader_that_pauses():
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    with StopSignal() as stop_signal, os.fdopen(writer, "w") as stream:
+        console = Console(stream)
+        timer = threading.Timer(0.3, send)
+        timer.start()
+        console.line("a line")
+        assert stop_signal.signal == "SIGTERM"
+    assert isinstance(console.stream.error, BlockingIOError)
+    os.close(reader)
 
 
 def test_characters_that_a_locale_lacks_are_escaped(tmp_path):

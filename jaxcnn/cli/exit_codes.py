@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from jaxcnn.printable import say
+from jaxcnn.streams import is_paused
 
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_DIVERGED = 0, 1, 2, 3
 EXIT_INTERRUPTED, EXIT_STOPPED = 130, 143
@@ -64,10 +65,10 @@ def fail(what: str, detail: object, code: int) -> int:
 
 
 def end_process(code: int) -> NoReturn:
-    """Ends this process. Threads that hang in a read of data are not waited for, and cannot be ended: with
-    them the interpreter is not shut down either, which is safe since everything is written by now."""
+    """Ends this process. Everything is saved by now. The shutdown of the interpreter is left out if it would
+    meet threads that hang in a read of data, or wait for a reader of the output that pauses."""
     threads = sys.modules.get("jaxcnn.data.threads")
-    if threads is None or not threads.busy_threads():
+    if not (threads is not None and threads.busy_threads()) and not is_paused():
         sys.exit(code)
     jax = sys.modules.get("jax")
     if jax is not None and jax.distributed.is_initialized():

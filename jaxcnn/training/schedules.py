@@ -1,8 +1,7 @@
 """Epochs and steps, learning rate schedules, and the learning rate of each update.
 
-A schedule is one callable here and one row in `SCHEDULES`: a function of the epoch, computed on the host in
-double precision. `Plateau` also depends on the evaluations of the held-out images, so
-the train state holds its state.
+A schedule is a function of the epoch in double precision on the host: one callable here and one row in
+`SCHEDULES`. `Plateau` depends on evaluations of the held-out images too, and its state is in the train state.
 """
 
 from __future__ import annotations

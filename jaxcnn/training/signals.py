@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
+from jaxcnn.streams import stop_waiting
 
 ALWAYS = (signal.SIGTERM, signal.SIGINT)
 # The end of an ssh session, and warnings of batch systems before a limit. nohup ignores SIGHUP, and a program
@@ -73,6 +74,7 @@ class StopSignal:
         if self._handled and number == signal.SIGINT:
             os._exit(130)
         self._handled = True
+        stop_waiting()
         self.signal = self.signal or signal.Signals(number).name
 
     def _answer_signal(self, number: int) -> None:

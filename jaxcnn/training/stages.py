@@ -16,7 +16,13 @@ from jaxcnn.training.data_record import recorded_digests
 from jaxcnn.training.schedules import Progress
 from jaxcnn.training.workdir import has_begun
 
-KEYS = {"name": str, "config": str, "start": str, "overrides": dict}
+# The keys of a stage: type and its name in messages.
+KEYS = {
+    "name": (str, "a name"),
+    "config": (str, "a name"),
+    "start": (str, "a name"),
+    "overrides": (dict, "a dict"),
+}
 
 
 class StageStatus(enum.StrEnum):
@@ -179,9 +185,9 @@ def _row_errors(row: Mapping[str, Any], earlier: Sequence[Any]) -> list[str]:
     ]
     if name in earlier:
         errors.append(f"two stages are called {name!r}; give one another name")
-    for key, kind in KEYS.items():
+    for key, (kind, what) in KEYS.items():
         if not isinstance(row.get(key, kind()), kind):
-            errors.append(f"stage {name}: {key} must be a {kind.__name__}, got {row[key]!r}")
+            errors.append(f"stage {name}: {key} must be {what}, got {row[key]!r}")
     start = row.get("start", "")
     if start and start not in earlier:
         hint = configs.did_you_mean(start, earlier, "{!r}")

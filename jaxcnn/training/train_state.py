@@ -19,14 +19,14 @@ from jaxcnn.training.schedules import Plateau
 
 @struct.dataclass
 class TrainState:
-    """Everything that an update changes. Fields are arrays, or shapes and dtypes in abstract evaluation.
+    """All that an update changes. The fields are arrays; in abstract evaluation, their shapes and dtypes.
 
     Attributes:
         step: int32[], updates done.
         params: the net's parameters, float32.
         opt_state: the optimizer's buffers.
-        plateau: of the plateau rule (`Plateau.initial_state`); empty with another schedule.
-        average: params and count of Polyak averaging (`WeightAverage`); empty when it is off.
+        plateau: state of the plateau rule (`Plateau.initial_state`); empty for other schedules.
+        average: parameters and count of Polyak averaging (`WeightAverage`); empty if it is off.
     """
 
     step: Any

@@ -203,6 +203,7 @@ def test_bad_arguments_exit_with_2(more, message, tmp_path):
         ("(dict(name='config'),)", "a stage needs a name"),
         ("(dict(name='a', overides={}),)", "unknown key 'overides'; did you mean 'overrides'?"),
         ("(dict(name='a', overrides=3),)", "overrides must be a dict, got 3"),
+        ("(dict(name='a', config=3),)", "config must be a name, got 3"),
         ("(dict(name='a', config='vgg_x'),)", "stage a: no config file 'vgg_x'"),
         ("()", "must return a tuple of stages"),
     ],

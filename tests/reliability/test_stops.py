@@ -19,13 +19,13 @@ from tests.training.stalled import stalled_in_process_1, stalled_main
 
 pytestmark = pytest.mark.slow
 
-# One epoch of 6 updates, with held-out images and statistics of the data.
+# One epoch of 6 updates with a save in its middle, held-out images and statistics of the data.
 SETTINGS = {
     "epochs": 1, "mesh__data": 1, "data__threads": 1, "data__held_out": 64, "augment__mean": "rgb",
-    "augment__statistics": "auto",
+    "augment__statistics": "auto", "checkpoint__every_epochs": 0.5,
 }  # fmt: skip
 PHASES = {  # phase: the updates done
-    "open": 0, "statistics": 0, "compile": 0, "first batch": 0, "training": 3, "held_out": 6, "save": 6,
+    "open": 0, "statistics": 0, "compile": 0, "first batch": 0, "training": 3, "held_out": 3, "save": 3,
     "evaluation": 6,
 }  # fmt: skip
 GUARD = 120.0
@@ -51,11 +51,17 @@ def seconds_since_stalled(out):
     return time.time() - float(re.findall(r"stalled at ([\d.]+)", out.read_text())[-1])
 
 
+def whole_run(tmp_path, folder):
+    """The last state of the run in `folder`, which is resumed or started, without a stop."""
+    command = ["train", *arguments(**SETTINGS), f"--workdir={folder}"]
+    assert ended(start(tmp_path, "none", "", *command)) == 0, (tmp_path / "err").read_text()
+    return state_of(folder)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    run(config(**SETTINGS), folder)
-    return state_of(folder)
+    return whole_run(folder, folder / "run")
 
 
 @pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "USR1"])
@@ -72,8 +78,7 @@ def test_stops_in_every_phase_with_a_hanging_reader(phase, name, tmp_path, undis
     assert "Traceback" not in said
     steps = saved_steps(folder)
     assert (steps[-1] if steps else 0) == PHASES[phase]
-    run(config(**SETTINGS), folder)
-    assert_same_state(state_of(folder), undisturbed)
+    assert_same_state(whole_run(tmp_path, folder), undisturbed)
 
 
 @pytest.mark.parametrize(

@@ -83,20 +83,21 @@ def when_update_begins(monkeypatch, number):
     return begun
 
 
-def call_first(monkeypatch, owner, name, action):
-    """Calls `action` before each call of a method."""
+def call_first(monkeypatch, owner, name, action, when=lambda *_: True):
+    """Calls `action` before each call of a method whose arguments are those that `when` accepts."""
     method = getattr(owner, name)
 
     def called(*arguments, **keys):
-        action()
+        if when(*arguments):
+            action()
         return method(*arguments, **keys)
 
     monkeypatch.setattr(owner, name, called)
 
 
 def stalled_main(arguments):
-    """The program, in which a read hangs in the phase STALL of the environment, and which then sends itself
-    the signal SIGNAL (none if it is empty). It prints the time at which it hangs."""
+    """The program, in which a read hangs in the phase STALL of the environment ("none" for no phase), and
+    which then sends itself the signal SIGNAL (none if it is empty). It prints the time at which it hangs."""
     import pytest
 
     from jaxcnn.cli.exit_codes import end_process
@@ -144,8 +145,8 @@ def _stall_in(patch, phase, name):
         stall_batches(patch, 1, lambda: None, release)
         call_first(patch, Compiler, "__call__", struck)
     elif phase == "save":
-        stall_batches(patch, 6 * 32 + 1, lambda: None, release)
-        call_first(patch, Checkpoints, "save", struck)
+        stall_batches(patch, 3 * 32 + 1, lambda: None, release)
+        call_first(patch, Checkpoints, "save", struck, lambda _, state, *__: int(state.step) == 3)
     elif phase in ("first batch", "training"):
         number = 1 if phase == "first batch" else 4
         begun = when_update_begins(patch, number)
@@ -158,6 +159,6 @@ def _stall_in(patch, phase, name):
     elif phase in ("held_out", "evaluation"):
         stall(patch, run_setup, phase, 10, struck, release)
     elif phase == "finished run":
-        stall(patch, evaluate_run, "evaluation", 10, struck, release)
-    else:
+        stall(patch, evaluate_run, "evaluation", 3, struck, release)
+    elif phase != "none":
         raise ValueError(phase)

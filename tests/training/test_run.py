@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from jaxcnn.training.builder import build_experiment, with_classes
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.training.workdir import WorkdirError
 from tests.training.runs import (
+    ROOT,
     arguments,
     assert_same_state,
     config,
@@ -336,6 +338,21 @@ def test_main_exits_with_143_on_a_signal_and_prints_how_to_resume(tmp_path):
     assert [
         p.name for p in (tmp_path / "here" / "checkpoints").iterdir()
     ]  # a relative workdir is fine
+
+
+def test_a_healthy_run_prints_nothing_to_stderr(tmp_path):
+    """TensorFlow is imported for TensorBoard's events; its notices stay off the screen."""
+    typed = arguments(epochs=0, evals="()", log__tensorboard="true")
+    done = subprocess.run(
+        [sys.executable, "main.py", *typed, f"--workdir={tmp_path}"],
+        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
 @pytest.mark.slow
