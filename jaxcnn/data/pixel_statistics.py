@@ -6,19 +6,18 @@ of the images nor the threads matter.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
 from jaxcnn.data.classes import classes_digest
-from jaxcnn.data.errors import CorruptImage, DataError
-from jaxcnn.data.eval_crops import EvalCrop, center_crop
+from jaxcnn.data.errors import DataError
 from jaxcnn.data.eval_loader import EvalLoader
+from jaxcnn.data.image_sample import bytes_digest, square_of, squares_digest
 from jaxcnn.data.loader import CorruptCounter
 from jaxcnn.data.sources.source import Source
 from jaxcnn.data.splits import DataSplits
@@ -29,8 +28,6 @@ from jaxcnn.printable import shell_quote
 
 # Images decoded ahead, and between two progress reports.
 _GROUP = 32
-# Number of images whose bytes identify the set.
-_SAMPLED = 64
 _ARRAYS = {
     "mean": (np.float64, 3),
     "covariance": (np.float64, 3, 3),
@@ -49,8 +46,9 @@ class Statistics:
         covariance: float64[3,3], of the pixels' (R, G, B); the population covariance.
         mean_image: float32[S,S,3], the mean at each position of the square, or None.
         origin: `source`, a description; and, from `compute_statistics`, `examples`, the number of images of
-            the source; `unreadable`, the number of corrupt ones among them, which were left out; `classes`
-            and `sample`, the SHA-256 of the class names and of some encoded images; `side`, S.
+            the source; `unreadable`, the number of corrupt ones among them, which were left out; `classes`,
+            `sample` and `squares`, the SHA-256 of the class names, of some encoded images and of the pixels
+            of their squares; `side`, S. Earlier versions did not save `squares`.
     """
 
     mean: Float64[np.ndarray, "3"]
@@ -136,7 +134,8 @@ def compute_statistics(
         "examples": count,
         "unreadable": count - readable,
         "classes": classes_digest(source.class_names),
-        "sample": run_in_thread(lambda: _sample(source), check_stop),
+        "sample": run_in_thread(lambda: bytes_digest(source), check_stop),
+        "squares": squares_digest(source, side, check_stop),
         "side": side,
     }
     return Statistics(mean, covariance, (sums / readable).astype(np.float32), origin)
@@ -152,12 +151,11 @@ def _totals(
     """Returns, over the squares of all readable images, int64[side,side,3], the sum at each position;
     int64[3,3], the sum of the products of R, G and B; and the number of images."""
 
-    def choose(height: int, width: int) -> list[EvalCrop]:
-        return [center_crop(height, width, side, side, square=True)]
-
     sums, products = np.zeros((side, side, 3), np.int64), np.zeros((3, 3), np.int64)
     readable, corrupt = 0, CorruptCounter(source, "left out")
-    with EvalLoader(source, choose, threads=threads, ahead=_GROUP, check_stop=check_stop) as images:
+    with EvalLoader(
+        source, square_of(side), threads=threads, ahead=_GROUP, check_stop=check_stop
+    ) as images:
         for done, image in enumerate(images, 1):
             check_stop()
             if image.problem:
@@ -221,6 +219,8 @@ def check_matches(
 ) -> None:
     """Checks that the statistics in the file `path` were computed from `data`'s training images.
 
+    The same images in another form fit if the pixels of their squares are equal, as in a set that was packed
+    at the side of the squares. Images that were rescaled before, or differently, have other statistics.
     `check_stop` is called now and then while it reads some of them; raises to stop.
 
     Raises:
@@ -234,10 +234,10 @@ def check_matches(
         )
     if seen.get("classes") != classes_digest(data.class_names):
         problems.append("they are of other classes")
-    if not problems and seen.get("sample") != run_in_thread(
-        lambda: _sample(data.train), check_stop
-    ):
-        problems.append("they are of other images, with the same number and the same classes")
+    if not problems and not _same_images(seen, data.train, check_stop):
+        problems.append(
+            "they are of other images, or of other pixels of these, with the same number and the same classes"
+        )
     if problems:
         raise DataError(
             f"the statistics in {path} (from {seen.get('source')}) do not fit the data "
@@ -246,12 +246,8 @@ def check_matches(
         )
 
 
-def _sample(source: Source) -> str:
-    """Returns the SHA-256 of the bytes of some images spread over the source, to tell two sets apart."""
-    digest, count = hashlib.sha256(), min(_SAMPLED, len(source))
-    for index in range(count):
-        try:
-            digest.update(source.read(index * len(source) // count)[0])
-        except CorruptImage:
-            digest.update(b"unreadable")
-    return digest.hexdigest()
+def _same_images(seen: Mapping[str, Any], source: Source, check_stop: Callable[[], None]) -> bool:
+    """Whether statistics of this origin are those of `source`, to tell by some of its images."""
+    if seen.get("sample") == run_in_thread(lambda: bytes_digest(source), check_stop):
+        return True
+    return "squares" in seen and seen["squares"] == squares_digest(source, seen["side"], check_stop)

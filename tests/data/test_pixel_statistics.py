@@ -16,6 +16,8 @@ from jaxcnn.data.pixel_statistics import (
     save_statistics,
     side_of,
 )
+from jaxcnn.data.preparation.packing import pack
+from jaxcnn.data.sources.source import Source
 from jaxcnn.data.train_crops import Sampling
 from jaxcnn.files import FileError
 
@@ -207,7 +209,7 @@ def test_other_images_with_the_same_count_and_classes_are_detected(source):
     found = compute_statistics(source, side=24)
     last = len(source) - 1
 
-    class Changed:
+    class Changed(Source):
         """The same table, but for the pixels of some images."""
 
         class_names, ids = source.class_names, source.ids
@@ -243,3 +245,31 @@ def test_statistics_of_other_data_are_refused(image_folder):
         DataError, match=r"15 training images, the data have 256; they are of other classes"
     ):
         check_matches(found, open_data("synthetic:4"), "s.npz")
+
+
+@pytest.mark.parametrize(
+    ("side", "square", "fits"), [(24, True, True), (24, False, True), (32, True, False)]
+)
+def test_statistics_fit_the_same_images_packed_at_their_side(
+    side, square, fits, image_folder, tmp_path
+):
+    """Packing at S stores the pixels that the statistics are of; other sides are rescaled twice."""
+    data = open_data(f"folder:{image_folder}")
+    found = compute_statistics(data.train, side=24)
+    splits = {"train": data.train, "val": data.evaluation}
+    pack(
+        splits,
+        tmp_path / "packed",
+        origin=f"folder:{image_folder}",
+        shorter_side=side,
+        square=square,
+    )
+    packed = open_data(f"packed:{tmp_path}/packed")
+    of_packed = compute_statistics(packed.train, side=24)
+    assert np.array_equal(of_packed.mean_image, found.mean_image) == fits
+    if fits:
+        check_matches(found, packed, "s.npz")
+        check_matches(of_packed, data, "s.npz")
+    else:
+        with pytest.raises(DataError, match="or of other pixels of these"):
+            check_matches(found, packed, "s.npz")
