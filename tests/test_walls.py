@@ -24,6 +24,7 @@ GROUPS = [
         "caches",
         "streams",
         "jax_settings",
+        "limits",
         "printable",
     },
     {"evaluation"},

@@ -107,6 +107,9 @@ def _of_error(error: Exception, config: Mapping[str, Any]) -> tuple[str, object,
     if isinstance(error, MemoryError):
         error.add_note("use a smaller --batch_size, --config.batch_size or --config.data.prefetch")
         return "out of memory", error, EXIT_ERROR
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        text = f"{error}: raise the limit on processes (ulimit -u, or a container's pids limit)"
+        return "error", text, EXIT_ERROR
     if isinstance(error, RuntimeError | AssertionError) and (text := missing_platform()):
         return "error", text, EXIT_ERROR
     if "RESOURCE_EXHAUSTED" in str(error):

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxcnn.cli.arguments import Output
-from jaxcnn.cli.exit_codes import EXIT_DONE, end_process, exit_code
+from jaxcnn.cli.exit_codes import EXIT_DONE, EXIT_ERROR, end_process, exit_code, fail
 from jaxcnn.jax_settings import pin_environment
+from jaxcnn.limits import LimitError, raise_limits
 from jaxcnn.malloc_tuning import start_again_with_large_pages
 from jaxcnn.printable import PrintableFormatter, say, shell_join
 from jaxcnn.streams import SafeStream, protect_standard_streams, safe
@@ -46,6 +47,11 @@ def program(arguments: Sequence[str] | None = None) -> None:
     if arguments and arguments[0] in LARGE and not {"-h", "--help"} & {*arguments}:
         start_again_with_large_pages()
     protect_standard_streams()
+    if not {"-h", "--help", "--version", "completion"} & {*arguments}:
+        try:
+            raise_limits()
+        except LimitError as error:
+            end_process(fail("error", error, EXIT_ERROR))
     for line in pin_environment(os.environ):
         say(line, sys.stderr)
     _log_printable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shlex
+import os
 import sys
 import types
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ def find_config(path: str, folder: Path = CONFIGS) -> Path:
     Raises:
         ConfigError: there is no such file; the message names the nearest one.
     """
-    name = path.removeprefix("configs/")
+    name = os.path.normpath(path).removeprefix("configs/")
     for candidate in (user_path(path), folder / name, folder / f"{name}.py"):
         if candidate.is_file():
             return candidate
@@ -55,8 +56,9 @@ def execute(path: Path) -> types.ModuleType:
     Raises:
         ConfigError: the file is not a Python file, or executing it fails.
     """
-    parent = str(path.resolve().parent.parent)
-    sys.path.insert(0, parent)  # for configs that import a sibling: from configs import vgg_a
+    # For configs that import a sibling, also one of ours: from configs import vgg_a.
+    parents = [str(path.resolve().parent.parent), str(CONFIGS.parent)]
+    sys.path[:0] = parents
     try:
         spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
         if spec is None or spec.loader is None:
@@ -66,7 +68,8 @@ def execute(path: Path) -> types.ModuleType:
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     finally:
-        sys.path.remove(parent)
+        for parent in parents:
+            sys.path.remove(parent)
     return module
 
 

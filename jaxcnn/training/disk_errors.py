@@ -29,6 +29,8 @@ def is_about_this_process(error: BaseException) -> bool:
 
 def write_advice(error: BaseException) -> str:
     """What to do if `error` came from writing."""
+    if "can't start new thread" in str(error):
+        return "no more threads may be started (`ulimit -u`, or a container's pids limit): raise the limit"
     general = "mend what the message names, or choose another --workdir"
     return _ADVICE.get(error_number(error) or 0, general)
 
