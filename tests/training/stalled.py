@@ -1,6 +1,7 @@
 """A disk that stalls: reads of a data source that never return, in runs that are asked to stop."""
 
 import dataclasses
+import itertools
 import os
 import signal
 import threading
@@ -51,16 +52,16 @@ def stall(monkeypatch, module, split, at, stalled, release):
     monkeypatch.setattr(module, "open_splits", open_splits)
 
 
-def stall_batches(monkeypatch, at, stalled, release):
-    """Lets reads `at` and later of the training batches hang, but not those of the statistics."""
-    from jaxcnn.training import run_setup
+def stall_loader(monkeypatch, module, name, at, stalled, release, number=1):
+    """Lets reads `at` and later of the loader `number` hang that `module` makes of its class `name`."""
+    made, count = getattr(module, name), itertools.count(1)
 
-    made = run_setup.TrainLoader
+    def make(source, *arguments, **settings):
+        if next(count) == number:
+            source = StalledSource(source, at, stalled, release)
+        return made(source, *arguments, **settings)
 
-    def make(source, **settings):
-        return made(StalledSource(source, at, stalled, release), **settings)
-
-    monkeypatch.setattr(run_setup, "TrainLoader", make)
+    monkeypatch.setattr(module, name, make)
 
 
 def send(name="TERM"):
@@ -121,7 +122,10 @@ def stalled_in_process_1(arguments):
 
 
 def _stall_in(patch, phase, name):
-    from jaxcnn.research import evaluate_run
+    from jaxcnn.data import pixel_statistics
+    from jaxcnn.data.preparation import packing
+    from jaxcnn.evaluation import run_protocol
+    from jaxcnn.research import evaluate_run, predict
     from jaxcnn.training import evaluator, run_setup
     from jaxcnn.training.checkpoint import Checkpoints
     from jaxcnn.training.console import Compiler
@@ -137,15 +141,23 @@ def _stall_in(patch, phase, name):
         struck()
         release.wait()
 
+    def batches(at, stalled):
+        stall_loader(patch, run_setup, "TrainLoader", at, stalled, release)
+
+    def evaluation(number):
+        stall_loader(patch, run_protocol, "EvalLoader", 10, struck, release, number)
+
     if phase == "open":
         patch.setattr(evaluator, "open_data", lambda **_: hang())
-    elif phase == "statistics":
+    elif phase == "fingerprint":
         stall(patch, run_setup, "train", 40, struck, release)
+    elif phase == "statistics":
+        stall_loader(patch, pixel_statistics, "EvalLoader", 40, struck, release)
     elif phase == "compile":  # answered after it
-        stall_batches(patch, 1, lambda: None, release)
+        batches(1, lambda: None)
         call_first(patch, Compiler, "__call__", struck)
     elif phase == "save":
-        stall_batches(patch, 3 * 32 + 1, lambda: None, release)
+        batches(3 * 32 + 1, lambda: None)
         call_first(patch, Checkpoints, "save", struck, lambda _, state, *__: int(state.step) == 3)
     elif phase in ("first batch", "training"):
         number = 1 if phase == "first batch" else 4
@@ -155,9 +167,13 @@ def _stall_in(patch, phase, name):
             begun.wait()
             struck()
 
-        stall_batches(patch, 32 * (number - 1) + 1, strike, release)
-    elif phase in ("held_out", "evaluation"):
-        stall(patch, run_setup, phase, 10, struck, release)
+        batches(32 * (number - 1) + 1, strike)
+    elif phase in ("first evaluation", "second evaluation"):
+        evaluation(1 if phase == "first evaluation" else 2)
+    elif phase == "packing":
+        stall_loader(patch, packing, "EvalLoader", 10, struck, release)
+    elif phase == "predict":
+        stall_loader(patch, predict, "EvalLoader", 1, struck, release)
     elif phase == "finished run":
         stall(patch, evaluate_run, "evaluation", 3, struck, release)
     elif phase != "none":

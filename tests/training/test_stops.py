@@ -9,6 +9,7 @@ import pytest
 
 from jaxcnn.cli.main import main
 from jaxcnn.data.threads import PoolClosed, ThreadPool, busy_threads
+from jaxcnn.evaluation import run_protocol
 from jaxcnn.files import WriteError
 from jaxcnn.training import Stopped, run, run_setup
 from jaxcnn.training.checkpoint import CheckpointError
@@ -18,7 +19,7 @@ from jaxcnn.training.prefetch import Prefetcher
 from jaxcnn.training.run_setup import Run
 from jaxcnn.training.train_state import TrainState
 from tests.training.runs import arguments, config, events, state_of
-from tests.training.stalled import send, stall, when_update_begins
+from tests.training.stalled import send, stall_loader, when_update_begins
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_a_stop_in_training_does_not_wait_for_a_read_that_hangs(tmp_path, monkey
         begun.wait()
         send("HUP")
 
-    stall(monkeypatch, run_setup, "train", 3 * 32 + 1, stop, release)
+    stall_loader(monkeypatch, run_setup, "TrainLoader", 3 * 32 + 1, stop, release)
     with pytest.raises(Stopped, match="SIGHUP"):
         run(config(epochs=1, data__threads=1), tmp_path)
     assert busy_threads()
@@ -50,7 +51,7 @@ def test_a_stop_in_training_does_not_wait_for_a_read_that_hangs(tmp_path, monkey
 def test_a_stop_in_an_evaluation_does_not_wait_for_a_read_that_hangs(
     tmp_path, monkeypatch, release
 ):
-    stall(monkeypatch, run_setup, "evaluation", 40, lambda: send("USR1"), release)
+    stall_loader(monkeypatch, run_protocol, "EvalLoader", 40, lambda: send("USR1"), release)
     with pytest.raises(Stopped, match="SIGUSR1"):
         run(config(epochs=0.25), tmp_path)
     assert busy_threads()
@@ -107,7 +108,7 @@ def test_a_disk_that_fails_in_an_evaluation_saves_the_state_first(tmp_path, monk
     def fail():
         raise OSError(errno.ESTALE, "Stale file handle")
 
-    stall(monkeypatch, run_setup, "evaluation", 20, fail, release)
+    stall_loader(monkeypatch, run_protocol, "EvalLoader", 20, fail, release)
     with pytest.raises(OSError, match="Stale file handle") as caught:
         run(config(data__threads=1), tmp_path)
     assert caught.value.__notes__ == ["The state of step 8 is saved"]
