@@ -81,6 +81,7 @@ def test_characters_that_a_locale_lacks_are_escaped(tmp_path):
     assert (tmp_path / "out").read_text() == "gr\\xf6\\xdfer \\udcff\n"
 
 
+@pytest.mark.slow  # programs without a terminal are in tests/reliability/test_stops.py
 def test_a_run_without_a_terminal_writes_its_files(tmp_path, monkeypatch, broken_pipe):
     monkeypatch.setattr(sys, "stdout", broken_pipe)
     report = run(config(epochs=0.25), tmp_path)
