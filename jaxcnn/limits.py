@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import resource
 
-# Tried with a tiny net on two cores: 20 open files are too few and 40 enough; TensorFlow and JAX cannot be
-# imported in 2.5 GB of addresses, and train in 4 GB.
-FILES, ADDRESSES = 40, 3_000_000_000
+# Tried with a tiny net on two cores: 20 open files are too few and 40 enough; with 2.5 GB of addresses the
+# libraries cannot be imported, with 3 GB JAX aborts, and 4 GB suffice.
+FILES, ADDRESSES = 40, 4_000_000_000
 # More are never open.
 ENOUGH_FILES = 65_536
 

@@ -1,5 +1,7 @@
 """The program jaxcnn: its commands, their help, completion, and the files of its wheel."""
 
+import fnmatch
+import json
 import runpy
 import subprocess
 import sys
@@ -8,12 +10,15 @@ from pathlib import Path
 
 import pytest
 import setuptools
+from PIL import Image
+from setuptools.command.build_py import build_py
 
 from jaxcnn.cli import main as cli
 from jaxcnn.cli.exit_codes import exit_code
 from jaxcnn.cli.main import COMMANDS, main
 from jaxcnn.config import ConfigError
 from jaxcnn.training import Diverged, Stopped
+from tests.training.runs import arguments
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,8 +127,36 @@ def test_the_wheel_holds_all_packages_and_configs(monkeypatch):
     folders |= {"jaxcnn/configs", "jaxcnn/configs/comparisons"}
     assert {name.replace(".", "/") for name in found["packages"]} == folders
     assert found["package_dir"] == {"jaxcnn.configs": "configs"}
+    build = build_py(setuptools.Distribution(found | {"script_name": "setup.py"}))
+    build.ensure_finalized()
+    files = {Path(file) for _, _, file in build.find_all_modules()}
+    assert {path.relative_to(ROOT) for path in ROOT.glob("configs/**/*.py")} < files
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["scripts"] == {"jaxcnn": "jaxcnn.cli.main:program"}
+
+
+def test_the_source_archive_holds_what_a_clone_has():
+    """MANIFEST.in names every file of the repository outside the packages, except hidden ones."""
+    lines = (ROOT / "MANIFEST.in").read_text().split("\n")
+    named = [
+        word for line in lines if line.startswith(("include", "graft")) for word in line.split()[1:]
+    ]
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    # setuptools adds these by itself.
+    always = ["jaxcnn", "pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"]
+    tops = {name.partition("/")[0] for name in listed if name and not name.startswith(".")}
+    assert not [t for t in tops if not any(fnmatch.fnmatch(t, n) for n in (*named, *always))]
+    assert all(list(ROOT.glob(name)) for name in named)
+
+
+MINE = """from configs import vgg_a
+
+def get_config():
+    return vgg_a.get_config()
+"""
+AUTHOR = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
 
 
 @pytest.mark.slow  # installs with pip, which fetches setuptools
@@ -145,15 +178,34 @@ def test_installed_from_a_wheel_and_started_elsewhere(tmp_path):
     pip = [python, "-m", "pip", "install", "--quiet", "--no-deps", source]
     subprocess.run(pip, cwd=tmp_path, check=True)
     program = tmp_path / "venv" / "bin" / "jaxcnn"
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "configs").mkdir(parents=True)
+    (elsewhere / "configs" / "mine.py").write_text(MINE)
+    Image.new("RGB", (40, 40)).save(elsewhere / "image.png")
+    tiny = arguments(epochs=0.25)
+    two = ["--variant=base", "--variant=other: schedule.rate=0.001", "--seeds=0"]
+    for command in (
+        ["init"],
+        ["add", "."],
+        [*AUTHOR, "commit", "--quiet", "-m", "another project"],
+    ):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True, capture_output=True)
     for command, said in (
         (["check", "vgg_e"], "train step"),
         (["train", "--config=quickstart", "--print_config"], "batch_size = 32"),
         (["train", "--config=configs/vgg_a.py", "--print_config"], "model.column = 'A'"),
         (["chain", "vgg_d", "--list"], "s256_512"),
         (["summary", "alexnet"], "parameters"),
+        (["check", "configs/mine.py"], "train step"),
+        (["compare", "configs/comparisons/cifar10.py", "--out=grid", "--list"], "to do"),
+        (["train", *tiny, "--workdir=run"], "jaxcnn predict --workdir=run"),
+        (["predict", "--workdir=run", "image.png"], "image.png"),
+        (["compare", "quickstart", "--out=two", *two, *tiny[1:]], "table.md"),
     ):
         done = subprocess.run(
-            [program, *command], cwd=tmp_path, capture_output=True, text=True, check=False
+            [program, *command], cwd=elsewhere, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         assert said in done.stdout
+    (start,) = json.loads((elsewhere / "run" / "run.json").read_text())["starts"]
+    assert (start["git_commit"], start["git_modified"]) == ("", False)
