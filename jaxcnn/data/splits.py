@@ -1,6 +1,7 @@
 """Opens a data set by name as its splits: training, held out, evaluation."""
 
 import dataclasses
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from jaxcnn.data.sources.source import Opened, Source, Subset
 from jaxcnn.data.sources.synthetic import open_synthetic
 from jaxcnn.data.sources.tfds import open_prepared
 from jaxcnn.files import user_path
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,6 +62,8 @@ def open_data(
     held_out: int = 0,
     train_split: str = "train",
     eval_split: str = "",
+    image_key: str = "",
+    label_key: str = "",
 ) -> DataSplits:
     """Opens a data set by name; never downloads.
 
@@ -72,13 +77,20 @@ def open_data(
         that is the same for every seed.
       train_split: split (TFDS) or folder to train on.
       eval_split: split or folder to report on; '' for 'validation', else 'test' (TFDS), 'val'
-        (folder), or the one that was packed.
+        (folder), or the one that was packed. Splits of TFDS may be slices: 'train[:80%]'.
+      image_key: the feature that holds the images (TFDS); '' for the supervised keys, else 'image'.
+      label_key: the feature that holds the labels (TFDS); '' for the supervised keys, else 'label'.
 
     Raises:
       DataError: the data are missing or cannot be used; the message says what to do.
     """
-    opened = _open(source, data_dir, train_split, eval_split)
+    if (image_key or label_key) and not source.startswith("tfds:"):
+        raise DataError(f"data.image_key and data.label_key are for tfds:NAME, not for {source}")
+    opened = _open(source, data_dir, (train_split, eval_split), (image_key, label_key))
     train, evaluation, eval_split, origin, note = opened
+    if eval_split == train_split:
+        text = "data.eval_split and data.train_split are both %s: what is evaluated was trained on"
+        _LOGGER.warning(text, train_split)
     names = train.class_names
     check_class_names(names, origin)
     check_same_classes(
@@ -97,14 +109,15 @@ def open_data(
     return DataSplits(kept, held, evaluation, eval_split, names, description)
 
 
-def _open(source: str, data_dir: str, train_split: str, eval_split: str) -> Opened:
+def _open(source: str, data_dir: str, splits: tuple[str, str], keys: tuple[str, str]) -> Opened:
     kind, _, argument = source.partition(":")
+    train_split, eval_split = splits
     if kind == "tfds" and argument:
         if argument == "digits":  # needs no download
             root = _prepare_digits(data_dir)
         else:
             root = user_path(data_dir) if data_dir else default_data_dir()
-        return open_prepared(argument, root, train_split, eval_split)
+        return open_prepared(argument, root, *splits, *keys)
     if kind == "folder" and argument:
         return open_folder(user_path(argument), train_split, eval_split or "val")
     if kind == "packed" and argument:

@@ -61,7 +61,7 @@ def file_name(protocol: str, split: str, step: int, images: str = "") -> str:
     """File name of a protocol's posteriors: `dense_256_288.validation.step_900.npz`; with the digest of the
     images if they are not those of the run."""
     name = re.sub(r"[^A-Za-z0-9]+", "_", protocol).strip("_")
-    return ".".join(filter(None, (name, split, f"step_{step}", images, "npz")))
+    return ".".join(filter(None, (name, split.replace("/", "%2F"), f"step_{step}", images, "npz")))
 
 
 def save_posteriors(posteriors: Posteriors, path: Path) -> None:

@@ -150,5 +150,5 @@ def open_splits(
     Raises:
         DataError: the data is missing or cannot be used; the message says what to do.
     """
-    keys = ("source", "data_dir", "held_out", "train_split", "eval_split")
+    keys = ("source", "data_dir", "held_out", "train_split", "eval_split", "image_key", "label_key")
     return run_in_thread(lambda: open_data(**{key: settings[key] for key in keys}), check_stop)

@@ -32,8 +32,10 @@ class DataConfig:
         data_dir: folder of prepared TFDS datasets; '' is the default of TFDS.
         held_out: number of training examples that are not trained on. They choose the best checkpoint,
             because the reported split must not.
-        train_split: split or folder to train on.
+        train_split: split or folder to train on. A split of tfds may be a slice: `train[:80%]`.
         eval_split: split to report on; '' is `validation`, else `test` (tfds), or `val` (folder).
+        image_key: the feature that holds the images (tfds); '' is the data set's own, or `image`.
+        label_key: the feature that holds the labels (tfds); '' is the data set's own, or `label`.
         seed: seed of the order of examples and of augmentation; -1 takes the config's `seed`.
         threads: threads that read and decode. 0: one per core, plus one in training, because one may
             wait for the disk.
@@ -45,6 +47,8 @@ class DataConfig:
     held_out: int = 0
     train_split: str = "train"
     eval_split: str = ""
+    image_key: str = ""
+    label_key: str = ""
     seed: int = -1
     threads: int = 0
     prefetch: int = 2
@@ -56,6 +60,8 @@ class DataConfig:
                 "source must be tfds:NAME, folder:PATH, packed:DIR or synthetic, got "
                 f"{self.source!r}"
             )
+        if (self.image_key or self.label_key) and kind != "tfds":
+            raise ValueError(f"image_key and label_key are for tfds:NAME, not for {self.source!r}")
         for name in ("held_out", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")

@@ -79,6 +79,10 @@ class Subset(Source):
     def name(self, index: int) -> str:
         return self.base.name(int(self.indices[index]))
 
+    def records(self) -> Records:
+        columns = self.base.records()
+        return Records(*(None if column is None else column[self.indices] for column in columns))
+
 
 class Opened(NamedTuple):
     """An opened data set; `origin` and `note` begin and end its one-line description."""

@@ -5,20 +5,25 @@ in any order, which gives an exact shuffle and an exact resume.
 """
 
 import dataclasses
+import logging
 import os
 import re
 import warnings
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxcnn.data.errors import CorruptImage, DataError
-from jaxcnn.data.sources.source import Opened, Records, Source
+from jaxcnn.data.sources.source import Opened, Records, Source, Subset
+from jaxcnn.data.sources.tfds_features import Keys, choose_features, number_classes, read_labels
 from jaxcnn.data.sources.tfrecord_index import RecordIndex, index_records, read_record
 from jaxcnn.data.tensorflow import load_tensorflow, load_tfds
 from jaxcnn.printable import shell_quote
 
+_LOGGER = logging.getLogger(__name__)
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _NAME = re.compile(r"[a-z][a-z0-9_]*(?:/[A-Za-z0-9_.+-]+)?(?::\d+\.\d+\.\d+)?")
 METADATA_FILE = "dataset_info.json"
@@ -78,10 +83,18 @@ class PreparedSource(Source):
         return images[0], label
 
 
-def open_prepared(name: str, data_dir: Path, train_split: str, eval_split: str) -> Opened:
+def open_prepared(
+    name: str,
+    data_dir: Path,
+    train_split: str,
+    eval_split: str,
+    image_key: str = "",
+    label_key: str = "",
+) -> Opened:
     """Opens the data set `name` under `data_dir`.
 
-    `name` may end in a version (imagenet2012:5.1.0) and contain a configuration (imagenette/320px-v2).
+    `name` may end in a version (imagenet2012:5.1.0) and contain a configuration (imagenette/320px-v2). A
+    split may be a slice or a sum, as TFDS writes them: 'train[:80%]', 'train[80%:]', 'train+test[:100]'.
 
     Raises:
       DataError: it is not prepared, or not in a supported form.
@@ -98,16 +111,19 @@ def open_prepared(name: str, data_dir: Path, train_split: str, eval_split: str) 
             "--config.data.data_dir=DIR"
         )
     info = _metadata(folder)
-    splits = list(info.splits)
-    eval_split = eval_split or ("validation" if "validation" in splits else "test")
-    for split in (train_split, eval_split):
-        if split not in splits:
-            raise DataError(
-                f"the data set in {folder} has no split {split!r}, only {', '.join(splits)}; set "
-                "--config.data.train_split and --config.data.eval_split to two of these"
-            )
-    train, evaluation = (_open_split(folder, info, split) for split in (train_split, eval_split))
-    return Opened(train, evaluation, eval_split, f"tfds {info.full_name} in {data_dir}")
+    keys = choose_features(info, folder, image_key, label_key)
+    eval_split = eval_split or ("validation" if "validation" in info.splits else "test")
+    names = train_split, eval_split
+    train, evaluation = (_open_split(folder, info, split, keys) for split in names)
+    if keys.class_names is None:
+        classes = number_classes(train.labels(keys.label), keys.label, train_split)
+        train, evaluation = (part.with_classes(classes) for part in (train, evaluation))
+    shared = len(np.intersect1d(train.records(), evaluation.records()))
+    if shared and train_split != eval_split:
+        text = "%d of the %d images of data.eval_split=%s are in data.train_split=%s too"
+        _LOGGER.warning(text, shared, len(evaluation.records()), eval_split, train_split)
+    origin = f"tfds {info.full_name} in {data_dir}"
+    return Opened(train.source(), evaluation.source(), eval_split, origin)
 
 
 def find_prepared(name: str, data_dir: Path) -> Path | None:
@@ -151,18 +167,91 @@ def _metadata(folder: Path) -> Any:
     return info
 
 
-def _open_split(folder: Path, info: Any, split: str) -> PreparedSource:
-    types: Any = load_tfds().features
-    features: dict[str, Any] = dict(info.features.items())
-    image_key, label_key = (info.supervised_keys or ("image", "label"))[:2]
-    image, label = features.get(image_key), features.get(label_key)
-    if not isinstance(image, types.Image) or not isinstance(label, types.ClassLabel):
+class _FilePart(NamedTuple):
+    """`take` records of a file, after `skip` others."""
+
+    name: str
+    skip: int
+    take: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """The records `indices` (all, if None) of whole splits, in that order."""
+
+    whole: PreparedSource
+    splits: tuple[str, ...]
+    indices: np.ndarray | None = None
+
+    def source(self) -> Source:
+        return self.whole if self.indices is None else Subset(self.whole, self.indices)
+
+    def with_classes(self, names: tuple[str, ...]) -> "_Part":
+        whole = dataclasses.replace(self.whole, class_names=names)
+        return dataclasses.replace(self, whole=whole)
+
+    def labels(self, key: str) -> np.ndarray:
+        """int64[N]: the integer labels."""
+        name = "+".join(self.splits)
+        return self._pick(read_labels(self.whole.shards, self.whole.index, key, name))
+
+    def records(self) -> np.ndarray:
+        """Numbers of the records, which are equal in two parts of a data set for the same record."""
+        index = self.whole.index
+        files = np.array([zlib.crc32(os.fsencode(shard.name)) for shard in self.whole.shards])
+        return self._pick(files[index.shard] * 2**31 + index.offset)
+
+    def _pick(self, values: np.ndarray) -> np.ndarray:
+        return values if self.indices is None else values[self.indices]
+
+
+def _open_split(folder: Path, info: Any, split: str, keys: Keys) -> _Part:
+    """A split, or a slice or sum of splits in the order in which TFDS reads it."""
+    if split in info.splits:
+        return _Part(_open_whole(folder, info, (split,), keys), (split,))
+    parts = _file_parts(folder, info, split)
+    of_file = {Path(p).name: name for name in info.splits for p in info.splits[name].filenames}
+    splits = tuple(dict.fromkeys(of_file[part.name] for part in parts))
+    whole = _open_whole(folder, info, splits, keys)
+    numbers = {shard.name: number for number, shard in enumerate(whole.shards)}
+    first = np.searchsorted(whole.index.shard, np.arange(len(numbers)))
+    ranges = (np.arange(part.take) + part.skip + first[numbers[part.name]] for part in parts)
+    return _Part(whole, splits, np.concatenate([*ranges]))
+
+
+def _file_parts(folder: Path, info: Any, split: str) -> list[_FilePart]:
+    """The parts of files that a slice or sum of splits consists of, as TFDS computes them."""
+    try:
+        found = info.splits[split].file_instructions
+    except Exception as error:  # TFDS raises many types
+        names = list(info.splits)
+        reason = "" if re.fullmatch(r"\w+", split) else f" ({' '.join(str(error).split())[:200]})"
+        slices = f"--config.data.train_split='{names[0]}[:90%]'"
+        slices += f" --config.data.eval_split='{names[0]}[90%:]'"
         raise DataError(
-            f"the data set in {folder} is not for image classification: expected features "
-            f"'image' (Image) and 'label' (ClassLabel), it has {', '.join(features)}"
+            f"the data set in {folder} has no split {split!r}{reason}, only {', '.join(names)}; set "
+            f"--config.data.train_split and --config.data.eval_split to two of these, or to slices: {slices}"
+        ) from error
+    if not found:
+        raise DataError(
+            f"{split!r} of the data set in {folder} has no records; give a larger slice"
         )
-    details = info.splits[split]
-    shards = tuple(folder / Path(path).name for path in sorted(details.filenames))
-    index = index_records(shards, list(details.shard_lengths), split)
-    class_names = tuple(features[label_key].names)
-    return PreparedSource(class_names, shards, index, image_key, label_key)
+    return [_FilePart(Path(part.filename).name, part.skip, part.take) for part in found]
+
+
+def _open_whole(folder: Path, info: Any, splits: Sequence[str], keys: Keys) -> PreparedSource:
+    """All records of one or more splits, one after the other."""
+    shards: list[Path] = []
+    indexes: list[RecordIndex] = []
+    for split in splits:
+        details = info.splits[split]
+        files = [folder / Path(path).name for path in sorted(details.filenames)]
+        index = index_records(files, list(details.shard_lengths), split)
+        indexes.append(dataclasses.replace(index, shard=index.shard + np.int32(len(shards))))
+        shards += files
+    columns = (
+        np.concatenate([getattr(index, field.name) for index in indexes])
+        for field in dataclasses.fields(RecordIndex)
+    )
+    index = RecordIndex(*columns)
+    return PreparedSource(keys.class_names or (), tuple(shards), index, keys.image, keys.label)

@@ -55,11 +55,8 @@ def index_records(shards: Sequence[Path], counts: Sequence[int], cache_name: str
             f"{len(missing)} of {len(shards)} files of the data set are missing, the first is "
             f"{missing[0]}; copy or prepare the data set again"
         )
-    files = {
-        "names": np.array([shard.name for shard in shards]),
-        "sizes": np.array([shard.stat().st_size for shard in shards], np.int64),
-    }
-    places = _cache_places(shards[0].parent, cache_name)
+    files = file_facts(shards)
+    places = cache_places(shards[0].parent, cache_name)
     for place in places:
         index = _load(place, files)
         if index is not None and len(index) == sum(counts):
@@ -127,7 +124,16 @@ def _scan(shard: Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return offsets, lengths, checksums
 
 
-def _cache_places(folder: Path, cache_name: str) -> list[Path]:
+def file_facts(shards: Sequence[Path]) -> dict[str, np.ndarray]:
+    """Names and sizes of files: a cache that holds others is of other files."""
+    return {
+        "names": np.array([shard.name for shard in shards]),
+        "sizes": np.array([shard.stat().st_size for shard in shards], np.int64),
+    }
+
+
+def cache_places(folder: Path, cache_name: str) -> list[Path]:
+    """Where a cache of the files in `folder` may be: with them, else in the user's own cache."""
     name = f"jaxcnn-index-{cache_name}.npz"
     use_writable_caches()
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "jaxcnn"
