@@ -80,8 +80,9 @@ class Subset(Source):
         return self.base.name(int(self.indices[index]))
 
     def records(self) -> Records:
-        columns = self.base.records()
-        return Records(*(None if column is None else column[self.indices] for column in columns))
+        names, labels, *others = self.base.records()
+        picked = (None if column is None else column[self.indices] for column in others)
+        return Records(names[self.indices], labels[self.indices], *picked)
 
 
 class Opened(NamedTuple):
