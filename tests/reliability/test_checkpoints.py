@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxcnn.files import write_text
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.training.train_state import TrainState
 from tests import forked
@@ -145,7 +146,7 @@ def save_for_ever(arguments):
         for step in itertools.count(first + 1):
             checkpoints.save(state_of_step(step), {"step": step})
             if step > first + 1:  # this save waited for the one before
-                acknowledged.write_text(str(step - 1))
+                write_text(acknowledged, str(step - 1))
 
 
 def test_a_kill_inside_a_save_loses_no_complete_checkpoint(tmp_path):
@@ -164,7 +165,7 @@ def test_a_kill_inside_a_save_loses_no_complete_checkpoint(tmp_path):
         time.sleep(chance.uniform(0, 0.3))
         child.kill()
         child.join()
-        complete = int(acknowledged.read_text() or before)
+        complete = int(acknowledged.read_text())
         with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
             state, meta = checkpoints.restore(state_of_step(0))
         step = int(state.step)
