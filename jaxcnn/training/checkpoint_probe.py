@@ -23,6 +23,11 @@ def prove_saving(folder: Path, sharding: NamedSharding, group: ProcessGroup) -> 
     Raises:
         CheckpointError: they cannot be written or read there.
     """
+    if "\\" in str(folder):
+        raise CheckpointError(
+            f"the workdir {str(folder)!r} has a backslash in its name, which TensorStore, the library that "
+            "writes checkpoints, takes for a slash; use another --workdir"
+        )
     probe = folder / ".checkpoint_probe"
     remove = lambda: shutil.rmtree(probe, ignore_errors=True)  # noqa: E731
     group.run_on_primary(remove)

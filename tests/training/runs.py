@@ -1,19 +1,15 @@
 """Small whole runs for tests: their config, their files, and how to stop them."""
 
-import functools
-import gc
 import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
-import pytest
 
 from jaxcnn.evaluation import run_protocol
 from jaxcnn.training import schema
@@ -38,22 +34,6 @@ TINY = {
     "log.every_steps": "3",
     "log.tensorboard": "false",
 }
-
-
-def orbax_leftovers(test):
-    """Decorates a test of unreadable checkpoints: Orbax's threads and the garbage collector report the same
-    errors again later, which must happen in this test and not in the next."""
-
-    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-    @functools.wraps(test)
-    def settled(*arguments, **fixtures):
-        try:
-            test(*arguments, **fixtures)
-        finally:
-            time.sleep(1.0)
-            gc.collect()
-
-    return settled
 
 
 def arguments(**changes):

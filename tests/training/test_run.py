@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ import pytest
 import jaxcnn
 from jaxcnn.cli.main import main
 from jaxcnn.parallel.mesh import Placement
+from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.training import Diverged, Stopped, dry_run, evaluator, prefetch, run
 from jaxcnn.training.builder import build_experiment, with_classes
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
@@ -28,7 +28,6 @@ from tests.training.runs import (
     config,
     events,
     events_without_times,
-    orbax_leftovers,
     send_sigterm,
     start_main,
     state_of,
@@ -217,7 +216,6 @@ def test_held_out_images_choose_the_best_checkpoint(tmp_path):
     assert max(held[s] for s in kept) == max(held.values())
 
 
-@orbax_leftovers
 def test_without_a_readable_checkpoint_nothing_is_changed(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "run")
     for file in (folder / "checkpoints").rglob("*"):
@@ -239,18 +237,28 @@ def test_divergence_leaves_no_trace_in_checkpoints(tmp_path):
     assert not any((tmp_path / "run" / "checkpoints").iterdir())
 
 
-@orbax_leftovers
 def test_a_run_resumes_from_the_previous_checkpoint_if_the_newest_is_corrupt(
-    finished, tmp_path, caplog
+    finished, tmp_path, capfd
 ):
+    """A flipped bit, which Orbax does not notice. It is said after the header, where it is read."""
     folder = shutil.copytree(finished, tmp_path / "run")
-    for file in (folder / "checkpoints" / "16" / "state").rglob("*"):
-        if file.is_file() and "metadata" not in file.name.lower():
-            file.unlink()
-    with caplog.at_level(logging.WARNING):
-        run(config(), folder)
-    assert "checkpoint of step 16" in caplog.text
-    assert "resuming from the previous one" in caplog.text
+    values = (folder / "checkpoints" / "16" / "state" / "ocdbt.process_0" / "d").iterdir()
+    file = max(values, key=lambda file: file.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    file.write_bytes(content)
+    for read in (jaxcnn.load, FinishedRun):  # these choose no other step
+        with pytest.raises(CheckpointError, match=r"(?s)step 16: damaged: .*--step=8 "):
+            _ = read(folder).params
+    assert jaxcnn.load(folder, step=8).step == 8
+    run(config(), folder)
+    shown = capfd.readouterr()
+    after = shown.out.partition("workdir ")[2].splitlines()
+    said = next(line for line in after if line.startswith("WARNING"))
+    assert "step 16 cannot be read (damaged: " in said
+    assert "resuming from the previous one, step 8" in said
+    assert after.index(said) < 10
+    assert "Traceback" not in shown.err
     assert_same_state(state_of(folder), state_of(finished))
 
 
