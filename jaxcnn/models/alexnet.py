@@ -153,13 +153,15 @@ class AlexNet(ClassifierNet):
         for table in (FRONT, BACK):
             maps, context = segment(self, x, context, table, towers)
             x = towers.exchange(maps)
-        # Each fully connected layer reads all inputs, so on one device its towers are one product.
-        x, context = self.classify(
-            x, context, lambda name, _: self.initializer(name), self.init_bias, self.activation
-        )
+        # Each fully connected layer reads all inputs: on one device its towers are one product.
+        x, context = self.classify(x, context, self.init_bias, self.activation)
         return x, (), context
 
-    def hidden(self) -> int:
+    def classifier_init(self, name: str, inputs: int) -> initializers.Initializer:
+        del inputs
+        return self.initializer(name)
+
+    def hidden_features(self) -> int:
         return channels(HIDDEN, self.width, self.towers)
 
     def towers_problem(self) -> str:
@@ -245,7 +247,6 @@ def _normalised(
     """The maps after LRN, whose sums stop at the border of the towers unless lrn='whole'."""
     if net.lrn == "whole":
         return towers.split(norm(towers.exchange(maps)))
-    if net.ungrouped:  # the maps of both towers are computed as one
-        halves = Towers(net.towers)
-        return [halves.exchange([norm(half) for half in halves.split(m)]) for m in maps]
-    return [norm(m) for m in maps]
+    # Ungrouped, the maps of both towers are one array.
+    parts = Towers(net.towers if net.ungrouped else 1)
+    return [parts.exchange([norm(part) for part in parts.split(m)]) for m in maps]

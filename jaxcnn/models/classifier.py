@@ -1,6 +1,5 @@
 """fc6, fc7 and fc8: the classifier of AlexNet and VGG."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from jaxtyping import Array, Float
@@ -16,31 +15,34 @@ HIDDEN = 4096
 
 
 class ClassifierNet(Net):
-    """An abstract net that ends in fc6, fc7 and fc8, with dropout after fc6 and fc7."""
+    """An abstract net that ends in fc6, fc7 and fc8, with dropout after fc6 and fc7; a concrete one also
+    defines `classifier_init`."""
 
-    def hidden(self) -> int:
+    def classifier_init(self, name: str, inputs: int) -> Initializer:
+        """The kernel initializer of a fully connected layer with this many input channels."""
+        raise NotImplementedError
+
+    def hidden_features(self) -> int:
         """Outputs of fc6, and of fc7."""
         return channels(HIDDEN, self.width)
 
-    def outputs(self, name: str) -> int:
+    def output_features(self, name: str) -> int:
         """Outputs of a fully connected layer."""
-        return self.num_classes if name == "fc8" else self.hidden()
+        return self.num_classes if name == "fc8" else self.hidden_features()
 
     def fully_connected(self, size: int) -> frozenset[str]:
-        return frozenset(name for name in FULLY_CONNECTED if self.outputs(name) % size == 0)
+        return frozenset(name for name in FULLY_CONNECTED if self.output_features(name) % size == 0)
 
     def classify(
         self,
         x: Float[Array, "b h w c"],
         context: Context,
-        kernel_init: Callable[[str, int], Initializer],
         bias: float = 0.0,
         activation: str = "relu",
     ) -> tuple[Array, Context]:
         """The class scores from the last pool's output `x`, and the context after fc8.
 
-        `kernel_init` makes an initializer from a layer's name and input channels; `bias` is the initial bias
-        of fc6 and fc7, and `activation` follows them.
+        `bias` is the initial bias of fc6 and fc7, and `activation` follows them.
         """
         for name in FULLY_CONNECTED:
             last, shards = name == "fc8", context.shard.shard_count(name)
@@ -51,9 +53,9 @@ class ClassifierNet(Net):
                 x = context.shard.replicate(x, context.layout)
                 context = replace(context, layout=Layout.FEATURE_SHARDED)
             layer = FullyConnected(
-                self.outputs(name) // shards,
+                self.output_features(name) // shards,
                 Window(self.classifier_side() if name == "fc6" else 1),
-                kernel_init(name, x.shape[-1]),
+                self.classifier_init(name, x.shape[-1]),
                 bias=0.0 if last else bias,
                 activation="none" if last else activation,
                 dtype=self.dtype,

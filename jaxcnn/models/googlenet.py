@@ -143,7 +143,7 @@ class Settings(NamedTuple):
         features = channels(full, self.width)
         return Conv(features, window, kernel_init, bias=self.bias, dtype=self.dtype, name=name)
 
-    def hidden(self, name: str, side: int) -> FullyConnected:
+    def hidden_layer(self, name: str, side: int) -> FullyConnected:
         layer = self._fully_connected(channels(HIDDEN, self.width), Window(side))
         return layer(bias=self.bias, name=name)
 
@@ -197,7 +197,7 @@ class Auxiliary(nn.Module):
     def __call__(self, x, context: Context):
         x = AveragePool(self.pool, name="pool")(x)
         x = self.settings.conv("conv", AUXILIARY_CHANNELS, Window(1))(x)
-        x = self.settings.hidden("fc1", x.shape[1])(x)
+        x = self.settings.hidden_layer("fc1", x.shape[1])(x)
         x = Dropout(self.dropout, self.convention, name="drop")(x, context)
         return self.settings.classifier("fc2", self.num_classes)(x)
 
@@ -232,7 +232,7 @@ def _head(net: GoogLeNet, x, context: Context):
     if net.head == "average":
         x = AveragePool(window, name="average_pool")(x, context)
     else:
-        x = layers.hidden("fc1", window.size)(x, context)
+        x = layers.hidden_layer("fc1", window.size)(x, context)
     context = context.after(window)
     x = Dropout(net.dropout, net.dropout_convention, name="drop")(x, context)
     return layers.classifier("fc", net.num_classes)(x, context), context

@@ -1,8 +1,8 @@
 """A net as a table: shapes, parameters, multiply-adds and receptive fields, with the paper's figures.
 
-All figures come from an abstract trace of the training form; nothing is computed. Multiply-adds (MACs) count
-convolutions and fully connected layers: output height · width · kernel values, or the kernel values alone
-where every position has its own kernel.
+All figures come from tracing the training form with shapes alone; nothing is computed. Multiply-adds (MACs)
+count convolutions and fully connected layers: output height · width · kernel values, or the kernel values
+alone where every position has its own kernel.
 """
 
 import dataclasses

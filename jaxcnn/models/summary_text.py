@@ -51,7 +51,7 @@ def _totals(summary: Summary) -> list[str]:
 def _notes(summary: Summary) -> list[str]:
     notes = []
     if any(row.training_only for row in summary.rows):
-        notes.append("+ in training only; not in the totals but where they say so")
+        notes.append("+ in training only; not in the totals except where they say so")
     if any(not f.agrees for row in summary.rows for f in row.paper):
         notes.append("* printed so, but not what the paper's own layer table gives")
     return notes

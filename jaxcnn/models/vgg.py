@@ -68,7 +68,7 @@ class VGG(ClassifierNet):
         for number, full in enumerate(BLOCK_CHANNELS, start=1):
             x = block(self, x, context, number, full_inputs)
             context, full_inputs = context.after(POOL), full
-        x, context = self.classify(x, context, self.classifier_init)
+        x, context = self.classify(x, context)
         return x, (), context
 
     def classifier_init(self, name: str, inputs: int) -> initializers.Initializer:

@@ -42,7 +42,8 @@ def gradient(x: Array, y: Array, cotangent: Array, window: Window) -> Array:
 def _group(x: Array) -> int:
     """How many images are computed at once, a divisor of all.
 
-    Intermediate results of a group stay in the cache, and XLA:CPU does not keep them from the forward pass.
+    The intermediate results of a group fit the cache. Recomputing them there takes less time than keeping
+    those of the forward pass in memory.
     """
     images = x.shape[0]
     fit = max(1, _GROUP_VALUES // max(1, math.prod(x.shape[1:])))
