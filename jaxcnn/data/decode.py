@@ -20,7 +20,7 @@ differently, where a pixel's centre lies exactly between two pixels.
 import contextlib
 import functools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import NamedTuple
 
@@ -83,8 +83,8 @@ def peek(data: bytes | memoryview) -> tuple[int, int]:
         raise CorruptImage("the file is empty")
     if packed.is_record(data):
         return packed.read_record(data)[0].size
-    with own_memory():
-        check_bytes(len(data))
+    check_bytes(len(data))
+    try:
         data = bytes(data)
         if is_jpeg(data):
             header = jpeg.read_header(data)
@@ -92,19 +92,12 @@ def peek(data: bytes | memoryview) -> tuple[int, int]:
             return header.height, header.width
         with pillow.open_image(data) as image:
             return image.height, image.width
+    except MemoryError:
+        raise CorruptImage(OUT_OF_MEMORY) from None
 
 
 def is_jpeg(data: bytes) -> bool:
     return data.startswith(b"\xff\xd8")
-
-
-@contextlib.contextmanager
-def own_memory() -> Iterator[None]:
-    """Makes a lack of memory a fault of the image that is decoded."""
-    try:
-        yield
-    except MemoryError:
-        raise CorruptImage(OUT_OF_MEMORY) from None
 
 
 def decode(data: bytes | memoryview, crop: ResizedCrop) -> UInt8[np.ndarray, "height width 3"]:
@@ -143,32 +136,32 @@ def _finish(
     if isinstance(pixels, CorruptImage):
         return pixels
     try:
-        with own_memory():
-            return _resize_all(pixels, task, corner)
-    except CorruptImage as error:
-        return error
+        return _resize_all(pixels, task, corner)
+    except MemoryError:
+        return CorruptImage(OUT_OF_MEMORY)
 
 
 def _open(task: DecodeTask) -> Sequence[Pixels] | JpegWindow | CorruptImage:
     """Decodes an image, or gives the window to decode if it is a JPEG for TensorFlow."""
     try:
-        with own_memory():
-            _check_crops(task.crops)
-            if packed.is_record(task.data):
-                return _decode_packed(task)
-            check_bytes(len(task.data))
-            data, formats = bytes(task.data), pillow.FORMATS
-            if is_jpeg(data):
-                header = jpeg.read_header(data)
-                data = jpeg.complete(data, header)
-                # TensorFlow rounds differently when it converts CMYK. Both handle Adobe's inverted inks.
-                if header.components != 4:
-                    return jpeg.window(data, header, _window(task.crops))
-                formats = ("JPEG",)
-            with pillow.decoded_image(data, formats) as rgb:
-                return _resize_all(rgb, task, (0, 0))
+        _check_crops(task.crops)
+        if packed.is_record(task.data):
+            return _decode_packed(task)
+        check_bytes(len(task.data))
+        data, formats = bytes(task.data), pillow.FORMATS
+        if is_jpeg(data):
+            header = jpeg.read_header(data)
+            data = jpeg.complete(data, header)
+            # TensorFlow rounds differently when it converts CMYK. Both handle Adobe's inverted inks.
+            if header.components != 4:
+                return jpeg.window(data, header, _window(task.crops))
+            formats = ("JPEG",)
+        with pillow.decoded_image(data, formats) as rgb:
+            return _resize_all(rgb, task, (0, 0))
     except CorruptImage as error:
         return error
+    except MemoryError:
+        return CorruptImage(OUT_OF_MEMORY)
 
 
 def _decode_packed(task: DecodeTask) -> Sequence[Pixels]:

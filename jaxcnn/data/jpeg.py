@@ -14,7 +14,9 @@ from jaxcnn.data.tensorflow import JpegWindow, decode_jpegs, decode_strictly
 
 # A marker that begins a segment. Between segments and inside a scan come restart markers (D0 to D7), 0xFF as
 # data (00) or to fill (FF), and stray bytes, which decoders skip too.
+_BARE_MARKERS = frozenset({0x00, 0x01, *range(0xD0, 0xD8), 0xFF})
 _SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+_FRAME = struct.Struct(">HHB")
 # Start-of-frame markers: 0xC0..0xCF without DHT (C4), JPG (C8) and DAC (CC).
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
@@ -53,10 +55,11 @@ def read_header(data: bytes) -> JpegHeader:
     frame = None
     for marker, at in _segments(data, 2):
         if marker in _FRAME_MARKERS and at + 10 <= len(data):
-            frame = (*struct.unpack_from(">HHB", data, at + 5), marker in _PROGRESSIVE)
+            frame = marker, *_FRAME.unpack_from(data, at + 5)
         elif marker == _SCAN and frame and at + 5 <= len(data):
-            height, width, components, progressive = frame
+            kind, height, width, components = frame
             check_size(height, width)
+            progressive = kind in _PROGRESSIVE
             several = progressive or data[at + 4] != components
             if several:
                 check_scans(data.count(b"\xff\xda", at), height * width)
@@ -67,13 +70,16 @@ def read_header(data: bytes) -> JpegHeader:
 
 def _segments(data: bytes, position: int) -> Iterator[tuple[int, int]]:
     """Yields (marker, position) of each segment from `position` on."""
+    end = len(data) - 1
     for _ in range(_MAX_SEGMENTS):
-        found = _SEGMENT.search(data, position)
-        if found is None:
-            return
-        at = found.start()
-        yield data[at + 1], at
-        position = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        # Nearly always the next segment follows at once, and no search is needed.
+        if position >= end or data[position] != 0xFF or data[position + 1] in _BARE_MARKERS:
+            found = _SEGMENT.search(data, position)
+            if found is None:
+                return
+            position = found.start()
+        yield data[position + 1], position
+        position += 2 + int.from_bytes(data[position + 2 : position + 4])
     raise CorruptImage(f"the JPEG has more than {_MAX_SEGMENTS:,} segments")
 
 

@@ -1,5 +1,5 @@
-"""Hostile images, read by child processes: each is an image or a corrupt one; nothing crashes, hangs, prints or
-takes more memory than it may. And how much of the damage inside real JPEGs `prepare --verify` finds."""
+"""Hostile images, read by child processes: each is an image or a corrupt one; nothing crashes, hangs, prints
+or takes more memory than it may. And how much damage inside real JPEGs `prepare --verify` finds."""
 
 import collections
 import json

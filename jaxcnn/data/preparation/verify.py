@@ -5,9 +5,9 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 from jaxcnn.data import jpeg, pillow
-from jaxcnn.data.decode import is_jpeg, load_decoders, own_memory
+from jaxcnn.data.decode import is_jpeg, load_decoders
 from jaxcnn.data.errors import CorruptImage
-from jaxcnn.data.limits import BUDGET, check_bytes
+from jaxcnn.data.limits import BUDGET, OUT_OF_MEMORY, check_bytes
 from jaxcnn.data.loader import Loader, available_cores
 from jaxcnn.data.sources import packed
 from jaxcnn.data.sources.source import Source
@@ -57,11 +57,12 @@ class _Verifier(Loader[str]):
 
     def _verify(self, position: int) -> str:
         try:
-            with own_memory():
-                verify_image(self._source.read(position)[0])
+            verify_image(self._source.read(position)[0])
             return ""
         except CorruptImage as error:
             return str(error) or "no reason given"
+        except MemoryError:
+            return OUT_OF_MEMORY
 
 
 def verify_image(data: bytes | memoryview) -> None:
