@@ -20,6 +20,7 @@ from jaxcnn.data.errors import DataError
 from jaxcnn.data.sampler import RandomStream, permutation
 from jaxcnn.data.sources.tfds import find_prepared
 from jaxcnn.data.tensorflow import load_tfds
+from jaxcnn.files import system_error, writing
 from jaxcnn.printable import say
 
 NAME, VERSION = "digits", "1.0.0"
@@ -52,10 +53,11 @@ def prepare_digits(data_dir: Path) -> Path:
         builder = _builder_class()(data_dir=str(data_dir))
         try:
             builder.download_and_prepare(file_format="tfrecord")
-        except OSError:
+        except Exception as error:  # TensorFlow has errors of its own for those of the disk
             # Another process may have renamed its folder first.
             if find_prepared(NAME, data_dir) is None:
-                raise
+                with writing(data_dir / NAME):
+                    raise system_error(error) or error from error
     say(f"prepared the handwritten digits in {data_dir / NAME / VERSION}")
     return data_dir
 
