@@ -10,7 +10,7 @@ import dataclasses
 import json
 import logging
 import numbers
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,9 +173,19 @@ def recover_events(path: Path, last_step: int | None = None) -> list[dict[str, A
             f", and {len(problems) - 1} more lines are damaged" if problems[1:] else "",
             *(set_aside(path), len(events)),
         )
+    _warn_of_gap(path, [e["step"] for e in kept if e["kind"] == "train"], last_step or 0)
     if problems or last_step is not None:
         write_text(path, "".join(json.dumps(event) + "\n" for event in kept))
     return kept
+
+
+def _warn_of_gap(path: Path, steps: Sequence[int], last_step: int) -> None:
+    """Warns if train events are missing after the last of `steps`, by the distance of the last two."""
+    if len(steps) > 1 and last_step - steps[-1] >= 2 * (steps[-1] - steps[-2]):
+        text = (
+            "%s ends at step %d, but the state is that of step %d: the events in between are lost"
+        )
+        _LOGGER.warning(text, path, steps[-1], last_step)
 
 
 def _parse_events(path: Path) -> tuple[list[dict[str, Any]], list[FileError]]:
@@ -193,7 +203,7 @@ def _parse_events(path: Path) -> tuple[list[dict[str, Any]], list[FileError]]:
             if problem := misfit(event, KINDS.get(event["kind"], EVENT), ""):
                 raise FileError(path, f"({where}) is not valid: {problem}", advice)
         except FileError as error:
-            if number <= len(lines):  # else a kill cut it short
+            if number <= len(lines) or not line.startswith(b"{"):  # else a kill cut it short
                 problems.append(error)
         else:
             events.append(event)

@@ -61,6 +61,15 @@ def test_a_last_event_that_was_cut_is_left_out_silently(tmp_path, caplog):
     assert not caplog.records
 
 
+def test_events_that_are_missing_before_the_state_are_said(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(lines(*({**TRAIN, "step": step} for step in (20, 40, 60))))
+    recover_events(path, 79)  # the next is written after step 80
+    assert not caplog.records
+    recover_events(path, 100)
+    assert "ends at step 60, but the state is that of step 100" in caplog.text
+
+
 @pytest.mark.parametrize(
     "line",
     [

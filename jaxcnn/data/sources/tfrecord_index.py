@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import os
 import struct
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import numpy as np
 from jaxcnn.caches import use_writable_caches
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.threads import ThreadPool
-from jaxcnn.files import write_arrays
+from jaxcnn.files import FileError, read_arrays, write_arrays
 
 _HEADER, _FOOTER = 12, 4
 # Scanning waits for the disk, not for a core.
@@ -146,14 +145,14 @@ def cache_places(folder: Path, cache_name: str) -> list[Path]:
 def _load(place: Path, files: dict[str, np.ndarray]) -> RecordIndex | None:
     """Reads the cache; returns None if it is missing, damaged, of other files, or of an earlier version,
     which had no checksums."""
+    columns = [field.name for field in dataclasses.fields(RecordIndex)]
+    expect = {"names": (np.str_, "f"), "sizes": (np.integer, "f")}
     try:
-        with open(place, "rb") as raw, np.load(raw, allow_pickle=False) as cache:
-            if all(np.array_equal(cache[key], value) for key, value in files.items()):
-                names = (field.name for field in dataclasses.fields(RecordIndex))
-                return RecordIndex(*(cache[name] for name in names))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass
-    return None
+        cache = read_arrays(place, expect | dict.fromkeys(columns, (np.integer, "n")), advice="")
+    except FileError:
+        return None
+    same = all(np.array_equal(cache[key], value) for key, value in files.items())
+    return RecordIndex(*(cache[column] for column in columns)) if same else None
 
 
 def _save(place: Path, index: RecordIndex, files: dict[str, np.ndarray]) -> bool:
