@@ -1,6 +1,8 @@
 """Rows of measurements, and errors for bad input."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -58,3 +60,10 @@ def test_wrong_usage(wrong, capsys):
         main(["bench", *wrong])
     assert caught.value.code == 2
     capsys.readouterr()
+
+
+def test_the_worker_of_the_peer_does_not_import_jax():
+    """Each framework is timed without the other one's threads."""
+    code = "import sys, jaxcnn.benchmarks.step_worker; print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -3,7 +3,6 @@
 Nets and their compiled programs are cached: the tests of a session compile each shape once.
 """
 
-import functools
 import io
 
 import jax
@@ -14,6 +13,7 @@ from PIL import Image
 from jaxcnn.evaluation import Forward, evaluate
 from jaxcnn.models import build
 from jaxcnn.parallel import make_placement
+from tests.models.narrow import cache_by_modules
 
 CLASSES = 5
 MEAN = np.array([120.0, 110.0, 100.0], np.float32)
@@ -35,7 +35,7 @@ SMALL = [
 ]
 
 
-@functools.cache
+@cache_by_modules
 def _net_and_params(name, fields, seed=7):
     net = build(name, num_classes=CLASSES, **NETS[name] | dict(fields))
     images = jnp.zeros((1, net.image_size, net.image_size, 3))
@@ -65,7 +65,7 @@ def forward_of(net, mean=MEAN, batch_size=8, devices=1):
     return Forward(net, mean, make_placement(data=devices), batch_size, quick_compiler)
 
 
-@functools.cache
+@cache_by_modules
 def _shared_forward(name, fields, mean, shape, batch_size, devices):
     net, params = _net_and_params(name, fields)
     mean = np.frombuffer(mean, np.float32).reshape(shape)

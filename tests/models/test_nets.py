@@ -225,10 +225,11 @@ def test_paper_dropout_is_inverted_dropout_with_halved_weights_behind():
     ("name", "blocks"), [("alexnet", 2), ("vgg", 5), ("googlenet", 10), ("cuda_convnet", 2)]
 )
 def test_remat_recomputes_each_block(name, blocks):
-    net = build(name, num_classes=4, remat=True, **SMALL[name])
-    images = jax.ShapeDtypeStruct((1, net.image_size, net.image_size, 3), jnp.float32)
-    text = str(jax.make_jaxpr(net.apply)(abstract_variables(net), images))
-    assert text.count("prevent_cse") == blocks
+    for remat in (False, True):
+        net = build(name, num_classes=4, remat=remat, **SMALL[name])
+        images = jax.ShapeDtypeStruct((1, net.image_size, net.image_size, 3), jnp.float32)
+        text = str(jax.make_jaxpr(net.apply)(abstract_variables(net), images))
+        assert text.count("prevent_cse") == (blocks if remat else 0)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -304,11 +305,10 @@ def test_alexnet_initial_weights(width):
     the root of the shrinkage of the fan-in, so not for conv1, whose inputs are colours."""
     net, full = (build("alexnet", width=w) for w in (width, 1.0))
     ours, theirs = (abstract_variables(n)["params"] for n in (net, full))
-    draws = jax.jit(
-        lambda key: {
-            n: net.initializer(n)(key, (1, 1, 128, 128)) for n in ("conv1", "conv2", "fc6")
-        }
-    )(jax.random.key(0))
+    draws = jax.jit(lambda key: {n: net.initializer(n)(key, (1, 1, 128, 128)) for n in ours})(
+        jax.random.key(0)
+    )
+    assert list(draws) == [*(f"conv{i}" for i in range(1, 6)), "fc6", "fc7", "fc8"]
     for name, drawn in draws.items():
         shrinkage = ours[name]["kernel"].shape[2] / theirs[name]["kernel"].shape[2]
         drawn = np.asarray(drawn)

@@ -15,11 +15,13 @@ import pytest
 
 import jaxcnn
 from jaxcnn.cli.main import main
+from jaxcnn.evaluation import Forward
 from jaxcnn.parallel.mesh import Placement
 from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.training import Diverged, Stopped, dry_run, evaluator, prefetch, run
 from jaxcnn.training.builder import build_experiment, with_classes
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
+from jaxcnn.training.experiment import Experiment
 from jaxcnn.training.workdir import WorkdirError
 from tests.training.runs import (
     ROOT,
@@ -61,6 +63,8 @@ def test_a_run_compiles_two_programs_and_transfers_nothing_implicitly(
     try:
         with monkeypatch.context() as patched:
             patched.setattr(Placement, "put_batch", watched)
+            for owner, name in ((Experiment, "lower_train"), (Forward, "lower")):
+                patched.setattr(owner, name, getattr(owner, name).__wrapped__)  # lowered here
             run(config(mesh__data=0), tmp_path / "run")
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from jaxcnn.models import build
 from jaxcnn.models.kernels import dispatch, space_to_depth
 from jaxcnn.models.window import Window
 from tests.models.kernels.test_cpu_forms import check, drawn, operand_shapes
-from tests.models.narrow import quick_jit
+from tests.models.narrow import abstract_variables, quick_jit
 
 
 def fold(x, kernel, window):
@@ -67,6 +68,17 @@ def test_which_platforms_take_it():
             text = traced.lower(lowering_platforms=(platform,)).as_text()
             (line,) = (line for line in text.splitlines() if "stablehlo.convolution" in line)
             assert f"x{channels}xf32>, tensor<" in line
+
+
+@pytest.mark.parametrize(("name", "channels"), [("alexnet", 48), ("googlenet", 12)])
+def test_a_net_lowered_for_gpus_takes_it(name, channels):
+    net = build(name, num_classes=4, width=0.1, image_size=72)
+    images = jax.ShapeDtypeStruct((1, 72, 72, 3), jnp.float32)
+    traced = jax.jit(net.apply).trace(abstract_variables(net), images)
+    for platform, expected in (("cuda", channels), ("cpu", 3)):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        first = next(line for line in text.splitlines() if "stablehlo.convolution" in line)
+        assert f"x{expected}xf32>, tensor<" in first
 
 
 def test_the_map_beyond_the_image_is_zero():
