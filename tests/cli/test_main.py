@@ -183,6 +183,7 @@ def test_installed_from_a_wheel_and_started_elsewhere(tmp_path):
     (elsewhere / "configs" / "mine.py").write_text(MINE)
     Image.new("RGB", (40, 40)).save(elsewhere / "image.png")
     tiny = arguments(epochs=0.25)
+    listed = ["--out=grid", "--list", "--config.data.source=synthetic:10"]
     two = ["--variant=base", "--variant=other: schedule.rate=0.001", "--seeds=0"]
     for command in (
         ["init"],
@@ -197,7 +198,7 @@ def test_installed_from_a_wheel_and_started_elsewhere(tmp_path):
         (["chain", "vgg_d", "--list"], "s256_512"),
         (["summary", "alexnet"], "parameters"),
         (["check", "configs/mine.py"], "train step"),
-        (["compare", "configs/comparisons/cifar10.py", "--out=grid", "--list"], "to do"),
+        (["compare", "configs/comparisons/cifar10.py", *listed], "to do"),
         (["train", *tiny, "--workdir=run"], "jaxcnn predict --workdir=run"),
         (["predict", "--workdir=run", "image.png"], "image.png"),
         (["compare", "quickstart", "--out=two", *two, *tiny[1:]], "table.md"),
