@@ -152,12 +152,15 @@ def test_a_run_goes_on_without_its_terminal(terminal, tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["step"] == 16
 
 
-def test_a_run_goes_on_when_its_terminal_hangs_up(tmp_path):
-    """SIGHUP is ignored, as nohup does, and writing to the terminal is an error from then on."""
+@pytest.mark.parametrize(("trap", "epochs", "code"), [('trap "" HUP', 4, 0), ("true", 2000, 143)])
+def test_a_terminal_that_hangs_up(trap, epochs, code, tmp_path):
+    """The kernel sends SIGHUP, and writing to the terminal is an error from then on. Where the signal is
+    ignored, as by nohup, the run goes on; else it saves its state and ends."""
     mine, theirs = os.openpty()
-    typed = [*arguments(epochs=4), f"--workdir={tmp_path}"]
+    typed = [*arguments(epochs=epochs), f"--workdir={tmp_path}"]
+    script = trap + '; exec "$0" main.py "$@"'
     process = subprocess.Popen(
-        ["bash", "-c", 'trap "" HUP; exec "$0" main.py "$@"', sys.executable, *typed],
+        ["setsid", "--ctty", "bash", "-c", script, sys.executable, *typed],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -167,6 +170,6 @@ def test_a_run_goes_on_when_its_terminal_hangs_up(tmp_path):
     while b" loss " not in shown:
         shown += os.read(mine, 1000)
     os.close(mine)
-    process.send_signal(signal.SIGHUP)
-    assert process.wait(300) == 0
-    assert json.loads((tmp_path / "report.json").read_text())["step"] == 32
+    assert process.wait(300) == code
+    assert saved_steps(tmp_path)
+    assert (tmp_path / "report.json").exists() == (code == 0)
