@@ -90,7 +90,7 @@ def load(workdir: str | Path, step: int | None = None) -> Loaded:
 
     Raises:
         FileNotFoundError: no run there.
-        CheckpointError: no checkpoint there, or none of that step.
+        CheckpointError: no checkpoint there, none of that step, or a damaged one: no other is taken for it.
         FileError: a damaged file of the run.
     """
     folder = user_path(workdir)

@@ -102,14 +102,15 @@ def attend(witness):
             return super().__next__()
 
     def save(self, state, *arguments, **keys):
-        witness.reach("save", int(state.step))
+        if self.folder.name == "checkpoints":  # not the probe at the start
+            witness.reach("save", int(state.step))
         saved(self, state, *arguments, **keys)
         if os.environ.get("WAIT_FOR_SAVES"):
             self.wait()
 
     def restore(self, *arguments):
         found = restored(self, *arguments)
-        if found is not None:
+        if found is not None and self.folder.name == "checkpoints":
             whole = multihost_utils.process_allgather(found[0], tiled=True)
             witness.note(restored=int(whole.step), state=digest(whole))
         return found
