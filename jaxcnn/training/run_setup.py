@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from jaxcnn.data import DataSplits, TrainLoader
+from jaxcnn.data.sources.packed_check import checked_in_background
 from jaxcnn.data.threads import run_in_thread
 from jaxcnn.jax_settings import pinned_settings
 from jaxcnn.parallel import ProcessGroup, check_same, join_process_group
@@ -185,6 +186,8 @@ def open_run(config: Any, folder: Path, *, accept_changed_data: bool = False) ->
             )
             preprocess = make_preprocess(experiment.augment, statistics)
             experiment = dataclasses.replace(experiment, device_preprocess=preprocess)
+        sources = data.train, data.held_out, data.evaluation
+        stack.enter_context(checked_in_background(sources, group.index, group.count))
         run = Run(experiment, data, folder, stop_signal, group, warm_start, claim)
         stack.push(run.close)
         try:

@@ -22,8 +22,15 @@ from jaxcnn.data.errors import DataError
 from jaxcnn.data.eval_crops import EvalCrop, center_crop, whole_image_crop
 from jaxcnn.data.eval_loader import EvalImage, EvalLoader
 from jaxcnn.data.loader import CorruptCounter
-from jaxcnn.data.preparation.shards import chunk_name, complete_shards, finish, record, write_shard
-from jaxcnn.data.sources.packed import FORMAT, METADATA, partial_folder
+from jaxcnn.data.preparation.shards import (
+    chunk_name,
+    complete_shards,
+    digest_name,
+    finish,
+    record,
+    write_shard,
+)
+from jaxcnn.data.sources.packed_files import FORMAT, METADATA, partial_folder
 from jaxcnn.data.sources.source import Source, Subset
 from jaxcnn.files import read_json, write_text
 
@@ -170,8 +177,9 @@ class _Split:
             finish(self.partial, self.recipe, chunks)
             os.rename(self.partial, self.folder)
         # Deleted last: an interruption before the rename needs these files to continue.
-        for spare in (_RECIPE, *map(chunk_name, range(count))):
-            (self.folder / spare).unlink()
+        spare = [name(number) for name in (chunk_name, digest_name) for number in range(count)]
+        for file in (_RECIPE, *spare):
+            (self.folder / file).unlink(missing_ok=True)
 
     def _load(self, source: Source) -> EvalLoader:
         return EvalLoader(source, self._choose, threads=self.threads)

@@ -1,8 +1,9 @@
 """A packed data set: images decoded and rescaled once, and read by memory map.
 
-DIR/SPLIT/ holds `split.json` (source, settings, file sizes), `index.npy` (a row of `INDEX_FIELDS` per image)
-and the shards `00000.rgb`, `00001.rgb`, ..., which are concatenated records. A record is a header and the RGB
-pixels, row by row; for a corrupt image, the reason. preparation/packing.py and shards.py write them.
+DIR/SPLIT/ holds `split.json` (source, settings, file sizes, checksums), `index.npy` (a row of `INDEX_FIELDS`
+per image) and the shards `00000.rgb`, `00001.rgb`, ..., which are concatenated records. A record is a header
+and the RGB pixels, row by row; for a corrupt image, the reason. preparation/packing.py and shards.py write
+them, packed_files.py names them.
 
 Crops are drawn for the original image, so ids, draws and boxes of a batch equal those of the source that was
 packed. At the packed scale the pixels of a crop are copied; at other scales they are resized from the packed
@@ -13,7 +14,6 @@ import dataclasses
 import functools
 import hashlib
 import logging
-import mmap
 import os
 import struct
 from collections.abc import Sequence
@@ -26,32 +26,22 @@ from jaxtyping import UInt8
 from jaxcnn.data.classes import check_same_classes
 from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.errors import CorruptImage, DataError
+from jaxcnn.data.sources.mapped import MappedFile
+from jaxcnn.data.sources.packed_files import (
+    FORMAT,
+    INDEX,
+    METADATA,
+    PARTIAL,
+    SPLIT,
+    how_to_pack,
+    shard_name,
+)
 from jaxcnn.data.sources.source import Opened, Records, Source
 from jaxcnn.files import FileError, read_json
-from jaxcnn.printable import shell_quote
 
 _LOGGER = logging.getLogger(__name__)
 
 _MAGIC = b"\x89JCNNP1\n"
-FORMAT = 1
-METADATA, INDEX = "split.json", "index.npy"
-SPLIT = {
-    "source": str,
-    "class_names": [str],
-    "shorter_side": int,
-    "square": bool,
-    "shards": [int],
-    "index_sha256": str,
-    "unreadable?": int,
-}
-_PARTIAL = ".{}.partial"
-INDEX_FIELDS = (
-    ("shard", "<i4"),
-    ("offset", "<i8"),
-    ("length", "<i8"),
-    ("label", "<i4"),
-    ("readable", "?"),
-)  # and `name`, bytes
 _HEADER = struct.Struct("<8s8I")
 # Edges closer than this to a whole pixel count as whole: the rounding error of two divisions.
 _ROUNDING = 1e-6
@@ -145,10 +135,14 @@ def read_record(data: bytes | memoryview) -> tuple[PackedImage, UInt8[np.ndarray
 class PackedSource(Source):
     """One split of a packed data set. Positions, labels and names are those of the source that was packed."""
 
+    folder: Path
     class_names: tuple[str, ...]
     index: np.ndarray
-    shards: tuple[memoryview, ...]
+    index_file: MappedFile
+    shards: tuple[MappedFile, ...]
     metadata: dict[str, Any]
+    # What packed_check.py finds during a run: no image is read any more.
+    damage: list[str] = dataclasses.field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -173,8 +167,13 @@ class PackedSource(Source):
         ]
 
     def read(self, index: int) -> tuple[memoryview, int]:
-        shard, offset, length, label, readable, _ = self.index[index].item()
-        record = self.shards[shard][offset : offset + length]
+        if self.damage:
+            raise DataError(self.damage[0])
+        self.index_file.check()
+        number, offset, length, label, readable, _ = self.index[index].item()
+        shard = self.shards[number]
+        shard.check()
+        record = shard.data[offset : offset + length]
         if not readable:
             raise CorruptImage(bytes(record).decode(errors="replace"), label)
         return record, label
@@ -187,12 +186,12 @@ def open_packed(root: Path, train_split: str, eval_split: str) -> Opened:
       DataError: it is missing, incomplete, damaged, or of another version.
     """
     if not root.is_dir():
-        raise DataError(f"no folder {root}; {_how_to_pack(root)}")
+        raise DataError(f"no folder {root}; {how_to_pack(root)}")
     found = sorted(path.parent.name for path in root.glob(f"[!.]*/{METADATA}"))
     others = [name for name in found if name != train_split]
     wanted = eval_split or (others[0] if len(others) == 1 else "")
     missing = [split for split in (train_split, wanted) if split not in found]
-    if missing and any(root.glob(_PARTIAL.format("*"))):
+    if missing and any(root.glob(PARTIAL.format("*"))):
         raise DataError(
             f"the packing of {root} is not complete: wait for it, or run the same command again"
         )
@@ -200,7 +199,7 @@ def open_packed(root: Path, train_split: str, eval_split: str) -> Opened:
         raise DataError(
             f"{root} has no packed split {missing[0] or 'to evaluate on'}, it holds "
             f"{', '.join(found) or 'none'}: set --config.data.train_split and --config.data.eval_split to "
-            f"two of these, or {_how_to_pack(root)}"
+            f"two of these, or {how_to_pack(root)}"
         )
     train, evaluation = (open_split(root / split) for split in (train_split, wanted))
     metadata = train.metadata
@@ -209,7 +208,7 @@ def open_packed(root: Path, train_split: str, eval_split: str) -> Opened:
         (train_split, wanted),
         (train.class_names, evaluation.class_names),
         f"packed {root}",
-        f"they were packed from two data sets ({', '.join(sources)}); {_how_to_pack(root)}",
+        f"they were packed from two data sets ({', '.join(sources)}); {how_to_pack(root)}",
     )
     form = "central squares of" if metadata["square"] else "shorter side at most"
     origin = f"packed {root} (from {metadata['source']}, {form} {metadata['shorter_side']})"
@@ -218,7 +217,7 @@ def open_packed(root: Path, train_split: str, eval_split: str) -> Opened:
 
 def open_split(folder: Path) -> PackedSource:
     """Opens one packed split; checks the sizes of its files and the index's SHA-256."""
-    again = f"pack or copy it again ({_how_to_pack(folder.parent)})"
+    again = f"pack or copy it again ({how_to_pack(folder.parent)})"
     try:
         metadata = read_json(folder / METADATA, {"format": int}, advice=again)
         if metadata["format"] != FORMAT:
@@ -231,8 +230,14 @@ def open_split(folder: Path) -> PackedSource:
         with open(folder / INDEX, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != metadata["index_sha256"]:
                 raise DataError(f"{folder / INDEX} does not have the recorded SHA-256; {again}")
-        index = np.load(folder / INDEX, mmap_mode="r").view(np.ndarray)
-        shards = tuple(_map(folder / shard_name(k), size, again) for k, size in enumerate(sizes))
+        index_file = MappedFile(folder / INDEX, None, again)
+        found = np.load(folder / INDEX, mmap_mode="r")
+        index = np.ndarray(found.shape, found.dtype, index_file.data, offset=found.offset)
+        shards = tuple(
+            MappedFile(folder / shard_name(k), size, again) for k, size in enumerate(sizes)
+        )
+        if len(metadata.get("shard_sha256", sizes)) != len(sizes):
+            raise ValueError(f"{len(metadata['shard_sha256'])} checksums of {len(sizes)} shards")
     except FileError as error:
         raise DataError(str(error)) from error
     except DataError:
@@ -240,28 +245,4 @@ def open_split(folder: Path) -> PackedSource:
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise DataError(f"{folder} cannot be read ({problem}); {again}") from error
-    return PackedSource(names, index, shards, metadata)
-
-
-def _map(path: Path, size: int, again: str) -> memoryview:
-    # Reading beyond the end of a mapped file would kill the process.
-    with open(path, "rb") as file:
-        seen = os.fstat(file.fileno()).st_size
-        if seen != size:
-            raise DataError(f"{path} has {seen:,} bytes, expected {size:,}; {again}")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-
-
-def shard_name(number: int) -> str:
-    return f"{number:05d}.rgb"
-
-
-def partial_folder(root: Path, split: str) -> Path:
-    """The folder of a split that is not complete yet."""
-    return root / _PARTIAL.format(split)
-
-
-def _how_to_pack(root: Path) -> str:
-    return "pack with: jaxcnn prepare SOURCE --pack --shorter_side=256 " + shell_quote(
-        f"--out={root}"
-    )
+    return PackedSource(folder, names, index, index_file, shards, metadata)

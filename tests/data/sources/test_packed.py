@@ -30,6 +30,8 @@ from jaxcnn.data.preparation import packing as packing_module
 from jaxcnn.data.preparation.packing import pack
 from jaxcnn.data.sources import packed as packed_module
 from jaxcnn.data.sources.packed import PackedImage, read_record
+from jaxcnn.data.sources.packed_check import checked_in_background, packed_problems
+from jaxcnn.data.sources.packed_files import partial_folder
 
 # The fixture's images are of 40..44 x 40..52 pixels: 32 shrinks all, 42 some, 64 would enlarge all.
 SQUARE, WHOLE = Sampling("random_crop_in_square", (32, 32)), Sampling("random_crop", (32, 32))
@@ -289,7 +291,7 @@ def test_complete_splits_are_not_packed_again(image_folder, tmp_path, packer):
 
 
 def test_two_processes_do_not_pack_into_one_folder(tmp_path, packer):
-    partial = packed_module.partial_folder(tmp_path / "packed", "train")
+    partial = partial_folder(tmp_path / "packed", "train")
     partial.mkdir(parents=True)
     other = os.open(partial, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
@@ -408,3 +410,54 @@ def test_the_same_images_packed_elsewhere_have_the_same_fingerprint(packer, imag
     )
     assert lines[0].startswith("train/ant/0.jpg: ")
     assert "bytes, was" in lines[0]
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_checksums_find_every_flipped_shard_and_changed_metadata(packer, tmp_path):
+    packer(per_shard=4)
+    folder = tmp_path / "packed" / "train"
+
+    def problems():
+        return list(packed_problems(open_data(f"packed:{tmp_path / 'packed'}").train))
+
+    assert problems() == []
+    flip(folder / "00002.rgb")
+    (folder / "00009.rgb").write_bytes(b"")
+    extra, damaged = problems()
+    assert extra.startswith(f"{folder}/00009.rgb belongs to no packed data set")
+    assert f"{folder}/00002.rgb does not have the recorded SHA-256; pack or copy" in damaged
+    flip(folder / "00002.rgb")
+    (folder / "00009.rgb").unlink()
+    spoil_metadata(folder, shorter_side=33)
+    assert ["split.json does not have" in problem for problem in problems()] == [True]
+    metadata = json.loads((folder / "split.json").read_text())
+    del metadata["shard_sha256"], metadata["sha256"]
+    (folder / "split.json").write_text(json.dumps(metadata))  # as earlier versions wrote it
+    assert ["has no checksums" in problem for problem in problems()] == [True]
+
+
+def test_a_flipped_shard_ends_reading_in_the_background(packer, tmp_path):
+    packed = packer(per_shard=4)
+    flip(tmp_path / "packed" / "train" / "00001.rgb")
+    with checked_in_background([packed.train, None, packed.evaluation], 1, 2) as thread:
+        thread.join(60)
+    with pytest.raises(DataError, match=r"train/00001.rgb does not have the recorded SHA-256"):
+        packed.train.read(0)
+    assert packed.evaluation.read(0)
+    other = open_data(f"packed:{tmp_path / 'packed'}").train
+    with checked_in_background([other], 0, 2) as thread:  # another process checks the odd shards
+        thread.join(60)
+    assert other.read(0)
+
+
+@pytest.mark.parametrize("name", ["00000.rgb", "index.npy"])
+def test_a_file_that_is_cut_short_in_use_is_an_error(packer, tmp_path, name):
+    packed = packer()
+    os.truncate(tmp_path / "packed" / "train" / name, 100)
+    with pytest.raises(DataError, match=rf"{name} was cut short while it was in use: 100 bytes"):
+        packed.train.read(0)
