@@ -32,8 +32,8 @@ class Watchdog:
         if now - self._set_at > SLACK * seconds:
             late = (1 + SLACK) * seconds
             # A thread outside Python prints them, so a stuck interpreter cannot prevent it.
-            if (stderr := sys.__stderr__ or sys.stderr) is not None:
-                faulthandler.dump_traceback_later(late, file=stderr)
+            if sys.__stderr__ is not None:  # it was not closed when the program started
+                faulthandler.dump_traceback_later(late, file=sys.__stderr__)
             self._set_at = now
 
     def pause(self) -> None:
