@@ -187,7 +187,7 @@ def test_installed_from_a_wheel_and_started_elsewhere(tmp_path):
     two = ["--variant=base", "--variant=other: schedule.rate=0.001", "--seeds=0"]
     for command in (
         ["init"],
-        ["add", "."],
+        ["add", "elsewhere"],
         [*AUTHOR, "commit", "--quiet", "-m", "another project"],
     ):
         subprocess.run(["git", *command], cwd=tmp_path, check=True, capture_output=True)
