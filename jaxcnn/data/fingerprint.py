@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -21,8 +22,9 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt32
 
 from jaxcnn.data.errors import CorruptImage
-from jaxcnn.data.sources.source import Source, Subset
+from jaxcnn.data.sources.source import Recorded, Records, Source, Subset
 from jaxcnn.data.threads import ThreadPool
+from jaxcnn.printable import printable_name
 
 SAMPLE = 1024
 _THREADS = 16  # they wait for the disk, not for a core
@@ -63,13 +65,22 @@ def whole(source: Source) -> Source:
     return source.base if isinstance(source, Subset) else source
 
 
+def records_of(source: Source) -> Records:
+    """Returns what identifies the examples of a whole split; of a source that has no records, the names."""
+    if isinstance(source, Recorded):
+        return source.records()
+    names = np.array([os.fsencode(source.name(i)) for i in range(len(source))], np.bytes_)
+    unknown = np.full(len(source), -1)
+    return Records(names, unknown, unknown)
+
+
 def take_fingerprint(source: Source, check_stop: Callable[[], None] = lambda: None) -> Fingerprint:
     """Returns the fingerprint of a whole split. Reads the sizes of its files and a sample of their contents.
 
     Args:
       check_stop: called while files are read; raises to leave early.
     """
-    records, pool = source.records(), ThreadPool(_THREADS, "jaxcnn-fingerprint")
+    records, pool = records_of(source), ThreadPool(_THREADS, "jaxcnn-fingerprint")
     count = len(records.names)
 
     def call(function: Callable[[int], Any], positions: Iterable[int]) -> list[Any]:
@@ -79,6 +90,7 @@ def take_fingerprint(source: Source, check_stop: Callable[[], None] = lambda: No
     with contextlib.closing(pool):
         sizes, checksums = records.sizes, records.checksums
         if sizes is None:
+            assert isinstance(source, Recorded)  # others have them
             starts = range(0, count, _CHUNK)
             parts = call(lambda i: source.file_sizes(i, min(i + _CHUNK, count)), starts)
             sizes = np.concatenate([*parts, np.empty(0, np.int64)])
@@ -169,5 +181,4 @@ def _first(lines: list[str]) -> list[str]:
 
 
 def _shown(name: bytes) -> str:
-    text = name.decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return printable_name(os.fsdecode(name))

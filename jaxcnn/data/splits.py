@@ -11,7 +11,7 @@ import numpy as np
 from jaxcnn.caches import temporary_folder
 from jaxcnn.data.classes import check_class_names, check_same_classes
 from jaxcnn.data.errors import DataError
-from jaxcnn.data.fingerprint import digest_of, whole
+from jaxcnn.data.fingerprint import digest_of, records_of, whole
 from jaxcnn.data.sampler import RandomStream, permutation
 from jaxcnn.data.sources.digits import prepare_digits
 from jaxcnn.data.sources.folder import open_folder
@@ -47,7 +47,7 @@ class DataSplits:
             "held-out images": 0 if self.held_out is None else len(self.held_out),
             "evaluation images": len(self.evaluation),
             "classes": list(self.class_names),
-            **{f"names and labels, {k}": digest_of(*s.records()) for k, s in splits.items()},
+            **{f"{k} names and labels": digest_of(*records_of(s)) for k, s in splits.items()},
         }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,9 @@ ARRAYS = {
 }
 FACTS = {"classes": str, "protocol": str, "split": str, "run?": str, "step?": int}
 _ROWS = 1024  # averaged at once, so that the posteriors of a split are never held in float64
+
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class PosteriorsError(ValueError):
@@ -89,6 +93,12 @@ def load_posteriors(path: str | Path) -> Posteriors:
     if not len(values):
         raise FileError(path, "holds no posteriors", advice)
     if values.dtype == np.float16:
+        _LOGGER.warning(
+            "%s holds float16, as an earlier version saved posteriors, so its error rates may differ from "
+            "those in report.json; to %s",
+            path,
+            advice,
+        )
         values = np.maximum(values.astype(np.float32), np.float32(_SMALLEST_HALF))
     ids, labels = (found[name].astype(np.int32) for name in ("ids", "labels"))
     return Posteriors(ids, labels, values, facts.pop("classes"), facts)

@@ -168,12 +168,11 @@ class FinishedRun:
         check_fits(self.forward, protocol)
         if keep:
             self._check_writable()
+        # Posteriors that are saved stay those of the result.
+        keep = keep or self.posteriors_path(protocol).exists()
         label, split = self.label(protocol), self.data.eval_split
         if self._has_other_images():
-            self.console.line(
-                f"{self.folder.name}: the images of {split} are not those of the run: evaluated on them, and "
-                "not written to report.json"
-            )
+            self.console.line(f"{self.folder.name}: the images of {split} are not those of the run")
 
         def progress(done: int, total: int) -> None:
             self.console.progress(f"{self.folder.name}: {label} of {split}: {done:,}/{total:,}")
@@ -199,6 +198,11 @@ class FinishedRun:
         return row
 
     def _write(self, protocol: Protocol, evaluation: ProtocolRun, row: Mapping[str, Any]) -> None:
+        try:
+            self._check_writable()
+        except OSError as error:
+            self.console.line(f"not written: {error}")
+            return
         if evaluation.posteriors is not None:
             facts = {**row, "run": self.folder.name, "net": self.config["model"]}
             facts["source"] = self.config["data"]["source"]
@@ -206,11 +210,6 @@ class FinishedRun:
             ensemble.save_posteriors(dataclasses.replace(evaluation.posteriors, facts=facts), path)
             self.console.line(f"posteriors of {row['n']:,} images in {path}")
         path = self.folder / "report.json"
-        try:
-            self._check_writable()
-        except OSError as error:
-            self.console.line(f"not written: {error}")
-            return
         before = run_files.read_report(path)
         if before.get("step") != self.step or self._has_other_images():
             self.console.line(f"not written to {path}: it is for other weights or other images")

@@ -41,6 +41,7 @@ class Evaluator:
         results: the latest (step, result) of each (protocol, split).
         corrupt: names of corrupt images.
         images: digests of the images by split.
+        restored: what of `results` an earlier start logged.
     """
 
     experiment: Experiment
@@ -54,6 +55,7 @@ class Evaluator:
     results: dict[tuple[str, str], tuple[int, Result]] = dataclasses.field(default_factory=dict)
     corrupt: set[str] = dataclasses.field(default_factory=set)
     images: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    restored: set[tuple[str, str]] = dataclasses.field(default_factory=set)
 
     def tasks(self, step: int) -> list[EvalTask]:
         """The evaluations due after `step` updates. The first protocol evaluates the held-out images before
@@ -81,6 +83,7 @@ class Evaluator:
             began, step = time.perf_counter(), int(state.step)
             result = self._evaluate(state, task)
             self.results[task.label, task.split] = (step, result)
+            self.restored.discard((task.label, task.split))
             row = dataclasses.asdict(result)
             event = {"kind": "eval", "step": step, "epoch": self.progress.epoch(step), **row}
             self.writer.write({**event, "seconds": time.perf_counter() - began})
@@ -94,6 +97,7 @@ class Evaluator:
             if event["kind"] == "eval" and event["step"] == step and self.is_current(event):
                 result = Result(**{name: event[name] for name in names if name in event})
                 self.results[result.protocol, result.split] = (step, result)
+                self.restored.add((result.protocol, result.split))
 
     def missing(
         self, due: int, step: int, reported: Iterable[Mapping[str, Any]] = ()

@@ -107,11 +107,17 @@ def conclude(run: Run, step: int, best: Mapping[str, Any] | None) -> dict[str, A
         for start in read_starts(folder / "run.json")
         if start.get("accepted_changes")
     ]
+    reported = {(row["protocol"], row["split"], row["step"]) for row in before["results"]}
     rates = [e["images_per_second"] for e in events if e["kind"] == "train"]
     report = write_report(
         path,
         before,
-        [result for result in evaluator.results.values() if result[0] == step],
+        [
+            result
+            for key, result in evaluator.results.items()
+            # A row that jaxcnn evaluate wrote later stays: its posteriors may be saved.
+            if result[0] == step and not (key in evaluator.restored and (*key, step) in reported)
+        ],
         net=config["model"],
         source=config["data"]["source"],
         step=step,

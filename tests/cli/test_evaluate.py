@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from jaxcnn import training
 from jaxcnn.cli import table
 from jaxcnn.cli.main import main
 from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.paper_tables.tables import TABLES
-from jaxcnn.training import Stopped
+from jaxcnn.training import Stopped, schema
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,6 +87,29 @@ def test_a_known_result_is_not_computed_again(folders, capsys):
     # The run was evaluated on one device and now on eight: counts are exact, the sum of losses is not.
     assert again.pop("loss") == pytest.approx(before.pop("loss"), rel=1e-5)
     assert again == before
+
+
+def test_one_file_fused_equals_its_report_exactly(folders, capsys):
+    """Also after another evaluation that was not asked to save, and another start of the run."""
+    folder = Path(folders[1])
+    evaluate = ["evaluate", f"--workdir={folder}", "--protocol=centre"]
+
+    def fused():
+        (file,) = (folder / "posteriors").glob("centre*")
+        capsys.readouterr()
+        assert main(["fuse", str(file), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)[0]
+
+    def same(row):
+        return {key: row[key] for key in ("n", "top1", "top5", "loss", "split")}
+
+    assert main([*evaluate, "--save_posteriors"]) == 0
+    assert same(fused()) == same(results(folder)["centre(37->32)"])
+    # One device and another size of batches round in another way.
+    assert main([*evaluate, "--again", "--batch_size=8"]) == 0
+    assert same(fused()) == same(results(folder)["centre(37->32)"])
+    training.run(schema.read_saved_config(folder / "config.json"), folder)
+    assert same(fused()) == same(results(folder)["centre(37->32)"])
 
 
 def test_a_fused_file_can_be_fused_again(folders, tmp_path, capsys):

@@ -91,7 +91,7 @@ def test_mean_has_equal_weights():
     assert ensemble.error_rates([c]).loss == pytest.approx(150 * np.log(2))
 
 
-def test_float16_files_of_earlier_versions_load(tmp_path):
+def test_float16_files_of_earlier_versions_load_and_are_said(tmp_path, caplog):
     """Its zeros count as half of float16's smallest number."""
     np.savez(
         tmp_path / "old.npz",
@@ -102,6 +102,7 @@ def test_float16_files_of_earlier_versions_load(tmp_path):
     )
     old = ensemble.load_posteriors(tmp_path / "old.npz")
     assert old.values.dtype == np.float32
+    assert f"{tmp_path / 'old.npz'} holds float16" in caplog.text
     assert old.values.tolist() == [[0.25, 0.75], [1, 2.0**-25]]
     assert ensemble.error_rates([old]).loss == pytest.approx((np.log(4) + 25 * np.log(2)) / 2)
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxcnn.cli.main import main
+from jaxcnn.evaluation.ensemble import load_posteriors
 
 ROOT = Path(__file__).parent.parent.parent
 CLASSES, TRAIN, VAL = ("cat", "dog"), 12, 4
@@ -35,7 +36,7 @@ def folder(tmp_path):
     return root
 
 
-def start(folder, workdir, **changes):
+def start(folder, workdir, *flags, **changes):
     keys = {
         "batch_size": "8",
         "epochs": "1",
@@ -49,7 +50,7 @@ def start(folder, workdir, **changes):
         "log.tensorboard": "false",
     } | {k.replace("__", "."): v for k, v in changes.items()}
     arguments = [f"--config.{k}={v}" for k, v in keys.items()]
-    return main(["train", "--config=quickstart", f"--workdir={workdir}", *arguments])
+    return main(["train", "--config=quickstart", f"--workdir={workdir}", *arguments, *flags])
 
 
 def report(workdir):
@@ -102,6 +103,46 @@ def test_data_that_changed_since_the_start_of_a_run_are_an_error(folder, tmp_pat
         (folder / split / "cat").rename(folder / split / "zebra")
     assert start(folder, tmp_path / "run", epochs="2") == 1
     assert "the classes of the data differ from" in capsys.readouterr().err
+
+
+def test_results_belong_to_the_images_that_they_are_of(folder, tmp_path, capsys):
+    """A validation image more: evaluated again and kept apart, until the run accepts the change."""
+    run = tmp_path / "run"
+    evaluate = ["evaluate", f"--workdir={run}", "--protocol=centre scale=32", "--save_posteriors"]
+    assert start(folder, run) == 0
+    assert main(evaluate) == 0
+    before, old = report(run), sorted((run / "posteriors").iterdir())
+    assert [row["n"] for row in before["results"]] == [2 * VAL]
+    assert (
+        main([*evaluate, f"data.source=folder:{shutil.copytree(folder, tmp_path / 'copy')}"]) == 0
+    )
+    assert "from report.json" in capsys.readouterr().out  # the same images in another place
+
+    (folder / "val" / "cat" / "new.jpg").write_bytes(jpeg(7))
+    assert main(evaluate) == 0
+    shown = capsys.readouterr().out
+    assert "run: the images of val are not those of the run" in shown
+    assert f"n={2 * VAL + 1} " in shown
+    assert "not written to" in shown
+    assert report(run) == before
+    new = sorted({*(run / "posteriors").iterdir()} - {*old})
+    assert [len(load_posteriors(file).ids) for file in (*old, *new)] == [2 * VAL, 2 * VAL + 1]
+
+    assert start(folder, run) == 1
+    assert "evaluation split val: cat/new.jpg is new" in capsys.readouterr().err
+    assert start(folder, run, "--accept_changed_data") == 0
+    line = "evaluation split val: 9 images, was 8; evaluation split val: cat/new.jpg is new"
+    assert f"the data changed at step 3, which was accepted: {line}" in capsys.readouterr().out
+    (row,) = report(run)["results"]
+    assert row["n"] == 2 * VAL + 1
+    assert row["images"] != before["results"][0]["images"]
+    accepted = {"step": 3, "changes": line.split("; ")}
+    assert report(run)["accepted_changes"] == [accepted]
+    starts = json.loads((run / "run.json").read_text())["starts"]
+    assert [start.get("accepted_changes") for start in starts] == [None, accepted["changes"]]
+    assert starts[0]["data"]["train"] == starts[1]["data"]["train"]
+    assert start(folder, run) == 0  # the new images are those of the run now
+    assert report(run)["results"] == [row]
 
 
 def test_a_corrupt_image_counts_once_over_two_epochs(folder, tmp_path):

@@ -28,7 +28,7 @@ from jaxcnn.data.sources.image_files import (
     is_hidden,
 )
 from jaxcnn.data.sources.retries import retry
-from jaxcnn.data.sources.source import Opened, Records, Source
+from jaxcnn.data.sources.source import Opened, Recorded, Records, Source
 from jaxcnn.files import user_path
 
 _LOGGER = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ _LAYOUT = "expected PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FolderSource(Source):
+class FolderSource(Recorded):
     """Image files under `root`, sorted by class and name.
 
     `paths` (bytes, relative to `root`) and `labels` are arrays, not lists of strings: a million of them take

@@ -36,7 +36,7 @@ from jaxcnn.data.sources.packed_files import (
     how_to_pack,
     shard_name,
 )
-from jaxcnn.data.sources.source import Opened, Records, Source
+from jaxcnn.data.sources.source import Opened, Recorded, Records
 from jaxcnn.files import FileError, read_json
 
 _LOGGER = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def read_record(data: bytes | memoryview) -> tuple[PackedImage, UInt8[np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PackedSource(Source):
+class PackedSource(Recorded):
     """One split of a packed data set. Positions, labels and names are those of the source that was packed."""
 
     folder: Path

@@ -1,7 +1,6 @@
 """What a source is, and a part of one."""
 
 import abc
-import os
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -50,10 +49,12 @@ class Source(Protocol):
         """Returns where example `index` comes from, for messages: a path, or shard#record."""
         ...
 
-    def records(self) -> Records:
-        """Returns what identifies the examples (see `Fingerprint`)."""
-        names = np.array([os.fsencode(self.name(i)) for i in range(len(self))], np.bytes_)
-        return Records(names, np.full(len(self), -1))
+
+@runtime_checkable
+class Recorded(Source, Protocol):
+    """A source that knows its examples without reading them."""
+
+    def records(self) -> Records: ...
 
     def file_sizes(self, start: int, stop: int) -> np.ndarray:
         """Returns int64[stop - start], sizes that `records` does not have; -1 is unknown. Thread-safe."""

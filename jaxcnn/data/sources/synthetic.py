@@ -9,7 +9,7 @@ from PIL import Image
 
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sampler import RandomStream, random_bits
-from jaxcnn.data.sources.source import Opened, Records, Source
+from jaxcnn.data.sources.source import Opened, Recorded, Records
 
 _TRAIN_PER_CLASS, _EVAL_PER_CLASS = 64, 16
 # (height, width): ImageNet's typical shape after the rescale, and a size for small fast runs.
@@ -19,7 +19,7 @@ _CACHED = 4096
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SyntheticSource(Source):
+class SyntheticSource(Recorded):
     """A class is a hue and a number of stripes; phase and noise differ from image to image."""
 
     class_names: tuple[str, ...]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.data.errors import CorruptImage, DataError
-from jaxcnn.data.sources.source import Opened, Records, Source, Subset
+from jaxcnn.data.sources.source import Opened, Recorded, Records, Source, Subset
 from jaxcnn.data.sources.tfds_features import Keys, choose_features, number_classes, read_labels
 from jaxcnn.data.sources.tfrecord_index import RecordIndex, index_records, read_record
 from jaxcnn.data.tensorflow import load_tensorflow, load_tfds
@@ -30,7 +30,7 @@ METADATA_FILE = "dataset_info.json"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PreparedSource(Source):
+class PreparedSource(Recorded):
     """One split of a prepared data set."""
 
     class_names: tuple[str, ...]
