@@ -69,6 +69,9 @@ def records_of(source: Source) -> Records:
     """Returns what identifies the examples of a whole split; of a source that has no records, the names."""
     if isinstance(source, Recorded):
         return source.records()
+    if isinstance(source, Subset):
+        columns = records_of(source.base)
+        return Records(*(None if c is None else c[source.indices] for c in columns))
     names = np.array([os.fsencode(source.name(i)) for i in range(len(source))], np.bytes_)
     unknown = np.full(len(source), -1)
     return Records(names, unknown, unknown)

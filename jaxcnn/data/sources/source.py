@@ -80,11 +80,6 @@ class Subset(Source):
     def name(self, index: int) -> str:
         return self.base.name(int(self.indices[index]))
 
-    def records(self) -> Records:
-        names, labels, *others = self.base.records()
-        picked = (None if column is None else column[self.indices] for column in others)
-        return Records(names[self.indices], labels[self.indices], *picked)
-
 
 class Opened(NamedTuple):
     """An opened data set; `origin` and `note` begin and end its one-line description."""
