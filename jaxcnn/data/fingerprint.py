@@ -70,8 +70,9 @@ def records_of(source: Source) -> Records:
     if isinstance(source, Recorded):
         return source.records()
     if isinstance(source, Subset):
-        columns = records_of(source.base)
-        return Records(*(None if c is None else c[source.indices] for c in columns))
+        names, labels, *others = records_of(source.base)
+        picked = (None if column is None else column[source.indices] for column in others)
+        return Records(names[source.indices], labels[source.indices], *picked)
     names = np.array([os.fsencode(source.name(i)) for i in range(len(source))], np.bytes_)
     unknown = np.full(len(source), -1)
     return Records(names, unknown, unknown)
