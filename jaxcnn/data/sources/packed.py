@@ -16,6 +16,7 @@ import hashlib
 import logging
 import os
 import struct
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,7 +78,8 @@ class PackedImage(NamedTuple):
             )
         shrunk, (rows_out, columns_out) = tall < height, crop.size
         if shrunk and (across[1] - across[0] < columns_out or down[1] - down[0] < rows_out):
-            _warn_of_enlarging(min(tall, wide))
+            with _WARNING:  # threads that crop at the same time
+                _warn_of_enlarging(min(tall, wide))
         region = (across[0], down[0], across[1], down[1])
         return crop._replace(image_height=rows, image_width=columns, region=region)
 
@@ -96,6 +98,9 @@ def _along(
 
 def _on_whole(value: float) -> float:
     return float(round(value)) if abs(value - round(value)) < _ROUNDING else value
+
+
+_WARNING = threading.Lock()
 
 
 @functools.cache  # once
