@@ -33,7 +33,7 @@ def start(main, arguments, *, out, err, devices=1, cwd=None, environment=None):
 
 def _run(main, arguments, out, err, devices, cwd, environment):
     for number, path in ((1, out), (2, err)):
-        with open(path, "a") as file:
+        with open(path, "a", encoding="utf-8") as file:
             os.dup2(file.fileno(), number)
     os.environ.update(environment)
     if cwd:

@@ -33,7 +33,7 @@ def broken_pipe():
 @pytest.fixture
 def full():
     """A text stream to a device without room."""
-    stream = open("/dev/full", "w")  # noqa: SIM115
+    stream = open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115
     yield stream
     with pytest.raises(OSError, match="No space left"):
         stream.close()

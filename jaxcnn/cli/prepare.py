@@ -11,9 +11,10 @@ no preparation: tfds:NAME, folder:PATH, synthetic:K. What is already prepared or
 command resumes packing that was stopped.
 
 --verify decodes each image of both splits once, on all cores, and prints the damaged ones with the reason;
-then the exit code is 1. It finds more than training, which uses a JPEG that libjpeg can mend. With --json it
-prints one object per damaged image and line, {"split", "image", "reason"}, and at the end {"source",
-"images", "damaged"}.
+then the exit code is 1. It finds more than training, which uses a JPEG that libjpeg can mend. A packed data
+set's shards are compared with their checksums. With --json it prints one object per damaged image and line,
+{"split", "image", "reason"}, or problem of a packed data set, {"split", "problem"}, and at the end {"source",
+"images", "damaged", "problems"}.
 
 example: jaxcnn prepare imagenet2012 --tars=DIR --data_dir=DATA
          jaxcnn prepare folder:PATH --pack --shorter_side=256 --square --out=DIR
@@ -199,12 +200,17 @@ def _verify(source: str, data_dir: Path, options: argparse.Namespace) -> Iterato
     """Yields the damaged images, then a summary."""
     from jaxcnn.data import open_data
     from jaxcnn.data.preparation.verify import verify
+    from jaxcnn.data.sources.packed import PackedSource
+    from jaxcnn.data.sources.packed_check import packed_problems
     from jaxcnn.training.console import Console
 
     data = open_data(source, str(data_dir), 0, options.train_split, options.eval_split)
     print(f"verifying {data.description}", flush=True)
-    console, damaged, total = Console(), 0, 0
+    console, damaged, files, total = Console(), 0, 0, 0
     for split, images in ((options.train_split, data.train), (data.eval_split, data.evaluation)):
+        for problem in packed_problems(images) if isinstance(images, PackedSource) else ():
+            files += 1
+            yield Output({"split": split, "problem": problem}, problem, EXIT_ERROR)
         progress = functools.partial(show_progress(console), split)
         for image in verify(images, threads=options.threads, progress=progress):
             console.end_progress()
@@ -215,7 +221,8 @@ def _verify(source: str, data_dir: Path, options: argparse.Namespace) -> Iterato
     text = f"none of {total:,} images is damaged"
     if damaged:
         text = f"{damaged:,} of {total:,} images are damaged; copy them again, or remove them"
-    yield Output({"source": source, "images": total, "damaged": damaged}, text)
+    record = {"source": source, "images": total, "damaged": damaged, "problems": files}
+    yield Output(record, text)
 
 
 def _pack(source: str, out: Path, data_dir: Path, options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxcnn import config as configs
 from jaxcnn.data import DataError, DataSplits
+from jaxcnn.data.classes import difference
 from jaxcnn.data.fingerprint import take_fingerprint
 from jaxcnn.evaluation import Forward, Protocol, ProtocolRun, check_fits, ensemble, evaluate
 from jaxcnn.files import user_path
@@ -92,10 +93,10 @@ class FinishedRun:
         data = open_splits(self.config["data"], self.check_stop)
         trained = run_files.read_classes(self.folder, self.config["model"]["num_classes"])
         if tuple(data.class_names) != trained:
-            other = " other ones" if len(data.class_names) == len(trained) else ""
+            differ = difference(trained, data.class_names, ("classes.txt", "the data"))
             raise DataError(
                 f"{self.folder} was trained on {len(trained)} classes (classes.txt), "
-                f"{self.config['data']['source']} has {len(data.class_names)}{other}: give data with the "
+                f"{self.config['data']['source']} has {len(data.class_names)} ({differ}): give data with the "
                 "run's classes by data.source=..."
             )
         return data

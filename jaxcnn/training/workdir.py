@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxcnn import config as configs
 from jaxcnn.data import DataSplits
-from jaxcnn.data.classes import shorten
+from jaxcnn.data.classes import difference
 from jaxcnn.files import read_lines, write_text
 from jaxcnn.parallel import ProcessGroup
 from jaxcnn.training import run_files
@@ -123,11 +123,10 @@ def _check_same_classes(folder: Path, names: Sequence[str]) -> None:
     before = read_lines(path, advice=advice) if path.exists() else tuple(names)
     if before == tuple(names):
         return
-    only = [f"{name!r} is gone" for name in before if name not in names]
-    only += [f"{name!r} is new" for name in names if name not in before]
+    differ = difference(before, names, (path.name, "the data"))
     raise WorkdirError(
         f"the classes of the data differ from {path}, so labels would not mean the same as in training: "
-        f"{shorten(only) or 'the same names in another order'}; restore the data, or use another --workdir, "
+        f"{differ}; restore the data, or use another --workdir, "
         f"which can start from these weights: --config.init.from_run={folder}"
     )
 

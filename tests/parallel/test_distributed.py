@@ -76,7 +76,7 @@ def test_a_long_wait_is_reported(monkeypatch, capsys):
 def test_only_a_start_imports_jax():
     """Flags are parsed and checked before JAX is imported."""
     for module in (distributed, launcher_hints, accelerators):
-        for node in ast.parse(Path(str(module.__file__)).read_text()).body:
+        for node in ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Import):
                 assert not {a.name.split(".")[0] for a in node.names} & {"jax", "tensorflow"}
             elif isinstance(node, ast.ImportFrom):

@@ -135,11 +135,21 @@ def test_classes_that_were_renamed_or_added_are_named(images, tmp_path):
     for split in ("train", "val"):
         (images / split / "cat").rename(images / split / "zebra")
     message = refused(folder, source, accept=True)
-    assert "'cat' is gone, 'zebra' is new; restore the data" in message
+    assert "only in classes.txt: cat; only in the data: zebra; restore the data" in message
     assert f"--config.init.from_run={folder}" in message
     for split in ("train", "val"):
         shutil.copytree(images / split / "zebra", images / split / "cat")
-    assert ": 'zebra' is new;" in refused(folder, source, accept=True)
+    assert "only in the data: zebra; restore" in refused(folder, source, accept=True)
+
+
+def test_classes_in_another_unicode_form_are_named(images, tmp_path):
+    for split in ("train", "val"):
+        (images / split / "cat").rename(images / split / "caf\u00e9")
+    folder, source = tmp_path / "run", f"folder:{images}"
+    claim(folder, source)
+    for split in ("train", "val"):
+        (images / split / "caf\u00e9").rename(images / split / "cafe\u0301")
+    assert "differs in Unicode form" in refused(folder, source)
 
 
 def test_the_same_images_may_lie_elsewhere_in_another_folder_and_on_other_threads(images, tmp_path):

@@ -120,7 +120,7 @@ def acquire(folder: Path) -> Iterator[bool]:
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _open_at_once(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    with open(descriptor, "a") as file:
+    with open(descriptor, "a", encoding="utf-8") as file:
         acquired = _try_lock(file, fcntl.LOCK_EX)
         if acquired:
             here = f"{processor_name()}, {os.cpu_count()} cores"
@@ -134,7 +134,7 @@ def acquire(folder: Path) -> Iterator[bool]:
 def _is_locked(folder: Path) -> bool:
     """Whether a process has locked the run in `folder`."""
     try:
-        with open(folder / LOCK_FILE, opener=_open_at_once) as file:
+        with open(folder / LOCK_FILE, encoding="utf-8", opener=_open_at_once) as file:
             return not _try_lock(file, fcntl.LOCK_SH)
     except FileNotFoundError:
         return False

@@ -87,7 +87,28 @@ def test_the_command(image_folder, capsys):
     assert (first["split"], first["image"]) == ("train", str(train))
     assert (second["split"], second["image"]) == ("val", str(val))
     assert second["reason"].startswith("truncated JPEG")
-    assert total == {"source": f"folder:{image_folder}", "images": 24, "damaged": 2}
+    assert total == {"source": f"folder:{image_folder}", "images": 24, "damaged": 2, "problems": 0}
+
+
+def test_shards_are_compared_with_their_checksums(image_folder, tmp_path, capsys):
+    out = tmp_path / "packed"
+    assert (
+        main(["prepare", f"folder:{image_folder}", "--pack", f"--out={out}", "--shorter_side=32"])
+        == 0
+    )
+    capsys.readouterr()
+    assert main(["prepare", f"packed:{out}", "--verify"]) == 0
+    assert capsys.readouterr().out.endswith("none of 24 images is damaged\n")
+    shard = out / "val" / "00000.rgb"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1  # a pixel
+    shard.write_bytes(data)
+    assert main(["prepare", f"packed:{out}", "--verify", "--json"]) == 1
+    problem, total = map(json.loads, capsys.readouterr().out.splitlines())
+    assert problem["split"] == "val"
+    assert str(shard) in problem["problem"]
+    assert "SHA-256" in problem["problem"]
+    assert (total["damaged"], total["problems"]) == (0, 1)
 
 
 def test_usage_errors(capsys):
