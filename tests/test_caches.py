@@ -78,7 +78,7 @@ def test_with_no_place_to_write_there_are_no_caches(no_home, monkeypatch, caplog
     assert "there are none" in caplog.records[0].getMessage()
     assert "XDG_CACHE_HOME" not in os.environ
     monkeypatch.setattr(caches, "use_writable_caches", lambda: None)
-    assert tfrecord_index._cache_places(no_home, "a") == [no_home / "jaxcnn-index-a.npz"]
+    assert tfrecord_index.cache_places(no_home, "a") == [no_home / "jaxcnn-index-a.npz"]
 
 
 @pytest.mark.usefixtures("no_home")

@@ -105,6 +105,7 @@ def stalled_main(arguments):
     from jaxcnn.cli.main import main
     from jaxcnn.streams import protect_standard_streams
 
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may be started by nohup
     protect_standard_streams()
     with pytest.MonkeyPatch.context() as patch:
         _stall_in(patch, os.environ["STALL"], os.environ["SIGNAL"])

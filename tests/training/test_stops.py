@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import signal
 import threading
 from unittest import mock
 
@@ -33,6 +34,15 @@ def release():
     released.set()
 
 
+@pytest.fixture
+def default_sighup():
+    """SIGHUP ends a program: tests that are started by nohup inherit that it is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("default_sighup")
 def test_a_stop_in_training_does_not_wait_for_a_read_that_hangs(tmp_path, monkeypatch, release):
     begun = when_update_begins(monkeypatch, 4)
 
