@@ -42,6 +42,8 @@ class WriteError(OSError):
     """A file that cannot be written. Has the errno, strerror and filename of the system's error."""
 
     def __str__(self) -> str:
+        if self.filename is None:  # an error of another process, of which only the text came here
+            return super().__str__()
         return f"{self.filename} cannot be written ({self.strerror}); {disk_advice(self)}"
 
 

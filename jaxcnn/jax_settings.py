@@ -1,8 +1,8 @@
 """Settings of JAX and Flax that change numbers: pinned, or recorded and compared at the next start.
 
 JAX reads JAX_NAME from the environment when it is imported, and afterwards keeps `jax.config.jax_name`. All
-its settings were gone through, of jax 0.10. The others choose devices, caches, messages and checks, or do not
-apply to what jaxcnn computes.
+its settings were gone through, of jax 0.10; jax 0.12 lacks two of these. The others choose devices, caches,
+messages and checks, or do not apply to what jaxcnn computes.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import pytest
 from jaxcnn import config as configs
 from jaxcnn.config import migration
 from jaxcnn.config.files import difference
+from jaxcnn.files import FileError
 from jaxcnn.training import schema
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -193,6 +194,14 @@ def test_epochs_log_and_checkpoint_may_differ_on_resume_and_optim_may_not():
 
 
 SAVED = sorted((FOLDER.parent / "results").rglob("config.json"))
+
+
+@pytest.mark.parametrize("version", [3, 0, "2", None, True, [2]])
+def test_a_config_of_an_unknown_version_is_an_error(version, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"version": version}))
+    with pytest.raises(FileError, match=r"has version .* of the format"):
+        configs.load_config(path)
 
 
 def test_configs_saved_by_earlier_versions_are_migrated():

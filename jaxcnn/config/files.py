@@ -16,7 +16,7 @@ import ml_collections
 
 from jaxcnn.config.migration import VERSION, migrate
 from jaxcnn.config.values import did_you_mean, flatten, plain
-from jaxcnn.files import read_json, user_path, write_text
+from jaxcnn.files import FileError, read_json, user_path, write_text
 
 # Sections and keys that may differ when a run resumes in its workdir. The update rule and the data may not.
 MAY_DIFFER = (
@@ -138,7 +138,15 @@ def load_config(path: Path) -> dict[str, Any]:
     Raises:
         FileError: it is missing or damaged.
     """
-    return migrate(read_json(path, dict, advice=config_advice(path)))
+    found = read_json(path, dict, advice=config_advice(path))
+    version = found.get("version", 1)
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise FileError(
+            path,
+            f"has version {version!r} of the format, and this jaxcnn reads 1 to {VERSION}",
+            "use the jaxcnn that wrote it: run.json names its version",
+        )
+    return migrate(found)
 
 
 def config_advice(path: Path) -> str:

@@ -13,6 +13,7 @@ from jaxcnn.parallel.parallelism import Parallelism, Plan
 from jaxcnn.parallel.process_group import (
     SINGLE_PROCESS,
     PeerFailed,
+    PeersLost,
     ProcessGroup,
     check_same,
     join_process_group,
@@ -24,6 +25,7 @@ __all__ = [
     "GradReduce",
     "Parallelism",
     "PeerFailed",
+    "PeersLost",
     "Placement",
     "Plan",
     "ProcessGroup",

@@ -34,6 +34,10 @@ class PeerFailed(RuntimeError):
     """Another process failed; its own message says why."""
 
 
+class PeersLost(PeerFailed):
+    """Another process is gone: nothing more can be done together."""
+
+
 @dataclasses.dataclass(eq=False)
 class ProcessGroup:
     """The processes of a run, seen from this one. `ProcessGroup()` is a single process.
@@ -119,9 +123,9 @@ class ProcessGroup:
             except jax.errors.JaxRuntimeError as error:
                 if "DEADLINE_EXCEEDED" not in str(error):
                     line = str(error).splitlines()[0][:200]
-                    raise PeerFailed(f"lost the other processes: {line}") from None
+                    raise PeersLost(f"lost the other processes: {line}") from None
             if gone := _gone():
-                raise PeerFailed(f"process {gone[0]} failed; its own message says why")
+                raise PeersLost(f"process {gone[0]} failed; its own message says why")
 
 
 SINGLE_PROCESS = ProcessGroup()
@@ -174,7 +178,8 @@ def check_same(
 def _as_local_error(index: int, module: str, name: str, text: str) -> Exception:
     """Recreates an error of process `index`, so that callers catch jaxcnn's errors by class."""
     if module.startswith("jaxcnn."):
-        return getattr(importlib.import_module(module), name)(text)
+        kind = getattr(importlib.import_module(module), name)
+        return kind.__new__(kind, text)  # without __init__, whose arguments are not known here
     return PeerFailed(f"process {index} failed: {name}: {text.splitlines()[0] if text else ''}")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
+from jaxcnn.parallel import SINGLE_PROCESS, PeersLost, ProcessGroup
 from jaxcnn.training import checkpoint_files as files
 from jaxcnn.training import checksums
 from jaxcnn.training.checkpoint_errors import (
@@ -61,15 +61,29 @@ class Checkpoints:
         keep: int = 2,
         read_only: bool = False,
         process_group: ProcessGroup = SINGLE_PROCESS,
+        images: str = "",
     ) -> None:
-        """All processes of a group must call every method except `steps`; they share one folder."""
+        """All processes of a group must call every method except `steps`; they share one folder.
+
+        Args:
+            folder: of the checkpoints.
+            keep: number of latest ones that stay.
+            read_only: nothing in `folder` changes.
+            process_group: the processes that save together.
+            images: the digest of the training and held-out images. The accuracy of a checkpoint that was
+                evaluated on other ones is not compared.
+        """
         silence_orbax()
         self._process_group, self._read_only = process_group, read_only
         self.folder = folder.absolute()  # Orbax rejects relative paths, but only later
         self.notices: list[str] = []
         if not read_only:
             process_group.run_on_primary(lambda: files.put_back_replaced(self.folder))
-        self._retention = Retention(keep, files.known_top1(self.folder))
+        self._images = images
+        known = process_group.run_on_primary(
+            lambda: sorted(files.known_top1(self.folder, images).items())
+        )
+        self._retention = Retention(keep, dict(known))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._retention, create=not read_only, read_only=read_only
         )
@@ -100,12 +114,18 @@ class Checkpoints:
         if primary(lambda: step in self.steps()):
             if best is None or step in self._retention.top1:
                 return
+            primary(lambda: self._check_space(step, state))
             # A stop saved it before the held-out images were evaluated.
             primary(lambda: files.move_replaced(self.folder, step))
             self._manager.reload()
-        primary(lambda: self._check_space(step, state))
-        sums = checksums.merge(self._process_group.gather(checksums.local_checksums(state)))
-        saved = files.SavedMeta(dict(meta), best, describe_leaves(state), sums)
+        else:
+            primary(lambda: self._check_space(step, state))
+        sums = checksums.merge(
+            self._process_group.gather_results(lambda: checksums.local_checksums(state))
+        )
+        saved = files.SavedMeta(
+            {**meta, "images": self._images}, best, describe_leaves(state), sums
+        )
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(saved.sealed())
         )
@@ -149,7 +169,7 @@ class Checkpoints:
         for candidate in reversed(candidates):
             try:
                 found = self._read(candidate, like)
-            except (CheckpointError, MemoryError):
+            except (CheckpointError, MemoryError, PeersLost):
                 raise
             except Exception as error:
                 if is_about_this_process(error):
@@ -177,6 +197,9 @@ class Checkpoints:
             self._manager.close()
         except Exception as error:
             raise self._not_written("a checkpoint", error) from error
+        finally:
+            if self._process_group.is_primary and not self._read_only:
+                files.put_back_replaced(self.folder)
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Restores and verifies a checkpoint; in steps, so that all processes leave together at an error."""
@@ -187,18 +210,21 @@ class Checkpoints:
         state = together(lambda: self._manager.restore(step, args=items)["state"])
         if int(state.step) != step:
             raise ValueError(f"it holds the state of step {int(state.step)}")
+        meta = {key: value for key, value in saved.meta.items() if key != "images"}
         if not saved.leaves:
             self._notice(
                 f"checkpoint of step {step} has no checksums, since an earlier version of jaxcnn wrote it: "
                 "damage to it would not be noticed"
             )
-            return state, saved.meta
-        found = self._process_group.gather(checksums.damaged_leaves(state, saved.checksums))
+            return state, meta
+        found = self._process_group.gather_results(
+            lambda: checksums.damaged_leaves(state, saved.checksums)
+        )
         damaged = [name for name in saved.leaves if any(name in names for names in found)]
         if damaged:
             more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
             raise ValueError(f"damaged: {', '.join(damaged[:3])}{more} differ from what was saved")
-        return state, saved.meta
+        return state, meta
 
     def _set_aside(self, corrupt: Mapping[int, str], good: int | None) -> None:
         """Moves away what cannot be read, so that its steps can be saved again. The checkpoint from which the

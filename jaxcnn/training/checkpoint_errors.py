@@ -34,10 +34,10 @@ def unreadable(folder: Path, failures: Mapping[int, str], steps: Sequence[int]) 
 
 
 def not_for_this_process(what: str, error: BaseException) -> CheckpointError:
-    """The process lacks rights, memory or descriptors to read `what`."""
+    """The process lacks rights, memory or descriptors to read `what`, or a network disk does not answer."""
     return CheckpointError(
         f"{what} cannot be read by this process: {short(error)}\nNothing was changed; see the rights, the "
-        "free memory and `ulimit -a`"
+        "free memory and `ulimit -a`; if a network disk does not answer, give the same command again later"
     )
 
 

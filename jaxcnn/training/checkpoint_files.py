@@ -16,7 +16,9 @@ from etils import epath
 from jaxcnn.training.checksums import Checksums, is_sealed, seal
 
 UNREADABLE = "unreadable_checkpoints"
-_REPLACED = ".replaced"
+REPLACED = ".replaced"
+# What Orbax writes into the folder of a checkpoint, of this version and earlier ones.
+_ORBAX = {"state", "meta", "metrics", "_CHECKPOINT_METADATA", "_METADATA", "commit_success.txt"}
 _SEALED = {"meta", "top1", "leaves", "checksums", "sha256"}
 
 
@@ -66,13 +68,14 @@ def complete_steps(folder: Path) -> list[int]:
 def incomplete_entries(folder: Path, good: int | None) -> list[tuple[int, str]]:
     """Entries in the place of a checkpoint that hold no state, with what they are: they block their step.
 
-    Those before the checkpoint `good` are removed: a deletion of old checkpoints was interrupted there.
+    Those before the checkpoint `good` that hold nothing but remnants of one are removed: a deletion of old
+    checkpoints was interrupted there.
     """
     found = []
     for entry in _numbered(folder):
         if _has_state(entry):
             continue
-        if good is not None and int(entry.name) < good and entry.is_dir():
+        if good is not None and int(entry.name) < good and _is_remnant(entry):
             shutil.rmtree(entry)
         else:
             what = "it has no folder 'state'" if entry.is_dir() else "it is not a folder"
@@ -100,16 +103,22 @@ def read_meta(folder: Path, step: int) -> SavedMeta:
     return SavedMeta(**{key: value for key, value in found.items() if key != "sha256"})
 
 
-def known_top1(folder: Path) -> dict[int, float]:
-    """Top-1 on the held-out images by step, of the complete checkpoints that have one."""
+def known_top1(folder: Path, images: str) -> dict[int, float]:
+    """Top-1 on the held-out images by step, of the complete checkpoints that have one.
+
+    Args:
+        folder: of the checkpoints.
+        images: their digest, if known: what was measured on others is left out.
+    """
     found = {}
     for step in complete_steps(folder):
         try:
-            top1 = read_meta(folder, step).top1
+            saved = read_meta(folder, step)
         except (OSError, ValueError):  # `Checkpoints.restore` finds it and says so
             continue
-        if top1 is not None:
-            found[step] = top1
+        same = not images or saved.meta.get("images", images) in ("", images)
+        if saved.top1 is not None and same:
+            found[step] = saved.top1
     return found
 
 
@@ -124,8 +133,8 @@ def set_aside(folder: Path, step: int) -> Path:
 
 def put_back_replaced(folder: Path) -> None:
     """Removes what `move_replaced` kept, or puts it back if its new checkpoint was not completed."""
-    for entry in folder.glob(f"*{_REPLACED}"):
-        step = folder / entry.name.removesuffix(_REPLACED)
+    for entry in folder.glob(f"*{REPLACED}"):
+        step = folder / entry.name.removesuffix(REPLACED)
         if _has_state(step):
             shutil.rmtree(entry)
         else:
@@ -134,12 +143,18 @@ def put_back_replaced(folder: Path) -> None:
 
 def move_replaced(folder: Path, step: int) -> None:
     """Makes room for a new checkpoint of `step`; the old one is kept until `put_back_replaced`."""
-    (folder / str(step)).rename(folder / f"{step}{_REPLACED}")
+    (folder / str(step)).rename(folder / f"{step}{REPLACED}")
 
 
 def _numbered(folder: Path) -> Iterator[Path]:
     entries = folder.iterdir() if folder.is_dir() else ()
     return (e for e in entries if e.name.isdecimal() and str(int(e.name)) == e.name)
+
+
+def _is_remnant(entry: Path) -> bool:
+    if entry.is_symlink() or not entry.is_dir():
+        return False
+    return {inside.name for inside in entry.iterdir()} <= _ORBAX
 
 
 def _has_state(entry: Path) -> bool:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxcnn.data import DataSplits
 from jaxcnn.data.fingerprint import Fingerprint, differences, take_fingerprint, whole
-from jaxcnn.files import FileError, read_arrays, write_arrays
+from jaxcnn.files import FileError, read_arrays, read_json, write_arrays, write_text
 from jaxcnn.training.run_files import read_starts
 
 DATA_FILE = "data.npz"
+# Accepted changes of the data, from when data.npz is written to when run.json has them: an interrupted start
+# does not lose them.
+PENDING_FILE = "accepted_changes.json"
 # By use: the whole training split, with the images that are held out, and the split to report on.
 Fingerprints = Mapping[str, Fingerprint]
 _USES = ("train", "evaluation")
@@ -53,6 +57,22 @@ def write_fingerprints(folder: Path, found: Fingerprints) -> None:
         pass
     arrays = {f"{use}_{name}": a for use in _USES for name, a in found[use].columns().items()}
     write_arrays(folder / DATA_FILE, compressed=True, digests=digests, **arrays)
+
+
+def write_pending(folder: Path, digests: Mapping[str, str], accepted: Sequence[str]) -> None:
+    """Keeps accepted changes for the next start, should this one end before it is recorded."""
+    content = {"digests": dict(digests), "accepted": list(accepted)}
+    write_text(folder / PENDING_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def pending_changes(folder: Path, digests: Mapping[str, str]) -> list[str]:
+    """The changes that an earlier start accepted and did not record, if the data are still the same."""
+    path = folder / PENDING_FILE
+    if not path.exists():
+        return []
+    advice = "move it away; changes of the data that it names were accepted and are not recorded"
+    found = read_json(path, {"digests": dict, "accepted": [str]}, advice=advice)
+    return found["accepted"] if found["digests"] == dict(digests) else []
 
 
 def changes(folder: Path, found: Fingerprints, data: DataSplits) -> list[str]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import errno
 import re
 
-_LIMITS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM}
+from jaxcnn.data.sources.retries import TRANSIENT
+
+# Of this process's limits and rights, or of a network file system that may answer again later. EIO is not
+# among them: a disk's bad block stays bad.
+_LIMITS = {errno.EACCES, errno.EPERM} | TRANSIENT - {errno.EIO}
 _ADVICE = {
     errno.ENOSPC: "the disk is full: make room on it, or choose another --workdir",
     errno.EDQUOT: "your quota is used up: make room, or choose another --workdir",

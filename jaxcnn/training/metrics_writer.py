@@ -91,7 +91,13 @@ class MetricsWriter:
 
     def truncate(self, step: int) -> list[dict[str, Any]]:
         """Removes the events after `step`, which a resumed run writes again; returns the others."""
-        self._process_group.run_on_primary(lambda: recover_events(self.path, step))
+
+        def recover() -> (
+            None
+        ):  # the events are not sent to the other processes, which read the file
+            recover_events(self.path, step)
+
+        self._process_group.run_on_primary(recover)
         return read_events(self.path)
 
     def write(self, event: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from jaxcnn.models.summary_text import format_table
 from jaxcnn.parallel import describe_devices, plan_lines
 from jaxcnn.printable import shell_quote
 from jaxcnn.training.console import duration
+from jaxcnn.training.data_record import PENDING_FILE
 from jaxcnn.training.metrics_writer import recover_events
 from jaxcnn.training.run_files import add_start, read_starts, recover_report, write_report
 
@@ -90,6 +91,7 @@ def record_start(run: Run, step: int, command: Sequence[str]) -> None:
         **({"accepted_changes": accepted} if (accepted := run.claim.get("accepted")) else {}),
     }
     add_start(path, start)
+    (run.folder / PENDING_FILE).unlink(missing_ok=True)
 
 
 def conclude(run: Run, step: int, best: Mapping[str, Any] | None) -> dict[str, Any]:

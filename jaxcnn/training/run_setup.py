@@ -56,7 +56,10 @@ class Run:
         self.console = Console(silent=not process_group.is_primary)
         self.compiler = Compiler(self.console)
         self.checkpoints = Checkpoints(
-            folder / "checkpoints", config["checkpoint"]["keep"], process_group=process_group
+            folder / "checkpoints",
+            config["checkpoint"]["keep"],
+            process_group=process_group,
+            images=claim.get("data", {}).get("train", ""),
         )
         self.writer = MetricsWriter(folder, config["log"]["tensorboard"], process_group)
         self.learning_rate = LearningRate(experiment.schedule, self.progress, experiment.placement)

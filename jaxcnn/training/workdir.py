@@ -14,12 +14,15 @@ from jaxcnn.data.classes import difference
 from jaxcnn.files import read_lines, write_text
 from jaxcnn.parallel import ProcessGroup
 from jaxcnn.training import run_files
+from jaxcnn.training.checkpoint_files import REPLACED
 from jaxcnn.training.data_record import (
     Fingerprints,
     changes,
+    pending_changes,
     recorded_digests,
     take_fingerprints,
     write_fingerprints,
+    write_pending,
 )
 from jaxcnn.training.schema import read_saved_config
 from jaxcnn.training.workdir_lock import WorkdirError, cannot_write, lock_workdir
@@ -64,20 +67,26 @@ def claim_workdir(
             changed = [text for key, text in _SAID.items() if before[key] != config[key]]
             _check_same_classes(folder, data.class_names)
             accepted = _changed_data(folder, found, data, accept_changed_data)
+        digests = {use: one.digest for use, one in found.items()}
+        if begun:
+            accepted = [*pending_changes(folder, digests), *accepted]
         try:
+            if accepted:
+                write_pending(folder, digests, accepted)
             configs.save_config(config, path)
             write_text(folder / "classes.txt", names)
             write_fingerprints(folder, found)
         except OSError as error:
             raise cannot_write(folder, error) from error
-        digests = {use: one.digest for use, one in found.items()}
         yield {"data": digests, "accepted": accepted, "changed": changed}
 
 
 def has_begun(folder: Path) -> bool:
     """Whether `folder` has checkpoints from which a run continues."""
     checkpoints = folder / "checkpoints"
-    return checkpoints.is_dir() and any(e.name.isdigit() for e in checkpoints.iterdir())
+    return checkpoints.is_dir() and any(
+        entry.name.removesuffix(REPLACED).isdigit() for entry in checkpoints.iterdir()
+    )
 
 
 def check_shared(folder: Path, process_group: ProcessGroup) -> None:

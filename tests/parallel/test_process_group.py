@@ -2,7 +2,9 @@
 
 import pytest
 
-from jaxcnn.parallel import ProcessGroup, check_same
+from jaxcnn.data import DataError
+from jaxcnn.files import FileError, WriteError
+from jaxcnn.parallel import ProcessGroup, check_same, process_group
 
 
 def test_a_difference_among_a_thousand_classes_is_a_short_message(monkeypatch):
@@ -17,3 +19,14 @@ def test_a_difference_among_a_thousand_classes_is_a_short_message(monkeypatch):
     assert max(map(len, lines)) < 1000
     assert "class 3" in lines[1]
     assert lines[-1] == "give all of them the same files"
+
+
+def test_every_error_of_jaxcnn_comes_from_another_process_with_its_text():
+    kinds = [Exception]
+    for kind in kinds:
+        kinds += [k for k in kind.__subclasses__() if k not in kinds]
+    ours = [kind for kind in kinds if kind.__module__.startswith("jaxcnn.")]
+    assert {FileError, WriteError, DataError} <= {*ours}
+    for kind in ours:
+        error = process_group._as_local_error(1, kind.__module__, kind.__name__, "the text")
+        assert (type(error), str(error)) == (kind, "the text")

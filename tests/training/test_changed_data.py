@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.data import open_data
-from jaxcnn.training.data_record import DATA_FILE, recorded_digests
+from jaxcnn.training.data_record import DATA_FILE, PENDING_FILE, recorded_digests
 from jaxcnn.training.workdir import claim_workdir
 from jaxcnn.training.workdir_lock import WorkdirError
 from tests.training import runs
@@ -126,6 +126,9 @@ def test_a_change_is_named_and_can_be_accepted(change, images, tmp_path):
     assert accepted["accepted"] == lines
     assert accepted["data"] != first["data"]
     assert accepted["data"] == recorded_digests(folder)
+    # Until run.json has it, an interrupted start does not lose it.
+    assert claim(folder, source)["accepted"] == lines
+    (folder / PENDING_FILE).unlink()
     assert claim(folder, source)["accepted"] == []
 
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import gc
 import json
+import os
 import resource
 import shutil
 
@@ -20,6 +21,7 @@ from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.training.checkpoint_errors import not_written
 from jaxcnn.training.checkpoint_probe import prove_saving
 from jaxcnn.training.train_state import TrainState
+from jaxcnn.training.workdir import has_begun
 
 
 def state(step, size=3):
@@ -224,15 +226,16 @@ def test_a_checkpoint_of_an_earlier_version_has_no_checksums_and_says_so(saved):
     assert "step 16 has no checksums" in notices[0]
 
 
-def test_a_limit_of_this_process_is_not_a_damaged_checkpoint(saved, monkeypatch):
-    """Too few file descriptors, for example: the newest checkpoint is not moved aside for that."""
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE])
+def test_a_limit_of_this_process_is_not_a_damaged_checkpoint(saved, monkeypatch, number):
+    """Too few file descriptors, or a file server that does not answer: nothing is moved aside for that."""
 
     def fail(*_):
-        raise OSError(errno.EMFILE, "Too many open files", "x")
+        raise OSError(number, os.strerror(number), "x")
 
     with opened(saved) as checkpoints:
         monkeypatch.setattr(checkpoint_files, "read_meta", fail)
-        with pytest.raises(CheckpointError, match=r"(?s)16 in.*Too many open files.*ulimit"):
+        with pytest.raises(CheckpointError, match=rf"(?s)16 in.*{os.strerror(number)}.*ulimit"):
             checkpoints.restore(random_state(0))
     assert not (saved / "unreadable_checkpoints").exists()
 
@@ -241,6 +244,37 @@ def test_a_checkpoint_is_there_until_its_replacement_is(saved):
     """A kill after the old one of a step has made room for a new one with a metric."""
     checkpoint_files.move_replaced(saved / "checkpoints", 16)
     assert restored(saved)[0] == 16
+    checkpoint_files.move_replaced(saved / "checkpoints", 16)
+    shutil.rmtree(saved / "checkpoints" / "8")
+    assert has_begun(saved)
+    with opened(saved):
+        pass
+    assert restored(saved)[0] == 16
+
+
+def test_accuracies_on_other_images_are_not_compared(tmp_path):
+    """The images of a run may change if the user accepts it."""
+    with opened(tmp_path, keep=2, images="a") as checkpoints:
+        checkpoints.save(random_state(8), {}, best=0.9)
+    with opened(tmp_path, keep=2, images="b") as checkpoints:
+        assert checkpoints.best() is None
+        checkpoints.save(random_state(8), {}, best=0.2)  # evaluated again
+        checkpoints.save(random_state(16), {}, best=0.3)
+        checkpoints.wait()
+        assert checkpoints.best() == {"step": 16, "top1": 0.3}
+    with opened(tmp_path, images="b") as checkpoints:
+        assert checkpoints.best() == {"step": 16, "top1": 0.3}
+
+
+def test_folders_of_others_are_set_aside_and_remnants_of_deletions_removed(saved):
+    checkpoints = saved / "checkpoints"
+    (checkpoints / "3").mkdir()
+    (checkpoints / "4" / "notes").mkdir(parents=True)
+    (checkpoints / "5").symlink_to(saved)
+    assert restored(saved)[0] == 16
+    assert not {"3", "4", "5"} & {entry.name for entry in checkpoints.iterdir()}
+    aside = [entry.name.partition("_")[0] for entry in (saved / "unreadable_checkpoints").iterdir()]
+    assert sorted(aside) == ["4", "5"]
 
 
 def test_checksums_do_not_depend_on_the_placement():
