@@ -9,6 +9,7 @@ The stream has no file descriptor. The interpreter prints its own fatal errors t
 lose their text, but not faulthandler's traceback. Python's sys.stderr is not affected.
 """
 
+import atexit
 import ctypes
 import functools
 import inspect
@@ -63,6 +64,12 @@ def is_supported() -> bool:
 
 @functools.cache
 def _install() -> tuple[np.ndarray, list[int], bool]:
+    with _LOCK:  # `cache` lets two threads in at the same time
+        return _install_once()
+
+
+@functools.cache
+def _install_once() -> tuple[np.ndarray, list[int], bool]:
     """Replaces C's `stderr`; returns uint64[_SLOTS,_WORDS], the numbers of the free slots, and whether it is
     done."""
     slots = np.zeros((_SLOTS, _WORDS), np.uint64)
@@ -77,7 +84,9 @@ def _install() -> tuple[np.ndarray, list[int], bool]:
     stream = make(slots.ctypes.data, b"w", _Functions(None, _compile().address, None, None))
     if not stream or library.setvbuf(stream, None, _UNBUFFERED, 0):
         return slots, [], False
-    variable.value = stream
+    before, variable.value = variable.value, stream
+    # What is printed after Python's end, by C's exit functions, must not reach the freed function.
+    atexit.register(setattr, variable, "value", before)
     # A forked child has none of the threads whose numbers stand in the slots.
     os.register_at_fork(after_in_child=lambda: slots[:, 0].fill(0))
     return slots, list(range(_SLOTS)), True

@@ -3,6 +3,8 @@
 import ctypes
 import logging
 import re
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -108,6 +110,16 @@ def test_only_the_thread_that_captures_loses_its_lines(capfd):
     assert second.text == ""
     lines = capfd.readouterr().err.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["another thread's", "later"]
+
+
+def test_lines_printed_after_python_s_end_do_no_harm():
+    code = (
+        "import ctypes; from jaxcnn.data import native_stderr; assert native_stderr.is_supported(); "
+        "library = ctypes.CDLL(None); library.on_exit(library.perror, None)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
 
 
 def test_absurd_headers_are_refused_at_once(encoded, smooth_image):

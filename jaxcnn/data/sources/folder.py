@@ -92,11 +92,9 @@ class ImageFiles(Source):
 
 def _size(path: bytes, folder: int) -> int:
     try:
-        return os.stat(path, dir_fd=folder).st_size
-    except FileNotFoundError:
-        return -1  # a link that leads nowhere, which counts as a corrupt image
-    except OSError:
         return retry(lambda: os.stat(path, dir_fd=folder).st_size, os.fsdecode(path))
+    except OSError:
+        return -1  # such as a link that leads nowhere, which counts as a corrupt image
 
 
 def _read(path: str | Path, label: int) -> tuple[bytes, int]:

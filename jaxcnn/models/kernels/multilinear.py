@@ -154,9 +154,15 @@ def _batch(
 
 
 _primitive = Primitive("multilinear")
-_primitive.def_impl(
-    jax.jit(_primitive.bind, static_argnames=("operation", "wanted", "shape", "dtype"))
-)
+_compiled = jax.jit(_primitive.bind, static_argnames=("operation", "wanted", "shape", "dtype"))
+
+
+@_primitive.def_impl
+def _evaluate(*arrays: Any, **params: Any) -> Array:
+    with jax.disable_jit(False):  # otherwise `_compiled` would call this function again
+        return _compiled(*arrays, **params)
+
+
 _primitive.def_abstract_eval(_type)
 ad.primitive_jvps[_primitive] = _jvp
 ad.primitive_transposes[_primitive] = _transpose

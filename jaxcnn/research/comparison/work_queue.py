@@ -91,12 +91,14 @@ def conflicting_workdirs(runs: Sequence[GridRun]) -> list[str]:
         if not has_results or not path.exists():
             continue  # nothing would be lost
         try:
-            changed = configs.forbidden_difference(
-                configs.load_config(path), run.config, any_place=bool(recorded_digests(run.folder))
-            )
+            saved = schema.read_saved_config(path)
+            compared = bool(recorded_digests(run.folder))
         except FileError as error:
             found.append(str(error))
             continue
+        if not saved["model"]["num_classes"]:  # as --print_config prints it; taken from the data
+            saved["model"]["num_classes"] = run.config["model"]["num_classes"]
+        changed = configs.forbidden_difference(saved, run.config, any_place=compared)
         steps = run_files.report_or_empty(run.folder / "report.json").get("step", 0)
         if steps > run.steps:
             changed.append(f"its run has {steps} steps, this one ends at {run.steps}")

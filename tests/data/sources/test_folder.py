@@ -8,6 +8,7 @@ import pytest
 
 from jaxcnn.data import CorruptImage, DataError, display_names, open_data
 from jaxcnn.data.classes import check_same_classes
+from jaxcnn.data.fingerprint import take_fingerprint
 from jaxcnn.data.regular_file import read_regular_file
 from jaxcnn.data.sources import folder as folder_module
 from jaxcnn.printable import printable_name
@@ -65,6 +66,15 @@ def test_names_with_a_dot_first_and_folders_of_the_system_never_count(image_fold
     said = f"left out of {image_folder}/train: 1 beginning with a dot, 1 folder @eaDir, 1 folder __MACOSX"
     assert said in caplog.text
     assert "DS_Store" not in caplog.text
+
+
+def test_an_image_that_cannot_be_opened_is_one_corrupt_image(image_folder):
+    """Also where sizes are taken, before a run."""
+    link = image_folder / "train" / "ant" / "00.jpg"
+    link.symlink_to(link.name)
+    source = open_data(f"folder:{image_folder}").train
+    sizes = take_fingerprint(source).sizes
+    assert [i for i in range(len(source)) if sizes[i] < 0] == [names_of(source).index("ant/00.jpg")]
 
 
 def test_content_decides_where_the_suffix_does_not(image_folder, encoded, smooth_image):

@@ -194,6 +194,14 @@ def test_one_switch_leaves_the_plain_forms(monkeypatch):
         results("no")
 
 
+def test_gradients_do_not_need_jit():
+    (x,) = drawn("float32", (1, 4, 4, 2))
+    gradient = jax.grad(lambda x: (dispatch.max_pool(x, Window(2, 2)) ** 2).sum())
+    with jax.disable_jit():
+        found = gradient(x)
+    assert_allclose(found, quick_jit(gradient)(x), rtol=1e-6)
+
+
 OPERATIONS = {
     "winograd": (lambda x, k: dispatch.convolve(x, k, SAME), [(2, 4, 4, 3), (3, 3, 3, 2)]),
     "max_pool": (lambda x: dispatch.max_pool(x, POOL_IN_MODULE), [(2, 4, 4, 2)]),
