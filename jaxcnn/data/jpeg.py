@@ -8,6 +8,7 @@ from typing import NamedTuple
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from jaxcnn.data import native_stderr
 from jaxcnn.data.errors import CorruptImage
 from jaxcnn.data.limits import BUDGET, check_scans, check_size
 from jaxcnn.data.tensorflow import JpegWindow, decode_jpegs, decode_strictly
@@ -22,6 +23,8 @@ _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _SCAN, _END = 0xDA, 0xD9
 _END_MARKER = b"\xff\xd9"
+# An image has fewer, nearly always.
+_USUAL_SCANS = 20
 # An ICC profile takes 255 segments at most.
 _MAX_SEGMENTS = 10_000
 # Most pixels that one call decodes: they are in memory at the same time.
@@ -62,10 +65,23 @@ def read_header(data: bytes) -> JpegHeader:
             progressive = kind in _PROGRESSIVE
             several = progressive or data[at + 4] != components
             if several:
-                check_scans(data.count(b"\xff\xda", at), height * width)
+                scans = data.count(b"\xff\xda", at)
+                if scans > _USUAL_SCANS:  # perhaps of other images after the end marker
+                    scans = _count_scans(data, at)
+                check_scans(scans, height * width)
             ended = data.rfind(_END_MARKER, at) >= 0
             return JpegHeader(height, width, components, progressive, at, several, ended)
     raise CorruptImage("truncated JPEG: the file ends before its first scan")
+
+
+def _count_scans(data: bytes, position: int) -> int:
+    """The scans from `position` up to the end marker, where decoders stop."""
+    count = 0
+    for marker, _ in _segments(data, position):
+        if marker == _END:
+            break
+        count += marker == _SCAN
+    return count
 
 
 def _segments(data: bytes, position: int) -> Iterator[tuple[int, int]]:
@@ -89,13 +105,13 @@ def complete(data: bytes, header: JpegHeader) -> bytes:
     A file without one is decoded once: if all of its scans are there to the last bit, it is whole.
 
     Raises:
-      CorruptImage: it was cut earlier.
+      CorruptImage: it was cut earlier, or this system does not tell.
     """
     if header.ended:
         return data
     ended = data.removesuffix(b"\xff") + _END_MARKER
     whole = JpegWindow(ended, (0, 0, header.height, header.width), _memory(header, header[:2]))
-    if _has_all_scans(ended, header):
+    if _has_all_scans(ended, header) and native_stderr.is_supported():
         with BUDGET.reserve(whole.memory):
             if not isinstance(decode_strictly(whole), CorruptImage):
                 return ended

@@ -12,7 +12,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from jaxcnn.data import jpeg, limits, tensorflow
+from jaxcnn.data import jpeg, limits, native_stderr, tensorflow
 from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.decode import DecodeTask, decode, decode_many, peek
 from jaxcnn.data.errors import CorruptImage
@@ -135,6 +135,21 @@ def test_absurd_headers_are_refused_at_once(encoded, smooth_image):
     large = data[:at] + (4000).to_bytes(2, "big") * 2 + data[at + 4 : -2] + 20 * last + b"\xff\xd9"
     with pytest.raises(CorruptImage, match="has 30 scans, over the limit of 20 for its 16,000,000"):
         peek(large)
+
+
+def test_scans_after_the_end_marker_do_not_count(encoded, smooth_image):
+    """Phones append other images and films."""
+    data = encoded(smooth_image(60, 60), progressive=True)
+    more = data + 200 * b"\xff\xda\x00\x08"
+    assert peek(more) == (60, 60)
+    assert_array_equal(decode_centre(more), decode_centre(data))
+
+
+def test_a_cut_jpeg_is_corrupt_where_complaints_cannot_be_read(whole, monkeypatch):
+    monkeypatch.setattr(native_stderr, "is_supported", lambda: False)
+    for end in (len(whole) - 2, len(whole) * 3 // 4):
+        with pytest.raises(CorruptImage, match="truncated JPEG"):
+            peek(whole[:end])
 
 
 def test_a_sequential_jpeg_of_many_scans_is_refused_too(encoded, smooth_image):

@@ -1,6 +1,7 @@
 """Which files of a folder are images: those with a known suffix, and others by their first bytes.
 
-Only a file whose suffix is not known is opened, so listing a million of .jpg costs no more than their names.
+Only a file whose suffix is not known is opened, so listing a million of .jpg, or of .json beside them, costs
+no more than their names.
 """
 
 import collections
@@ -14,6 +15,11 @@ from jaxcnn.data.sources.retries import retry
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp"),
     *(".png", ".bmp", ".dib", ".gif", ".webp"),
+)
+# Never images; there may be one beside each image.
+_OTHER_SUFFIXES = (
+    *(".json", ".xml", ".csv", ".md", ".html", ".yaml", ".yml", ".log"),
+    *(".py", ".npy", ".npz", ".db", ".pkl"),
 )
 FORMATS = "JPEG, PNG, GIF, BMP or WebP"
 # Made by systems and archives beside a user's files, with copies or thumbnails of them inside.
@@ -67,7 +73,7 @@ def _search(
     for name in others:
         suffix = os.path.splitext(name)[1].lower()[:20] or "without suffix"
         try:
-            if _begins_like_an_image(os.path.join(folder, name)):
+            if suffix not in _OTHER_SUFFIXES and _begins_like_an_image(os.path.join(folder, name)):
                 images.append(prefix + name)
             else:
                 left_out[suffix] += 1

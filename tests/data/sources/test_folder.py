@@ -77,6 +77,15 @@ def test_an_image_that_cannot_be_opened_is_one_corrupt_image(image_folder):
     assert [i for i in range(len(source)) if sizes[i] < 0] == [names_of(source).index("ant/00.jpg")]
 
 
+def test_files_beside_the_images_are_not_opened(image_folder, caplog, monkeypatch):
+    for i in range(5):
+        (image_folder / f"train/ant/{i}.json").touch()
+        (image_folder / f"train/bee/{i}.XML").touch()
+    monkeypatch.setattr("jaxcnn.data.sources.image_files._first_bytes", lambda _: 1 / 0)
+    assert len(open_data(f"folder:{image_folder}").train) == 15
+    assert f"left out of {image_folder}/train: 5 .json, 5 .xml (" in caplog.text
+
+
 def test_content_decides_where_the_suffix_does_not(image_folder, encoded, smooth_image):
     folder = image_folder / "train" / "ant"
     kinds = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
