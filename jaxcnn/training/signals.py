@@ -36,7 +36,8 @@ class StopSignal:
     ) -> None:
         self.signal, self._answer, self._process_group = "", answer, process_group
         self._before: dict[int, object] = {}
-        self._handled = self._answered = False
+        # Whether a Ctrl-C came, to the main thread and to the listener's; whether a signal was answered.
+        self._handled = self._heard = self._answered = False
         self._listener: _Listener | None = None
 
     def __enter__(self) -> StopSignal:
@@ -56,6 +57,7 @@ class StopSignal:
             if isinstance(outer, StopSignal):  # nested: the outer one gets the signal too
                 outer.signal = outer.signal or self.signal
                 outer._handled |= self._handled
+                outer._heard |= self._heard
                 outer._answered |= self._answered
         if self._listener is not None:
             self._listener.close()
@@ -71,9 +73,10 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self._handled and number == signal.SIGINT:
-            os._exit(130)
-        self._handled = True
+        if number == signal.SIGINT:
+            if self._handled:
+                os._exit(130)
+            self._handled = True
         stop_waiting()
         self.signal = self.signal or signal.Signals(number).name
 
@@ -81,12 +84,15 @@ class StopSignal:
         """Called in the listener's thread, for each signal."""
         if number not in self._before:
             return
-        if self._answered and number == signal.SIGINT:
-            os._exit(130)
+        if number == signal.SIGINT:
+            if self._heard:
+                os._exit(130)
+            self._heard = True
         if not self._answered:
             self._answered = True
             self.signal = self.signal or signal.Signals(number).name
-            _tell(f"\n{self.signal}: {self._answer} (Ctrl-C again exits at once)\n")
+            again = "again" if number == signal.SIGINT else "twice"
+            _tell(f"\n{self.signal}: {self._answer} (Ctrl-C {again} exits at once)\n")
             self._process_group.request_stop(self.signal)
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import os
 import signal
 import threading
 from unittest import mock
@@ -12,7 +13,7 @@ from jaxcnn.cli.main import main
 from jaxcnn.data.threads import PoolClosed, ThreadPool, busy_threads
 from jaxcnn.evaluation import run_protocol
 from jaxcnn.files import WriteError
-from jaxcnn.training import Stopped, run, run_setup
+from jaxcnn.training import Stopped, run, run_setup, signals
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.loop import save_before
 from jaxcnn.training.metrics_writer import MetricsWriter
@@ -56,6 +57,24 @@ def test_a_stop_in_training_does_not_wait_for_a_read_that_hangs(tmp_path, monkey
     assert busy_threads()
     assert not release.is_set()
     assert int(state_of(tmp_path).step) == 3
+
+
+def test_only_a_second_interrupt_exits_at_once(monkeypatch):
+    """Not a first one after another signal: a batch system may send both."""
+    exits, answered = [], threading.Semaphore(0)
+    monkeypatch.setattr(os, "_exit", exits.append)
+    answer = signals.StopSignal._answer_signal
+
+    def counted(self, number):
+        answer(self, number)
+        answered.release()
+
+    monkeypatch.setattr(signals.StopSignal, "_answer_signal", counted)
+    with signals.StopSignal():
+        for name, codes in (("TERM", set()), ("INT", set()), ("INT", {130})):
+            send(name)
+            answered.acquire()
+            assert set(exits) == codes
 
 
 def test_a_stop_in_an_evaluation_does_not_wait_for_a_read_that_hangs(
