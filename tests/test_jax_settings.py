@@ -90,6 +90,7 @@ def test_a_context_manager_around_a_run_is_an_error():
 
 
 def test_changed_settings_are_named(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # the tests themselves may be run with some
     before = recorded_settings()
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     with jax.default_matmul_precision("bfloat16"):
