@@ -83,8 +83,10 @@ class Prefetcher:
             self._process_group.run_on_all(raise_failure)
         except Exception as failure:
             return failure
-        by = self._stop_signal.signal or self._process_group.stop_requested()
-        return Stopped(by or "a signal to another process")
+        reasons = [
+            reason for reason in self._process_group.gather(self._stop_signal.reason()) if reason
+        ]
+        return Stopped(reasons[0] if reasons else "a signal to another process")
 
     def _put_next(self) -> dict[str, Any]:
         return jax.block_until_ready(self._experiment.placement.put_batch(next(self._batches)))

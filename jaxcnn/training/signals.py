@@ -68,8 +68,13 @@ class StopSignal:
         Processes do not see the signal at the same moment: in several processes, call this inside
         `ProcessGroup.run_on_all`, which makes them fail together.
         """
-        if reason := self.signal or self._process_group.stop_requested():
+        if reason := self.reason() or self._process_group.stop_requested():
             raise Stopped(reason)
+
+    def reason(self) -> str:
+        """The signal that this process got, or ''; with the process unless it is the first, which reports."""
+        index = self._process_group.index
+        return f"{self.signal} of process {index}" if self.signal and index else self.signal
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
