@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from jaxcnn.files import (
     writing,
 )
 from jaxcnn.parallel import ProcessGroup
+from jaxcnn.training.run_files import RESULT
 
 _LOGGER = logging.getLogger("jaxcnn")
 
@@ -39,15 +39,7 @@ KINDS = {
         "learning_rate": float,
         "images_per_second": float,
     },
-    "eval": {
-        **EVENT,
-        "protocol": str,
-        "split": str,
-        "n": int,
-        "top1": float,
-        "top5": float,
-        "loss": numbers.Real,
-    },
+    "eval": {**EVENT, **RESULT},
 }
 
 

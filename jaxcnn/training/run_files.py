@@ -27,16 +27,16 @@ START = {
     "data?": {"train": str, "evaluation": str},
     "accepted_changes?": [str],
 }
-ROW = {
-    "step": int,
+# Of an evaluation, in report.json and in metrics.jsonl.
+RESULT = {
     "protocol": str,
     "split": str,
     "n": int,
     "top1": float,
     "top5": float,
     "loss": numbers.Real,
-    "images?": str,
 }
+ROW = {"step": int, **RESULT, "images?": str}
 REPORT = {
     "results": [ROW],
     "step": int,
