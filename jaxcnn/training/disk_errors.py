@@ -6,16 +6,11 @@ import errno
 import re
 
 from jaxcnn.data.sources.retries import TRANSIENT
+from jaxcnn.file_errors import disk_advice
 
 # Of this process's limits and rights, or of a network file system that may answer again later. EIO is not
 # among them: a disk's bad block stays bad.
 _LIMITS = {errno.EACCES, errno.EPERM} | TRANSIENT - {errno.EIO}
-_ADVICE = {
-    errno.ENOSPC: "the disk is full: make room on it, or choose another --workdir",
-    errno.EDQUOT: "your quota is used up: make room, or choose another --workdir",
-    errno.EFBIG: "files of this size are not allowed here (`ulimit -f`): raise the limit",
-    errno.EMFILE: "this process may not open so many files (`ulimit -n`): raise the limit",
-}
 
 
 def error_number(error: BaseException) -> int | None:
@@ -35,8 +30,10 @@ def write_advice(error: BaseException) -> str:
     """What to do if `error` came from writing."""
     if "can't start new thread" in str(error):
         return "no more threads may be started (`ulimit -u`, or a container's pids limit): raise the limit"
-    general = "mend what the message names, or choose another --workdir"
-    return _ADVICE.get(error_number(error) or 0, general)
+    number = error_number(error)
+    if number is None:
+        return "mend what the message names, or choose another --workdir"
+    return f"{disk_advice(OSError(number, ''))}, or choose another --workdir"
 
 
 def short(error: BaseException) -> str:

@@ -343,7 +343,7 @@ def test_a_start_proves_that_a_save_can_be_read_back(tmp_path, monkeypatch):
     [
         (OSError(errno.ENOSPC, "No space left on device", "x"), "the disk is full"),
         (ValueError("Failed to write: No space left [os_error_code='28']"), "the disk is full"),
-        (OSError(errno.EIO, "Input/output error", "x"), "mend what the message names"),
+        (OSError(errno.EIO, "Input/output error", "x"), "check the disk or the network"),
         (OSError(errno.EDQUOT, "Disk quota exceeded", "x"), "quota"),
     ],
 )

@@ -369,12 +369,13 @@ def test_a_healthy_run_prints_nothing_to_stderr(tmp_path):
 
 @pytest.mark.slow
 def test_main_exits_with_1_on_a_full_disk(tmp_path):
-    """A limit on file size fails the same write as a full disk."""
+    """A limit on file size fails the same write as a full disk; the message names that limit instead."""
     process = start_main(*arguments(epochs=1), f"--workdir={tmp_path / 'run'}", kilobytes="100")
     shown = process.communicate(timeout=300)[0]
     assert process.returncode == 1, shown
     assert "could not be written" in shown
-    assert "make room on the disk" in shown
+    assert "File too large" in shown
+    assert "raise it (ulimit -f)" in shown
 
 
 @pytest.mark.parametrize(
