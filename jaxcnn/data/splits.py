@@ -84,8 +84,6 @@ def open_data(
     Raises:
       DataError: the data are missing or cannot be used; the message says what to do.
     """
-    if (image_key or label_key) and not source.startswith("tfds:"):
-        raise DataError(f"data.image_key and data.label_key are for tfds:NAME, not for {source}")
     opened = _open(source, data_dir, (train_split, eval_split), (image_key, label_key))
     train, evaluation, eval_split, origin, note = opened
     if eval_split == train_split:
@@ -112,6 +110,8 @@ def open_data(
 def _open(source: str, data_dir: str, splits: tuple[str, str], keys: tuple[str, str]) -> Opened:
     kind, _, argument = source.partition(":")
     train_split, eval_split = splits
+    if any(keys) and kind != "tfds":
+        raise DataError(f"data.image_key and data.label_key are for tfds:NAME, not for {source}")
     if kind == "tfds" and argument:
         if argument == "digits":  # needs no download
             root = _prepare_digits(data_dir)

@@ -29,25 +29,6 @@ from jaxcnn.training.retention import Retention
 from jaxcnn.training.train_state import TrainState, describe_leaves
 
 
-@dataclasses.dataclass(frozen=True)
-class CheckpointConfig:
-    """When states are saved and how many are kept. The end of a run and a stop always save.
-
-    Attributes:
-        every_epochs: epochs between saves.
-        keep: number of latest checkpoints kept, in addition to the best one on `data.held_out` images.
-    """
-
-    every_epochs: float = 1.0
-    keep: int = 2
-
-    def __post_init__(self) -> None:
-        if self.every_epochs <= 0:
-            raise ValueError(f"every_epochs must be above 0, got {self.every_epochs}")
-        if self.keep < 1:
-            raise ValueError(f"keep must be at least 1, got {self.keep}")
-
-
 class Checkpoints:
     """The checkpoints of one workdir. Saves are asynchronous; `close` waits for the last one.
 
@@ -111,15 +92,13 @@ class Checkpoints:
         step, primary = int(state.step), self._process_group.run_on_primary
         if step == self._last:
             return
-        if primary(lambda: step in self.steps()):
-            if best is None or step in self._retention.top1:
-                return
-            primary(lambda: self._check_space(step, state))
-            # A stop saved it before the held-out images were evaluated.
+        exists = primary(lambda: step in self.steps())
+        if exists and (best is None or step in self._retention.top1):
+            return
+        primary(lambda: self._check_space(step, state))
+        if exists:  # a stop saved it before the held-out images were evaluated
             primary(lambda: files.move_replaced(self.folder, step))
             self._manager.reload()
-        else:
-            primary(lambda: self._check_space(step, state))
         sums = checksums.merge(
             self._process_group.gather_results(lambda: checksums.local_checksums(state))
         )

@@ -104,11 +104,7 @@ def conclude(run: Run, step: int, best: Mapping[str, Any] | None) -> dict[str, A
     path, seconds = folder / "report.json", run.step_metrics.seconds()
     before, events = recover_report(path), recover_events(folder / "metrics.jsonl")
     before["results"] = [row for row in before["results"] if evaluator.is_current(row)]
-    accepted = [
-        {"step": start.get("step", 0), "changes": start["accepted_changes"]}
-        for start in read_starts(folder / "run.json")
-        if start.get("accepted_changes")
-    ]
+    accepted = _accepted_changes(folder / "run.json")
     reported = {(row["protocol"], row["split"], row["step"]) for row in before["results"]}
     rates = [e["images_per_second"] for e in events if e["kind"] == "train"]
     report = write_report(
@@ -134,23 +130,41 @@ def conclude(run: Run, step: int, best: Mapping[str, Any] | None) -> dict[str, A
     )
     title = f"{config['model']['name']} on {config['data']['source']}"
     draw_curves(events, folder / "curves.png", title)
+    run.console.line("\n".join(_last_lines(run, report, step, best)))
+    return report
+
+
+def _accepted_changes(path: Path) -> list[dict[str, Any]]:
+    """The changes of the data that starts of the run accepted, with their steps."""
+    return [
+        {"step": start.get("step", 0), "changes": start["accepted_changes"]}
+        for start in read_starts(path)
+        if start.get("accepted_changes")
+    ]
+
+
+def _last_lines(
+    run: Run, report: Mapping[str, Any], step: int, best: Mapping[str, Any] | None
+) -> list[str]:
+    """Results, what was unusual, and the next command."""
+    folder, corrupt = run.folder, run.evaluator.corrupt
     lines = ["", *(result_text(row) for row in report["results"])]
     if best:
         lines.append(f"best on held-out images: step {best['step']:,}, top-1 {best['top1']:.2%}")
     lines += [
         f"the data changed at step {one['step']:,}, which was accepted: {'; '.join(one['changes'])}"
-        for one in accepted
+        for one in report.get("accepted_changes", ())
     ]
-    if evaluator.corrupt:
-        lines.append(f"{len(evaluator.corrupt)} corrupt images (report.json names them)")
+    if corrupt:
+        lines.append(f"{len(corrupt)} corrupt images (report.json names them)")
     short = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     workdir = shell_quote(f"--workdir={short}")
-    lines += [
-        f"step {step:,} in {duration(seconds)}; report.json, metrics.jsonl and curves.png are in {folder}",
+    return [
+        *lines,
+        f"step {step:,} in {duration(report['seconds'])}; report.json, metrics.jsonl and curves.png are in "
+        f"{folder}",
         f"Next: classify an image\n  jaxcnn predict {workdir} IMAGE.jpg",
     ]
-    run.console.line("\n".join(lines))
-    return report
 
 
 def result_text(row: Mapping[str, Any]) -> str:

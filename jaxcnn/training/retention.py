@@ -1,10 +1,29 @@
-"""Which checkpoints stay."""
+"""When checkpoints are saved, and which of them stay."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When states are saved and how many are kept. The end of a run and a stop always save.
+
+    Attributes:
+        every_epochs: epochs between saves.
+        keep: number of latest checkpoints kept, in addition to the best one on `data.held_out` images.
+    """
+
+    every_epochs: float = 1.0
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        if self.every_epochs <= 0:
+            raise ValueError(f"every_epochs must be above 0, got {self.every_epochs}")
+        if self.keep < 1:
+            raise ValueError(f"keep must be at least 1, got {self.keep}")
 
 
 @dataclasses.dataclass

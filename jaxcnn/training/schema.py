@@ -15,10 +15,10 @@ from jaxcnn.losses import Objective
 from jaxcnn.models import NETS
 from jaxcnn.parallel import Parallelism
 from jaxcnn.preprocessing import Augment
-from jaxcnn.training.checkpoint import CheckpointConfig
 from jaxcnn.training.ema import WeightAverage
 from jaxcnn.training.metrics_writer import LogConfig
 from jaxcnn.training.optimizer import OPTIMIZERS
+from jaxcnn.training.retention import CheckpointConfig
 from jaxcnn.training.schedules import SCHEDULES
 from jaxcnn.training.train_state import InitConfig
 

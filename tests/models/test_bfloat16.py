@@ -15,27 +15,12 @@ from jaxcnn.models.window import Window, same
 from tests.models.narrow import picture, quick_jit, random_variables, short_googlenet
 
 # Name -> (layer, its input's shape, whether the input is a padded feature map).
+BIASED = {"kernel_init": nn.initializers.zeros, "dtype": "bfloat16", "bias": 1.0}
 LAYERS = {
-    "conv": (
-        Conv(4, same(1), nn.initializers.zeros, dtype="bfloat16", bias=1.0),
-        (4, 20, 20),
-        False,
-    ),
-    "locally_connected": (
-        LocallyConnected(4, same(1), nn.initializers.zeros, dtype="bfloat16", bias=1.0),
-        (1000, 1, 1),
-        False,
-    ),
-    "fully_connected": (
-        FullyConnected(4, Window(1), nn.initializers.zeros, dtype="bfloat16", bias=1.0),
-        (1000, 1, 1),
-        False,
-    ),
-    "sliding": (
-        FullyConnected(4, Window(2), nn.initializers.zeros, dtype="bfloat16", bias=1.0),
-        (4, 20, 20),
-        True,
-    ),
+    "conv": (Conv(4, same(1), **BIASED), (4, 20, 20), False),
+    "locally_connected": (LocallyConnected(4, same(1), **BIASED), (1000, 1, 1), False),
+    "fully_connected": (FullyConnected(4, Window(1), **BIASED), (1000, 1, 1), False),
+    "sliding": (FullyConnected(4, Window(2), **BIASED), (4, 20, 20), True),
 }
 
 
