@@ -155,6 +155,26 @@ def test_a_flipped_bit_is_noticed_named_and_never_costs_the_good_checkpoint(save
         assert checkpoints.notices == []
 
 
+def test_the_checkpoint_that_a_run_went_on_from_stays_without_being_the_best(tmp_path):
+    like = random_state(0)
+    with opened(tmp_path) as checkpoints:
+        for step in (8, 16):
+            checkpoints.save(random_state(step), {})
+            checkpoints.wait()
+    flip(largest(tmp_path / "checkpoints" / "16"))
+    with opened(tmp_path, keep=1) as checkpoints:
+        assert int(checkpoints.restore(like)[0].step) == 8
+        for later in (24, 32):
+            checkpoints.save(random_state(later), {})
+        checkpoints.wait()
+        assert checkpoints.steps() == [8, 32]
+    with opened(tmp_path, keep=1) as checkpoints:  # a later start, which read step 32
+        assert int(checkpoints.restore(like)[0].step) == 32
+        checkpoints.save(random_state(40), {})
+        checkpoints.wait()
+        assert checkpoints.steps() == [40]
+
+
 def _swap(folder, other):
     kept = folder.read_bytes()
     folder.write_bytes(other.read_bytes())
