@@ -27,7 +27,7 @@ GROUPS = [
         "limits",
         "printable",
     },
-    {"evaluation"},
+    {"evaluation", "weights"},
     {"training"},
     {"planning"},
     {"research"},
@@ -43,7 +43,9 @@ ONE_PLACE = {
     "orbax": ("training/checkpoint.py", True),
 }
 # Optional or slow to import: only inside the function that needs them.
-INSIDE_FUNCTIONS = ("torch", "torchvision", "keras", "onnx", "h5py", "sklearn", "matplotlib")
+INSIDE_FUNCTIONS = (
+    "torch", "torchvision", "keras", "onnx", "h5py", "scipy", "sklearn", "matplotlib",
+)  # fmt: skip
 
 FILES = {
     ".".join(["jaxcnn", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(

@@ -1,0 +1,1 @@
+"""What other programs call the arrays of the nets, as data: one module per program."""
