@@ -1,0 +1,40 @@
+"""Mean images of other programs, as jaxcnn's: RGB, channels last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from jaxcnn.files import FileError
+
+
+def read_mean_image(path: Path, image_size: int) -> Float32[np.ndarray, "S S 3"]:
+    """The mean image in a file: Caffe's .binaryproto, or its .npy (BGR, channels first).
+
+    Raises:
+        FileError: it is not a square mean image of at least the net's image size.
+    """
+    advice = (
+        "give Caffe's imagenet_mean.binaryproto or ilsvrc_2012_mean.npy, or leave --mean_image out"
+    )
+    if path.suffix == ".npy":
+        try:
+            image = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise FileError(path, f"is not a .npy file ({error})", advice) from error
+    else:
+        problem = "is no mean image that jaxcnn reads"
+        raise FileError(path, problem, advice)
+    if image.ndim != 3 or image.shape[0] != 3 or image.shape[1] != image.shape[2]:
+        raise FileError(
+            path, f"has the shape {list(image.shape)}, expected [3, S, S] in BGR", advice
+        )
+    if image.shape[1] < image_size:
+        problem = f"has a side of {image.shape[1]}, and the net reads images of {image_size}"
+        raise FileError(path, problem, advice)
+    found = np.ascontiguousarray(image[::-1].transpose(1, 2, 0), np.float32)
+    if not (np.isfinite(found).all() and found.min() >= 0 and found.max() <= 255):
+        raise FileError(path, "has values that are not in 0..255", advice)
+    return found
