@@ -16,6 +16,7 @@ from jaxcnn.files import user_path
 if TYPE_CHECKING:
     from jaxcnn.research.evaluate_run import FinishedRun
     from jaxcnn.training.console import Console
+    from jaxcnn.weights import Choices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,39 @@ def add_data_overrides(parser: argparse.ArgumentParser) -> None:
 def add_batch_size(parser: argparse.ArgumentParser, default: int = 32) -> None:
     help_text = "crops per batch (%(default)s)"
     parser.add_argument("--batch_size", type=at_least(1), default=default, help=help_text)
+
+
+def add_weights_choices(parser: argparse.ArgumentParser) -> None:
+    """What a user says about a weights file of another program; `weights_choices` reads it."""
+    add = parser.add_argument
+    help_text = "where weights come from that are not recognised: oxford, torchvision, keras, ..."
+    add("--source", default="", help=help_text)
+    add("--net", default="", help="'NAME KEY=VALUE ...': which net, if a file fits several")
+    help_text = "file of class names, one per line, for weights that are not for ImageNet's 1000"
+    add("--classes", type=path, default=None, help=help_text)
+    help_text = "leave out the first output, a background class"
+    add("--drop_background", action="store_true", help=help_text)
+
+
+def weights_choices(options: argparse.Namespace) -> Choices:
+    """The options of `add_weights_choices`, and --mean and --mean_image where a command has them.
+
+    Raises:
+        UsageError: an unknown source. FileError: the file of class names cannot be read.
+    """
+    from jaxcnn.files import read_lines
+    from jaxcnn.weights import Choices
+    from jaxcnn.weights.sources import SOURCES
+
+    if options.source:
+        choose("source", [options.source], list(SOURCES))
+    mean, mean_image = getattr(options, "mean", None), getattr(options, "mean_image", "")
+    if mean is not None and mean_image:
+        raise UsageError("--mean and --mean_image are two means: give one of them")
+    names: tuple[str, ...] = ()
+    if options.classes:
+        names = read_lines(options.classes, advice="write one class name per line, in UTF-8")
+    return Choices(options.source, options.net, names, mean, mean_image, options.drop_background)
 
 
 def add_images(parser: argparse.ArgumentParser, default: int, what: str) -> None:

@@ -25,7 +25,7 @@ from jaxcnn.streams import SafeStream, protect_standard_streams, safe
 # In the order of use; each is a module of this package.
 COMMANDS = (
     "prepare", "statistics", "check", "plan", "summary", "views", "train", "chain", "compare",
-    "evaluate", "fuse", "table", "predict", "figures", "bench", "completion",
+    "inspect", "evaluate", "fuse", "table", "predict", "figures", "bench", "completion",
 )  # fmt: skip
 # Commands whose steps allocate gigabytes on a CPU.
 LARGE = ("train", "chain", "compare", "evaluate", "table", "bench")
