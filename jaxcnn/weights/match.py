@@ -66,7 +66,7 @@ def match(file: WeightsFile, net: str = "", known: Mapping[str, Any] | None = No
     """
     wanted = read_net(net) if net else {}
     candidates = sorted((_candidate(form, file) for form in FORMS), key=lambda c: c.score)
-    whole = [c for c in candidates if not c.missing and not c.extra]
+    whole = [c for c in candidates if not c.missing and not c.extra and _in_order(c.form, file)]
     for fields in (known or {}, wanted):
         agreeing = [c for c in whole if not disagreements(c.form, fields)]
         whole = agreeing if agreeing or fields is wanted else whole
@@ -108,6 +108,13 @@ def _candidate(form: Form, file: WeightsFile) -> _Candidate:
     return _Candidate(
         dataclasses.replace(form, places=places), tuple(missing), tuple(extra), dropped
     )
+
+
+def _in_order(form: Form, file: WeightsFile) -> bool:
+    """Whether the file's layers have the order of the form's net, or say nothing of it."""
+    layers = list(file.facts.get("layers", ()))
+    places = [layers.index(name) for name in form.layer_order if name in layers]
+    return len(places) < len(form.layer_order) or places == sorted(places)
 
 
 def _module(place: Place) -> str:

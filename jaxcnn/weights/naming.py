@@ -44,9 +44,12 @@ class Form:
         places: of every parameter of the net; those of GoogLeNet's auxiliary heads only if the program
             trains them. A file may lack all of an auxiliary head.
         dropped: regular expression of a tensor name -> why tensors of that name are left out.
+        layer_order: two layers of the program, in their order in this net, where only that distinguishes it
+            from another; () for none.
     """
 
     program: str
     model: Mapping[str, Any]
     places: tuple[Place, ...]
     dropped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    layer_order: tuple[str, ...] = ()

@@ -1,5 +1,6 @@
 """What other programs call the arrays of the nets, as data: one module per program."""
 
+from jaxcnn.weights.names import caffe, keras, torchvision
 from jaxcnn.weights.naming import Form
 
-FORMS: tuple[Form, ...] = ()
+FORMS: tuple[Form, ...] = (*torchvision.forms(), *caffe.forms(), *keras.forms())
