@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,6 +79,38 @@ def load_tfds() -> Any:
         warnings.simplefilter("ignore")
         import tensorflow_datasets as tfds
     return tfds
+
+
+class Checkpoint:
+    """A TensorFlow checkpoint, of version 1 (one file) or 2 (PREFIX.index and its data).
+
+    Attributes:
+      shapes: of its variables by name.
+      dtypes: of its variables; those of texts are left out of both.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        """Reads names and shapes. Raises ValueError, as `read`, with what TensorFlow says."""
+        tf = load_tensorflow()
+        with _checkpoint_errors():
+            self._reader = tf.train.load_checkpoint(prefix)
+            dtypes = self._reader.get_variable_to_dtype_map()
+            shapes = self._reader.get_variable_to_shape_map()
+        self.dtypes = {n: np.dtype(t.as_numpy_dtype) for n, t in dtypes.items() if t != tf.string}
+        self.shapes = {name: tuple(shapes[name]) for name in sorted(self.dtypes)}
+
+    def read(self, name: str) -> np.ndarray:
+        with _checkpoint_errors():
+            return self._reader.get_tensor(name)
+
+
+@contextlib.contextmanager
+def _checkpoint_errors() -> Iterator[None]:
+    try:
+        yield
+    except (load_tensorflow().errors.OpError, RuntimeError, ValueError, TypeError) as error:
+        text = str(error).strip() or type(error).__name__
+        raise ValueError(text.splitlines()[0][:200]) from error
 
 
 @functools.cache
