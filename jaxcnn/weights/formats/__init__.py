@@ -15,7 +15,7 @@ from jaxcnn.files import FileError, disk_advice
 from jaxcnn.weights.tensors import WeightsFile
 
 # Modules of this folder, in the order in which they are asked. A format is one row and one module.
-FORMATS: tuple[str, ...] = ()
+FORMATS: tuple[str, ...] = ("safetensors",)
 HEAD = 4096
 
 
