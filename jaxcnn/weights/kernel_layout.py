@@ -10,11 +10,13 @@ A bias has the layout 'O'; axes of length one around it do not count.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
 
 AXES = "HWIO"
+_BLOCK = 2**21  # bytes; a transposition stays in the processor's cache
 
 
 @cache
@@ -62,6 +64,16 @@ def to_stored(array: np.ndarray, layout: str) -> np.ndarray:
     rest = [i for i in range(4) if i not in there]  # of length one
     moved = array.transpose(there + rest)
     return np.ascontiguousarray(moved.reshape(stored_shape(layout, array.shape)))
+
+
+def stored_blocks(array: np.ndarray, layout: str) -> Iterator[np.ndarray]:
+    """What `to_stored` gives, in blocks of its rows of some megabytes: a writer of files needs no second copy
+    of a large kernel. The layout begins with O."""
+    assert layout.startswith("O"), layout
+    outputs = array.shape[-1]
+    step = max(1, _BLOCK * outputs // max(1, array.nbytes))
+    for start in range(0, outputs, step):
+        yield to_stored(array[..., start : start + step], layout)
 
 
 def _sizes(shape: tuple[int, ...]) -> dict[str, int]:
