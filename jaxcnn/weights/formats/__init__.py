@@ -1,22 +1,60 @@
 """File formats: each module reads the headers of one, and its arrays when they are asked for.
 
-A module has `TITLE`; `recognises(path, head)`, whether a file with these first bytes may be of its format;
-and `read(path)`, which returns a WeightsFile or raises FileError.
+A format is a row of FORMATS and two functions of its module, which is imported when the row is asked:
+`sniff(path, head)`, whether a file with these first bytes is of the format, and `read(path)`, which returns a
+WeightsFile or raises FileError.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from jaxcnn.files import FileError, disk_advice
 from jaxcnn.weights.tensors import WeightsFile
 
-# Modules of this folder, in the order in which they are asked. A format is one row and one module.
-FORMATS: tuple[str, ...] = ("safetensors",)
 HEAD = 4096
+
+
+class Format(NamedTuple):
+    """A kind of file.
+
+    Attributes:
+        title: for the list of what is read; '' for a file without weights, whose `read` says what it is.
+        module: of this folder.
+        sniff, read: names of its functions.
+    """
+
+    title: str
+    module: str
+    sniff: str = "recognises"
+    read: str = "read"
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        return self._function(self.sniff)(path, head)
+
+    def open(self, path: Path) -> WeightsFile:
+        return self._function(self.read)(path)
+
+    def _function(self, name: str) -> Callable:
+        return getattr(importlib.import_module(f"{__name__}.{self.module}"), name)
+
+
+# In the order in which they are asked: signatures first, protocol buffers, which have none, last.
+FORMATS: dict[str, Format] = {
+    "safetensors": Format("safetensors (.safetensors)", "safetensors"),
+    "tf_checkpoint": Format(
+        "TensorFlow checkpoint (.ckpt, or its .index)",
+        "tf_checkpoint", "is_tf_checkpoint", "read_tf_checkpoint",
+    ),
+    "mean_image": Format("", "caffe", "is_mean_image", "refuse_mean_image"),
+    "prototxt": Format("", "caffe", "is_prototxt", "refuse_prototxt"),
+    "caffemodel": Format("Caffe (.caffemodel)", "caffe", "is_caffemodel", "read_caffemodel"),
+    "onnx": Format("ONNX (.onnx)", "onnx_file", "is_onnx", "read_onnx"),
+}  # fmt: skip
 
 
 def open_weights(path: Path) -> WeightsFile:
@@ -25,17 +63,13 @@ def open_weights(path: Path) -> WeightsFile:
     Raises:
         FileError: it is missing, damaged, or of no format that is read.
     """
-    titles = "; ".join(_module(name).TITLE for name in FORMATS)
+    titles = "; ".join(row.title for row in FORMATS.values() if row.title)
     advice = f"give one of these: {titles}"
     head = _head(path, advice)
-    for name in FORMATS:
-        if _module(name).recognises(path, head):
-            return _module(name).read(path)
+    for row in FORMATS.values():
+        if row.recognises(path, head):
+            return row.open(path)
     raise FileError(path, "is no weights file that jaxcnn reads" if head else "is empty", advice)
-
-
-def _module(name: str) -> Any:
-    return importlib.import_module(f"{__name__}.{name}")
 
 
 def _head(path: Path, advice: str) -> bytes:
