@@ -21,9 +21,9 @@ from jaxcnn.file_errors import FileError, WriteError, disk_advice, system_error,
 from jaxcnn.file_shapes import Arrays, Shape, arrays_misfit, is_deep, misfit
 
 __all__ = [
-    "FileError", "WriteError", "atomic_file", "copy_file", "disk_advice", "parse_json", "read_arrays",
-    "read_bytes", "read_json", "read_lines", "read_text", "set_aside", "system_error", "user_path",
-    "write_arrays", "write_figure", "write_text", "writing",
+    "FileError", "WriteError", "atomic_file", "atomic_output", "copy_file", "disk_advice", "parse_json",
+    "read_arrays", "read_bytes", "read_json", "read_lines", "read_text", "set_aside", "system_error",
+    "user_path", "write_arrays", "write_figure", "write_text", "writing",
 ]  # fmt: skip
 
 # No file that is read whole is larger; metrics.jsonl has 250 bytes an event.
@@ -48,6 +48,25 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             with contextlib.suppress(OSError):
                 os.unlink(file.name)
             raise
+
+
+@contextlib.contextmanager
+def atomic_output(path: Path) -> Iterator[Path]:
+    """The path of a file or folder to make, which becomes `path` at the end. Makes the folder around it.
+
+    Raises:
+        FileExistsError: `path` exists; it is not overwritten.
+        WriteError: `path` cannot be made.
+    """
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists, and nothing is overwritten; give another path")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        around = tempfile.TemporaryDirectory(prefix=".jaxcnn-", dir=path.parent)
+    with around as folder:
+        yield Path(folder, path.name)
+        with writing(path):
+            os.rename(Path(folder, path.name), path)
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:

@@ -38,6 +38,8 @@ GROUPS = [
 ONE_PLACE = {
     "tensorflow": ("data/tensorflow.py", False),
     "tensorflow_datasets": ("data/tensorflow.py", False),
+    # It imports TensorFlow, which data/tensorflow.py has to configure first.
+    "jax.experimental.jax2tf": ("weights/programs/savedmodel.py", False),
     "flax.linen": ("models", True),
     "clu": ("training/metrics_writer.py", False),
     "orbax": ("training/checkpoint.py", True),

@@ -3,10 +3,14 @@
 Every operation has a plain form, XLA's, and forms that are faster on one platform (the other files of this
 folder). The choice is part of the compiled program (`lax.platform_dependent`). Derivatives choose their forms
 in the same way (multilinear.py), and keep an operation's inputs, and of max-pools the output.
-The environment variable JAXCNN_KERNELS=off, read when a function is traced, selects the plain forms.
+The environment variable JAXCNN_KERNELS=off, read when a function is traced, selects the plain forms, as
+`plain_forms` does.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import cache, partial
 
 import jax
@@ -23,14 +27,30 @@ SWITCH = "JAXCNN_KERNELS"
 # The first layers of AlexNet and GoogLeNet read an image's three channels.
 IMAGE_CHANNELS = 4
 SAME_3X3 = same(3)
+_PLAIN = ContextVar("plain_forms", default=False)
 
 
 def enabled() -> bool:
     """Whether platform-specific forms are used; a ValueError unless the variable is 'on' or 'off'."""
+    if _PLAIN.get():
+        return False
     value = os.environ.get(SWITCH, "on")
     if value not in ("on", "off"):
         raise ValueError(f"{SWITCH}={value!r}: set it to 'on' (the default) or 'off'")
     return value == "on"
+
+
+@contextlib.contextmanager
+def plain_forms() -> Iterator[None]:
+    """What is traced inside takes the plain forms: they allow a batch of any size, and suit every platform.
+
+    A jitted function keeps what was traced first: give a function of its own to a jit inside.
+    """
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
 
 
 def convolve(

@@ -1,0 +1,131 @@
+"""Write a trained net as a program that runs without jaxcnn.
+
+formats:
+  stablehlo    a folder for JAX, on CPU, CUDA and TPU; program.json in it says how to run it
+  savedmodel   a folder for TensorFlow
+
+A program takes images as they are, uint8 RGB [any number, height, width, 3], and puts out probabilities;
+with --features the output of a layer instead, with --dense the score map of images of one size. It computes
+in float32. It is read again and run on two images: an error if it does not give what jaxcnn gives.
+
+example: jaxcnn export RUN --format=stablehlo --out=PATH
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxcnn.cli.arguments import Output, add_json, path
+from jaxcnn.cli.exit_codes import UsageError
+
+if TYPE_CHECKING:
+    from jaxcnn.training.load_run import Loaded
+    from jaxcnn.weights.programs.program import Program
+
+KEPT = "nothing is written"
+FORMATS = ("stablehlo", "savedmodel")  # keys of EXPORT_FORMATS, which takes a second to import
+TWICE = (0, 0)  # twice the net's image_size
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("run", type=path, help="folder of a trained run")
+    add("--format", required=True, choices=FORMATS, help="what to write")
+    add("--out", type=path, required=True, help="file or folder to make; it must not exist")
+    add("--features", default="", metavar="LAYER", help="put out this layer: fc7, inception_5b")
+    help_text = "score map of images of this size (twice the net's image_size)"
+    add("--dense", type=sides, nargs="?", const=TWICE, metavar="HEIGHT,WIDTH", help=help_text)
+    add("--step", type=int, default=None, help="step of the checkpoint (the newest)")
+    add_json(parser)
+
+
+def sides(text: str) -> tuple[int, int]:
+    """A type of argument: height and width."""
+    try:
+        height, width = map(int, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected numbers such as 384,512; got {text!r}. Only the number of images may be any"
+        ) from None
+    return height, width
+
+
+def run(options: argparse.Namespace) -> Output:
+    if os.path.lexists(options.out):
+        raise UsageError(f"{options.out} exists, and nothing is overwritten; give another --out")
+    import jaxcnn
+    from jaxcnn.training.console import Console
+    from jaxcnn.training.signals import StopSignal
+    from jaxcnn.weights.exports import export_program
+
+    console, began = Console(), time.monotonic()
+    with StopSignal("leaving after this step") as stop_signal:
+
+        def progress(text: str) -> None:
+            stop_signal.check()
+            console.progress(text, last=True)
+
+        loaded = jaxcnn.load(options.run, options.step)
+        program = _program(loaded, options)
+        height, width = program.size
+        title = f"{program.what} of {height} x {width} images"
+        console.line(f"{options.run.name}, step {loaded.step}: {title}")
+        if loaded.net.dtype != program.net.dtype:
+            console.line(f"it computes in float32, where the run computes in {loaded.net.dtype}")
+        origin = {"run": options.run.name, "step": loaded.step}
+        reference = _reference(loaded, program)
+        found = export_program(program, options.format, options.out, reference, origin, progress)
+    size = _bytes(options.out)
+    console.line(
+        f"ran on 2 images: differs from jaxcnn by {found.deviations:.1e} of the standard deviation"
+    )
+    seconds = time.monotonic() - began
+    record = {
+        "path": str(options.out),
+        "format": options.format,
+        "what": program.what,
+        "bytes": size,
+        "difference": found.deviations,
+    }
+    text = f"{options.out}: {options.format}, {size:,} bytes, in {seconds:.1f} s"
+    return Output(record, text)
+
+
+def _program(loaded: Loaded, options: argparse.Namespace) -> Program:
+    from jaxcnn.weights.programs.program import make_program
+
+    dense = options.dense
+    if dense == TWICE:
+        dense = (2 * loaded.net.image_size, 2 * loaded.net.image_size)
+    params, what = loaded.variables["params"], {"features": options.features, "dense": dense}
+    try:
+        return make_program(loaded.net, params, loaded.mean, loaded.classes, **what)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _reference(loaded: Loaded, program: Program) -> Any:
+    """The outputs of images by jaxcnn itself, in the fast forms of this machine."""
+    import jax
+
+    own = dataclasses.replace(loaded, net=program.net)
+
+    def run(images: np.ndarray) -> dict[str, Any]:
+        if program.features or program.dense:
+            return jax.jit(program.__call__)(program.weights, images)
+        return {"probabilities": own.probabilities(images)}
+
+    return run
+
+
+def _bytes(out: Path) -> int:
+    """The size of a file, or of the files in a folder."""
+    files = [out] if out.is_file() else [file for file in out.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)

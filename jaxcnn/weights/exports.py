@@ -1,0 +1,74 @@
+"""The formats that a trained net is exported to: how each is written, and how it is read to check it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcnn.files import atomic_output
+from jaxcnn.weights.programs.agreement import Difference, difference, probe_images
+from jaxcnn.weights.programs.program import Program
+from jaxcnn.weights.programs.savedmodel import read_savedmodel, write_savedmodel
+from jaxcnn.weights.programs.stablehlo import read_stablehlo, write_stablehlo
+
+Run = Callable[[np.ndarray], Mapping[str, Any]]
+
+
+class ExportFormat(NamedTuple):
+    """A format.
+
+    Attributes:
+        write: (program, path, origin) makes the file or folder at `path`.
+        read: path -> the function from images to outputs that the file or folder holds.
+    """
+
+    write: Callable[[Program, Path, Mapping[str, Any]], None]
+    read: Callable[[Path], Run]
+
+
+EXPORT_FORMATS = {
+    "stablehlo": ExportFormat(write_stablehlo, read_stablehlo),
+    "savedmodel": ExportFormat(write_savedmodel, read_savedmodel),
+}
+
+
+class ExportError(ValueError):
+    """What was written does not compute what jaxcnn computes."""
+
+
+def export_program(
+    program: Program,
+    format_name: str,
+    path: Path,
+    reference: Run,
+    origin: Mapping[str, Any],
+    progress: Callable[[str], None] = lambda _: None,
+) -> Difference:
+    """Writes `program` to `path`, reads it again, runs it on two images, and compares it with `reference`.
+
+    Args:
+        format_name: a key of EXPORT_FORMATS.
+        reference: the same outputs of images by other means.
+        origin: where the weights come from; JSON, written with the program.
+        progress: is told what begins; it may raise to stop.
+
+    Raises:
+        FileExistsError: `path` exists.
+        WriteError: it cannot be written.
+        ExportError: it differs from `reference`. Nothing is left at `path` then.
+    """
+    form, images = EXPORT_FORMATS[format_name], probe_images(*program.size)
+    with atomic_output(path) as made:
+        progress(f"writing {format_name} ...")
+        form.write(program, made, origin)
+        progress("running it on two images ...")
+        found = difference(form.read(made)(images), reference(images))
+        if not found.agrees:
+            raise ExportError(
+                f"{path} is not written: its outputs differ from jaxcnn's by {found.deviations:.1e} of their "
+                "standard deviation; please report this with the command and the net's config"
+            )
+    return found
