@@ -121,14 +121,15 @@ def read_caffemodel(path: Path) -> WeightsFile:
     file = ProtoFile(path, _ADVICE)
     layers: dict[str, str] = {}
     tensors: dict[str, Tensor] = {}
-    net = ""
+    net, count = "", 0
     for field in file.fields():
         if field.number == _NET_NAME:
             net = file.text(field)
         if field.number not in _SCHEMAS:
             continue
         name, kind, blobs = _layer(file, field)
-        if len(layers) >= _MOST_LAYERS:
+        count += 1
+        if count > _MOST_LAYERS:
             raise file.error(f"has more than {_MOST_LAYERS:,} layers")
         layers.setdefault(name, kind)
         for index, blob in enumerate(blobs):
@@ -137,7 +138,7 @@ def read_caffemodel(path: Path) -> WeightsFile:
                 raise file.error(f"has two layers {name!r} with weights")
             tensors[tensor.name] = tensor
     if not tensors:
-        described = f" ({len(layers)} layers without any)" if layers else ""
+        described = f" ({count:,} layers without any)" if count else ""
         raise FileError(path, f"holds no weights{described}", "give a trained .caffemodel")
     return WeightsFile(path, "caffemodel", tensors, {"layers": layers, "net": net})
 
