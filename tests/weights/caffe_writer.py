@@ -1,4 +1,4 @@
-"""Writes Caffe's files: the text of a net (prototxt) and its weights (caffemodel), V1 and new, old and new shapes."""
+"""Writes Caffe's files: the text of a net (prototxt) and its weights (caffemodel), V1 and new."""
 
 import dataclasses
 import math
@@ -44,7 +44,7 @@ def field(number, content):
     return varint(number << 3 | BYTES) + varint(len(content)) + content
 
 
-def blob(array, kind="", legacy=False, packed=True, double=False):
+def blob(array, legacy=False, packed=True, double=False):
     """A BlobProto. Files before Caffe's N-dimensional blobs pad every shape to four axes."""
     shape = array.shape
     if legacy:
@@ -63,7 +63,7 @@ def caffemodel(layers, name="net", v1=False, **options):
     """A NetParameter."""
     content = field(1, name)
     for layer in layers:
-        blobs = [blob(b, layer.kind, **options) for b in layer.blobs]
+        blobs = [blob(b, **options) for b in layer.blobs]
         if v1:
             parts = [field(2, b) for b in layer.bottom] + [field(3, layer.top)] * bool(layer.top)
             parts += [field(4, layer.name), field(5, V1_TYPES[layer.kind][1])]
@@ -131,7 +131,9 @@ class Chain:
         self.add(name, "InnerProduct", text)
         if not last:
             self.add(f"relu_{name}", "ReLU", in_place=True)
-            self.add(f"drop_{name}", "Dropout", "dropout_param { dropout_ratio: 0.5 }", in_place=True)
+            self.add(
+                f"drop_{name}", "Dropout", "dropout_param { dropout_ratio: 0.5 }", in_place=True
+            )
 
 
 def values(*shape):

@@ -65,10 +65,10 @@ _PROTOTXT = re.compile(
 )
 
 
-def is_caffemodel(path: Path, first: bytes) -> bool:
-    """Whether a file that begins with these bytes is a NetParameter with layers."""
+def is_caffemodel(path: Path, head: bytes) -> bool:
+    """Whether a file that begins with these bytes is a net with layers."""
     del path
-    for number, kind, content in leading_fields(first):
+    for number, kind, content in leading_fields(head):
         if number in _SCHEMAS and kind == BYTES:
             inner = next(leading_fields(content), (0, 0, b""))
             return inner[0] in (1, 2, 3, 4) and inner[1] == BYTES  # a text
@@ -77,35 +77,29 @@ def is_caffemodel(path: Path, first: bytes) -> bool:
     return False
 
 
-def is_mean_image(path: Path, first: bytes) -> bool:
-    """Whether a file is a BlobProto as compute_image_mean writes it."""
+def is_prototxt(path: Path, head: bytes) -> bool:
+    """Whether a file is the description of a net, in text."""
     del path
-    kinds = [(number, kind) for number, kind, _ in leading_fields(first)]
+    return _PROTOTXT.match(head) is not None
+
+
+def refuse_prototxt(path: Path) -> WeightsFile:
+    """Raises FileError: a description has no weights."""
+    problem = "describes a net for Caffe and holds no weights"
+    raise FileError(path, problem, "give the .caffemodel that belongs to it")
+
+
+def is_mean_image(path: Path, head: bytes) -> bool:
+    """Whether a file is a blob as compute_image_mean writes it."""
+    del path
+    kinds = [(number, kind) for number, kind, _ in leading_fields(head)]
     return kinds == [*((number, VARINT) for number in _LEGACY_SHAPE), (_DATA, BYTES)]
 
 
 def refuse_mean_image(path: Path) -> WeightsFile:
     """Raises FileError: a mean image has no weights."""
-    raise FileError(
-        path,
-        "is a mean image, without weights",
-        "give the weights file, and this one as --mean_image",
-    )
-
-
-def is_prototxt(path: Path, first: bytes) -> bool:
-    """Whether a file is Caffe's description of a net, in text."""
-    del path
-    return _PROTOTXT.match(first) is not None
-
-
-def refuse_prototxt(path: Path) -> WeightsFile:
-    """Raises FileError: a description has no weights."""
-    raise FileError(
-        path,
-        "describes a net for Caffe and holds no weights",
-        "give the .caffemodel that belongs to it",
-    )
+    problem = "is a mean image, without weights"
+    raise FileError(path, problem, "give the weights, and this file as --mean_image")
 
 
 def read_caffemodel(path: Path) -> WeightsFile:

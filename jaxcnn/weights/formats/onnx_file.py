@@ -61,10 +61,10 @@ _TYPES = {
 _NUMBERS = {stored.number for stored in _TYPES.values()}
 
 
-def is_onnx(path: Path, first: bytes) -> bool:
+def is_onnx(path: Path, head: bytes) -> bool:
     """Whether a file that begins with these bytes is a ModelProto."""
     del path
-    found = [(number, kind) for number, kind, _ in leading_fields(first)]
+    found = [(number, kind) for number, kind, _ in leading_fields(head)]
     if (_GRAPH, BYTES) in found:
         found = found[: found.index((_GRAPH, BYTES)) + 1]
     return len(found) > 1 and found[0] == (_IR_VERSION, VARINT) and set(found) <= _MODEL

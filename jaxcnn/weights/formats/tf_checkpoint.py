@@ -27,9 +27,9 @@ def checkpoint_prefix(path: Path) -> Path:
     return path
 
 
-def is_tf_checkpoint(path: Path, first: bytes) -> bool:
+def is_tf_checkpoint(path: Path, head: bytes) -> bool:
     """Whether a path is a file of a checkpoint, or the prefix of its files."""
-    del first
+    del head
     prefix = checkpoint_prefix(path)
     if prefix != path or (_index(path).exists() and not path.exists()):
         return True
@@ -43,13 +43,15 @@ def is_tf_checkpoint(path: Path, first: bytes) -> bool:
 
 def read_tf_checkpoint(path: Path) -> WeightsFile:
     """The variables of a checkpoint that is named by its prefix or by one of its files, in the order of
-    their names. A variable is read whole whichever of its rows are asked for.
+    their names; the path of the result is that of the (first) file with their values. A variable is read
+    whole whichever of its rows are asked for.
 
     Raises:
         FileError: it is no checkpoint, is damaged, or lacks a file.
     """
     prefix = checkpoint_prefix(path)
-    stored = _stored_bytes(prefix)
+    parts = _parts(prefix)
+    stored = sum(map(_size, parts))
     try:
         checkpoint = Checkpoint(os.fspath(prefix))
     except ValueError as error:
@@ -59,7 +61,7 @@ def read_tf_checkpoint(path: Path) -> WeightsFile:
     if declared > stored:
         problem = f"declares {declared:,} bytes of variables, but its files have {stored:,}"
         raise FileError(prefix, f"is damaged: it {problem}", _ADVICE)
-    return WeightsFile(path, "tf_checkpoint", tensors)
+    return WeightsFile(parts[0], "tf_checkpoint", tensors)
 
 
 def _tensor(prefix: Path, checkpoint: Checkpoint, name: str) -> Tensor:
@@ -74,14 +76,12 @@ def _tensor(prefix: Path, checkpoint: Checkpoint, name: str) -> Tensor:
     return Tensor(name, checkpoint.shapes[name], checkpoint.dtypes[name], rows)
 
 
-def _stored_bytes(prefix: Path) -> int:
-    """Bytes of the files that hold the variables. Raises FileError if one is missing."""
+def _parts(prefix: Path) -> list[Path]:
+    """The files that hold the variables."""
     if not _index(prefix).exists():
-        return _size(prefix)
-    found = [p for p in prefix.parent.iterdir() if _shards(prefix, p)]
-    count = max((_shards(prefix, p) for p in found), default=1)
-    names = [f"{prefix.name}.data-{i:05}-of-{count:05}" for i in range(count)]
-    return sum(_size(prefix.with_name(name)) for name in names)
+        return [prefix]
+    count = max((_shards(prefix, path) for path in prefix.parent.iterdir()), default=0) or 1
+    return [prefix.with_name(f"{prefix.name}.data-{i:05}-of-{count:05}") for i in range(count)]
 
 
 def _shards(prefix: Path, path: Path) -> int:

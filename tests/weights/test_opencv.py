@@ -1,0 +1,128 @@
+"""Caffe files that OpenCV's importer of Caffe runs: jaxcnn, which imports the same bytes, gives its logits.
+
+Only another program's results show a wrong import; accuracy does not.
+"""
+
+import functools
+
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxcnn.models import build
+from jaxcnn.weights.choices import Choices
+from jaxcnn.weights.kernel_layout import from_stored, to_stored
+from jaxcnn.weights.read import read_weights
+from tests.models.narrow import quick_jit, random_variables
+from tests.weights import caffe_nets
+from tests.weights.caffe_writer import caffemodel, prototxt
+
+cv2 = pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
+
+TOLERANCE = 1e-4  # of the deviation of the logits
+ALEXNET = {"name": "alexnet", "lrn": "whole", "lrn_constants": "caffe", "image_size": 227}
+# (fields of the net, its layers in Caffe, Caffe's names, source, how --net says it)
+NETS = {
+    "alexnet": (ALEXNET, caffe_nets.alexnet, {}, "bvlc", "alexnet order=norm_pool"),
+    "caffenet": (
+        {**ALEXNET, "order": "pool_norm"},
+        functools.partial(caffe_nets.alexnet, order=caffe_nets.POOL_BEFORE_NORM),
+        {}, "bvlc", "alexnet order=pool_norm",
+    ),
+    "vgg": ({"name": "vgg", "column": "D", "image_size": 96}, caffe_nets.vgg, {}, "oxford", ""),
+    "googlenet": ({"name": "googlenet"}, caffe_nets.googlenet, caffe_nets.GOOGLENET, "bvlc", ""),
+}  # fmt: skip
+FILES = {"new": {}, "V1": {"v1": True, "legacy": True}}
+
+
+def blobs_of(params, names):
+    """Caffe's name of a layer -> its blobs: kernels OIHW, fully connected ones as rows, conv1 in BGR."""
+    leaves = flatten_dict(params, sep="/")
+    kernels = {
+        path.removesuffix("/kernel"): leaf
+        for path, leaf in leaves.items()
+        if path.endswith("kernel")
+    }
+    theirs = {ours: name for name, ours in names.items()} or {name: name for name in kernels}
+    blobs = {}
+    for index, name in enumerate(sorted(kernels, key=list(theirs).index)):
+        kernel = np.asarray(kernels[name])
+        layout = "O(IHW)" if name.startswith("fc") else "OIHW"
+        kernel = kernel[:, :, ::-1] if index == 0 else kernel
+        blobs[theirs[name]] = to_stored(kernel, layout), np.asarray(leaves[f"{name}/bias"])
+    return blobs
+
+
+@functools.cache
+def random_net(name, width):
+    model, layers, names, *_ = NETS[name]
+    net = build(**model, width=width)
+    params = random_variables(net)["params"]
+    return net, layers(blobs_of(params, names))
+
+
+def by_opencv(folder, net, layers, images, mean, **options):
+    """Logits of OpenCV on BGR images minus the mean, from the files that are written here."""
+    text, weights = folder / "deploy.prototxt", folder / "weights.caffemodel"
+    text.write_text(prototxt(layers, net.image_size, v1=options.get("v1", False)))
+    weights.write_bytes(caffemodel(layers, **options))
+    theirs = cv2.dnn.readNetFromCaffe(str(text), str(weights))
+    theirs.setInput(np.ascontiguousarray((images - mean)[..., ::-1].transpose(0, 3, 1, 2)))
+    return theirs.forward(layers[-1].name), weights
+
+
+def difference(net, params, images, expected):
+    """The largest error of the net's logits, relative to their deviation."""
+    found = np.asarray(quick_jit(lambda p, x: net.apply({"params": p}, x)[0])(params, images))
+    return np.abs(found - expected).max() / expected.std()
+
+
+def wrong_imports(params, first):
+    """What a wrong program would have read from the same file."""
+    leaves = flatten_dict(params, sep="/")
+    kernel = leaves[f"{first}/kernel"]
+    yield "no BGR flip", {**leaves, f"{first}/kernel": kernel[:, :, ::-1]}
+    convolutions = {p: k for p, k in leaves.items() if k.ndim == 4 and not p.startswith("fc")}
+    turned = {path: kernel.transpose(1, 0, 2, 3) for path, kernel in convolutions.items()}
+    yield "transposed kernels", {**leaves, **turned}
+    if "fc6/kernel" in leaves:
+        rows = to_stored(leaves["fc6/kernel"], "O(IHW)")
+        left = from_stored(rows, "O(HWI)", leaves["fc6/kernel"].shape)
+        yield "rows left channel-major", {**leaves, "fc6/kernel": left}
+
+
+def check(name, width, folder, options):
+    net, layers = random_net(name, width)
+    *_, source, text = NETS[name]
+    side = net.image_size
+    images = np.random.default_rng(1).integers(0, 256, (2, side, side, 3)).astype(np.float32)
+    mean = np.array([120.0, 110.0, 100.0], np.float32)
+    expected, weights = by_opencv(folder, net, layers, images, mean, **options)
+    found = read_weights(weights, Choices(source=source, net=text))
+    assert found.net == net
+    params, centred = found.params(), images - mean
+    assert difference(net, params, centred, expected) < TOLERANCE
+    for what, leaves in wrong_imports(params, "conv1_1" if name == "vgg" else "conv1"):
+        error = difference(net, unflatten_dict(leaves, sep="/"), centred, expected)
+        assert error > 100 * TOLERANCE, what
+
+
+@pytest.mark.parametrize("files", FILES)
+def test_vgg(tmp_path, files):
+    check("vgg", 1 / 16, tmp_path, FILES[files])
+
+
+@pytest.mark.parametrize("name", ["alexnet", "caffenet"])
+def test_alexnet(tmp_path, name):
+    check(name, 1 / 8, tmp_path, {})
+
+
+def test_googlenet(tmp_path):
+    check("googlenet", 1 / 8, tmp_path, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("files", FILES)
+@pytest.mark.parametrize("name", NETS)
+def test_at_a_quarter_of_the_width(tmp_path, name, files):
+    check(name, 1 / 4, tmp_path, FILES[files])
