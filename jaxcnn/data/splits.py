@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.caches import temporary_folder
-from jaxcnn.data.classes import check_class_names, check_same_classes
+from jaxcnn.data.classes import check_class_names, check_same_classes, difference
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.fingerprint import digest_of, records_of, whole
 from jaxcnn.data.sampler import RandomStream, permutation
 from jaxcnn.data.sources.digits import prepare_digits
 from jaxcnn.data.sources.folder import open_folder
 from jaxcnn.data.sources.packed import open_packed
-from jaxcnn.data.sources.source import Opened, Source, Subset
+from jaxcnn.data.sources.source import Opened, Recorded, Renumbered, Source, Subset
 from jaxcnn.data.sources.synthetic import open_synthetic
 from jaxcnn.data.sources.tfds import open_prepared
 from jaxcnn.files import user_path
@@ -64,6 +64,7 @@ def open_data(
     eval_split: str = "",
     image_key: str = "",
     label_key: str = "",
+    classes: tuple[str, ...] = (),
 ) -> DataSplits:
     """Opens a data set by name; never downloads.
 
@@ -80,34 +81,69 @@ def open_data(
         (folder), or the one that was packed. Splits of TFDS may be slices: 'train[:80%]'.
       image_key: the feature that holds the images (TFDS); '' for the supervised keys, else 'image'.
       label_key: the feature that holds the labels (TFDS); '' for the supervised keys, else 'label'.
+      classes: names by label of a trained net that is evaluated. Labels are numbered by them, also where
+        the data have only some of the classes; and a folder may lack the training split, or consist of
+        class folders, or of ImageNet's validation images, without folders of splits.
 
     Raises:
       DataError: the data are missing or cannot be used; the message says what to do.
     """
-    opened = _open(source, data_dir, (train_split, eval_split), (image_key, label_key))
+    opened = _open(source, data_dir, (train_split, eval_split), (image_key, label_key), classes)
     train, evaluation, eval_split, origin, note = opened
     if eval_split == train_split:
         text = "data.eval_split and data.train_split are both %s: what is evaluated was trained on"
         _LOGGER.warning(text, train_split)
     names = train.class_names
     check_class_names(names, origin)
-    check_same_classes(
-        (train_split, eval_split),
-        (names, evaluation.class_names),
-        origin,
-        "both splits need the same classes (in a folder, the same class folders)",
-    )
+    if not classes:
+        check_same_classes(
+            (train_split, eval_split),
+            (names, evaluation.class_names),
+            origin,
+            "both splits need the same classes (in a folder, the same class folders)",
+        )
     description = (
         f"{origin}: {len(names)} classes, {len(train)} {train_split}, "
         f"{len(evaluation)} {eval_split}{note}"
     )
-    kept, held = split_held_out(train, held_out)
+    if classes:
+        train, evaluation = (numbered_as(part, classes, source) for part in (train, evaluation))
+        if names != classes:
+            description += f", numbered as the {len(classes)} classes of the net"
+            names = classes
+    kept, held = split_held_out(train, held_out if len(train) else 0)
     if held is not None:
         description += f", {len(held)} of train held out"
     return DataSplits(kept, held, evaluation, eval_split, names, description)
 
 
-def _open(source: str, data_dir: str, splits: tuple[str, str], keys: tuple[str, str]) -> Opened:
+def numbered_as(source: Source, classes: tuple[str, ...], name: str) -> Source:
+    """Returns `source` with the labels of a net's `classes`, found by name.
+
+    Raises:
+      DataError: it has other classes.
+    """
+    if source.class_names == classes:
+        return source
+    label_of = {one: label for label, one in enumerate(classes)}
+    if not label_of.keys() >= {*source.class_names}:
+        differ = difference(classes, source.class_names, ("classes.txt", "the data"))
+        raise DataError(
+            f"the net was trained on {len(classes)} classes (classes.txt), {name} has "
+            f"{len(source.class_names)} ({differ}): give data whose classes are some of the net's: --data=..."
+        )
+    assert isinstance(source, Recorded)  # as all sources of `_open`
+    labels = np.array([label_of[one] for one in source.class_names], np.int32)
+    return Renumbered(source, classes, labels)
+
+
+def _open(
+    source: str,
+    data_dir: str,
+    splits: tuple[str, str],
+    keys: tuple[str, str],
+    classes: tuple[str, ...],
+) -> Opened:
     kind, _, argument = source.partition(":")
     train_split, eval_split = splits
     if any(keys) and kind != "tfds":
@@ -119,11 +155,16 @@ def _open(source: str, data_dir: str, splits: tuple[str, str], keys: tuple[str, 
             root = user_path(data_dir) if data_dir else default_data_dir()
         return open_prepared(argument, root, *splits, *keys)
     if kind == "folder" and argument:
-        return open_folder(user_path(argument), train_split, eval_split or "val")
+        return open_folder(user_path(argument), train_split, eval_split or "val", classes)
     if kind == "packed" and argument:
         return open_packed(user_path(argument), train_split, eval_split)
     if kind == "synthetic":
         return open_synthetic(argument)
+    if source == NO_DATA and classes:
+        raise DataError(
+            "imported weights name no data: give some whose classes are outputs of the net, "
+            "--data=folder:PATH"
+        )
     raise DataError(
         f"unknown data source {source!r}: expected 'tfds:NAME' (for example 'tfds:imagenet2012'"
         " or 'tfds:digits'), 'folder:PATH', 'packed:DIR', 'synthetic' or 'synthetic:K'"
@@ -144,6 +185,8 @@ def _prepare_digits(data_dir: str) -> Path:
         return prepare_digits(temporary / "tensorflow_datasets")
 
 
+# The `data.source` of imported weights whose data jaxcnn does not know.
+NO_DATA = "folder:"
 # What `data.source` begins with.
 SOURCE_KINDS = ("tfds", "folder", "packed", "synthetic")
 

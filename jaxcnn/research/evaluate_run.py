@@ -11,37 +11,40 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn import config as configs
-from jaxcnn.data import DataError, DataSplits
-from jaxcnn.data.classes import difference
+from jaxcnn.data import DataSplits
 from jaxcnn.data.fingerprint import take_fingerprint
 from jaxcnn.evaluation import Forward, Protocol, ProtocolRun, check_fits, ensemble, evaluate
 from jaxcnn.files import user_path
 from jaxcnn.parallel import make_placement
 from jaxcnn.printable import shell_quote
 from jaxcnn.training import report, run_files, schema
-from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.console import Compiler, Console, duration
 from jaxcnn.training.data_record import recorded_digests
 from jaxcnn.training.evaluator import open_splits
-from jaxcnn.training.load_run import Loaded, load, read_run_config, saved_steps
+from jaxcnn.training.load_run import Loaded, loaded
+from jaxcnn.training.stored_run import find_run
+from jaxcnn.weights.choices import Choices
 
 FOLDER = "posteriors"
 
 
 @dataclasses.dataclass(eq=False)
 class FinishedRun:
-    """A run with a checkpoint. Data, weights and programs are loaded when they are first used.
+    """A run with a checkpoint, or imported weights. Data, weights and programs are loaded when they are first
+    used.
 
     Attributes:
-        folder: its workdir.
+        folder: its workdir; a folder of imported weights; or a weights file, for which nothing is written.
         chosen_step: which checkpoint; None for the newest.
         overrides: of the config's `data` section, `data.KEY=VALUE`, for data that moved or another split.
         batch_size: crops per batch.
         console: for messages.
         check_stop: called before each image and batch, and while the disk is read; raises to leave early.
+        choices: what a weights file does not say itself.
 
     Raises:
         FileNotFoundError, CheckpointError: there is no run in `folder`, or it has no checkpoint.
+        FileError: the run's config or the weights file cannot be read.
         ConfigError: an override of another section, or of an unknown key.
     """
 
@@ -51,27 +54,25 @@ class FinishedRun:
     batch_size: int = 32
     console: Console = dataclasses.field(default_factory=Console)
     check_stop: Callable[[], None] = lambda: None
+    choices: Choices = dataclasses.field(default_factory=Choices)
 
     def __post_init__(self) -> None:
         self.folder = user_path(self.folder)
-        self.trained_config = read_run_config(self.folder)
+        self.stored = find_run(self.folder, self.choices)
+        self.trained_config = self.stored.config
         wrong = [text for text in self.overrides if not text.startswith("data.")]
         if wrong:
             raise configs.ConfigError(
                 f"{', '.join(wrong)}: only data can be overridden in a trained run: data.KEY=VALUE"
             )
         self.config = schema.resolve_config(self.trained_config, self.overrides)
-        steps = saved_steps(self.folder)
-        if not steps:
-            raise CheckpointError(
-                f"{self.folder} has no checkpoint; train first: jaxcnn train "
-                + shell_quote(f"--workdir={self.folder}")
-            )
-        if self.chosen_step not in (None, *steps):
-            raise CheckpointError(
-                f"{self.folder} has no checkpoint {self.chosen_step}; there are {steps}"
-            )
-        self.step = steps[-1] if self.chosen_step is None else self.chosen_step
+        self.stored.check_step(self.chosen_step)
+        self.step = self.stored.steps[-1] if self.chosen_step is None else self.chosen_step
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the weights have no folder, so that nothing can be written."""
+        return not self.folder.is_dir()
 
     @property
     def image_size(self) -> int:
@@ -81,7 +82,7 @@ class FinishedRun:
     @functools.cached_property
     def loaded(self) -> Loaded:
         """The net and its weights."""
-        return load(self.folder, self.step)
+        return loaded(self.stored, self.step)
 
     @functools.cached_property
     def data(self) -> DataSplits:
@@ -90,16 +91,7 @@ class FinishedRun:
         Raises:
             DataError: the data is missing, or its classes differ from those of the run.
         """
-        data = open_splits(self.config["data"], self.check_stop)
-        trained = run_files.read_classes(self.folder, self.config["model"]["num_classes"])
-        if tuple(data.class_names) != trained:
-            differ = difference(trained, data.class_names, ("classes.txt", "the data"))
-            raise DataError(
-                f"{self.folder} was trained on {len(trained)} classes (classes.txt), "
-                f"{self.config['data']['source']} has {len(data.class_names)} ({differ}): give data with the "
-                "run's classes by data.source=..."
-            )
-        return data
+        return open_splits(self.config["data"], self.check_stop, self.stored.classes)
 
     @functools.cached_property
     def images(self) -> str:
@@ -136,7 +128,7 @@ class FinishedRun:
 
     def known_result(self, protocol: Protocol) -> dict[str, Any] | None:
         """The result in its report for these weights and images, or None."""
-        if self._has_other_images():
+        if self.is_file or self._has_other_images():
             return None
         label, same = self.label(protocol), ("", self.images)
         rows = (row for row in self._reported() if row.get("images", "") in same)
@@ -145,7 +137,7 @@ class FinishedRun:
     def saved_posteriors(self, protocol: Protocol) -> ensemble.Posteriors | None:
         """The posteriors in its folder for these weights and images, or None."""
         path = self.posteriors_path(protocol)
-        if not path.exists():
+        if self.is_file or not path.exists():
             return None
         found = ensemble.load_posteriors(path)
         kept, wanted = (
@@ -170,7 +162,7 @@ class FinishedRun:
         if keep:
             self._check_writable()
         # Posteriors that are saved stay those of the result.
-        keep = keep or self.posteriors_path(protocol).exists()
+        keep = keep or (not self.is_file and self.posteriors_path(protocol).exists())
         label, split = self.label(protocol), self.data.eval_split
         if self._has_other_images():
             self.console.line(f"{self.folder.name}: the images of {split} are not those of the run")
@@ -199,6 +191,8 @@ class FinishedRun:
         return row
 
     def _write(self, protocol: Protocol, evaluation: ProtocolRun, row: Mapping[str, Any]) -> None:
+        if self.is_file:
+            return
         try:
             self._check_writable()
         except OSError as error:
@@ -212,6 +206,8 @@ class FinishedRun:
             self.console.line(f"posteriors of {row['n']:,} images in {path}")
         path = self.folder / "report.json"
         before = run_files.read_report(path)
+        if self.stored.is_imported and not path.exists():
+            before |= {"step": self.step, "seconds": 0.0, "images_per_second": None}
         if before.get("step") != self.step or self._has_other_images():
             self.console.line(f"not written to {path}: it is for other weights or other images")
             return
@@ -221,8 +217,13 @@ class FinishedRun:
 
     def _check_writable(self) -> None:
         """Raises:
-        OSError: the run's folder is not writable.
+        OSError: there is no folder, or it is not writable.
         """
+        if self.is_file:
+            raise OSError(
+                f"{self.folder} is a weights file, and posteriors are saved in a run's folder; import it "
+                "first: jaxcnn import " + shell_quote(str(self.folder)) + " --out=FOLDER"
+            )
         try:
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
@@ -239,12 +240,16 @@ class FinishedRun:
 
     def _has_other_images(self) -> bool:
         """Whether the evaluated images are not those of the results in the report, or of the run's data."""
+        if self.is_file:
+            return False
         rows, now, trained = self._reported(), self.config["data"], self.trained_config["data"]
         known = {row["images"] for row in rows if row.get("images")}
         own = recorded_digests(self.folder).get("evaluation")
         if own and now["eval_split"] == trained["eval_split"]:
             known = {own}
-        if known:
-            return self.images not in known
+        if (
+            known or self.stored.is_imported
+        ):  # the images first evaluated are those of imported weights
+            return bool(known) and self.images not in known
         counts = {row["n"] for row in rows} | {len(self.data.evaluation)}
         return now["source"] != trained["source"] or len(counts) > 1

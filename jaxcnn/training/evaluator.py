@@ -144,15 +144,19 @@ class Evaluator:
 
 
 def open_splits(
-    settings: Mapping[str, Any], check_stop: Callable[[], None] = lambda: None
+    settings: Mapping[str, Any],
+    check_stop: Callable[[], None] = lambda: None,
+    classes: tuple[str, ...] = (),
 ) -> DataSplits:
     """The splits that the config's `data` section names.
 
     Args:
+        classes: of a trained net that is evaluated, as in `open_data`.
         check_stop: called now and then until they are open, since their disk may hang; raises to leave.
 
     Raises:
         DataError: the data is missing or cannot be used; the message says what to do.
     """
     keys = ("source", "data_dir", "held_out", "train_split", "eval_split", "image_key", "label_key")
-    return run_in_thread(lambda: open_data(**{key: settings[key] for key in keys}), check_stop)
+    chosen = {key: settings[key] for key in keys}
+    return run_in_thread(lambda: open_data(**chosen, classes=classes), check_stop)

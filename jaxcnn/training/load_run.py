@@ -1,11 +1,10 @@
-"""Loading of a trained net from a workdir, for notebooks and other programs."""
+"""Loading of a net with weights, for notebooks and other programs: `jaxcnn.load`."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from jaxcnn import config as configs
-from jaxcnn.data import pixel_statistics
-from jaxcnn.files import user_path
-from jaxcnn.preprocessing import Augment, make_preprocess, subtract_mean
-from jaxcnn.printable import shell_quote
-from jaxcnn.training.builder import net_and_rules
-from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
-from jaxcnn.training.run_files import read_classes
-from jaxcnn.training.run_statistics import STATISTICS_FILE
-from jaxcnn.training.schema import SECTIONS, read_saved_config, run_protocols
-from jaxcnn.training.train_state import TrainState, create_state
+from jaxcnn.preprocessing import subtract_mean
+from jaxcnn.training.schema import run_protocols
+from jaxcnn.training.stored_run import StoredRun, find_run
+from jaxcnn.weights.choices import Choices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +30,7 @@ class Loaded:
         step: updates done.
         config: the run's resolved config.
         mean: what is subtracted from images: float32[3], or a mean image float32[S,S,3].
+        origin: where imported weights come from and what was done to them, as in origin.json; None for a run.
     """
 
     net: Any
@@ -46,6 +39,7 @@ class Loaded:
     step: int
     config: dict[str, Any]
     mean: np.ndarray
+    origin: dict[str, Any] | None = None
 
     def probabilities(self, views: UInt8[np.ndarray | Array, "B H W 3"]) -> Float[Array, "B K"]:
         """Softmax posteriors float32[B,K] of uint8 images of side `net.image_size`.
@@ -81,67 +75,37 @@ class Loaded:
         return preprocess(path, scale=scale, image_size=self.net.image_size, square=square)
 
 
-def load(workdir: str | Path, step: int | None = None) -> Loaded:
-    """Loads the net of the run in `workdir`, with averaged weights if the run averages.
+def load(
+    path: str | Path,
+    step: int | None = None,
+    *,
+    source: str = "",
+    net: str = "",
+    classes: Sequence[str] = (),
+    drop_background: bool = False,
+) -> Loaded:
+    """Loads the net of a run, with averaged weights if the run averages, or imported weights.
 
     Args:
-        workdir: a run's folder.
-        step: which checkpoint; None takes the newest.
+        path: a run's folder, a folder of `jaxcnn import`, or a weights file of another program.
+        step: which checkpoint of a run; None takes the newest.
+        source, net, classes, drop_background: of a weights file, as in `jaxcnn import`.
 
     Raises:
-        FileNotFoundError: no run there.
+        FileNotFoundError: nothing there.
         CheckpointError: no checkpoint there, none of that step, or a damaged one: no other is taken for it.
-        FileError: a damaged file of the run.
+        FileError: a damaged file, or one that does not say what its net reads.
     """
-    folder = user_path(workdir)
-    config, net, state = read_run(folder, step)
-    params = {n: leaves for n, leaves in state.evaluated.items() if not n.startswith("aux_")}
-    classes = read_classes(folder, net.num_classes)
-    augment: Augment = configs.build_section("augment", config["augment"], SECTIONS)
-    path = folder / STATISTICS_FILE
-    statistics = pixel_statistics.load_statistics(path) if augment.needs_statistics else None
-    mean = make_preprocess(augment, statistics).mean
-    return Loaded(net, {"params": params}, classes, int(state.step), config, mean)
+    choices = Choices(
+        source=source, net=net, classes=tuple(classes), drop_background=drop_background
+    )
+    return loaded(find_run(path, choices), step)
 
 
-def read_run(folder: Path, step: int | None = None) -> tuple[dict[str, Any], Any, TrainState]:
-    """(resolved config, net, state on the first device) of the run in `folder`; raises as `load`."""
-    config = read_run_config(folder)
-    net, *rules = net_and_rules(config)
-    shapes = jax.eval_shape(partial(create_state, net, *rules), jax.random.key(0))
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
-    with contextlib.closing(Checkpoints(folder / "checkpoints", read_only=True)) as checkpoints:
-        steps = checkpoints.steps()
-        if step is not None and step not in steps:
-            raise CheckpointError(f"{folder} has no checkpoint {step}; there are {steps}")
-        found = checkpoints.restore(like, step)
-    if found is None:
-        raise CheckpointError(
-            f"{folder} has no checkpoint yet; train first: jaxcnn train "
-            + shell_quote(f"--workdir={folder}")
-        )
-    return config, net, found[0]
-
-
-def saved_steps(folder: Path) -> list[int]:
-    """Steps of the complete checkpoints of the run in `folder`, in ascending order."""
-    if not (folder / "checkpoints").is_dir():
-        return []
-    with contextlib.closing(Checkpoints(folder / "checkpoints", read_only=True)) as checkpoints:
-        return checkpoints.steps()
-
-
-def read_run_config(folder: Path) -> dict[str, Any]:
-    """The config of the run in `folder`.
-
-    Raises:
-        FileNotFoundError: no run there.
-        FileError: the config cannot be read.
-    """
-    path = folder / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{folder} holds no run (no config.json); give the workdir of a run that has a checkpoint"
-        )
-    return read_saved_config(path)
+def loaded(run: StoredRun, step: int | None = None) -> Loaded:
+    """The net of a stored run, for inference; see `load`."""
+    stored = run.read(step)
+    params = {n: leaves for n, leaves in stored.params.items() if not n.startswith("aux_")}
+    params = jax.device_put(params, jax.local_devices()[0])
+    variables = {"params": params}
+    return Loaded(stored.net, variables, run.classes, stored.step, run.config, run.mean, run.origin)

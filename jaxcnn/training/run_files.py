@@ -47,14 +47,16 @@ REPORT = {
 }
 
 
-def read_classes(folder: Path, outputs: int) -> tuple[str, ...]:
-    """The class names of the run in `folder`, whose net has `outputs` classes.
+_WRITTEN_BY_RUN = "delete it, and run the run's own command again, which writes it"
+
+
+def read_classes(folder: Path, outputs: int, advice: str = _WRITTEN_BY_RUN) -> tuple[str, ...]:
+    """The class names of the run in `folder`, whose net has `outputs` classes; `advice` is for errors.
 
     Raises:
         FileError: classes.txt is missing or damaged, or has another number of names.
     """
     path = folder / "classes.txt"
-    advice = "delete it, and run the run's own command again, which writes it"
     names = read_lines(path, advice=advice)
     if len(names) != outputs:
         raise FileError(

@@ -16,7 +16,7 @@ from jaxcnn.files import FileError, user_path
 from jaxcnn.parallel import put
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.experiment import Experiment
-from jaxcnn.training.load_run import read_run
+from jaxcnn.training.stored_run import read_run
 from jaxcnn.training.train_state import InitConfig, TrainState, draw_params
 
 # Parameters by path: 'conv1_1/kernel', 'inception_3a/conv1x1/bias'.

@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 import pytest
 
-from jaxcnn.training.load_run import saved_steps
+from jaxcnn.training.stored_run import saved_steps
 from tests.parallel.groups import LaunchedGroup, assert_whole_epochs, ids_by_update, losses, starts
 from tests.training.runs import arguments, events
 from tests.training.test_train_step import NETS

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from jaxcnn.training import run
-from jaxcnn.training.load_run import saved_steps
+from jaxcnn.training.stored_run import saved_steps
 from tests import forked
 from tests.parallel.groups import LaunchedGroup
 from tests.training.runs import arguments, assert_same_state, config, state_of

@@ -14,8 +14,8 @@ import numpy as np
 from jaxcnn.evaluation import run_protocol
 from jaxcnn.training import schema
 from jaxcnn.training.console import Compiler
-from jaxcnn.training.load_run import read_run
 from jaxcnn.training.prefetch import Prefetcher
+from jaxcnn.training.stored_run import read_run
 
 ROOT = Path(__file__).parent.parent.parent
 

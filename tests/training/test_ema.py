@@ -10,7 +10,7 @@ import pytest
 import jaxcnn
 from jaxcnn.training import Stopped, evaluator, run
 from jaxcnn.training.ema import WeightAverage
-from jaxcnn.training.load_run import read_run
+from jaxcnn.training.stored_run import read_run
 from tests.research.untrained import untrained
 from tests.training.runs import (
     assert_same_state,

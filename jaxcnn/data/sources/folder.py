@@ -5,9 +5,7 @@ labels are read from Kaggle's LOC_val_solution.csv if it is there, else from the
 image_files.py says which files count; those in folders inside a class folder do, as in torchvision.
 """
 
-import csv
 import dataclasses
-import importlib.util
 import logging
 import os
 import re
@@ -27,13 +25,13 @@ from jaxcnn.data.sources.image_files import (
     is_folder,
     is_hidden,
 )
+from jaxcnn.data.sources.imagenet_labels import LABEL_FILE, flat_labels
 from jaxcnn.data.sources.retries import retry
 from jaxcnn.data.sources.source import Opened, Recorded, Records, Source
 from jaxcnn.files import user_path
 
 _LOGGER = logging.getLogger(__name__)
 _FLAT_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.(?:JPEG|jpeg|jpg)")
-_LABEL_FILE = "LOC_val_solution.csv"
 _LAYOUT = "expected PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg"
 
 
@@ -106,8 +104,13 @@ def _read(path: str | Path, label: int) -> tuple[bytes, int]:
         raise CorruptImage(error.strerror or str(error), label) from error
 
 
-def open_folder(root: Path, train_split: str, eval_split: str) -> Opened:
+def open_folder(
+    root: Path, train_split: str, eval_split: str, classes: tuple[str, ...] = ()
+) -> Opened:
     """Opens the image folder `root`.
+
+    Args:
+      classes: of a trained net that is evaluated, which needs no images to train on; see `open_data`.
 
     Raises:
       DataError: a folder is missing or empty.
@@ -118,6 +121,10 @@ def open_folder(root: Path, train_split: str, eval_split: str) -> Opened:
             f"{eval_split}/ as --config.data.source=folder:PATH"
         )
     missing = [split for split in (train_split, eval_split) if not (root / split).is_dir()]
+    if classes and missing:
+        alone = _open_alone(root, train_split, eval_split, classes)
+        if alone is not None:
+            return alone
     if missing:
         seen = shorten(sorted(entry.name for entry in os.scandir(root))) or "nothing"
         raise DataError(
@@ -130,16 +137,38 @@ def open_folder(root: Path, train_split: str, eval_split: str) -> Opened:
     if evaluation is None:
         evaluation = _scan_classes(root / eval_split)
     for source in (train, evaluation):
-        if source.left_out:
-            _LOGGER.warning(
-                "left out of %s: %s (%s files in class folders count)",
-                source.root,
-                describe(source.left_out),
-                FORMATS,
-            )
+        _warn_left_out(source)
     ignored = (train.left_out + evaluation.left_out).total()
     note = f", {ignored} files that are not images ignored" if ignored else ""
     return Opened(train, evaluation, eval_split, f"folder {root}", note)
+
+
+def _warn_left_out(source: FolderSource) -> None:
+    if source.left_out:
+        text = "left out of %s: %s (%s files in class folders count)"
+        _LOGGER.warning(text, source.root, describe(source.left_out), FORMATS)
+
+
+def _open_alone(
+    root: Path, train_split: str, eval_split: str, classes: tuple[str, ...]
+) -> Opened | None:
+    """The images to evaluate a net of `classes` on, beside an empty training split: those of the folder
+    `eval_split`, or those in `root` if it is such a folder itself. None if there are none."""
+    place = root / eval_split
+    if not place.is_dir():
+        entries = os.listdir(root)
+        if not ({*classes} & {*entries} or any(map(_FLAT_NAME.fullmatch, entries))):
+            return None
+        place = root
+    evaluation = _scan_flat(place, classes)
+    if evaluation is None:
+        evaluation = _scan_classes(place)
+    _warn_left_out(evaluation)
+    none = np.array([], np.int32)
+    train = FolderSource(
+        root / train_split, evaluation.class_names, np.array([], np.bytes_), none, LeftOut()
+    )
+    return Opened(train, evaluation, eval_split, f"folder {place}")
 
 
 def _scan_classes(folder: Path) -> FolderSource:
@@ -185,7 +214,7 @@ def _scan_flat(folder: Path, class_names: tuple[str, ...]) -> FolderSource | Non
     images = sorted(filter(_FLAT_NAME.fullmatch, files))
     if not images:
         return None
-    wnid_of, origin = _flat_labels(folder)
+    wnid_of, origin = flat_labels(folder)
     index = {wnid: label for label, wnid in enumerate(class_names)}
     labels = np.empty(len(images), np.int32)
     for i, name in enumerate(images):
@@ -202,28 +231,6 @@ def _scan_flat(folder: Path, class_names: tuple[str, ...]) -> FolderSource | Non
     others = LeftOut(
         Path(name).suffix or "without suffix"
         for name in files
-        if not (is_hidden(name) or name == _LABEL_FILE or _FLAT_NAME.fullmatch(name))
+        if not (is_hidden(name) or name == LABEL_FILE or _FLAT_NAME.fullmatch(name))
     )
     return FolderSource(folder, class_names, paths, labels, others)
-
-
-def _flat_labels(folder: Path) -> tuple[dict[str, str], str]:
-    """Returns ({file stem: WNID}, the list's path) for ImageNet's validation images."""
-    # In Kaggle's archive the list is three folders above val/.
-    for place in [folder, *folder.resolve().parents][:5]:
-        path = place / _LABEL_FILE
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = csv.DictReader(file)
-                return {r["ImageId"]: r["PredictionString"].split()[0] for r in rows}, str(path)
-    # find_spec does not import the package.
-    spec = importlib.util.find_spec("tensorflow_datasets")
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(place) / "datasets" / "imagenet2012" / "validation_labels.txt"
-        if path.is_file():
-            wnids = path.read_text("utf-8").split()
-            return {f"ILSVRC2012_val_{i:08d}": w for i, w in enumerate(wnids, 1)}, str(path)
-    raise DataError(
-        f"{folder} holds ImageNet's validation images without class folders, and no list of their "
-        f"labels was found; put Kaggle's {_LABEL_FILE} in that folder"
-    )

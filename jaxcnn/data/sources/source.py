@@ -5,6 +5,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from jaxcnn.data.errors import CorruptImage
+
 
 class Records(NamedTuple):
     """What identifies the examples of a source without reading them, one row each.
@@ -79,6 +81,43 @@ class Subset(Source):
 
     def name(self, index: int) -> str:
         return self.base.name(int(self.indices[index]))
+
+
+class Renumbered(Recorded):
+    """Another source whose label i is `labels[i]`, a position in `class_names`; -1 stays."""
+
+    def __init__(self, base: Recorded, class_names: tuple[str, ...], labels: np.ndarray):
+        self.base, self.class_names, self.labels = base, class_names, labels
+
+    @property
+    def ids(self) -> np.ndarray:
+        return self.base.ids
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def read(self, index: int) -> tuple[bytes | memoryview, int]:
+        try:
+            encoded, label = self.base.read(index)
+        except CorruptImage as error:
+            raise CorruptImage(str(error), self.number(error.label)) from error
+        number = self.number(label)
+        assert number is not None
+        return encoded, number
+
+    def number(self, label: int | None) -> int | None:
+        return label if label is None or label < 0 else int(self.labels[label])
+
+    def name(self, index: int) -> str:
+        return self.base.name(index)
+
+    def records(self) -> Records:
+        found = self.base.records()
+        labels = np.where(found.labels < 0, found.labels, self.labels[found.labels])
+        return found._replace(labels=labels)
+
+    def file_sizes(self, start: int, stop: int) -> np.ndarray:
+        return self.base.file_sizes(start, stop)
 
 
 class Opened(NamedTuple):
