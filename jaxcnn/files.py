@@ -61,7 +61,8 @@ def atomic_output(path: Path) -> Iterator[Path]:
     if os.path.lexists(path):
         raise FileExistsError(f"{path} exists, and nothing is overwritten; give another path")
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # a file, where no folder can be made in it
+            path.parent.mkdir(parents=True, exist_ok=True)
         around = tempfile.TemporaryDirectory(prefix=".jaxcnn-", dir=path.parent)
     with around as folder:
         yield Path(folder, path.name)

@@ -18,7 +18,13 @@ from jaxcnn.weights.programs.program import PLATFORMS, make_program
 from jaxcnn.weights.programs.savedmodel import write_savedmodel
 from jaxcnn.weights.programs.stablehlo import export_program, write_stablehlo
 from tests.evaluation.small import CLASSES, MEAN, net_and_params
-from tests.models.narrow import abstract_variables, features, quick_jit, short_googlenet
+from tests.models.narrow import (
+    abstract_variables,
+    features,
+    quick_jit,
+    random_variables,
+    short_googlenet,
+)
 
 NAMES = tuple(f"class {i}, é" for i in range(CLASSES))
 ORIGIN = {"run": "vgg", "step": 7}
@@ -39,7 +45,9 @@ for folder in sys.argv[1:]:
         [facts] = [f for f in ("program.json", "assets.extra/program.json") if os.path.exists(f)]
         names = {"images": images}
         exec("\\n".join(json.load(open(facts))["usage"]), names)
-        found |= {f"{name} {count}": numpy.asarray(v) for name, v in names["outputs"].items()}
+        for name, values in names["outputs"].items():
+            values = numpy.asarray(values)
+            found[f"{name} {count}"] = values.astype("S") if values.dtype == object else values
     numpy.savez("outputs.npz", **found)
 """
 
@@ -85,7 +93,7 @@ def check(found, program):
     for count in (1, 3):
         got = {k.removesuffix(f" {count}"): v for k, v in found.items() if k.endswith(f" {count}")}
         names = got.pop("classes", None)
-        assert names is None or tuple(name.decode() for name in names) == NAMES
+        assert names is None or tuple(name.decode() for name in names) == program.classes
         assert difference(got, {k: v[:count] for k, v in wanted.items()}).agrees
     assert not difference({k: v[::-1] for k, v in got.items()}, wanted).agrees
 
@@ -108,6 +116,31 @@ def test_stablehlo_runs_without_jaxcnn(tmp_path):
     assert facts["outputs"]["scores"]["shape"] == ["b", 1, 2, CLASSES]
     assert (facts["origin"], facts["net"]["name"]) == (ORIGIN, "vgg")
     assert (folders[0] / "classes.txt").read_text().split("\n")[:-1] == [*NAMES]
+
+
+FULL_WIDTH = [
+    ("alexnet", {}),
+    ("vgg", {"column": "A"}),
+    ("vgg", {"column": "E"}),
+    ("googlenet", {}),
+]
+
+
+@pytest.mark.slow  # up to 575 MB of parameters
+@pytest.mark.parametrize("write", [write_stablehlo, write_savedmodel])
+@pytest.mark.parametrize(("name", "fields"), FULL_WIDTH, ids=lambda value: str(value))
+def test_programs_of_full_width(write, name, fields, tmp_path):
+    net = build(name, **fields)
+    params = jax.tree.map(np.asarray, random_variables(net)["params"])
+    last = params["fc" if name == "googlenet" else "fc8"]
+    last["kernel"] = 0.02 * last["kernel"]  # posteriors that are not all 0 and 1
+    program = make_program(net, params, MEAN, tuple(map(str, range(1000))))
+    write(program, tmp_path / "out", ORIGIN)
+    sizes = {file.name: file.stat().st_size for file in (tmp_path / "out").rglob("*.*")}
+    parameters = sum(leaf.nbytes for leaf in program.weights.values())
+    assert parameters < sum(sizes.values()) < 1.04 * parameters
+    (found,) = run_in_children([tmp_path / "out"], [program])
+    check(found, program)
 
 
 @pytest.mark.slow  # TensorFlow is imported in another process
@@ -189,7 +222,7 @@ def test_a_net_without_a_score_map():
 
 def test_a_difference_is_seen_in_every_output():
     values = {
-        "probabilities": np.eye(2, 5, dtype=np.float32),
+        "probabilities": np.float32([[0.1, 0.9], [0.6, 0.4]]),
         "scores": np.ones((2, 3), np.float32),
     }
     assert difference(values, values) == (0.0, True)

@@ -1,0 +1,142 @@
+"""jaxcnn export: what it writes equals what the run computes; nothing is overwritten or left half done."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import jaxcnn
+from jaxcnn.cli import export
+from jaxcnn.cli.main import main
+from jaxcnn.weights.exports import EXPORT_FORMATS
+from jaxcnn.weights.programs.agreement import difference, probe_images
+from jaxcnn.weights.programs.stablehlo import read_stablehlo
+from tests.research.untrained import STEP, untrained
+
+IMAGE = {"mean": "per_pixel", "statistics": "auto", "sampling": "random_crop_in_square"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return untrained(tmp_path_factory.mktemp("export") / "vgg", dtype="bfloat16")
+
+
+def test_the_formats_of_the_command_are_those_that_can_be_written():
+    assert [*EXPORT_FORMATS] == [*export.FORMATS]
+
+
+def test_a_run_with_a_mean_image(tmp_path, capsys):
+    """The program subtracts the mean's central crop, as `Loaded.probabilities` does."""
+    run, out = untrained(tmp_path / "alexnet", "alexnet", augment=IMAGE), tmp_path / "a" / "out"
+    assert main(["export", str(run), "--format=stablehlo", f"--out={out}"]) == 0
+    printed = capsys.readouterr().out
+    assert f"alexnet, step {STEP}: probabilities of 72 x 72 images" in printed
+    assert f"\n{out}: stablehlo, " in printed
+    assert sorted(file.name for file in out.parent.rglob("*")) == [
+        *("classes.txt", "out", "program.json", "program.stablehlo", "weights.npz")
+    ]
+    loaded, images = jaxcnn.load(run), probe_images(72, 72)
+    found, expected = read_stablehlo(out)(images), loaded.probabilities(images)
+    assert difference(found, {"probabilities": expected}).agrees
+    shifted = np.roll(loaded.mean, 9, axis=1)  # another crop
+    other = dataclasses.replace(loaded, mean=shifted).probabilities(images)
+    assert not difference(found, {"probabilities": other}).agrees
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what", "outputs"),
+    [
+        (["--dense"], "score map of 64 x 64", {"probabilities", "scores"}),
+        (["--features=fc7"], "output of fc7 of 32 x 32", {"features"}),
+    ],
+)
+def test_other_outputs(arguments, what, outputs, run, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["export", str(run), "--format=stablehlo", f"--out={out}", "--json", *arguments]
+    assert main(command) == 0
+    seen = capsys.readouterr()
+    assert f"vgg, step {STEP}: {what} images" in seen.err
+    assert "computes in float32, where the run computes in bfloat16" in seen.err
+    record = json.loads(seen.out)
+    assert record["bytes"] == sum(file.stat().st_size for file in out.iterdir())
+    assert record["difference"] < 1e-4
+    facts = json.loads((out / "program.json").read_text())
+    assert set(facts["outputs"]) == outputs
+    assert facts["origin"] == {"run": "vgg", "step": STEP}
+
+
+def test_a_savedmodel(run, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["export", str(run), "--format=savedmodel", f"--out={out}"]) == 0
+    assert "ran on 2 images: differs from jaxcnn by" in capsys.readouterr().out
+    assert {"saved_model.pb", "variables", "assets.extra"} <= {f.name for f in out.iterdir()}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_nothing_is_overwritten(kind, run, tmp_path, capsys):
+    out = tmp_path / "out"
+    {
+        "file": lambda: out.write_text("kept"),
+        "folder": out.mkdir,
+        "link": lambda: out.symlink_to("nowhere"),
+    }[kind]()
+    before = out.lstat()
+    assert main(["export", str(run), "--format=stablehlo", f"--out={out}"]) == 2
+    assert (
+        f"{out} exists, and nothing is overwritten; give another --out" in capsys.readouterr().err
+    )
+    assert out.lstat() == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_program_that_computes_something_else_is_not_kept(run, tmp_path, capsys, monkeypatch):
+    form = EXPORT_FORMATS["stablehlo"]
+
+    def read(path):
+        call = form.read(path)
+        return lambda images: call(images[..., ::-1])  # as BGR
+
+    monkeypatch.setitem(EXPORT_FORMATS, "stablehlo", form._replace(read=read))
+    out = tmp_path / "out"
+    assert main(["export", str(run), "--format=stablehlo", f"--out={out}"]) == 1
+    assert f"{out} is not written: its outputs differ from jaxcnn's" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--features=fc77"], 2, "VGG has no layer 'fc77'; did you mean fc7?"),
+        (["--dense=31,64"], 2, "31 x 64 are too small"),
+        (["--dense=64,64", "--features=fc7"], 2, "a layer or a score map, not both"),
+        (["--step=8"], 1, "has no checkpoint 8"),
+    ],
+)
+def test_bad_input(arguments, code, said, run, tmp_path, capsys):
+    command = ["export", str(run), "--format=stablehlo", f"--out={tmp_path / 'out'}"]
+    assert main([*command, *arguments]) == code
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--dense=h,w", "expected numbers such as 384,512; got 'h,w'. Only the number of images"),
+        ("--dense=64", "expected numbers such as 384,512; got '64'"),
+        ("--format=pdf", "invalid choice: 'pdf'"),
+    ],
+)
+def test_bad_usage(option, said, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["export", "x", "--format=stablehlo", "--out=y", option])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_place_where_nothing_can_be_made(run, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "out"
+    assert main(["export", str(run), "--format=stablehlo", f"--out={out}"]) == 1
+    assert f"{out} cannot be written (Not a directory)" in capsys.readouterr().err
