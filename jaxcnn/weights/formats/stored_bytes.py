@@ -1,0 +1,192 @@
+"""Bytes of a weights file that hold arrays: read where they lie, or inflated on the way, never more than asked."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import zlib
+from pathlib import Path
+from typing import IO, Protocol
+
+import numpy as np
+
+from jaxcnn.files import FileError, disk_advice
+from jaxcnn.weights.tensors import Tensor
+
+AGAIN = "copy or download it again"
+_PIECE = 1 << 22  # bytes of one step of inflating or transposing
+
+
+class Bytes(Protocol):
+    """A run of bytes with a known size.
+
+    Attributes:
+        path: the file that they come from.
+        size: how many there are.
+    """
+
+    path: Path
+    size: int
+
+    def read(self, offset: int, count: int) -> np.ndarray:
+        """The bytes [offset, offset + count) as uint8, writable. Raises FileError where they end earlier."""
+        ...
+
+
+class FileBytes:
+    """The bytes [start, start + size) of a regular file; the whole file without them."""
+
+    def __init__(self, path: Path, start: int = 0, size: int | None = None) -> None:
+        with open_regular(path) as file:
+            status = os.fstat(file.fileno())
+        self.path, self.start = path, start
+        self._state = (status.st_size, status.st_mtime_ns)
+        self.size = status.st_size - start if size is None else size
+        if start < 0 or self.size < 0 or start + self.size > status.st_size:
+            raise FileError(path, f"ends before byte {start + self.size:,}, which it names", AGAIN)
+
+    def read(self, offset: int, count: int) -> np.ndarray:
+        _check(self, offset, count)
+        with open_regular(self.path) as file:
+            status = os.fstat(file.fileno())
+            if (status.st_size, status.st_mtime_ns) != self._state:
+                raise FileError(self.path, "changed while it was read", "let its writer end first")
+            try:
+                array = np.fromfile(file, np.uint8, count, offset=self.start + offset)
+            except OSError as error:
+                problem = f"cannot be read ({error.strerror})"
+                raise FileError(self.path, problem, disk_advice(error)) from error
+        if array.size < count:
+            raise FileError(self.path, "became shorter while it was read", AGAIN)
+        return array
+
+    def part(self, start: int, size: int) -> FileBytes:
+        """The bytes [start, start + size) of these."""
+        _check(self, start, size)
+        return FileBytes(self.path, self.start + start, size)
+
+
+class Inflated:
+    """What a zlib or deflate stream expands to.
+
+    It is inflated from its start again when a read begins before the end of the read before; reads in the
+    order of the stream inflate it once. No more is held than what is asked for.
+
+    Args:
+        packed: the stream.
+        size: how many bytes it expands to.
+        wbits: as of `zlib.decompressobj`: 15 for zlib, -15 for raw deflate.
+    """
+
+    def __init__(self, packed: FileBytes, size: int, wbits: int) -> None:
+        self.path, self.size = packed.path, size
+        self._packed, self._wbits = packed, wbits
+        self._restart()
+
+    def _restart(self) -> None:
+        self._stream = zlib.decompressobj(self._wbits)
+        self._position, self._taken, self._rest = 0, 0, b""
+
+    def read(self, offset: int, count: int) -> np.ndarray:
+        _check(self, offset, count)
+        if offset < self._position:
+            self._restart()
+        while self._position < offset:
+            self._next(min(offset - self._position, _PIECE))
+        array, filled = np.empty(count, np.uint8), 0
+        while filled < count:
+            piece = self._next(min(count - filled, _PIECE))
+            array[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
+            filled += len(piece)
+        return array
+
+    def ends(self) -> bool:
+        """Whether the stream ends after its `size` bytes, with the right checksum. Inflates all that is left."""
+        while self._position < self.size:
+            self._next(min(self.size - self._position, _PIECE))
+        return not self._inflate(1) and self._stream.eof
+
+    def _next(self, most: int) -> bytes:
+        """At least 1 and at most `most` further bytes."""
+        piece = self._inflate(most)
+        if not piece:
+            raise FileError(self.path, "has a compressed stream that ends too early", AGAIN)
+        self._position += len(piece)
+        return piece
+
+    def _inflate(self, most: int) -> bytes:
+        try:
+            while not self._stream.eof:
+                if not self._rest and self._taken < self._packed.size:
+                    count = min(_PIECE, self._packed.size - self._taken)
+                    self._rest = self._packed.read(self._taken, count).tobytes()
+                    self._taken += count
+                empty = not self._rest
+                piece = self._stream.decompress(self._rest, most)
+                self._rest = self._stream.unconsumed_tail
+                if piece or empty:
+                    return piece
+        except zlib.error as error:
+            problem = f"has a damaged compressed stream ({error})"
+            raise FileError(self.path, problem, AGAIN) from error
+        return b""
+
+
+def tensor(
+    name: str,
+    source: Bytes,
+    offset: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    fortran: bool = False,
+) -> Tensor:
+    """The array of `shape` at `offset` of `source`; with `fortran`, its first axis is the fastest one.
+
+    Raises:
+        FileError: `source` ends before it.
+    """
+    needed = math.prod(shape) * dtype.itemsize
+    if offset < 0 or offset + needed > source.size:
+        problem = f"declares {name!r} with {needed:,} bytes, more than it holds"
+        raise FileError(source.path, problem, AGAIN)
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        row = math.prod(shape[1:]) * dtype.itemsize
+        count = (stop - start) if shape else 1
+        data = source.read(offset + start * row, count * row)
+        return data.view(dtype).reshape((count, *shape[1:]) if shape else ())
+
+    def rows_of_columns(start: int, stop: int) -> np.ndarray:
+        found = np.empty((stop - start, *shape[1:]), dtype)
+        column = math.prod(shape[:-1]) * dtype.itemsize
+        step = max(1, _PIECE // max(column, 1))
+        for first in range(0, shape[-1], step):
+            last = min(first + step, shape[-1])
+            data = source.read(offset + first * column, (last - first) * column)
+            piece = data.view(dtype).reshape((*shape[:-1], last - first), order="F")
+            found[..., first:last] = piece[start:stop]
+        return found
+
+    return Tensor(name, shape, dtype, rows_of_columns if fortran and len(shape) > 1 else rows)
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """A regular file, opened to read. Raises FileError for anything else, without waiting for a FIFO's writer."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise FileError(path, "is missing", "check the path") from None
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+        raise FileError(path, problem, disk_advice(error)) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileError(path, "is not a regular file", "give the path of a weights file")
+    return open(descriptor, "rb")
+
+
+def _check(source: Bytes, offset: int, count: int) -> None:
+    if offset < 0 or count < 0 or offset + count > source.size:
+        problem = f"ends before byte {offset + count:,} of a part that it names"
+        raise FileError(source.path, problem, AGAIN)
