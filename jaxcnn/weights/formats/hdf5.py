@@ -1,7 +1,8 @@
 """HDF5 files: which arrays they hold and where, without following a link or reading what is not there.
 
-h5py reads the headers only. The arrays must lie in one piece in the file itself, as Keras writes them, and are
-then read like any other bytes: nothing is inflated, and what a header declares is compared with the file's size.
+h5py reads the headers only. The arrays must lie in one piece in the file itself, as Keras writes them, and
+are then read like any other bytes: nothing is inflated, and what a header declares is compared with the size
+of the file.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ _MOST_OBJECTS = 10_000
 _DEEPEST = 16
 _MOST_TEXTS = 4_096
 _LONGEST_TEXT = 1_024
-_ANEW = "load it with the program that wrote it and save only the weights, uncompressed, in one file"
+_ANEW = (
+    "load it with the program that wrote it and save only the weights, uncompressed, in one file"
+)
 
 
 class Objects(NamedTuple):
@@ -134,9 +137,9 @@ def _texts(h5py: Any, source: FileBytes, path: str, attribute: Any) -> tuple[str
     if count > _MOST_TEXTS or text.length > _LONGEST_TEXT:
         problem = f"has {count:,} names of {text.length:,} bytes in the attributes of {path!r}"
         raise FileError(source.path, problem, _ANEW)
-    values = np.empty(attribute.shape, attribute.dtype)
+    values: Any = np.empty(attribute.shape, attribute.dtype)
     attribute.read(values)
-    return tuple(value.decode() for value in values.ravel())
+    return tuple(value.decode() for value in values.ravel().tolist())
 
 
 class _View(io.RawIOBase):

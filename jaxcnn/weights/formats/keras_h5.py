@@ -20,7 +20,6 @@ from jaxcnn.weights.formats.hdf5 import read_objects
 from jaxcnn.weights.formats.stored_bytes import AGAIN, FileBytes
 from jaxcnn.weights.tensors import Tensor, WeightsFile
 
-TITLE = "HDF5 of Keras (.h5, .weights.h5)"
 MAGIC = b"\x89HDF\r\n\x1a\n"
 _VARS = re.compile(r"layers/(?P<layer>.+)/vars/(?P<number>\d+)")
 _LEAVES = {"conv2d": ("kernel", "bias"), "dense": ("kernel", "bias")}
@@ -70,7 +69,9 @@ def read_keras(source: FileBytes, kind: str) -> WeightsFile:
         tensors[row.name] = dataclasses.replace(row.array, name=row.name)
     used = {id(row.array) for row in rows}
     left_out = [path for path, array in arrays.items() if id(array) not in used]
-    layers = {row.layer: _kind(row.layer) if "weights" in dialect else "" for row in rows if row.layer}
+    layers = {
+        row.layer: _kind(row.layer) if "weights" in dialect else "" for row in rows if row.layer
+    }
     facts = {"dialect": dialect, "layers": layers, "left_out": left_out}
     return WeightsFile(source.path, kind, tensors, facts)
 
@@ -85,7 +86,9 @@ def _by_group(
         if root and not path.startswith(f"{root}/"):
             continue
         if len(parts) < 2 or (order and parts[0] not in order):
-            raise FileError(source.path, f"has the array {path!r}, which belongs to no layer", AGAIN)
+            raise FileError(
+                source.path, f"has the array {path!r}, which belongs to no layer", AGAIN
+            )
         parent, leaf = parts[-2], parts[-1].partition(":")[0].removeprefix(f"{parts[-2]}_")
         leaf = re.sub(r"_\d+$", "", leaf)
         row = _Row(parts[0], _SHORT.get(leaf, leaf), array)

@@ -17,7 +17,6 @@ from jaxcnn.weights.formats.keras_h5 import read_keras
 from jaxcnn.weights.formats.zip_members import MAGIC, Member, members
 from jaxcnn.weights.tensors import WeightsFile
 
-TITLE = "Keras's models (.keras)"
 _WEIGHTS, _CONFIG = "model.weights.h5", "config.json"
 _LARGEST_CONFIG = 1 << 22
 _ANEW = "save it again with Keras 3, which compresses nothing"
@@ -78,7 +77,9 @@ def _layers(path: Path, config: Member) -> Mapping[str, tuple[str, str]]:
     for layer in net["config"]["layers"]:
         kind, name = layer["class_name"], layer["config"]["name"]
         # As Keras makes the names of groups: Conv2D -> conv2d, BatchNormalization -> batch_normalization.
-        group = re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", kind)).lower()
+        group = re.sub(
+            r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", kind)
+        ).lower()
         number = f"_{counts[group]}" if counts[group] else ""
         found[f"{group}{number}"] = name, kind
         counts[group] += 1

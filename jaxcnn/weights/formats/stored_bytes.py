@@ -1,24 +1,25 @@
-"""Bytes of a weights file that hold arrays: read where they lie, or inflated on the way, never more than asked."""
+"""Bytes of a weights file that hold arrays: read where they lie, or inflated on the way, as many as asked."""
 
 from __future__ import annotations
 
+import abc
 import math
 import os
-import stat
+import weakref
 import zlib
 from pathlib import Path
-from typing import IO, Protocol
 
 import numpy as np
 
-from jaxcnn.files import FileError, disk_advice
+from jaxcnn.files import FileError
+from jaxcnn.weights.formats.stored_rows import open_regular
 from jaxcnn.weights.tensors import Tensor
 
 AGAIN = "copy or download it again"
 _PIECE = 1 << 22  # bytes of one step of inflating or transposing
 
 
-class Bytes(Protocol):
+class Bytes(abc.ABC):
     """A run of bytes with a known size.
 
     Attributes:
@@ -29,45 +30,42 @@ class Bytes(Protocol):
     path: Path
     size: int
 
+    @abc.abstractmethod
     def read(self, offset: int, count: int) -> np.ndarray:
         """The bytes [offset, offset + count) as uint8, writable. Raises FileError where they end earlier."""
-        ...
 
 
-class FileBytes:
+class FileBytes(Bytes):
     """The bytes [start, start + size) of a regular file; the whole file without them."""
 
     def __init__(self, path: Path, start: int = 0, size: int | None = None) -> None:
-        with open_regular(path) as file:
-            status = os.fstat(file.fileno())
+        with open_regular(path, AGAIN) as (file, whole):
+            self._written = os.fstat(file).st_mtime_ns
         self.path, self.start = path, start
-        self._state = (status.st_size, status.st_mtime_ns)
-        self.size = status.st_size - start if size is None else size
-        if start < 0 or self.size < 0 or start + self.size > status.st_size:
+        self.size = whole - start if size is None else size
+        if start < 0 or self.size < 0 or start + self.size > whole:
             raise FileError(path, f"ends before byte {start + self.size:,}, which it names", AGAIN)
 
     def read(self, offset: int, count: int) -> np.ndarray:
-        _check(self, offset, count)
-        with open_regular(self.path) as file:
-            status = os.fstat(file.fileno())
-            if (status.st_size, status.st_mtime_ns) != self._state:
-                raise FileError(self.path, "changed while it was read", "let its writer end first")
-            try:
-                array = np.fromfile(file, np.uint8, count, offset=self.start + offset)
-            except OSError as error:
-                problem = f"cannot be read ({error.strerror})"
-                raise FileError(self.path, problem, disk_advice(error)) from error
-        if array.size < count:
-            raise FileError(self.path, "became shorter while it was read", AGAIN)
+        check_range(self, offset, count)
+        array, done = np.empty(count, np.uint8), 0
+        with open_regular(self.path, AGAIN) as (file, _):
+            if os.fstat(file).st_mtime_ns != self._written:
+                raise FileError(self.path, "changed while it was read", "read it again")
+            while done < count:
+                got = os.preadv(file, [array.data[done:]], self.start + offset + done)
+                if not got:
+                    raise FileError(self.path, "became shorter while it was read", "read it again")
+                done += got
         return array
 
     def part(self, start: int, size: int) -> FileBytes:
         """The bytes [start, start + size) of these."""
-        _check(self, start, size)
+        check_range(self, start, size)
         return FileBytes(self.path, self.start + start, size)
 
 
-class Inflated:
+class Inflated(Bytes):
     """What a zlib or deflate stream expands to.
 
     It is inflated from its start again when a read begins before the end of the read before; reads in the
@@ -89,7 +87,7 @@ class Inflated:
         self._position, self._taken, self._rest = 0, 0, b""
 
     def read(self, offset: int, count: int) -> np.ndarray:
-        _check(self, offset, count)
+        check_range(self, offset, count)
         if offset < self._position:
             self._restart()
         while self._position < offset:
@@ -102,7 +100,7 @@ class Inflated:
         return array
 
     def ends(self) -> bool:
-        """Whether the stream ends after its `size` bytes, with the right checksum. Inflates all that is left."""
+        """Whether the stream ends after its `size` bytes with the right checksum. Inflates what is left."""
         while self._position < self.size:
             self._next(min(self.size - self._position, _PIECE))
         return not self._inflate(1) and self._stream.eof
@@ -157,36 +155,33 @@ def tensor(
         data = source.read(offset + start * row, count * row)
         return data.view(dtype).reshape((count, *shape[1:]) if shape else ())
 
-    def rows_of_columns(start: int, stop: int) -> np.ndarray:
-        found = np.empty((stop - start, *shape[1:]), dtype)
+    def columns() -> np.ndarray:
+        found = np.empty(shape, dtype)
         column = math.prod(shape[:-1]) * dtype.itemsize
         step = max(1, _PIECE // max(column, 1))
         for first in range(0, shape[-1], step):
             last = min(first + step, shape[-1])
             data = source.read(offset + first * column, (last - first) * column)
-            piece = data.view(dtype).reshape((*shape[:-1], last - first), order="F")
-            found[..., first:last] = piece[start:stop]
+            found[..., first:last] = data.view(dtype).reshape(*shape[:-1], last - first, order="F")
         return found
 
-    return Tensor(name, shape, dtype, rows_of_columns if fortran and len(shape) > 1 else rows)
+    if not fortran or len(shape) < 2:
+        return Tensor(name, shape, dtype, rows)
+    kept: list[weakref.ref[np.ndarray]] = []
+
+    def rows_of_columns(start: int, stop: int) -> np.ndarray:
+        # Rows lie all over the array: it is read at once, and lives as long as any of its rows does.
+        whole = kept[0]() if kept else None
+        if whole is None:
+            whole = columns()
+            kept[:] = [weakref.ref(whole)]
+        return whole[start:stop]
+
+    return Tensor(name, shape, dtype, rows_of_columns)
 
 
-def open_regular(path: Path) -> IO[bytes]:
-    """A regular file, opened to read. Raises FileError for anything else, without waiting for a FIFO's writer."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise FileError(path, "is missing", "check the path") from None
-    except OSError as error:
-        problem = f"cannot be read ({error.strerror})"
-        raise FileError(path, problem, disk_advice(error)) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise FileError(path, "is not a regular file", "give the path of a weights file")
-    return open(descriptor, "rb")
-
-
-def _check(source: Bytes, offset: int, count: int) -> None:
+def check_range(source: Bytes, offset: int, count: int) -> None:
+    """Raises FileError unless [offset, offset + count) lies in `source`."""
     if offset < 0 or count < 0 or offset + count > source.size:
         problem = f"ends before byte {offset + count:,} of a part that it names"
         raise FileError(source.path, problem, AGAIN)

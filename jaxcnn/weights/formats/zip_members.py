@@ -6,6 +6,7 @@ members may not overlap, and their sizes are those of their streams.
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
 from collections.abc import Iterator
@@ -42,56 +43,71 @@ class Member(NamedTuple):
     stored: bool
 
     def content(self) -> Bytes:
-        """What it holds. A reader that takes all of it in order gets a FileError where its checksum is wrong."""
+        """What it holds. Whoever reads all of it in order gets a FileError if its checksum is wrong."""
         inside = self.packed if self.stored else Inflated(self.packed, self.size, -zlib.MAX_WBITS)
         return _Checked(inside, self.crc)
+
+
+class _Entry(NamedTuple):
+    """What the directory says of a member. `offset` is that of its local header."""
+
+    name: bytes
+    flags: int
+    method: int
+    crc: int
+    packed: int
+    size: int
+    offset: int
 
 
 def members(path: Path) -> dict[str, Member]:
     """The members of a zip file by name, in the order of its directory.
 
     Raises:
-        FileError: it is damaged, encrypted, or not compressed by deflate, or members overlap or have one name.
+        FileError: it is damaged or encrypted, compressed otherwise than by deflate, or members overlap or
+            have one name.
     """
     file = FileBytes(path)
     found: dict[str, Member] = {}
     places: list[tuple[int, int]] = []
-    for name, flags, method, crc, packed, size, offset in _directory(file):
+    for entry in _directory(file):
+        name = entry.name.decode("utf-8", "replace")
         if name in found:
             raise FileError(path, f"has two members {name!r}", AGAIN)
-        if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
-            raise FileError(path, f"has the member {name!r} encrypted or compressed unusually", AGAIN)
-        if size > packed * (1 if method == _STORED else _MOST_EXPANSION):
-            problem = f"declares {size:,} bytes in the member {name!r}, which has {packed:,}"
+        if entry.flags & _ENCRYPTED or entry.method not in (_STORED, _DEFLATED):
+            problem = f"has the member {name!r} encrypted, or compressed otherwise than by deflate"
             raise FileError(path, problem, AGAIN)
-        local = file.read(offset, 30).tobytes()
+        stored = entry.method == _STORED
+        if entry.size > entry.packed * _MOST_EXPANSION or (stored and entry.size != entry.packed):
+            problem = f"declares {entry.size:,} bytes in {name!r}, which has {entry.packed:,}"
+            raise FileError(path, problem, AGAIN)
+        local = file.read(entry.offset, 30).tobytes()
         names, extra = struct.unpack_from("<HH", local, 26)
-        if local[:4] != MAGIC or file.read(offset + 30, names).tobytes() != name.encode("utf-8", "surrogateescape"):
+        if local[:4] != MAGIC or file.read(entry.offset + 30, names).tobytes() != entry.name:
             raise FileError(path, f"has no member where {name!r} should be", AGAIN)
-        start = offset + 30 + names + extra
-        found[name] = Member(file.part(start, packed), size, crc, method == _STORED)
-        places.append((offset, start + packed))
+        start = entry.offset + 30 + names + extra
+        packed = file.part(start, entry.packed)
+        found[name] = Member(packed, entry.size, entry.crc, stored)
+        places.append((entry.offset, start + entry.packed))
     places.sort()
-    if any(end > after for (_, end), (after, _) in zip(places, places[1:], strict=False)):
+    if any(end > after for (_, end), (after, _) in itertools.pairwise(places)):
         raise FileError(path, "has members that overlap", AGAIN)
     return found
 
 
-def _directory(file: FileBytes) -> Iterator[tuple[str, int, int, int, int, int, int]]:
-    """(name, flags, method, CRC, packed size, size, offset of the local header) of each entry."""
+def _directory(file: FileBytes) -> Iterator[_Entry]:
     entries = _directory_bytes(file)
     position = 0
     while position < len(entries):
         if entries[position : position + 4] != _ENTRY or position + 46 > len(entries):
             raise FileError(file.path, "has a damaged zip directory", AGAIN)
-        flags, method, _, crc, *sizes = struct.unpack_from("<HHIIII", entries, position + 8)
+        flags, method, _, crc, packed, size = struct.unpack_from("<HHIIII", entries, position + 8)
         names, extra, comment = struct.unpack_from("<HHH", entries, position + 28)
         (offset,) = struct.unpack_from("<I", entries, position + 42)
-        first = position + 46
-        name = entries[first : first + names].decode("utf-8", "surrogateescape")
-        packed, size, offset = _zip64(entries[first + names : first + names + extra], *sizes, offset)
-        yield name, flags, method, crc, packed, size, offset
-        position = first + names + extra + comment
+        first, last = position + 46, position + 46 + names
+        wide = _zip64(entries[last : last + extra], packed, size, offset)
+        yield _Entry(entries[first:last], flags, method, crc, *wide)
+        position = last + extra + comment
 
 
 def _zip64(extra: bytes, packed: int, size: int, offset: int) -> tuple[int, int, int]:
@@ -113,7 +129,9 @@ def _directory_bytes(file: FileBytes) -> bytes:
     if end < 0 or end + 22 > len(tail):
         raise FileError(file.path, "has no zip directory: it is cut short or damaged", AGAIN)
     count, size, offset = struct.unpack_from("<HII", tail, end + 10)
-    if (count == 2**16 - 1 or 2**32 - 1 in (size, offset)) and tail[end - 20 : end - 16] == _LOCATOR64:
+    if (count == 2**16 - 1 or 2**32 - 1 in (size, offset)) and tail[
+        end - 20 : end - 16
+    ] == _LOCATOR64:
         (at,) = struct.unpack_from("<Q", tail, end - 12)
         record = file.read(at, 56).tobytes()
         if record[:4] != _END64:
@@ -124,7 +142,7 @@ def _directory_bytes(file: FileBytes) -> bytes:
     return file.read(offset, size).tobytes()
 
 
-class _Checked:
+class _Checked(Bytes):
     """Bytes with a checksum, compared when a reader that began at the start reaches the end."""
 
     def __init__(self, inside: Bytes, crc: int) -> None:
