@@ -3,6 +3,7 @@
 formats:
   stablehlo    a folder for JAX, on CPU, CUDA and TPU; program.json in it says how to run it
   savedmodel   a folder for TensorFlow
+  onnx         a file for ONNX Runtime and others, opset 18; needs pip install 'jaxcnn[onnx]'
 
 A program takes images as they are, uint8 RGB [any number, height, width, 3], and puts out probabilities;
 with --features the output of a layer instead, with --dense the score map of images of one size. It computes
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from jaxcnn.weights.programs.program import Program
 
 KEPT = "nothing is written"
-FORMATS = ("stablehlo", "savedmodel")  # keys of EXPORT_FORMATS, which takes a second to import
+# The keys of EXPORT_FORMATS, which takes a second to import.
+FORMATS = ("stablehlo", "savedmodel", "onnx")
 TWICE = (0, 0)  # twice the net's image_size
 
 

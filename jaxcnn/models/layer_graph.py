@@ -94,33 +94,27 @@ def layer_graph(net: Net, dense: tuple[int, int] | None = None) -> LayerGraph:
     images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     # Each block traced plainly, and without the casts of another dtype between layers.
     net = net.clone(remat=False, dtype="float32")
-    variables = jax.eval_shape(net.init, jax.random.key(0), _image_of(net))
 
-    def trace(variables: Any, images: jax.Array) -> Any:
+    def trace(key: jax.Array, images: jax.Array) -> Any:
         context = Context(jnp.array([size], jnp.int32) if dense else None)
-        (scores, _, _), found = net.apply(  # pyright: ignore[reportGeneralTypeIssues]
-            variables,
+        (scores, _, _), found = net.init_with_output(
+            key,
             images,
             method=lambda net, images: net.forward(images, context),
             capture_intermediates=True,
-            mutable=["intermediates"],
+            mutable=True,
         )
         outputs = flatten_dict(found["intermediates"], sep="/")
         return scores, {path.removesuffix("/__call__"): calls for path, calls in outputs.items()}
 
     with nn.intercept_methods(_as_one_operation):
-        traced, tree = jax.make_jaxpr(trace, return_shape=True)(variables, images)
+        traced, tree = jax.make_jaxpr(trace, return_shape=True)(jax.random.key(0), images)
     reader = _Reader(type(net).__name__)
-    inputs = [_Other("a parameter")] * (len(traced.jaxpr.invars) - 1)
-    found = reader.read(traced, [*inputs, Images((*size, 3))])
+    found = reader.read(traced, [_Other("a key"), Images((*size, 3))])
     scores, outputs = jax.tree.unflatten(jax.tree.structure(tree), found)
     return LayerGraph(
         reader.node([scores]), {path: reader.node(calls) for path, calls in outputs.items()}
     )
-
-
-def _image_of(net: Net) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((1, net.image_size, net.image_size, 3), jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxcnn.files import atomic_output
 from jaxcnn.weights.programs.agreement import Difference, difference, probe_images
+from jaxcnn.weights.programs.onnx_writer import read_onnx, write_onnx
 from jaxcnn.weights.programs.program import Program
 from jaxcnn.weights.programs.savedmodel import read_savedmodel, write_savedmodel
 from jaxcnn.weights.programs.stablehlo import read_stablehlo, write_stablehlo
@@ -32,6 +33,7 @@ class ExportFormat(NamedTuple):
 EXPORT_FORMATS = {
     "stablehlo": ExportFormat(write_stablehlo, read_stablehlo),
     "savedmodel": ExportFormat(write_savedmodel, read_savedmodel),
+    "onnx": ExportFormat(write_onnx, read_onnx),
 }
 
 
