@@ -65,7 +65,10 @@ def atomic_output(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
         around = tempfile.TemporaryDirectory(prefix=".jaxcnn-", dir=path.parent)
     with around as folder:
-        yield Path(folder, path.name)
+        try:
+            yield Path(folder, path.name)
+        except WriteError as error:  # of a file in it
+            raise WriteError(error.errno, error.strerror, os.fspath(path)) from error
         with writing(path):
             os.rename(Path(folder, path.name), path)
 

@@ -169,3 +169,29 @@ def test_damaged_files_set_aside_do_not_replace_each_other(tmp_path):
         assert files.set_aside(path) == tmp_path / name
         assert not path.exists()
         assert (tmp_path / name).read_text() == content
+
+
+def test_an_output_appears_when_it_is_complete(tmp_path):
+    out = tmp_path / "new" / "out"
+    with files.atomic_output(out) as made:
+        made.mkdir()
+        (made / "a").write_text("x")
+        assert not out.exists()
+    assert [file.name for file in (tmp_path / "new").rglob("*")] == ["out", "a"]
+    with pytest.raises(FileExistsError, match="exists, and nothing is overwritten"):
+        files.atomic_output(out).__enter__()
+
+
+def test_an_output_that_fails_leaves_nothing_and_is_named(tmp_path):
+    full = WriteError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a file in it")
+
+    def fail(error):
+        with files.atomic_output(tmp_path / "out") as made:
+            made.write_text("x")
+            raise error
+
+    with pytest.raises(KeyError):
+        fail(KeyError())
+    with pytest.raises(WriteError, match=f"^{tmp_path}/out cannot be written .*disk is full"):
+        fail(full)
+    assert list(tmp_path.iterdir()) == []

@@ -38,7 +38,7 @@ TWICE = (0, 0)  # twice the net's image_size
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("run", type=path, help="folder of a trained run")
+    add("run", type=path, help="folder of a run or of imported weights, or a weights file")
     add("--format", required=True, choices=FORMATS, help="what to write")
     add("--out", type=path, required=True, help="file or folder to make; it must not exist")
     add("--features", default="", metavar="LAYER", help="put out this layer: fc7, inception_5b")
@@ -78,10 +78,11 @@ def run(options: argparse.Namespace) -> Output:
         program = _program(loaded, options)
         height, width = program.size
         title = f"{program.what} of {height} x {width} images"
-        console.line(f"{options.run.name}, step {loaded.step}: {title}")
+        step = "imported" if loaded.origin else f"step {loaded.step}"
+        console.line(f"{options.run.name}, {step}: {title}")
         if loaded.net.dtype != program.net.dtype:
             console.line(f"it computes in float32, where the run computes in {loaded.net.dtype}")
-        origin = {"run": options.run.name, "step": loaded.step}
+        origin = loaded.origin or {"run": options.run.name, "step": loaded.step}
         reference = _reference(loaded, program)
         found = export_program(program, options.format, options.out, reference, origin, progress)
     size = _bytes(options.out)

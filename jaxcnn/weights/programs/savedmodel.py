@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data.tensorflow import load_tensorflow
-from jaxcnn.files import write_text, writing
+from jaxcnn.files import WriteError, system_error, write_text, writing
 from jaxcnn.models.kernels.dispatch import plain_forms
 from jaxcnn.weights.programs.description import describe
 from jaxcnn.weights.programs.program import BATCH, INPUT, PLATFORMS, Program
@@ -53,8 +53,13 @@ def write_savedmodel(program: Program, folder: Path, origin: Mapping[str, Any]) 
 
     with plain_forms():
         function = tf.function(serve, autograph=False).get_concrete_function(images)
-    with writing(folder):
+    try:
         tf.saved_model.save(module, str(folder), signatures={SIGNATURE: function})
+    except Exception as error:  # TensorFlow's own types
+        if (cause := system_error(error)) is None:
+            raise
+        raise WriteError(cause.errno, cause.strerror, str(folder)) from error
+    with writing(folder):
         (folder / FACTS).parent.mkdir()
     write_text(folder / FACTS, describe(program, USAGE, origin))
 
