@@ -101,7 +101,7 @@ class Checkpoint:
 
     def read(self, name: str) -> np.ndarray:
         with _checkpoint_errors():
-            return self._reader.get_tensor(name)
+            return np.asarray(self._reader.get_tensor(name))
 
 
 @contextlib.contextmanager

@@ -112,8 +112,8 @@ def _candidate(form: Form, file: WeightsFile) -> _Candidate:
 
 def _in_order(form: Form, file: WeightsFile) -> bool:
     """Whether the file's layers have the order of the form's net, or say nothing of it."""
-    layers = list(file.facts.get("layers", ()))
-    places = [layers.index(name) for name in form.layer_order if name in layers]
+    kinds = list(file.facts.get("layers", {}).values())
+    places = [kinds.index(kind) for kind in form.layer_order if kind in kinds]
     return len(places) < len(form.layer_order) or places == sorted(places)
 
 

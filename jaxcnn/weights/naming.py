@@ -44,8 +44,8 @@ class Form:
         places: of every parameter of the net; those of GoogLeNet's auxiliary heads only if the program
             trains them. A file may lack all of an auxiliary head.
         dropped: regular expression of a tensor name -> why tensors of that name are left out.
-        layer_order: two layers of the program, in their order in this net, where only that distinguishes it
-            from another; () for none.
+        layer_order: types of two layers of the program, in the order of the first ones in the net, where
+            only that distinguishes it from another; () for none.
     """
 
     program: str

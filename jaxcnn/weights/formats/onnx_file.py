@@ -8,6 +8,7 @@ those of onnx.proto.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -89,13 +90,11 @@ def read_onnx(path: Path) -> WeightsFile:
     names = dict.fromkeys([*used, *stored])
     tensors = {name: stored[name] for name in names if not _is_a_list(stored[name])}
     shapes = {name: tensor.shape for name, tensor in stored.items()}
-    facts = {
-        "layers": {
-            name: node.kind for name, node in zip(node_names(graph), graph.nodes, strict=True)
-        },
-        "reads": readings(graph, shapes, file),
-        "graph": sizes(graph, shapes),
-    }
+    reads = readings(graph, shapes, file)
+    for name in {r.kernel for r in reads if r.kind != "Conv" and r.kernel in tensors}:
+        tensors[name] = _matrix(tensors[name])
+    layers = {name: node.kind for name, node in zip(node_names(graph), graph.nodes, strict=True)}
+    facts = {"layers": layers, "reads": reads, "graph": sizes(graph, shapes)}
     return WeightsFile(path, "onnx", tensors, facts)
 
 
@@ -103,6 +102,18 @@ def initializers(path: Path) -> dict[str, Tensor]:
     """All initializers and constants of an ONNX file, in its order."""
     file = ProtoFile(path, _ADVICE)
     return _tensors(file, _graph(file))
+
+
+def _matrix(tensor: Tensor) -> Tensor:
+    """An array without axes of length one before its last two."""
+    shape = tensor.shape
+    if set(shape[:-2]) != {1}:
+        return tensor
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        return tensor.read().reshape(shape[-2:])[start:stop]
+
+    return dataclasses.replace(tensor, shape=shape[-2:], rows=rows)
 
 
 def _is_a_list(tensor: Tensor) -> bool:

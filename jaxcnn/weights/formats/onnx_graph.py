@@ -25,6 +25,7 @@ _ATTRIBUTE_NAME, _FLOAT, _INTEGER, _TEXT, _TENSOR, _INTEGERS, _SPARSE_TENSOR = 1
 _TO_DIMENSIONS = (2, 1, 2, 1)  # type, tensor_type, shape, dim
 
 _FLATTEN = ("Reshape", "Flatten", "Dropout", "Identity", "Cast", "Relu", "Squeeze")
+_PASS = ("Identity", "Transpose", "Reshape")  # between an array and the product that uses it
 TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]  # a Transpose's perm: channels last, channels first
 _LISTS = ("kernel_shape", "strides", "pads", "dilations", "perm")  # the attributes that are read
 
@@ -77,7 +78,7 @@ class Reading:
     Attributes:
         node: its name.
         kind: Conv, Gemm or MatMul.
-        kernel: the array's name.
+        kernel: the array's name. Of a product it is a matrix; axes of length one before do not count.
         layout: of the kernel (`kernel_layout`), by the kind, its attributes and the map before it.
         bias: the array's name; '' without one.
     """
@@ -135,7 +136,7 @@ def _source(name: str, makers: Mapping[str, Node]) -> tuple[str, bool]:
     turned = False
     for _ in range(8):
         node = makers.get(name)
-        if node is None or not node.inputs or node.kind not in ("Identity", "Transpose"):
+        if node is None or not node.inputs or node.kind not in _PASS:
             break
         if node.kind == "Transpose":
             if node.attributes.get("perm", [1, 0]) != [1, 0]:

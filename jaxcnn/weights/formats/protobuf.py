@@ -137,7 +137,9 @@ class ProtoFile:
         self._fields += 1
         if self._fields > _MOST_FIELDS:
             raise self.error(f"has more than {_MOST_FIELDS:,} fields, too many for weights")
-        tag, after = self.varint(window, base, position)
+        tag, after = window[position - base], position + 1
+        if tag > 127:
+            tag, after = self.varint(window, base, position)
         number, kind = tag >> 3, tag & 7
         if not 1 <= number < 2**29 or kind > FIXED32:
             raise self.error(f"is damaged: byte {position:,} begins no field")

@@ -35,7 +35,7 @@ def _caffe2(layer: str) -> tuple[str, str]:
     return f"{layer}_w_0", f"{layer}_b_0"
 
 
-def _forms(program: str, arrays: Callable[[str], tuple[str, str]]) -> list[Form]:
+def _forms(program: str, arrays: Callable[[str], tuple[str, str]], pool: str) -> list[Form]:
     found = [
         Form(
             program,
@@ -47,8 +47,8 @@ def _forms(program: str, arrays: Callable[[str], tuple[str, str]]) -> list[Form]
     rows = layers.places(layers.alexnet(), arrays, CAFFE)
     # CaffeNet has the arrays of AlexNet.
     caffenet = {**ALEXNET, "order": "pool_norm"}
-    found.append(Form(program, ALEXNET, rows, layer_order=("norm1", "pool1")))
-    found.append(Form(program, caffenet, rows, layer_order=("pool1", "norm1")))
+    found.append(Form(program, ALEXNET, rows, layer_order=("LRN", pool)))
+    found.append(Form(program, caffenet, rows, layer_order=(pool, "LRN")))
     rows = layers.places(
         layers.googlenet(auxiliary=True), lambda layer: arrays(googlenet_layer(layer)), CAFFE
     )
@@ -56,4 +56,4 @@ def _forms(program: str, arrays: Callable[[str], tuple[str, str]]) -> list[Form]
 
 
 def forms() -> tuple[Form, ...]:
-    return (*_forms("caffe", _blobs), *_forms("caffe2", _caffe2))
+    return (*_forms("caffe", _blobs, "Pooling"), *_forms("caffe2", _caffe2, "MaxPool"))
