@@ -48,6 +48,7 @@ FORMATS: dict[str, Format] = {
     "safetensors": Format("safetensors (.safetensors)", "safetensors"),
     "keras_h5": Format("Keras (.h5, .weights.h5)", "keras_h5"),
     "keras_zip": Format("Keras 3 (.keras)", "keras_zip"),
+    "matconvnet": Format("MatConvNet (.mat)", "matconvnet"),
     "tf_checkpoint": Format(
         "TensorFlow checkpoint (.ckpt, or its .index)",
         "tf_checkpoint", "is_tf_checkpoint", "read_tf_checkpoint",

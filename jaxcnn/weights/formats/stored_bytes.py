@@ -16,7 +16,10 @@ from jaxcnn.weights.formats.stored_rows import open_regular
 from jaxcnn.weights.tensors import Tensor
 
 AGAIN = "copy or download it again"
-_PIECE = 1 << 22  # bytes of one step of inflating or transposing
+_PIECE = 1 << 22  # bytes of one step of transposing
+_WINDOW = 1 << 18  # bytes of one step of inflating
+# Trained float32 weights compress by a tenth, pruned ones to a tenth.
+_MOST_EXPANSION = 16
 
 
 class Bytes(abc.ABC):
@@ -68,60 +71,69 @@ class FileBytes(Bytes):
 class Inflated(Bytes):
     """What a zlib or deflate stream expands to.
 
-    It is inflated from its start again when a read begins before the end of the read before; reads in the
-    order of the stream inflate it once. No more is held than what is asked for.
+    It is inflated from its start again when a read begins before the last one; reads in the order of the
+    stream inflate it once. No more is held than what is asked for and a window.
 
     Args:
         packed: the stream.
-        size: how many bytes it expands to.
+        size: how many bytes it is said to expand to.
         wbits: as of `zlib.decompressobj`: 15 for zlib, -15 for raw deflate.
+
+    Raises:
+        FileError: that is far more than weights compress to.
     """
 
     def __init__(self, packed: FileBytes, size: int, wbits: int) -> None:
         self.path, self.size = packed.path, size
         self._packed, self._wbits = packed, wbits
+        if size > _MOST_EXPANSION * packed.size + _WINDOW:
+            problem = f"has {packed.size:,} compressed bytes that expand to {size:,}"
+            raise FileError(packed.path, problem, "save it without compression")
         self._restart()
 
     def _restart(self) -> None:
         self._stream = zlib.decompressobj(self._wbits)
-        self._position, self._taken, self._rest = 0, 0, b""
+        self._taken, self._rest = 0, b""
+        self._window, self._start = b"", 0  # what was inflated last, and where it begins
 
     def read(self, offset: int, count: int) -> np.ndarray:
         check_range(self, offset, count)
-        if offset < self._position:
+        if offset < self._start:
             self._restart()
-        while self._position < offset:
-            self._next(min(offset - self._position, _PIECE))
         array, filled = np.empty(count, np.uint8), 0
         while filled < count:
-            piece = self._next(min(count - filled, _PIECE))
+            inside = offset + filled - self._start
+            piece = self._window[inside : inside + count - filled]
             array[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
             filled += len(piece)
+            if filled < count:
+                self._advance()
         return array
 
     def ends(self) -> bool:
         """Whether the stream ends after its `size` bytes with the right checksum. Inflates what is left."""
-        while self._position < self.size:
-            self._next(min(self.size - self._position, _PIECE))
-        return not self._inflate(1) and self._stream.eof
+        while self._start + len(self._window) < self.size:
+            self._advance()
+        whole = self._start + len(self._window) == self.size
+        self._advance(end=True)
+        return whole and not self._window and self._stream.eof
 
-    def _next(self, most: int) -> bytes:
-        """At least 1 and at most `most` further bytes."""
-        piece = self._inflate(most)
-        if not piece:
+    def _advance(self, end: bool = False) -> None:
+        self._start += len(self._window)
+        self._window = self._inflate()
+        if not self._window and not end:
             raise FileError(self.path, "has a compressed stream that ends too early", AGAIN)
-        self._position += len(piece)
-        return piece
 
-    def _inflate(self, most: int) -> bytes:
+    def _inflate(self) -> bytes:
+        """The next bytes; none where the stream ends."""
         try:
             while not self._stream.eof:
-                if not self._rest and self._taken < self._packed.size:
-                    count = min(_PIECE, self._packed.size - self._taken)
+                if not self._rest:
+                    count = min(_WINDOW, self._packed.size - self._taken)
                     self._rest = self._packed.read(self._taken, count).tobytes()
                     self._taken += count
                 empty = not self._rest
-                piece = self._stream.decompress(self._rest, most)
+                piece = self._stream.decompress(self._rest, _WINDOW)
                 self._rest = self._stream.unconsumed_tail
                 if piece or empty:
                     return piece

@@ -23,8 +23,6 @@ _END, _END64, _LOCATOR64, _ENTRY = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07", 
 _LARGEST_DIRECTORY = 1 << 20
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 1
-# Deflate expands no byte to more.
-_MOST_EXPANSION = 1032
 
 
 class Member(NamedTuple):
@@ -78,7 +76,7 @@ def members(path: Path) -> dict[str, Member]:
             problem = f"has the member {name!r} encrypted, or compressed otherwise than by deflate"
             raise FileError(path, problem, AGAIN)
         stored = entry.method == _STORED
-        if entry.size > entry.packed * _MOST_EXPANSION or (stored and entry.size != entry.packed):
+        if stored and entry.size != entry.packed:
             problem = f"declares {entry.size:,} bytes in {name!r}, which has {entry.packed:,}"
             raise FileError(path, problem, AGAIN)
         local = file.read(entry.offset, 30).tobytes()
