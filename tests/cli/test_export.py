@@ -8,7 +8,7 @@ import pytest
 
 import jaxcnn
 from jaxcnn.cli import export
-from jaxcnn.cli.main import main
+from jaxcnn.cli.main import command_parser, main
 from jaxcnn.weights.exports import EXPORT_FORMATS
 from jaxcnn.weights.programs.agreement import difference, probe_images
 from jaxcnn.weights.programs.stablehlo import read_stablehlo
@@ -44,26 +44,26 @@ def test_a_run_with_a_mean_image(tmp_path, capsys):
     assert not difference(found, {"probabilities": other}).agrees
 
 
-@pytest.mark.parametrize(
-    ("arguments", "what", "outputs"),
-    [
-        (["--dense"], "score map of 64 x 64", {"probabilities", "scores"}),
-        (["--features=fc7"], "output of fc7 of 32 x 32", {"features"}),
-    ],
-)
-def test_other_outputs(arguments, what, outputs, run, tmp_path, capsys):
+def test_a_layer_of_a_net_in_bfloat16(run, tmp_path, capsys):
     out = tmp_path / "out"
-    command = ["export", str(run), "--format=stablehlo", f"--out={out}", "--json", *arguments]
-    assert main(command) == 0
+    command = ["export", str(run), "--format=stablehlo", f"--out={out}", "--json"]
+    assert main([*command, "--features=fc7"]) == 0
     seen = capsys.readouterr()
-    assert f"vgg, step {STEP}: {what} images" in seen.err
+    assert f"vgg, step {STEP}: output of fc7 of 32 x 32 images" in seen.err
     assert "computes in float32, where the run computes in bfloat16" in seen.err
     record = json.loads(seen.out)
     assert record["bytes"] == sum(file.stat().st_size for file in out.iterdir())
     assert record["difference"] < 1e-4
     facts = json.loads((out / "program.json").read_text())
-    assert set(facts["outputs"]) == outputs
+    assert set(facts["outputs"]) == {"features"}
     assert facts["origin"] == {"run": "vgg", "step": STEP}
+
+
+@pytest.mark.parametrize(("typed", "size"), [("--dense", (64, 64)), ("--dense=40,70", (40, 70))])
+def test_the_size_of_a_score_map(typed, size, run):
+    command = [str(run), "--format=stablehlo", "--out=x", typed]
+    options = command_parser("export", export).parse_args(command)
+    assert export._program(jaxcnn.load(run), options).size == size
 
 
 def test_a_savedmodel(run, tmp_path, capsys):
