@@ -46,6 +46,10 @@ def test_a_checkpoint_by_its_prefix_or_by_one_of_its_files(saved, name):
     for key, array in ARRAYS.items():
         tensor = file.tensors[key]
         assert (tensor.shape, tensor.dtype) == (array.shape, array.dtype)
+        if name == "v1.ckpt" and key == "halves":
+            with pytest.raises(FileError, match="'halves', which cannot be read"):
+                tensor.read()  # TensorFlow does not, in version 1
+            continue
         np.testing.assert_array_equal(tensor.read(), array)
     weights = file.tensors["vgg_16/conv1/conv1_1/weights"]
     np.testing.assert_array_equal(weights.rows(1, 3), values(3, 3, 3, 4)[1:])
@@ -71,11 +75,11 @@ def other_byte(content, at):
     [
         ("v2.ckpt", "v2.ckpt.data-00000-of-00001", None, "data-00000-of-00001 cannot be read"),
         ("v2.ckpt", "v2.ckpt.data-00000-of-00001", lambda c: c[:99], "declares"),
-        ("v2.ckpt", "v2.ckpt.data-00000-of-00001", lambda c: other_byte(c, 0), "'global_step' cannot"),
+        ("v2.ckpt", "v2.ckpt.data-00000-of-00001", lambda c: other_byte(c, 0), "'global_step', which cannot"),
         ("v2.ckpt", "v2.ckpt.index", lambda c: other_byte(c, 20), "is no checkpoint"),
         ("v2.ckpt.index", "v2.ckpt.index", lambda c: c[: len(c) // 2], "is no checkpoint"),
         ("v2.ckpt.index", "v2.ckpt.index", None, "does not exist"),
-        ("v1.ckpt", "v1.ckpt", lambda c: other_byte(c, 200), "is (no checkpoint|damaged)"),
+        ("v1.ckpt", "v1.ckpt", lambda c: other_byte(c, 200), "(is no checkpoint|cannot be read)"),
     ],
 )  # fmt: skip
 def test_damaged_checkpoints(saved, tmp_path, checkpoint, name, change, problem):

@@ -69,7 +69,7 @@ def _tensor(prefix: Path, checkpoint: Checkpoint, name: str) -> Tensor:
         try:
             found = checkpoint.read(name)
         except ValueError as error:
-            problem = f"is damaged: the variable {name!r} cannot be read ({error})"
+            problem = f"has the variable {name!r}, which cannot be read ({error})"
             raise FileError(prefix, problem, _ADVICE) from error
         return np.ascontiguousarray(found[start:stop]) if found.ndim else found
 
