@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
 
 from jaxcnn.files import FileError
+from jaxcnn.weights.formats import caffe
+from jaxcnn.weights.formats.stored_rows import open_regular
+
+_NPY = b"\x93NUMPY"
 
 
 def read_mean_image(path: Path, image_size: int) -> Float32[np.ndarray, "S S 3"]:
@@ -19,14 +24,7 @@ def read_mean_image(path: Path, image_size: int) -> Float32[np.ndarray, "S S 3"]
     advice = (
         "give Caffe's imagenet_mean.binaryproto or ilsvrc_2012_mean.npy, or leave --mean_image out"
     )
-    if path.suffix == ".npy":
-        try:
-            image = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise FileError(path, f"is not a .npy file ({error})", advice) from error
-    else:
-        problem = "is no mean image that jaxcnn reads"
-        raise FileError(path, problem, advice)
+    image = _stored(path, advice)
     if image.ndim != 3 or image.shape[0] != 3 or image.shape[1] != image.shape[2]:
         raise FileError(
             path, f"has the shape {list(image.shape)}, expected [3, S, S] in BGR", advice
@@ -38,3 +36,14 @@ def read_mean_image(path: Path, image_size: int) -> Float32[np.ndarray, "S S 3"]
     if not (np.isfinite(found).all() and found.min() >= 0 and found.max() <= 255):
         raise FileError(path, "has values that are not in 0..255", advice)
     return found
+
+
+def _stored(path: Path, advice: str) -> np.ndarray:
+    with open_regular(path, advice) as (file, _):
+        head = os.pread(file, len(_NPY), 0)
+    if head != _NPY:
+        return caffe.read_mean_image(path)
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise FileError(path, f"is not a .npy file ({error})", advice) from error

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.files import FileError
+from jaxcnn.weights import mean_image
 from jaxcnn.weights.formats import caffe, open_weights, proto_numbers, protobuf
 from jaxcnn.weights.formats.caffe import is_caffemodel, read_caffemodel, read_mean_image
 from tests.weights.caffe_writer import (
@@ -177,6 +178,18 @@ def test_mean_image(write):
         np.testing.assert_array_equal(found, image)
     with pytest.raises(FileError, match=r"its shape is \[4, 5\]"):
         read_mean_image(write(blob(values(4, 5)), "mean.binaryproto"))
+
+
+def test_mean_image_of_either_program_is_the_same_in_rgb(write, tmp_path):
+    image = np.random.default_rng(0).uniform(0, 255, (3, 9, 9)).astype(np.float32)
+    path = write(binaryproto(image), "mean")
+    np.save(tmp_path / "mean.npy", image.astype(np.float64))
+    for found in (mean_image.read_mean_image(p, 8) for p in (path, tmp_path / "mean.npy")):
+        np.testing.assert_array_equal(found, image[::-1].transpose(1, 2, 0))
+    with pytest.raises(FileError, match="a side of 9"):
+        mean_image.read_mean_image(path, 10)
+    with pytest.raises(FileError, match="damaged"):
+        mean_image.read_mean_image(write(b"no image", "text"), 8)
 
 
 def test_files_are_recognised_by_their_content(write, tmp_path):
