@@ -38,17 +38,42 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="SECTION.KEY=VALUE", help="override keys")
 
 
-def add_run(parser: argparse.ArgumentParser, batch_size: int = 32) -> None:
-    """Arguments of a command that opens one trained run; `open_runs` reads them."""
+RUN = "workdir of a trained run, folder of imported weights, or weights file"
+
+
+def add_run(
+    parser: argparse.ArgumentParser, batch_size: int = 32, *, positional: bool = True
+) -> None:
+    """Arguments of a command that opens one trained run, RUN or --workdir=RUN; `open_run` reads them."""
     add = parser.add_argument
-    add("--workdir", type=path, required=True, help="folder of a trained run")
+    if positional:
+        add("run", type=path, nargs="?", metavar="RUN", help=RUN)
+    help_text = "RUN by its name" if positional else RUN
+    add("--workdir", type=path, metavar="RUN", required=not positional, help=help_text)
     add("--step", type=int, default=None, help="step of the checkpoint (the newest)")
     add_batch_size(parser, batch_size)
+    add_weights_choices(parser)
 
 
 def add_data_overrides(parser: argparse.ArgumentParser) -> None:
-    help_text = "override the run's data section: data.source=folder:PATH, data.eval_split=test"
+    """--data=SOURCE, and data.KEY=VALUE; `open_run` reads them."""
+    help_text = "override the run's data section: data.eval_split=test"
     parser.add_argument("overrides", nargs="*", metavar="data.KEY=VALUE", help=help_text)
+    add_data(parser, "the data to use: folder:PATH, tfds:NAME, ..., or KEY=VALUE; may be repeated")
+
+
+def add_data(parser: argparse.ArgumentParser, help_text: str) -> None:
+    parser.add_argument("--data", action="append", default=[], metavar="SOURCE", help=help_text)
+
+
+def data_overrides(texts: Sequence[str]) -> list[str]:
+    """The overrides that the values of --data mean: a source, or KEY=VALUE of the data section."""
+    found = []
+    for text in texts:
+        text = text.removeprefix("data.")
+        key, equals, _ = text.partition("=")
+        found.append(f"data.{text}" if equals and key.isidentifier() else f"data.source={text}")
+    return found
 
 
 def add_batch_size(parser: argparse.ArgumentParser, default: int = 32) -> None:
@@ -96,6 +121,26 @@ def add_images(parser: argparse.ArgumentParser, default: int, what: str) -> None
     parser.add_argument("--ids", type=numbers, default=(), help=help_text)
 
 
+def chosen_run(options: argparse.Namespace) -> Path:
+    """The run that RUN or --workdir=RUN names.
+
+    Raises:
+        UsageError: neither names one, or both do.
+    """
+    given = [run for run in (getattr(options, "run", None), options.workdir) if run is not None]
+    if len(given) != 1:
+        names = " and ".join(map(str, given)) or "nothing"
+        raise UsageError(f"give one RUN, a {RUN}; got {names}")
+    return given[0]
+
+
+@contextlib.contextmanager
+def open_run(options: argparse.Namespace, console: Console) -> Iterator[FinishedRun]:
+    """Opens the run of `add_run`; see `open_runs`."""
+    with open_runs([chosen_run(options)], options, console) as (run,):
+        yield run
+
+
 @contextlib.contextmanager
 def open_runs(
     folders: Sequence[Path], options: argparse.Namespace, console: Console
@@ -104,15 +149,17 @@ def open_runs(
     from jaxcnn.research.evaluate_run import FinishedRun
     from jaxcnn.training.signals import StopSignal
 
+    overrides = [*getattr(options, "overrides", ()), *data_overrides(getattr(options, "data", ()))]
     with StopSignal("leaving after this batch") as stop_signal:
         yield [
             FinishedRun(
                 folder,
                 getattr(options, "step", None),
-                overrides=getattr(options, "overrides", ()),
+                overrides=overrides,
                 batch_size=options.batch_size,
                 console=console,
                 check_stop=stop_signal.check,
+                **({"choices": weights_choices(options)} if hasattr(options, "source") else {}),
             )
             for folder in folders
         ]

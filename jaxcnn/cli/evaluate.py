@@ -1,4 +1,4 @@
-"""Evaluate a trained run by test protocols.
+"""Evaluate a trained run, or weights of another program, by test protocols.
 
 protocols:
   centre scale=256                     one centre crop
@@ -10,9 +10,10 @@ protocols:
   crops_144 scales=(256,288,320,352)   three squares, six crops of each, mirrors, four scales (GoogLeNet)
 These are the default scales for nets of 224 pixels; for other nets they are scaled in proportion.
 
-Results are printed and written to the run's report.json.
+Results are printed and written to the run's report.json; those of a weights file are only printed.
 
-example: jaxcnn evaluate --workdir=RUN --protocol=dense --protocol='multi_crop scales=(256,384)'
+example: jaxcnn evaluate RUN --protocol=dense --protocol='multi_crop scales=(256,384)'
+         jaxcnn evaluate vgg16.caffemodel --protocol=dense --data=folder:PATH
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from jaxcnn.cli.arguments import Output, add_data_overrides, add_json, add_run, open_runs
+from jaxcnn.cli.arguments import Output, add_data_overrides, add_json, add_run, open_run
 
 if TYPE_CHECKING:
     from jaxcnn.evaluation import Protocol
@@ -30,8 +31,8 @@ KEPT = "nothing is lost: results that were printed are in report.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_data_overrides(parser)
     add_run(parser)
+    add_data_overrides(parser)
     add, help_text = parser.add_argument, "NAME, or 'NAME KEY=VALUE ...'; may be repeated"
     add("--protocol", action="append", required=True, help=help_text)
     add("--save_posteriors", action="store_true", help="save posteriors for jaxcnn fuse")
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> Output:
     from jaxcnn.evaluation import read_protocol
     from jaxcnn.training.console import Console
 
-    with open_runs([options.workdir], options, Console()) as (run,):
+    with open_run(options, Console()) as run:
         # All arguments are checked before the first evaluation, which may take hours.
         protocols = [read_protocol(text, run.image_size) for text in options.protocol]
         return Output([_evaluated(run, protocol, options) for protocol in protocols])

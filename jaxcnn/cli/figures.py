@@ -8,7 +8,7 @@ figures:
 
 Each figure is written to NAME.png and its path is printed. Figures that do not fit a net are left out.
 
-example: jaxcnn figures --workdir=RUN --only=kernels,guesses
+example: jaxcnn figures RUN --only=kernels,guesses
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from jaxcnn.cli.arguments import (
     at_least,
     choose,
     names,
-    open_runs,
+    open_run,
     path,
 )  # fmt: skip
+from jaxcnn.cli.exit_codes import UsageError
 
 KEPT = "the figures that were printed are done"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_data_overrides(parser)
     add_run(parser)
+    add_data_overrides(parser)
     add = parser.add_argument
     add("--out", type=path, help="folder to write to (RUN/figures)")
     add("--only", type=names, default=(), help="figures by name, separated by commas")
@@ -52,9 +53,11 @@ def run(options: argparse.Namespace) -> Output:
     from jaxcnn.training.console import Console
 
     wanted, paths = choose("figure", options.only or [*FIGURES], [*FIGURES]), []
-    with open_runs([options.workdir], options, console := Console()) as (run,):
+    with open_run(options, console := Console()) as run:
         chosen = options.images, options.ids, options.training_images, options.scale
-        out = options.out or options.workdir / "figures"
+        if run.stored.is_file and not options.out:
+            raise UsageError(f"{run.folder} is a weights file: give the folder to draw into, --out")
+        out = options.out or run.folder / "figures"
         for file in draw_figures(FigureRequest(run, *chosen), wanted, out):
             paths.append(str(file))
             console.line(str(file))

@@ -140,11 +140,16 @@ def sentence(module: Any) -> str:
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     """The options. A command with `overrides` also takes them as --config.KEY=VALUE, wherever they are typed;
-    a chain takes --STAGE.KEY=VALUE too."""
+    a chain takes --STAGE.KEY=VALUE too. Where SECTION.KEY=VALUE is an argument, it may stand anywhere too,
+    which argparse does not allow."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     dotted = [argument for argument in arguments[:end] if re.match(r"--[\w-]+\.", argument)]
-    others = [argument for argument in arguments[:end] if argument not in dotted]
+    takes = any(action.dest == "overrides" for action in parser._actions)
+    bare = [a for a in arguments[:end] if takes and re.match(r"[a-z_]+\.[a-z_]+=", a)]
+    others = [a for a in arguments[:end] if a not in (*dotted, *bare)]
     options = parser.parse_args([*others, *arguments[end:]])
+    if bare:
+        options.overrides = [*options.overrides, *bare]
     prefix = getattr(options, "override_prefix", "--config.")
     for text in dotted:
         if not hasattr(options, "overrides") or not text.startswith(prefix):

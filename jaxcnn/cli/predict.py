@@ -5,6 +5,7 @@
 cannot be read; the other images are still classified.
 
 example: jaxcnn predict --workdir=RUN IMAGE.jpg
+         jaxcnn predict --workdir=vgg16-397923af.pth IMAGE.jpg
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from jaxcnn.cli.arguments import Output, add_json, add_run, at_least, open_runs
+from jaxcnn.cli.arguments import Output, add_json, add_run, at_least, open_run
 from jaxcnn.cli.exit_codes import EXIT_ERROR
 from jaxcnn.printable import printable_name
 
@@ -25,7 +26,7 @@ KEPT = "the images that were printed are done"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("images", nargs="+", help="image files, and folders of image files")
-    add_run(parser, batch_size=8)
+    add_run(parser, batch_size=8, positional=False)
     help_text = (
         "NAME or 'NAME KEY=VALUE ...', as for jaxcnn evaluate (the first of the run's evals)"
     )
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> Iterator[Output]:
     from jaxcnn.training.console import Console
 
     console, corrupt = Console(sys.stderr), 0
-    with open_runs([options.workdir], options, console) as (run,):
+    with open_run(options, console) as run:
         protocol = predict.own_protocol(run)
         if options.protocol:
             protocol = read_protocol(options.protocol, run.image_size)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxcnn.cli.arguments import Output, add_batch_size, add_json, choose, open_runs, path
+from jaxcnn.cli.arguments import Output, add_batch_size, add_data, add_json, choose, open_runs, path
 from jaxcnn.cli.exit_codes import UsageError, make_folder
 from jaxcnn.files import write_text
 
@@ -31,15 +31,14 @@ SUFFIXES = {"text": "txt", "markdown": "md", "csv": "csv"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("name", help="name of a table, see below: vgg3 is Table 3 of the VGG paper")
-    add("runs", type=path, nargs="*", help="folders of trained runs")
+    add("runs", type=path, nargs="*", help="folders of trained runs or of imported weights")
     add("--out", type=path, help="folder to write NAME.txt, NAME.md and NAME.csv to")
     help_text = "form of the printed table (%(default)s)"
     add("--format", choices=[*SUFFIXES], default="text", help=help_text)
     add_json(parser, "print the rows as one JSON list")
     add("--list", action="store_true", help="print what is missing; evaluate nothing")
     add_batch_size(parser)
-    help_text = "override a key of the runs' data section; may be repeated"
-    add("--data", action="append", default=[], metavar="KEY=VALUE", help=help_text)
+    add_data(parser, "data of all runs: folder:PATH, or KEY=VALUE; may be repeated")
 
 
 def run(options: argparse.Namespace) -> Output:
@@ -51,11 +50,12 @@ def run(options: argparse.Namespace) -> Output:
     choose("table", [options.name], [*TABLES, PROTOCOLS])
     if options.list and options.name == PROTOCOLS:
         raise UsageError("--list prints what a paper's table lacks; protocols needs no evaluation")
-    options.overrides = [f"data.{text.removeprefix('data.')}" for text in options.data]
     console = Console(sys.stderr)
     if options.out:
         make_folder(options.out)
     with open_runs(options.runs, options, console) as runs:
+        for run in runs:
+            run.stored.check_folder()
         if options.name == PROTOCOLS:
             return _output(protocol_tables(runs), options, console)
         table = TABLES[options.name]

@@ -16,7 +16,6 @@ from jaxcnn.data.fingerprint import take_fingerprint
 from jaxcnn.evaluation import Forward, Protocol, ProtocolRun, check_fits, ensemble, evaluate
 from jaxcnn.files import user_path
 from jaxcnn.parallel import make_placement
-from jaxcnn.printable import shell_quote
 from jaxcnn.training import report, run_files, schema
 from jaxcnn.training.console import Compiler, Console, duration
 from jaxcnn.training.data_record import recorded_digests
@@ -68,11 +67,6 @@ class FinishedRun:
         self.config = schema.resolve_config(self.trained_config, self.overrides)
         self.stored.check_step(self.chosen_step)
         self.step = self.stored.steps[-1] if self.chosen_step is None else self.chosen_step
-
-    @property
-    def is_file(self) -> bool:
-        """Whether the weights have no folder, so that nothing can be written."""
-        return not self.folder.is_dir()
 
     @property
     def image_size(self) -> int:
@@ -128,7 +122,7 @@ class FinishedRun:
 
     def known_result(self, protocol: Protocol) -> dict[str, Any] | None:
         """The result in its report for these weights and images, or None."""
-        if self.is_file or self._has_other_images():
+        if self.stored.is_file or self._has_other_images():
             return None
         label, same = self.label(protocol), ("", self.images)
         rows = (row for row in self._reported() if row.get("images", "") in same)
@@ -137,7 +131,7 @@ class FinishedRun:
     def saved_posteriors(self, protocol: Protocol) -> ensemble.Posteriors | None:
         """The posteriors in its folder for these weights and images, or None."""
         path = self.posteriors_path(protocol)
-        if self.is_file or not path.exists():
+        if self.stored.is_file or not path.exists():
             return None
         found = ensemble.load_posteriors(path)
         kept, wanted = (
@@ -162,7 +156,7 @@ class FinishedRun:
         if keep:
             self._check_writable()
         # Posteriors that are saved stay those of the result.
-        keep = keep or (not self.is_file and self.posteriors_path(protocol).exists())
+        keep = keep or (not self.stored.is_file and self.posteriors_path(protocol).exists())
         label, split = self.label(protocol), self.data.eval_split
         if self._has_other_images():
             self.console.line(f"{self.folder.name}: the images of {split} are not those of the run")
@@ -191,7 +185,7 @@ class FinishedRun:
         return row
 
     def _write(self, protocol: Protocol, evaluation: ProtocolRun, row: Mapping[str, Any]) -> None:
-        if self.is_file:
+        if self.stored.is_file:
             return
         try:
             self._check_writable()
@@ -219,11 +213,7 @@ class FinishedRun:
         """Raises:
         OSError: there is no folder, or it is not writable.
         """
-        if self.is_file:
-            raise OSError(
-                f"{self.folder} is a weights file, and posteriors are saved in a run's folder; import it "
-                "first: jaxcnn import " + shell_quote(str(self.folder)) + " --out=FOLDER"
-            )
+        self.stored.check_folder()
         try:
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
@@ -240,7 +230,7 @@ class FinishedRun:
 
     def _has_other_images(self) -> bool:
         """Whether the evaluated images are not those of the results in the report, or of the run's data."""
-        if self.is_file:
+        if self.stored.is_file:
             return False
         rows, now, trained = self._reported(), self.config["data"], self.trained_config["data"]
         known = {row["images"] for row in rows if row.get("images")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
@@ -102,10 +103,12 @@ def centre_protocol(run: FinishedRun) -> CenterCrop:
 
 def with_small_batches(run: FinishedRun, protocol: Protocol, images: Sequence[str]) -> FinishedRun:
     """`run` with batches no larger than the number of crops of all `images`. Call it before the weights are
-    loaded."""
+    loaded; nothing is read again."""
     side, scale = run.image_size, protocol.all_scales()[0]
     crops = len(protocol.crops(scale, scale, side)) * sum(map(os.path.isfile, images))
-    return dataclasses.replace(run, batch_size=max(1, min(run.batch_size, crops)))
+    small = copy.copy(run)
+    small.batch_size = max(1, min(run.batch_size, crops))
+    return small
 
 
 def image_files(paths: Sequence[str]) -> list[str]:

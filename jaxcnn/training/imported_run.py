@@ -104,14 +104,16 @@ def _write_files(folder: Path, weights: NetWeights) -> None:
 def imported_config(weights: NetWeights) -> dict[str, Any]:
     """The resolved config that stands for imported weights.
 
-    The net and the mean are those of the weights, and a centre crop is the only row of evals. Without a known
-    S of training, sampling is 'center_crop', so no row of a paper's table that names an S is filled. Data
+    The net and the mean are those of the weights, and a centre crop is the only row of evals. Oxford's were
+    trained by the paper's random crops. Of others nobody knows S, the scale of training: sampling is one that
+    has none ('center_crop' for a mean image), and no row of a paper's table that names an S is theirs. Data
     are ImageNet's where the classes are, else NO_DATA. Nothing reads the update rule.
     """
     side, mean = build_net(weights.model).image_size, weights.mean
     square = mean.ndim == 3
     scale = len(mean) if square else usual_scale(side)
-    augment: dict[str, Any] = {"sampling": "center_crop", "scale": (scale, scale)}
+    sampling = "center_crop" if square else "random_resized_crop"
+    augment: dict[str, Any] = {"sampling": sampling, "scale": (scale, scale)}
     if weights.origin.get("source") in _OXFORD and weights.model["name"] == "vgg" and not square:
         highest = (2 * 512 * side + 224) // (2 * 224)
         augment = {"sampling": "random_crop", "scale": (scale, highest)}

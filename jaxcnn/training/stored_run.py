@@ -70,6 +70,20 @@ class StoredRun(abc.ABC):
     def read(self, step: int | None = None) -> Stored:
         """The weights of a step; None takes the newest. Raises CheckpointError and FileError."""
 
+    @property
+    def is_file(self) -> bool:
+        """Whether the weights have no folder, so that nothing can be written."""
+        return not self.path.is_dir()
+
+    def check_folder(self) -> None:
+        """Raises:
+        FileError: it is a weights file, and results are kept in a folder.
+        """
+        if self.is_file:
+            command = f"jaxcnn import {shell_quote(str(self.path))} --out=FOLDER"
+            problem = "is a weights file, and results are kept in a folder"
+            raise FileError(self.path, problem, f"import it first: {command}")
+
     def check_step(self, step: int | None) -> None:
         """Raises:
         CheckpointError: there is no checkpoint, or none of this step.

@@ -24,6 +24,7 @@ from jaxcnn.training.data_record import (
     write_fingerprints,
     write_pending,
 )
+from jaxcnn.training.imported_run import is_imported
 from jaxcnn.training.schema import read_saved_config
 from jaxcnn.training.workdir_lock import WorkdirError, cannot_write, lock_workdir
 
@@ -55,9 +56,15 @@ def claim_workdir(
         were accepted; `changed`, what to say about keys that differ from those of the last start.
 
     Raises:
-        WorkdirError: it is in use, holds a run of another config or of other data, or cannot be written.
+        WorkdirError: it is in use, holds a run of another config or of other data, or imported weights, or
+            cannot be written.
         FileError: config.json or classes.txt of the run there is damaged.
     """
+    if is_imported(folder):
+        raise WorkdirError(
+            f"{folder} holds imported weights, where nothing is trained; use another --workdir, which can "
+            f"start from them: --config.init.from_run={folder}"
+        )
     with lock_workdir(folder):
         path, names = folder / "config.json", "".join(f"{name}\n" for name in data.class_names)
         accepted, changed, begun = [], [], has_begun(folder)

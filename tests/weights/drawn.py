@@ -24,5 +24,7 @@ def drawn_weights(name="vgg", *, mean=MEAN, classes=None, origin=None, seed=0, *
         std = 0.1 if len(shape) == 1 else gain * np.sqrt(2 / np.prod(shape[:-1]))
         array = rng.normal(0, std, shape).astype(np.float32)
         leaves[path] = Leaf(shape, lambda array=array: array)
-    found = {"source": "torchvision", "title": "drawn"} if origin is None else origin
+    found = (
+        {"source": "torchvision", "title": "drawn", "file": "a.pth"} if origin is None else origin
+    )
     return NetWeights(model, leaves, mean, names, found)

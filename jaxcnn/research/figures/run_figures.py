@@ -163,6 +163,8 @@ def guesses(request: FigureRequest) -> Any:
 
 def neighbours(request: FigureRequest) -> Any:
     """Images of the reported split, with the training images nearest to each in the last hidden layer."""
+    if not len(request.run.data.train):
+        raise FigureSkipped("the data have no training images")
     run, train, hidden = request.run, request.run.data.train, HiddenLayer(request.run)
     protocol, doing = centre_protocol(run), f"searching the training images by {hidden.layer}"
     queries = request.cropped(protocol, QUERIES)

@@ -36,6 +36,8 @@ def trains_for(part: Contribution, config: Mapping[str, Any]) -> bool:
         return False
     if part.scale is None:
         return True
+    if config["augment"]["sampling"] not in ("random_crop", "random_crop_in_square"):
+        return False  # without the paper's S, or with one that nobody knows: imported weights
     return tuple(config["augment"]["scale"]) == in_proportion(part.scale, image_size)
 
 

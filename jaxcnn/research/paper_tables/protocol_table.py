@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxcnn.research.evaluate_run import FinishedRun
-from jaxcnn.research.paper_tables.side_by_side import describe_run, net_name, scale_text
+from jaxcnn.research.paper_tables.side_by_side import (
+    describe_run,
+    imported_from,
+    net_name,
+    scale_text,
+)
 from jaxcnn.research.text_tables import (
     bullets,
     csv_numbers,
@@ -59,7 +64,8 @@ def _results(
     """(net, protocol, split) with a row of report.json for each run of the net."""
     nets: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        nets.setdefault(_without_seeds(run.trained_config), []).append(run)
+        same = _without_seeds(run.trained_config) + imported_from(run)
+        nets.setdefault(same, []).append(run)
     found = []
     for same in nets.values():
         rows: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
@@ -83,4 +89,5 @@ def _without_seeds(config: Mapping[str, Any]) -> str:
 
 def _description(run: FinishedRun) -> str:
     model, scale = run.trained_config["model"], scale_text(run.trained_config)
-    return f"{net_name(model)}, width {model['width']:g}, {model['image_size']} pixels{scale}"
+    name = f"{net_name(model)}, width {model['width']:g}, {model['image_size']} pixels{scale}"
+    return ", ".join(filter(None, (name, imported_from(run))))

@@ -182,14 +182,29 @@ def scale_text(config: Mapping[str, Any]) -> str:
 
 
 def describe_run(run: FinishedRun) -> str:
-    """One line: net, data and training of a run."""
+    """One line: net, data and training of a run, or the origin of imported weights."""
     config, data = run.config, run.data
+    if run.stored.is_imported:
+        return (
+            f"{run.folder.name}: {net_name(config['model'])}, width {config['model']['width']:g}, images of "
+            f"{run.image_size}{scale_text(config)}, {imported_from(run)}, evaluated on "
+            f"{len(data.evaluation):,} of {data.eval_split} of {config['data']['source']}, "
+            f"{len(data.class_names)} classes"
+        )
     return (
         f"{run.folder.name}: {net_name(config['model'])}, width {config['model']['width']:g}, images of "
         f"{run.image_size}{scale_text(config)}, seed {config['seed']}, {config['epochs']:g} epochs of "
         f"{len(data.train):,} images of {config['data']['source']}, evaluated on "
         f"{len(data.evaluation):,} of {data.eval_split}, {len(data.class_names)} classes"
     )
+
+
+def imported_from(run: FinishedRun) -> str:
+    """`imported from vgg16.caffemodel (Oxford VGG-16)`; '' for a run of jaxcnn."""
+    if not run.stored.is_imported:
+        return ""
+    origin = run.stored.origin
+    return f"imported from {origin.get('file', 'a file')} ({origin.get('title', 'unknown')})"
 
 
 def _printed(value: float | None) -> str:

@@ -26,7 +26,7 @@ from tests.research.untrained import few_images, untrained
 D = Contribution("vgg", TABLES["vgg3"].rows[0].parts[0].protocol, "D", (256, 512))
 
 
-def settings(name="vgg", scale=(256, 512), side=224, **model):
+def settings(name="vgg", scale=(256, 512), side=224, sampling="random_crop", **model):
     own = {
         "vgg": {"column": "D"},
         "alexnet": {
@@ -36,7 +36,7 @@ def settings(name="vgg", scale=(256, 512), side=224, **model):
         "googlenet": {"module": "reduced", "head": "average", "lrn": True},
     }[name]  # fmt: skip
     model = {"name": name, "image_size": side, **own, **model}
-    return {"model": model, "augment": {"scale": scale}}
+    return {"model": model, "augment": {"scale": scale, "sampling": sampling}}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,7 @@ def settings(name="vgg", scale=(256, 512), side=224, **model):
         (D, settings(scale=(73, 146), side=64), True),
         (D, settings(scale=(256, 256)), False),
         (D, settings(scale=(256, 512), side=56), False),
+        (D, settings(sampling="random_resized_crop"), False),  # it has no S
         (D, settings(column="C"), False),
         (D, settings("alexnet"), False),
         (Contribution("vgg", D.protocol, "B", (256, 512)), settings(column="B-5x5"), False),
