@@ -7,6 +7,7 @@ import math
 import os
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,19 +35,21 @@ def stored_rows(
     path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype
 ) -> Callable[[int, int], np.ndarray]:
     """`Tensor.rows` of an array of C order at an offset of a file."""
+    return partial(_read_rows, path, offset, shape, dtype)
+
+
+def _read_rows(
+    path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype, start: int, stop: int
+) -> np.ndarray:
     inner = shape[1:] if shape else ()
     row = math.prod(inner) * dtype.itemsize
-
-    def rows(start: int, stop: int) -> np.ndarray:
-        array = np.empty((stop - start, *inner) if shape else (), dtype)
-        view = array.reshape(-1).view(np.uint8).data
-        done = 0
-        with open_regular(path, "take the file again") as (file, _):
-            while done < len(view):
-                count = os.preadv(file, [view[done:]], offset + start * row + done)
-                if not count:
-                    raise FileError(path, "became shorter while it was read", "read it again")
-                done += count
-        return array
-
-    return rows
+    array = np.empty((stop - start, *inner) if shape else (), dtype)
+    view = array.reshape(-1).view(np.uint8).data
+    done = 0
+    with open_regular(path, "take the file again") as (file, _):
+        while done < len(view):
+            count = os.preadv(file, [view[done:]], offset + start * row + done)
+            if not count:
+                raise FileError(path, "became shorter while it was read", "read it again")
+            done += count
+    return array

@@ -1,0 +1,43 @@
+"""Damaged weights files: an error that names the file, or the right arrays, in little memory."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from jaxcnn.weights.formats import FORMATS
+from tests.weights.fuzz import SAMPLES, Sample, mutant
+
+
+def test_every_sample_is_of_a_format():
+    assert {name.split()[0] for name in SAMPLES} <= FORMATS.keys()
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_forty_mutants(name, tmp_path):
+    sample = Sample(name, tmp_path)
+    assert sample.arrays
+    read = [sample.read_mutant(f"0-{number}") for number in range(40)]
+    assert 0 < sum(read) < 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAMPLES)
+def test_two_thousand_mutants_with_limited_memory(name, tmp_path):
+    command = [sys.executable, "-m", "tests.weights.fuzz", name, "1", "2000", str(tmp_path)]
+    child = subprocess.run(command, capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    counts = json.loads(child.stdout)
+    assert counts["read"] + counts["refused"] == 2000
+    assert min(counts.values()) > 100, counts
+
+
+def test_mutants_are_damaged_in_many_ways():
+    data = bytes(range(256)) * 8
+    mutants = [mutant(data, seed) for seed in range(200)]
+    assert mutants[:5] == [mutant(data, seed) for seed in range(5)]
+    assert len(set(mutants)) > 190
+    assert data not in mutants
+    assert any(len(m) < len(data) // 2 for m in mutants)
+    assert any(len(m) > len(data) for m in mutants)
