@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxcnn.cli.arguments import Output, add_json, path
+from jaxcnn.cli.arguments import Output, add_json, add_weights_choices, path, weights_choices
 from jaxcnn.cli.exit_codes import UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help_text = "score map of images of this size (twice the net's image_size)"
     add("--dense", type=sides, nargs="?", const=TWICE, metavar="HEIGHT,WIDTH", help=help_text)
     add("--step", type=int, default=None, help="step of the checkpoint (the newest)")
+    add_weights_choices(parser)
     add_json(parser)
 
 
@@ -62,9 +63,10 @@ def sides(text: str) -> tuple[int, int]:
 def run(options: argparse.Namespace) -> Output:
     if os.path.lexists(options.out):
         raise UsageError(f"{options.out} exists, and nothing is overwritten; give another --out")
-    import jaxcnn
     from jaxcnn.training.console import Console
+    from jaxcnn.training.load_run import loaded
     from jaxcnn.training.signals import StopSignal
+    from jaxcnn.training.stored_run import find_run
     from jaxcnn.weights.exports import export_program
 
     console, began = Console(), time.monotonic()
@@ -74,22 +76,19 @@ def run(options: argparse.Namespace) -> Output:
             stop_signal.check()
             console.progress(text, last=True)
 
-        loaded = jaxcnn.load(options.run, options.step)
-        program = _program(loaded, options)
-        height, width = program.size
-        title = f"{program.what} of {height} x {width} images"
-        step = "imported" if loaded.origin else f"step {loaded.step}"
-        console.line(f"{options.run.name}, {step}: {title}")
-        if loaded.net.dtype != program.net.dtype:
-            console.line(f"it computes in float32, where the run computes in {loaded.net.dtype}")
-        origin = loaded.origin or {"run": options.run.name, "step": loaded.step}
-        reference = _reference(loaded, program)
+        net = loaded(find_run(options.run, weights_choices(options)), options.step)
+        program = _program(net, options)
+        (height, width), step = program.size, "imported" if net.origin else f"step {net.step}"
+        console.line(f"{options.run.name}, {step}: {program.what} of {height} x {width} images")
+        if net.net.dtype != program.net.dtype:
+            console.line(f"it computes in float32, where the run computes in {net.net.dtype}")
+        origin = net.origin or {"run": options.run.name, "step": net.step}
+        reference = _reference(net, program)
         found = export_program(program, options.format, options.out, reference, origin, progress)
-    size = _bytes(options.out)
     console.line(
         f"ran on 2 images: differs from jaxcnn by {found.deviations:.1e} of the standard deviation"
     )
-    seconds = time.monotonic() - began
+    size, seconds = _bytes(options.out), time.monotonic() - began
     record = {
         "path": str(options.out),
         "format": options.format,
@@ -97,8 +96,7 @@ def run(options: argparse.Namespace) -> Output:
         "bytes": size,
         "difference": found.deviations,
     }
-    text = f"{options.out}: {options.format}, {size:,} bytes, in {seconds:.1f} s"
-    return Output(record, text)
+    return Output(record, f"{options.out}: {options.format}, {size:,} bytes, in {seconds:.1f} s")
 
 
 def _program(loaded: Loaded, options: argparse.Namespace) -> Program:

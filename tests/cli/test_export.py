@@ -12,7 +12,9 @@ from jaxcnn.cli.main import command_parser, main
 from jaxcnn.weights.exports import EXPORT_FORMATS
 from jaxcnn.weights.programs.agreement import difference, probe_images
 from jaxcnn.weights.programs.stablehlo import read_stablehlo
+from jaxcnn.weights.stored import write_weights
 from tests.research.untrained import STEP, untrained
+from tests.weights.drawn import MEAN, drawn_weights
 
 IMAGE = {"mean": "per_pixel", "statistics": "auto", "sampling": "random_crop_in_square"}
 
@@ -57,6 +59,20 @@ def test_a_layer_of_a_net_in_bfloat16(run, tmp_path, capsys):
     facts = json.loads((out / "program.json").read_text())
     assert set(facts["outputs"]) == {"features"}
     assert facts["origin"] == {"run": "vgg", "step": STEP}
+
+
+def test_a_weights_file(tmp_path, capsys):
+    file, out = tmp_path / "narrow.safetensors", tmp_path / "out"
+    write_weights(file, drawn_weights())
+    command = ["export", str(file), "--format=stablehlo", f"--out={out}", "--features=conv1_1"]
+    assert main(command) == 0
+    assert "narrow.safetensors, imported: output of conv1_1" in capsys.readouterr().out
+    facts = json.loads((out / "program.json").read_text())
+    assert facts["input"]["mean"] == pytest.approx(MEAN.tolist())
+    assert facts["origin"]["title"] == "drawn"
+    again = ["export", str(file), "--format=stablehlo", f"--out={out}2", "--source=nobody"]
+    assert main(again) == 2
+    assert "unknown source 'nobody'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("typed", "size"), [("--dense", (64, 64)), ("--dense=40,70", (40, 70))])

@@ -36,7 +36,7 @@ def test_every_argument_that_is_a_path_expands_the_home(monkeypatch):
         "table": ("runs", "out"),
         "predict": ("workdir",),
         "figures": ("workdir", "out"),
-        "export": ("run", "out"),
+        "export": ("run", "out", "classes"),
     }
     for command, wanted in typed.items():
         parser = command_parser(*find(command)[:2])
