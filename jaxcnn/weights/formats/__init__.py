@@ -49,6 +49,8 @@ FORMATS: dict[str, Format] = {
     "keras_h5": Format("Keras (.h5, .weights.h5)", "keras_h5"),
     "keras_zip": Format("Keras 3 (.keras)", "keras_zip"),
     "matconvnet": Format("MatConvNet (.mat)", "matconvnet"),
+    "npy": Format("pickled dict of arrays (.npy)", "numpy_files", "is_npy", "read_npy"),
+    "npz": Format("NumPy (.npz)", "numpy_files", "is_npz", "read_npz"),
     "tf_checkpoint": Format(
         "TensorFlow checkpoint (.ckpt, or its .index)",
         "tf_checkpoint", "is_tf_checkpoint", "read_tf_checkpoint",

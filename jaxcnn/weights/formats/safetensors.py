@@ -64,7 +64,7 @@ def read(path: Path) -> WeightsFile:
     if end != size:
         raise FileError(path, f"has {size:,} bytes, its arrays end at {end:,}", _ADVICE)
     ordered = {name: tensors[name] for name in header}  # as the header lists them
-    return WeightsFile(path, "safetensors", ordered, _facts(path, metadata))
+    return WeightsFile(path, "safetensors", ordered, own_facts(path, metadata))
 
 
 def map_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -142,8 +142,8 @@ def _header(path: Path) -> tuple[dict[str, Any], int, int]:
     return found, 8 + length, size
 
 
-def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What jaxcnn wrote about the net; {} for files of others."""
+def own_facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What jaxcnn wrote about the net, as JSON texts by name; {} for files of others."""
     if "model" not in metadata:
         return {}
     expected = {"model": dict, "mean": list, "classes": [str], "origin": dict}

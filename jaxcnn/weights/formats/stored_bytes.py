@@ -68,6 +68,18 @@ class FileBytes(Bytes):
         return FileBytes(self.path, self.start + start, size)
 
 
+class HeldBytes(Bytes):
+    """Few bytes, held in memory."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self.path, self.size = path, len(content)
+        self._content = content
+
+    def read(self, offset: int, count: int) -> np.ndarray:
+        check_range(self, offset, count)
+        return np.frombuffer(self._content[offset : offset + count], np.uint8).copy()
+
+
 class Inflated(Bytes):
     """What a zlib or deflate stream expands to.
 
