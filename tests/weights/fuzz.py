@@ -11,12 +11,14 @@ import re
 import resource
 import sys
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from jaxcnn.files import FileError
 from jaxcnn.weights.formats import open_weights
+from tests.weights.caffe_writer import Layer, caffemodel
 
 # An own small array for each shape that a file of weights has: values are their own index.
 SHAPES = {"conv1.weight": (4, 3, 3, 5), "conv1.bias": (4,), "fc.weight": (6, 36), "fc.bias": (6,)}
@@ -36,11 +38,68 @@ def _safetensors(folder):
     return folder / "a.safetensors"
 
 
+def _blobs():
+    for layer, kind in (("conv1", "Convolution"), ("fc", "InnerProduct")):
+        yield Layer(layer, kind, blobs=(ARRAYS[f"{layer}.weight"], ARRAYS[f"{layer}.bias"]))
+
+
+def _caffemodel(folder, **options):
+    path = folder / "a.caffemodel"
+    path.write_bytes(caffemodel(list(_blobs()), **options))
+    return path
+
+
+def _onnx(folder):
+    """Raw bytes, packed floats, and float16 in a list of integers; a convolution and a product."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    tensors = [numpy_helper.from_array(array, name) for name, array in ARRAYS.items()]
+    kernel, halves = tensors[0], ARRAYS["fc.bias"].astype(np.float16)
+    tensors[0] = helper.make_tensor(
+        "conv1.weight", TensorProto.FLOAT, kernel.dims, ARRAYS["conv1.weight"]
+    )
+    tensors[3] = helper.make_tensor("fc.bias", TensorProto.FLOAT16, [6], halves)
+    nodes = [
+        helper.make_node("Conv", ["x", "conv1.weight", "conv1.bias"], ["map"], strides=[2, 2]),
+        helper.make_node("Flatten", ["map"], ["row"]),
+        helper.make_node("Gemm", ["row", "fc.weight", "fc.bias"], ["y"], transB=1),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 11, 11])
+    model = helper.make_model(helper.make_graph(nodes, "net", [x], [], tensors))
+    (folder / "a.onnx").write_bytes(model.SerializeToString())
+    return folder / "a.onnx"
+
+
+def _tf_checkpoint(folder, version, suffix=""):
+    from jaxcnn.data.tensorflow import load_tensorflow
+
+    v1 = load_tensorflow().compat.v1
+    v1.logging.set_verbosity(v1.logging.ERROR)  # version 1 is deprecated
+    with v1.Graph().as_default(), v1.Session() as session:
+        for name, array in ARRAYS.items():
+            v1.get_variable(name, initializer=array)
+        session.run(v1.global_variables_initializer())
+        prefix = folder / "a.ckpt"
+        saver = v1.train.Saver(write_version=version)
+        saver.save(session, str(prefix), write_meta_graph=False, write_state=False)
+    return prefix.with_name(prefix.name + suffix)
+
+
 # Sample -> (folder) -> the path of a small sound file. A format, a row of FORMATS, has one or several, whose
 # names begin with its own. Files that belong to the path lie beside it.
 SAMPLES = {
     "safetensors": _safetensors,
+    "caffemodel": _caffemodel,
+    "caffemodel V1": partial(_caffemodel, v1=True, legacy=True),
+    "caffemodel unpacked": partial(_caffemodel, packed=False, double=True),
+    "onnx": _onnx,
+    "tf_checkpoint V1": partial(_tf_checkpoint, version=1),
+    "tf_checkpoint index": partial(_tf_checkpoint, version=2, suffix=".index"),
+    "tf_checkpoint data": partial(_tf_checkpoint, version=2, suffix=".data-00000-of-00001"),
 }
+
+# Samples every byte of which is under a checksum: no damage is read.
+CHECKED = ("tf_checkpoint V1", "tf_checkpoint index", "tf_checkpoint data")
 
 
 def mutant(data, seed):
