@@ -13,8 +13,6 @@ from jaxtyping import Array, Float, Float32
 
 from jaxcnn.config import did_you_mean
 
-_CALL = "/__call__"
-
 
 def layer_names(net: Any) -> list[str]:
     """The layers of a net in the order of its forward pass, without dropout, which does nothing here."""
@@ -46,7 +44,6 @@ def layer_output(
 ) -> Float32[Array, "B ..."]:
     """The output of a layer of images minus the mean, [B,h,w,C] or [B,C]. AlexNet's two towers are joined.
     Raises ValueError if the net has no such layer."""
-    check_layer(net, layer)
     path = tuple(layer.split("/"))
     _, seen = net.apply(
         variables,
@@ -55,5 +52,7 @@ def layer_output(
         mutable=["intermediates"],
         capture_intermediates=lambda module, method: module.path == path and method == "__call__",
     )
-    values = flatten_dict(seen["intermediates"], sep="/")[layer + _CALL]
-    return jnp.concatenate(values, axis=-1).astype(jnp.float32)  # pyright: ignore[reportArgumentType]
+    outputs: Any = flatten_dict(seen.get("intermediates", {}), sep="/")
+    if f"{layer}/__call__" not in outputs:
+        check_layer(net, layer)
+    return jnp.concatenate(outputs[f"{layer}/__call__"], axis=-1).astype(jnp.float32)

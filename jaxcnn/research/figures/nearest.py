@@ -8,12 +8,12 @@ from itertools import islice
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
 from jaxcnn.data import EvalImage
 from jaxcnn.evaluation.buckets import InputShape
+from jaxcnn.evaluation.features import layer_names, layer_output
 from jaxcnn.evaluation.forward import Batch
 from jaxcnn.preprocessing import subtract_mean
 from jaxcnn.research.evaluate_run import FinishedRun
@@ -22,22 +22,17 @@ from jaxcnn.research.evaluate_run import FinishedRun
 HIDDEN = ("fc7", "fc1", "average_pool", "local4")
 
 
-def last_hidden_layer(net: Any, params: Any) -> str:
+def last_hidden_layer(net: Any) -> str:
     """The name of the net's last hidden layer.
 
     Raises:
         ValueError: the net has none of `HIDDEN`.
     """
-    side = net.image_size
-    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    every = partial(net.apply, capture_intermediates=True, mutable=["intermediates"])
-    _, seen = jax.eval_shape(every, {"params": params}, image)
-    found = [name for name in HIDDEN if name in seen["intermediates"]]
+    names = layer_names(net)
+    found = [name for name in HIDDEN if name in names]
     if not found:
-        raise ValueError(
-            f"expected one of the layers {', '.join(HIDDEN)}; {type(net).__name__} has "
-            f"{', '.join(seen['intermediates'])}"
-        )
+        expected = f"expected one of the layers {', '.join(HIDDEN)}"
+        raise ValueError(f"{expected}; {type(net).__name__} has {', '.join(names)}")
     return found[0]
 
 
@@ -46,15 +41,8 @@ def layer_values(
 ) -> Float32[Array, "B d"]:
     """The flattened output of a layer for crops; `batch` as in `evaluation.forward.crop_posteriors`."""
     views = subtract_mean(batch["image"], mean, batch["box"])
-    _, seen = net.apply(
-        {"params": params},
-        views,
-        train=False,
-        mutable=["intermediates"],
-        capture_intermediates=lambda module, method: module.name == layer and method == "__call__",
-    )
-    (values,) = seen["intermediates"][layer]["__call__"]
-    return values.reshape(values.shape[0], -1).astype(jnp.float32)
+    values = layer_output(net, {"params": params}, views, layer)
+    return values.reshape(values.shape[0], -1)
 
 
 class HiddenLayer:
@@ -62,7 +50,7 @@ class HiddenLayer:
 
     def __init__(self, run: FinishedRun) -> None:
         forward, params = run.forward, run.params
-        self.layer = last_hidden_layer(forward.net, params)
+        self.layer = last_hidden_layer(forward.net)
         side = forward.net.image_size
         self._run = run
         self._shape = InputShape("square" if forward.mean_image else "crop", side, side)

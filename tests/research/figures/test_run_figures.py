@@ -90,7 +90,7 @@ def test_each_net_has_its_last_hidden_layer(name, made):
     run = LoadedRun(name) if name in ("alexnet", "googlenet") else made(name)
     _, _, layer, count, _ = RUNS[name]
     net, params = run.loaded.net, run.loaded.variables["params"]
-    assert last_hidden_layer(net, params) == layer
+    assert last_hidden_layer(net) == layer
     classifier = params["fc8" if layer == "fc7" else "fc"]
     assert classifier["kernel"].size == count * CLASSES  # which it reads
 
@@ -137,7 +137,7 @@ def test_hidden_values_equal_those_of_each_image_alone(name, made):
 
 def test_the_hidden_layer_of_a_fully_connected_head(separable):
     loaded = separable.loaded
-    assert last_hidden_layer(loaded.net, loaded.variables["params"]) == "fc1"
+    assert last_hidden_layer(loaded.net) == "fc1"
     assert loaded.variables["params"]["fc"]["kernel"].shape == (1, 1, 102, CLASSES)
 
 
