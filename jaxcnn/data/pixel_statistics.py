@@ -48,7 +48,8 @@ class Statistics:
         origin: `source`, a description; and, from `compute_statistics`, `examples`, the number of images of
             the source; `unreadable`, the number of corrupt ones among them, which were left out; `classes`,
             `sample` and `squares`, the SHA-256 of the class names, of some encoded images and of the pixels
-            of their squares; `side`, S. Earlier versions did not save `squares`.
+            of their squares; `side`, S. Earlier versions did not save `squares`. `imported`, true where the
+            mean image came with weights, and the covariance is that of IMAGENET.
     """
 
     mean: Float64[np.ndarray, "3"]

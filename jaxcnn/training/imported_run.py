@@ -92,7 +92,7 @@ def _write_files(folder: Path, weights: NetWeights) -> None:
             image.mean((0, 1), np.float64),
             pixel_statistics.IMAGENET.covariance,
             image,
-            {"source": "imported with the weights", "side": len(image)},
+            {"source": "imported with the weights", "imported": True, "side": len(image)},
         )
         pixel_statistics.save_statistics(found, folder / STATISTICS_FILE)
     configs.save_config(config, folder / "config.json")

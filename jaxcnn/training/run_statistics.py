@@ -81,6 +81,9 @@ def _new(
         return _compute(experiment, data, side, check_stop)
     file = user_path(wanted)
     found = pixel_statistics.load_statistics(file)
+    if found.origin.get("imported"):  # they travel with the weights that the run starts from
+        Console().line(f"pixel statistics {found.origin['source']}, from {file}")
+        return found
     pixel_statistics.check_matches(found, data, file, check_stop)
     Console().line(f"pixel statistics of {found.origin['examples']:,} images from {file}")
     return found

@@ -68,10 +68,11 @@ class InitConfig:
 
     Attributes:
         seed: seed of the random initial weights; -1 takes the config's `seed`.
-        from_run: workdir of another run, relative to the current directory. A fresh run copies layers
-            by name from its newest checkpoint, the averaged weights if that run averages. '': none.
-        layers: layers or modules to copy; () copies every layer. A classifier for another number of
-            classes is initialized at random.
+        from_run: workdir of another run, relative to the current directory; or a folder of `jaxcnn import`,
+            or a weights file of another program whose source is recognised. A fresh run copies layers
+            by name from the newest checkpoint, the averaged weights if that run averages. '': none.
+        layers: layers or modules to copy; () copies every layer, of imported weights without the auxiliary
+            heads that they lack. A classifier for another number of classes is initialized at random.
     """
 
     seed: int = -1

@@ -1,4 +1,4 @@
-"""Initialization of a fresh run from another run's weights, layer by layer, by name."""
+"""Initialization of a fresh run from another run's or program's weights, layer by layer, by name."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcnn import config as configs
-from jaxcnn.files import FileError, user_path
+from jaxcnn.files import FileError
 from jaxcnn.parallel import put
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.experiment import Experiment
-from jaxcnn.training.stored_run import read_run
+from jaxcnn.training.start_differences import OtherMeanError, differences
+from jaxcnn.training.stored_run import find_run
 from jaxcnn.training.train_state import InitConfig, TrainState, draw_params
 
 # Parameters by path: 'conv1_1/kernel', 'inception_3a/conv1x1/bias'.
 Leaves = Mapping[str, Any]
+# What run.json records of the origin of imported weights.
+_ORIGIN = ("file", "sha256", "source", "title", "known_by")
 
 
 class WarmStartError(ValueError):
@@ -32,13 +35,15 @@ class WarmStart:
     """The layers that a fresh run copies from another (Simonyan & Zisserman 2014, section 3.1).
 
     Attributes:
-        path: workdir of the other run, as in the config.
+        path: workdir of the other run, folder of imported weights, or weights file, as in the config.
         step: updates done there.
         averaged: whether the weights are averaged ones.
         kept: layers copied.
         new: layers initialized at random.
         resized: layers of `new` that were not copied because the number of classes differs.
         arrays: the parameters of `kept`, float32; emptied when a state takes them.
+        origin: where imported weights come from; None for a run.
+        notes: what differs in this run from what the weights were trained for, (name, text).
     """
 
     path: str
@@ -48,28 +53,36 @@ class WarmStart:
     new: tuple[str, ...]
     resized: tuple[str, ...]
     arrays: dict[str, np.ndarray]
+    origin: dict[str, Any] | None = None
+    notes: tuple[tuple[str, str], ...] = ()
 
     def record(self) -> dict[str, Any]:
         """The entry in run.json."""
-        return {k: v for k, v in vars(self).items() if k not in ("arrays", "resized")}
+        record = {k: getattr(self, k) for k in ("path", "step", "averaged", "kept", "new")}
+        if self.origin is not None:
+            record["origin"] = {k: self.origin[k] for k in _ORIGIN if k in self.origin}
+        return record
 
     def lines(self) -> list[tuple[str, str]]:
         """(name, text) rows for the console."""
-        whose = ", averaged weights" if self.averaged else ""
+        whose = f", step {self.step:,}{', averaged weights' if self.averaged else ''}"
+        if self.origin is not None:
+            whose = f" ({self.origin.get('title', 'imported weights')})"
         kept = " ".join(self.kept) if self.new else "every layer"
-        rows = [("start", f"{self.path}, step {self.step:,}{whose}: {kept}")]
+        rows = [("start", f"{self.path}{whose}: {kept}")]
         if self.new:
             rows.append(("", f"at random: {' '.join(self.new)}"))
         if self.resized:
             rows.append(("", f"another number of classes: {' '.join(self.resized)} cannot be kept"))
-        return rows
+        return [*rows, *self.notes]
 
 
 def read_warm_start(experiment: Experiment) -> WarmStart | None:
     """Reads the weights that `init.from_run` names; None if it is ''.
 
     Raises:
-        WarmStartError: no such run, no checkpoint in it, or layers that do not fit.
+        WarmStartError: no such run, no checkpoint in it, a weights file that cannot be read, or layers that
+            do not fit.
     """
     init = InitConfig(**experiment.config["init"])
     if not init.from_run:
@@ -78,11 +91,14 @@ def read_warm_start(experiment: Experiment) -> WarmStart | None:
     layers = tuple(dict.fromkeys(map(_layer, wanted)))  # in order
     chosen, problems = _chosen(init.layers, layers)
     try:
-        _, old_net, state = read_run(user_path(init.from_run))
+        run = find_run(init.from_run)
+        stored = run.read()
     except (OSError, FileError, CheckpointError) as error:
         raise WarmStartError("\n".join([f"init.from_run: {error}", *problems])) from error
-    saved, net = _flat(state.evaluated), experiment.net
-    resizable = classifiers(net) if old_net.num_classes != net.num_classes else set()
+    saved, net = _flat(stored.params), experiment.net
+    if run.is_imported and not init.layers:
+        chosen = _without_absent_heads(chosen, saved)
+    resizable = classifiers(net) if stored.net.num_classes != net.num_classes else set()
     kept, resized = [], []
     for layer in chosen:
         misfits, only_outputs = _misfits(layer, wanted, saved)
@@ -94,14 +110,20 @@ def read_warm_start(experiment: Experiment) -> WarmStart | None:
             problems += misfits
     if problems or not kept:
         raise WarmStartError(_explain(init, problems, grouped(kept, layers)))
+    try:
+        notes = differences(experiment.config, run, kept)
+    except OtherMeanError as error:
+        raise WarmStartError(f"init.from_run={init.from_run}: {error}") from error
     return WarmStart(
         path=init.from_run,
-        step=int(state.step),
-        averaged=bool(state.average),
+        step=stored.step,
+        averaged=stored.averaged,
         kept=grouped(kept, layers),
         new=grouped([layer for layer in layers if layer not in kept], layers),
         resized=grouped(resized, layers),
         arrays={p: np.asarray(saved[p]) for p in wanted if _layer(p) in kept},
+        origin=run.origin,
+        notes=notes,
     )
 
 
@@ -152,6 +174,12 @@ def _chosen(names: Sequence[str], layers: Sequence[str]) -> tuple[list[str], lis
             hint = configs.did_you_mean(name, [*layers, *grouped(layers, layers)], "{!r}")
             problems.append(f"{name}: named in init.layers, but this net has no such layer{hint}")
     return chosen, problems
+
+
+def _without_absent_heads(chosen: Sequence[str], saved: Leaves) -> list[str]:
+    """`chosen` without auxiliary heads that the weights lack: most programs drop them after training."""
+    there = {path.partition("/")[0] for path in saved}
+    return [c for c in chosen if not c.startswith("aux_") or c.partition("/")[0] in there]
 
 
 def _flat(tree: Any) -> dict[str, Any]:
