@@ -12,7 +12,8 @@ from jaxcnn.weights.assemble import dtypes
 from jaxcnn.weights.choices import Choices, net_text
 from jaxcnn.weights.fingerprints import by_hash
 from jaxcnn.weights.formats import open_weights
-from jaxcnn.weights.match import Match, match
+from jaxcnn.weights.formats.onnx_sizes import graph_difference
+from jaxcnn.weights.match import Match, build_net, match
 from jaxcnn.weights.read import decide_source, file_hashes, read_own
 from jaxcnn.weights.sources import SOURCES
 from jaxcnn.weights.tensors import WeightsFile
@@ -95,4 +96,6 @@ def _net(file: WeightsFile, found: Match) -> dict[str, str]:
     if found.dropped:
         reasons = sorted(set(found.dropped.values()))
         facts["left out"] = f"{len(found.dropped)} arrays: {'; '.join(reasons)}"
+    if difference := graph_difference(file, build_net(found.model)):
+        facts["graph"] = f"{difference}; its weights are taken, not its graph"
     return facts

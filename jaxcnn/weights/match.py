@@ -13,7 +13,7 @@ from jaxcnn.models import Net, build, net_fields
 from jaxcnn.models.window import min_input_size
 from jaxcnn.weights.choices import net_text, read_net
 from jaxcnn.weights.kernel_layout import fits, stored_axes, stored_shape
-from jaxcnn.weights.names import FORMS
+from jaxcnn.weights.names import FORMS, by_order
 from jaxcnn.weights.naming import Form, Place
 from jaxcnn.weights.net_weights import param_shapes
 from jaxcnn.weights.tensors import WeightsFile
@@ -66,13 +66,20 @@ def match(file: WeightsFile, net: str = "", known: Mapping[str, Any] | None = No
     """
     wanted = read_net(net) if net else {}
     candidates = sorted((_candidate(form, file) for form in FORMS), key=lambda c: c.score)
-    whole = [c for c in candidates if not c.missing and not c.extra and _in_order(c.form, file)]
+    whole = _whole(candidates, file)
+    if not whole:
+        others = [_candidate(form, file) for form in by_order.forms(file.facts.get("reads", ()))]
+        whole = _whole(others, file)
     for fields in (known or {}, wanted):
         agreeing = [c for c in whole if not disagreements(c.form, fields)]
         whole = agreeing if agreeing or fields is wanted else whole
     if len(whole) == 1:
         return _with_shapes(file, whole[0], wanted)
     raise FileError(file.path, *_explain(file, candidates, whole, wanted))
+
+
+def _whole(candidates: Sequence[_Candidate], file: WeightsFile) -> list[_Candidate]:
+    return [c for c in candidates if not c.missing and not c.extra and _in_order(c.form, file)]
 
 
 def disagreements(form: Form, fields: Mapping[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ from jaxcnn.weights.convention import Decision, decide, recognise
 from jaxcnn.weights.fingerprints import by_hash
 from jaxcnn.weights.folding import shift_mean
 from jaxcnn.weights.formats import open_weights
+from jaxcnn.weights.formats.onnx_sizes import graph_difference
 from jaxcnn.weights.match import Match, build_net, match, shown
 from jaxcnn.weights.mean_image import read_mean_image
 from jaxcnn.weights.net_weights import Leaf, NetWeights, param_shapes
@@ -141,6 +142,8 @@ def first_layer(file: WeightsFile, found: Match) -> tuple[np.ndarray, np.ndarray
 def transformations(file: WeightsFile, found: Match, decision: Decision) -> list[str]:
     """What is done to the arrays of a file, one sentence each."""
     steps = ["kernels to (height, width, inputs, outputs)"]
+    if difference := graph_difference(file, build_net(found.model)):
+        steps.append(f"the weights of a graph, not the graph: {difference}")
     others = [kind for kind in dtypes(file, found) if kind != "float32"]
     if others:
         steps.append(f"{', '.join(others)} to float32")
