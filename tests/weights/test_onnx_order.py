@@ -1,4 +1,4 @@
-"""ONNX files with a converter's own names of arrays: found by the order of the graph, equal in onnxruntime."""
+"""ONNX files with names of a converter's own: found by the order of the graph, equal in onnxruntime."""
 
 from pathlib import Path
 
