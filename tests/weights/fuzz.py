@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxcnn.files import FileError
 from jaxcnn.weights.formats import open_weights
+from tests.weights import torch_writer
 from tests.weights.caffe_writer import Layer, caffemodel
 
 # An own small array for each shape that a file of weights has: values are their own index.
@@ -85,6 +86,14 @@ def _tf_checkpoint(folder, version, suffix=""):
     return prefix.with_name(prefix.name + suffix)
 
 
+def _pytorch(write):
+    def make(folder):
+        (folder / "a.pth").write_bytes(write(ARRAYS))
+        return folder / "a.pth"
+
+    return make
+
+
 # Sample -> (folder) -> the path of a small sound file. A format, a row of FORMATS, has one or several, whose
 # names begin with its own. Files that belong to the path lie beside it.
 SAMPLES = {
@@ -96,6 +105,8 @@ SAMPLES = {
     "tf_checkpoint V1": partial(_tf_checkpoint, version=1),
     "tf_checkpoint index": partial(_tf_checkpoint, version=2, suffix=".index"),
     "tf_checkpoint data": partial(_tf_checkpoint, version=2, suffix=".data-00000-of-00001"),
+    "pytorch zip": _pytorch(torch_writer.zip_file),
+    "pytorch legacy": _pytorch(torch_writer.legacy_file),
 }
 
 # Samples every byte of which is under a checksum: no damage is read.

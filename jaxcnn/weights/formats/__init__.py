@@ -46,6 +46,7 @@ class Format(NamedTuple):
 # In the order in which they are asked: signatures first, protocol buffers, which have none, last.
 FORMATS: dict[str, Format] = {
     "safetensors": Format("safetensors (.safetensors)", "safetensors"),
+    "pytorch": Format("PyTorch (.pth)", "pytorch"),
     "keras_h5": Format("Keras (.h5, .weights.h5)", "keras_h5"),
     "keras_zip": Format("Keras 3 (.keras)", "keras_zip"),
     "matconvnet": Format("MatConvNet (.mat)", "matconvnet"),
