@@ -111,6 +111,7 @@ def test_stablehlo_runs_without_jaxcnn(tmp_path):
         for found, program in zip(run_in_children(folders, programs), programs, strict=True):
             check(found, program)
     facts = json.loads((folders[3] / "program.json").read_text())
+    assert facts["needs"] == [f"jax>={jax.__version__}", "flatbuffers"]
     assert facts["input"]["shape"] == ["b", 40, 70, 3]
     assert facts["outputs"]["scores"]["shape"] == ["b", 1, 2, CLASSES]
     assert (facts["origin"], facts["net"]["name"]) == (ORIGIN, "vgg")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,10 +21,11 @@ MEANINGS = {
 }
 
 
-def describe(program: Program, usage: str, origin: Mapping[str, Any]) -> str:
+def describe(program: Program, needs: Sequence[str], usage: str, origin: Mapping[str, Any]) -> str:
     """JSON: the net, input, outputs, and lines of Python that run the program. `b` is a batch of any size.
 
     Args:
+        needs: packages to install.
         usage: these lines, in a folder of the program's; they take `images`.
         origin: where the weights come from.
     """
@@ -34,6 +35,7 @@ def describe(program: Program, usage: str, origin: Mapping[str, Any]) -> str:
         outputs = jax.eval_shape(program, *program.arguments())
     constant = program.mean.shape[:2] == (1, 1)
     text = {
+        "needs": [*needs],
         "usage": usage.splitlines(),
         "input": {
             "name": INPUT,

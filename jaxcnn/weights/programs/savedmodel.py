@@ -61,7 +61,7 @@ def write_savedmodel(program: Program, folder: Path, origin: Mapping[str, Any]) 
         raise WriteError(cause.errno, cause.strerror, str(folder)) from error
     with writing(folder):
         (folder / FACTS).parent.mkdir()
-    write_text(folder / FACTS, describe(program, USAGE, origin))
+    write_text(folder / FACTS, describe(program, [f"tensorflow>={tf.__version__}"], USAGE, origin))
 
 
 def read_savedmodel(folder: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""A net as StableHLO, by jax.export: a folder that needs JAX and NumPy, and neither jaxcnn nor Flax.
+"""A net as StableHLO, by jax.export: a folder that needs JAX and flatbuffers, and neither jaxcnn nor Flax.
 
 program.stablehlo is the function of (weights, images), for any batch, in one file for all platforms.
 weights.npz has the parameters. As constants of the program XLA would transform them whenever it compiles:
@@ -49,7 +49,9 @@ def write_stablehlo(program: Program, folder: Path, origin: Mapping[str, Any]) -
     weights = {path: np.asarray(leaf) for path, leaf in program.weights.items()}
     write_arrays(folder / WEIGHTS, compressed=False, **weights)
     write_text(folder / CLASSES, "".join(f"{name}\n" for name in program.classes))
-    write_text(folder / FACTS, describe(program, USAGE, origin))
+    # A program runs in the version of JAX that wrote it, and in later ones.
+    needs = (f"jax>={jax.__version__}", "flatbuffers")
+    write_text(folder / FACTS, describe(program, needs, USAGE, origin))
 
 
 def read_stablehlo(folder: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
