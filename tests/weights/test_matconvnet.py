@@ -27,6 +27,7 @@ ARRAYS = {
     "fc8": (indices(1, 1, 500, 3, dtype=np.float64), indices(1, 3, dtype=np.float64)),
 }
 MEAN = np.array([123.68, 116.779, 103.939], np.float32).reshape(1, 1, 3)
+LEAVES = ("filters", "biases")
 CLASSES = ["n01", "n02", "n03"]
 
 
@@ -36,14 +37,14 @@ def test_a_list_of_layers_gives_arrays_mean_and_classes(old, compressed, tmp_pat
     path = tmp_path / "a.mat"
     files.write(path, files.simple_nn(ARRAYS, MEAN, CLASSES, old), compressed)
     file = open_weights(path)
-    assert list(file.tensors) == [f"{name}/{i}" for name in ARRAYS for i in (0, 1)]
+    assert list(file.tensors) == [f"{name}/{leaf}" for name in ARRAYS for leaf in LEAVES]
     for name, pair in ARRAYS.items():
-        for i, array in enumerate(pair):
-            tensor = file.tensors[f"{name}/{i}"]
+        for leaf, array in zip(LEAVES, pair, strict=True):
+            tensor = file.tensors[f"{name}/{leaf}"]
             assert (tensor.shape, tensor.dtype) == (array.shape, array.dtype)
             assert tensor.read().flags.c_contiguous
             assert np.array_equal(tensor.read(), array), name
-    kernel = file.tensors["fc6/0"]
+    kernel = file.tensors["fc6/filters"]
     assert np.array_equal(kernel.rows(1, 2), ARRAYS["fc6"][0][1:])
     assert list(file.facts["layers"].items())[:2] == [("conv1_1", "conv"), ("relu_conv1_1", "relu")]
     assert np.array_equal(file.facts["mean"], MEAN.reshape(3))
@@ -64,7 +65,7 @@ def test_a_graph_keeps_the_names_of_its_parameters(tmp_path):
 def test_a_net_saved_as_one_variable_and_whole_numbers_in_few_bytes_are_read(tmp_path):
     path = tmp_path / "a.mat"
     files.write(path, {"net": files.simple_nn(ARRAYS, MEAN, CLASSES), "other": np.zeros(3)})
-    assert np.array_equal(open_weights(path).tensors["fc6/0"].read(), ARRAYS["fc6"][0])
+    assert np.array_equal(open_weights(path).tensors["fc6/filters"].read(), ARRAYS["fc6"][0])
     # MATLAB stores the double array [7 8 9] as bytes, which scipy never does.
     files.write(
         path,
@@ -77,7 +78,7 @@ def test_a_net_saved_as_one_variable_and_whole_numbers_in_few_bytes_are_read(tmp
     small = bytes([2, 0, 3, 0, 7, 8, 9, 0])
     content = _shrunk(content, content.index(number), len(number), small)
     path.write_bytes(content)
-    tensor = open_weights(path).tensors["a/0"]
+    tensor = open_weights(path).tensors["a/filters"]
     assert tensor.dtype == np.float64
     assert np.array_equal(tensor.read(), [[7, 8, 9]])
 
@@ -149,7 +150,7 @@ def test_what_weights_do_not_have_is_refused(tmp_path, monkeypatch):
         deep = files.cells([deep])
     refused("nested deeper", {"layers": deep})
     refused(
-        "has two arrays 'a/0'",
+        "has two arrays 'a/filters'",
         one_layer(MEAN, 2),
     )
     refused("mean image of shape", files.simple_nn(ARRAYS, np.zeros((5, 5)), CLASSES))

@@ -1,7 +1,7 @@
 """MatConvNet's nets (.mat): layers with their arrays, the mean that belongs to them, and the classes.
 
-A net is a list of layers (SimpleNN), whose arrays are called LAYER/0 and LAYER/1 here, or a graph (DagNN),
-whose arrays have names of their own. Kernels are (height, width, inputs, outputs).
+A net is a list of layers (SimpleNN), whose arrays are called LAYER/filters and LAYER/biases here, or a graph
+(DagNN), whose arrays have names of their own. Kernels are (height, width, inputs, outputs).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from jaxcnn.weights.formats.stored_bytes import FileBytes
 from jaxcnn.weights.tensors import Tensor, WeightsFile
 
 _VARIABLES = ("layers", "params", "meta", "normalization", "classes", "net")
+_LEAVES = ("filters", "biases")
 _LARGEST_MEAN = 1 << 20  # values of a mean image
 _ADVICE = "save the net with save('FILE', '-struct', 'net', '-v7')"
 
@@ -72,17 +73,18 @@ def _layers(net: dict[str, Value]) -> Iterator[tuple[str, str, dict[str, Value]]
     for row in rows:
         name, kind = row.get("name"), row.get("type")
         if isinstance(name, str):
-            yield name, kind if isinstance(kind, str) else "", row
+            kind = kind if isinstance(kind, str) else ""
+            yield name, "lrn" if kind == "normalize" else kind, row  # the older name
 
 
 def _layer_arrays(net: dict[str, Value]) -> Iterator[tuple[str, Tensor]]:
     for name, _, row in _layers(net):
         weights = row.get("weights")
-        old = [row.get("filters"), row.get("biases")]  # before version 1.0-beta8
+        old = [row.get(leaf) for leaf in _LEAVES]  # before version 1.0-beta8
         values = weights.values if isinstance(weights, Cells) else old
         for number, array in enumerate(values):
             if isinstance(array, Tensor):
-                yield f"{name}/{number}", array
+                yield f"{name}/{_LEAVES[number] if number < len(_LEAVES) else number}", array
 
 
 def _graph_arrays(net: dict[str, Value]) -> Iterator[tuple[str, Tensor]]:
