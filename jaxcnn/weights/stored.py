@@ -17,15 +17,20 @@ def write_weights(path: Path, weights: NetWeights) -> None:
     Raises:
         FileError: a parameter cannot be read. WriteError: the file cannot be written.
     """
+    write_safetensors(
+        path,
+        {name: leaf.shape for name, leaf in weights.leaves.items()},
+        lambda name: weights.leaves[name].read(),
+        facts_text(weights),
+    )
+
+
+def facts_text(weights: NetWeights) -> dict[str, str]:
+    """What belongs to the weights of a net, as JSON by name."""
     facts = {
         "model": dict(weights.model),
         "mean": np.asarray(weights.mean, np.float64).tolist(),
         "classes": list(weights.classes),
         "origin": dict(weights.origin),
     }
-    write_safetensors(
-        path,
-        {name: leaf.shape for name, leaf in weights.leaves.items()},
-        lambda name: weights.leaves[name].read(),
-        {key: json.dumps(fact) for key, fact in facts.items()},
-    )
+    return {key: json.dumps(fact) for key, fact in facts.items()}
