@@ -1,15 +1,23 @@
-"""Write a trained net as a program that runs without jaxcnn.
+"""Write a trained net as a program that runs without jaxcnn, or its weights for other programs.
 
-formats:
+programs:
   stablehlo    a folder for JAX, on CPU, CUDA and TPU; program.json in it says how to run it
   savedmodel   a folder for TensorFlow
   onnx         a file for ONNX Runtime and others, opset 18; needs pip install 'jaxcnn[onnx]'
 
+weights:
+  safetensors  a file with jaxcnn's names; every command takes it like a run
+  npz          the same as arrays of NumPy
+  torchvision  torchvision's state dict, a .pth or .safetensors file: VGG A, B, D, E, and nets that equal its
+               AlexNet or GoogLeNet
+
 A program takes images as they are, uint8 RGB [any number, height, width, 3], and puts out probabilities;
 with --features the output of a layer instead, with --dense the score map of images of one size. It computes
 in float32. It is read again and run on two images: an error if it does not give what jaxcnn gives.
+A file of weights is read again too, and compared bit by bit.
 
 example: jaxcnn export RUN --format=stablehlo --out=PATH
+         jaxcnn export RUN --format=torchvision --out=FILE.pth
 """
 
 from __future__ import annotations
@@ -18,6 +26,7 @@ import argparse
 import dataclasses
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,19 +36,21 @@ from jaxcnn.cli.arguments import Output, add_json, add_weights_choices, path, we
 from jaxcnn.cli.exit_codes import UsageError
 
 if TYPE_CHECKING:
+    from jaxcnn.training.console import Console
     from jaxcnn.training.load_run import Loaded
     from jaxcnn.weights.programs.program import Program
 
 KEPT = "nothing is written"
-# The keys of EXPORT_FORMATS, which takes a second to import.
-FORMATS = ("stablehlo", "savedmodel", "onnx")
+# The keys of EXPORT_FORMATS, and WEIGHT_FORMATS; to import these takes a second.
+PROGRAMS = ("stablehlo", "savedmodel", "onnx")
+WEIGHTS = ("safetensors", "npz", "torchvision")
 TWICE = (0, 0)  # twice the net's image_size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", type=path, help="folder of a run or of imported weights, or a weights file")
-    add("--format", required=True, choices=FORMATS, help="what to write")
+    add("--format", required=True, choices=PROGRAMS + WEIGHTS, help="what to write")
     add("--out", type=path, required=True, help="file or folder to make; it must not exist")
     add("--features", default="", metavar="LAYER", help="put out this layer: fc7, inception_5b")
     help_text = "score map of images of this size (twice the net's image_size)"
@@ -63,11 +74,15 @@ def sides(text: str) -> tuple[int, int]:
 def run(options: argparse.Namespace) -> Output:
     if os.path.lexists(options.out):
         raise UsageError(f"{options.out} exists, and nothing is overwritten; give another --out")
+    if options.format in WEIGHTS and (options.features or options.dense):
+        raise UsageError(
+            f"--features and --dense belong to a program, one of {', '.join(PROGRAMS)}; "
+            f"{options.format} has weights alone"
+        )
     from jaxcnn.training.console import Console
     from jaxcnn.training.load_run import loaded
     from jaxcnn.training.signals import StopSignal
     from jaxcnn.training.stored_run import find_run
-    from jaxcnn.weights.exports import export_program
 
     console, began = Console(), time.monotonic()
     with StopSignal("leaving after this step") as stop_signal:
@@ -77,26 +92,58 @@ def run(options: argparse.Namespace) -> Output:
             console.progress(text, last=True)
 
         net = loaded(find_run(options.run, weights_choices(options)), options.step)
-        program = _program(net, options)
-        (height, width), step = program.size, "imported" if net.origin else f"step {net.step}"
-        console.line(f"{options.run.name}, {step}: {program.what} of {height} x {width} images")
-        if net.net.dtype != program.net.dtype:
-            console.line(f"it computes in float32, where the run computes in {net.net.dtype}")
         origin = net.origin or {"run": options.run.name, "step": net.step}
-        reference = _reference(net, program)
-        found = export_program(program, options.format, options.out, reference, origin, progress)
+        export = _export_weights if options.format in WEIGHTS else _export_program
+        facts = export(net, options, origin, console, progress)
+    size = _bytes(options.out)
+    record = {"path": str(options.out), "format": options.format, **facts, "bytes": size}
+    seconds = time.monotonic() - began
+    text = f"{options.out}: {options.format}, {size:,} bytes, in {seconds:.1f} s"
+    return Output(record, text)
+
+
+def _export_program(
+    loaded: Loaded,
+    options: argparse.Namespace,
+    origin: dict[str, Any],
+    console: Console,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    from jaxcnn.weights.exports import export_program
+
+    program = _program(loaded, options)
+    height, width = program.size
+    console.line(f"{_title(loaded, options)}: {program.what} of {height} x {width} images")
+    if loaded.net.dtype != program.net.dtype:
+        console.line(f"it computes in float32, where the run computes in {loaded.net.dtype}")
+    reference = _reference(loaded, program)
+    found = export_program(program, options.format, options.out, reference, origin, progress)
     console.line(
         f"ran on 2 images: differs from jaxcnn by {found.deviations:.1e} of the standard deviation"
     )
-    size, seconds = _bytes(options.out), time.monotonic() - began
-    record = {
-        "path": str(options.out),
-        "format": options.format,
-        "what": program.what,
-        "bytes": size,
-        "difference": found.deviations,
-    }
-    return Output(record, f"{options.out}: {options.format}, {size:,} bytes, in {seconds:.1f} s")
+    return {"what": program.what, "difference": found.deviations}
+
+
+def _export_weights(
+    loaded: Loaded,
+    options: argparse.Namespace,
+    origin: dict[str, Any],
+    console: Console,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    from jaxcnn.weights.weight_exports import export_weights, weights_of
+
+    params, net = loaded.variables["params"], loaded.net
+    weights = weights_of(net, params, loaded.mean, loaded.classes, origin)
+    console.line(f"{_title(loaded, options)}: weights")
+    notes = export_weights(weights, options.format, options.out, progress)
+    for note in (*notes, "read again: equal bit by bit"):
+        console.line(note)
+    return {"what": "weights", "notes": notes}
+
+
+def _title(loaded: Loaded, options: argparse.Namespace) -> str:
+    return f"{options.run.name}, {'imported' if loaded.origin else f'step {loaded.step}'}"
 
 
 def _program(loaded: Loaded, options: argparse.Namespace) -> Program:

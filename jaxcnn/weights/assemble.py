@@ -54,6 +54,10 @@ def read_stored(
     Raises:
         FileError: it cannot be read, or has values that are not finite.
     """
+    if layout == "HWIO":  # as here, also where there are more axes
+        block = tensor.read()
+        _check_finite(file, tensor.name, block)
+        return np.asarray(block, np.float32, order="C").reshape(shape)
     axes = stored_axes(layout)
     out = np.empty(shape, np.float32)
     if len(shape) == 1 or len(tensor.shape) < 2 or axes[0] not in ("O", "HWI"):

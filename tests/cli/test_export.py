@@ -13,6 +13,7 @@ from jaxcnn.weights.exports import EXPORT_FORMATS
 from jaxcnn.weights.programs.agreement import difference, probe_images
 from jaxcnn.weights.programs.stablehlo import read_stablehlo
 from jaxcnn.weights.stored import write_weights
+from jaxcnn.weights.weight_exports import WEIGHT_FORMATS
 from tests.research.untrained import STEP, untrained
 from tests.weights.drawn import MEAN, drawn_weights
 
@@ -25,7 +26,8 @@ def run(tmp_path_factory):
 
 
 def test_the_formats_of_the_command_are_those_that_can_be_written():
-    assert [*EXPORT_FORMATS] == [*export.FORMATS]
+    assert [*EXPORT_FORMATS] == [*export.PROGRAMS]
+    assert [*WEIGHT_FORMATS] == [*export.WEIGHTS]
 
 
 def test_a_run_with_a_mean_image(tmp_path, capsys):
