@@ -116,7 +116,7 @@ def test_pool5_equals_onnxruntime(file, trunk):
     np.testing.assert_allclose(expected.std(), 6.87729, rtol=1e-5)
     assert np.unravel_index(expected.argmax(), expected.shape) == (6, 1, 454)
     means = expected.mean((0, 1))
-    assert list(np.argsort(-means)[:5]) == [257, 307, 454, 44, 428]
+    assert list(np.argsort(-means)[:5]) == [257, 307, 454, 44, 444]
     np.testing.assert_allclose(np.linalg.norm(means), 109.4407, rtol=1e-5)
 
     def error(parameters):
