@@ -47,7 +47,8 @@ class WeightsFile:
         tensors: by name, in the order of the file (of its layers, where the file has layers).
         facts: what else the file says. Known keys: 'layers', layer name -> type as the file calls it, in the
             order of the net; 'mean', RGB on the 0..255 scale; 'classes', names in the order of the outputs;
-            'model', the fields of a jaxcnn net; 'graph', sizes that an ONNX graph states.
+            'model', the fields of a jaxcnn net; 'reads', which arrays the layers of an ONNX graph use, in
+            order (`formats.onnx_graph.Reading`); 'graph', sizes that it states; 'net', the name of Caffe's.
     """
 
     path: Path

@@ -1,16 +1,18 @@
 """BVLC's AlexNet, CaffeNet and GoogLeNet and Oxford's VGG as Caffe nets, as their prototxts have them."""
 
-from tests.weights.caffe_writer import Chain
+from tests.weights.caffe_writer import Chain, Layer
 
 # A module's branches: Caffe's name after the module's, and jaxcnn's.
 BRANCHES = {
     "1x1": "conv1x1", "3x3_reduce": "conv3x3_reduce", "3x3": "conv3x3", "5x5_reduce": "conv5x5_reduce",
     "5x5": "conv5x5", "pool_proj": "pool_proj",
 }  # fmt: skip
+HEADS = {"conv": "conv", "fc": "fc1", "classifier": "fc2"}
 MODULES = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
 GOOGLENET = {
     "conv1/7x7_s2": "conv1", "conv2/3x3_reduce": "conv2_reduce", "conv2/3x3": "conv2",
     **{f"inception_{m}/{a}": f"inception_{m}/{b}" for m in MODULES for a, b in BRANCHES.items()},
+    **{f"loss{i}/{a}": f"aux_{m}/{b}" for i, m in ((1, "4a"), (2, "4d")) for a, b in HEADS.items()},
     "loss3/classifier": "fc",
 }  # fmt: skip
 POOL_BEFORE_NORM = ("pool", "norm")
@@ -58,6 +60,15 @@ def googlenet(blobs, modules=MODULES):
     net.pool("pool5/7x7_s1", 7, 1, how="AVE")
     net.full("loss3/classifier", last=True)
     return net.layers
+
+
+def heads(blobs):
+    """The auxiliary classifiers, which a published file has and its net for tests does not."""
+    return [
+        Layer(name, "Convolution" if name.endswith("conv") else "InnerProduct", blobs=blobs[name])
+        for name in GOOGLENET
+        if name.startswith(("loss1", "loss2"))
+    ]
 
 
 def _inception(net, name):

@@ -22,7 +22,8 @@ MEAN = np.array([123.68, 116.779, 103.939], np.float32)
 
 def written(params, style):
     """The net as a converter writes it, in BGR: 'tf2onnx' flattens channels last and multiplies, with the
-    biases in nodes of their own, and stores its arrays last first; 'gemm' flattens channels first."""
+    biases in nodes of their own, and stores its arrays last first; 'gemm' flattens channels first;
+    'norm' has batch normalizations instead of the convolutions' biases."""
     nodes, tensors, value = [], [], "image"
 
     def array(content, name):
@@ -40,7 +41,18 @@ def written(params, style):
             if index == 0:
                 kernel = kernel[:, :, ::-1]
             weights = array(to_stored(kernel, "OIHW"), f"{index}/ReadVariableOp:0")
-            value = node("Conv", value, weights, bias, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+            biases = () if style == "norm" else (bias,)
+            value = node("Conv", value, weights, *biases, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+            if style == "norm":
+                count = kernel.shape[-1]
+                scale, mean, variance = np.random.default_rng(index).uniform(0.5, 1.5, (3, count))
+                others = [
+                    array(a.astype(np.float32), f"{index}/{i}")
+                    for i, a in enumerate((scale, mean, variance))
+                ]
+                value = node(
+                    "BatchNormalization", value, others[0], bias, *others[1:], epsilon=0.01
+                )
             value = node("Relu", value)
             if layer in ("conv1_1", "conv2_1", "conv3_2", "conv4_2", "conv5_2"):
                 value = node("MaxPool", value, kernel_shape=[2, 2], strides=[2, 2])
@@ -62,7 +74,7 @@ def written(params, style):
     return helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 18)])
 
 
-@pytest.mark.parametrize("style", ["tf2onnx", "gemm"])
+@pytest.mark.parametrize("style", ["tf2onnx", "gemm", "norm"])
 def test_a_net_by_the_order_of_its_layers(tmp_path, style):
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     names = [f"conv{n}" for n in ("1_1", "2_1", "3_1", "3_2", "4_1", "4_2", "5_1", "5_2")]

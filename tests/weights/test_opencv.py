@@ -5,6 +5,7 @@ Only another program's results show a wrong import; accuracy does not.
 
 import functools
 
+import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -42,7 +43,7 @@ def blobs_of(params, names):
     blobs = {}
     for index, name in enumerate(sorted(kernels, key=list(theirs).index)):
         kernel = np.asarray(kernels[name])
-        layout = "O(IHW)" if name.startswith("fc") else "OIHW"
+        layout = "O(IHW)" if name.rpartition("/")[2].startswith("fc") else "OIHW"
         kernel = kernel[:, :, ::-1] if index == 0 else kernel
         blobs[theirs[name]] = to_stored(kernel, layout), np.asarray(leaves[f"{name}/bias"])
     return blobs
@@ -52,8 +53,9 @@ def blobs_of(params, names):
 def random_net(name, width):
     model, layers, names, *_ = NETS[name]
     net = build(**model, width=width)
-    params = random_variables(net)["params"]
-    return net, layers(blobs_of(params, names))
+    params = random_variables(net, train=True)["params"]
+    blobs = blobs_of(params, names)
+    return net, params, layers(blobs), caffe_nets.heads(blobs) if name == "googlenet" else []
 
 
 @functools.cache
@@ -61,11 +63,12 @@ def forward(net):
     return quick_jit(lambda params, images: net.apply({"params": params}, images)[0])
 
 
-def by_opencv(folder, net, layers, images, mean, **options):
-    """Logits of OpenCV on BGR images minus the mean, from the files that are written here."""
+def by_opencv(folder, net, layers, heads, images, mean, **options):
+    """(logits of OpenCV on BGR images minus the mean, the weights file), from files that are written here;
+    `heads` are in the weights file only."""
     text, weights = folder / "deploy.prototxt", folder / "weights.caffemodel"
     text.write_text(prototxt(layers, net.image_size, v1=options.get("v1", False)))
-    weights.write_bytes(caffemodel(layers, **options))
+    weights.write_bytes(caffemodel(layers + heads, **options))
     theirs = cv2.dnn.readNetFromCaffe(str(text), str(weights))
     theirs.setInput(np.ascontiguousarray((images - mean)[..., ::-1].transpose(0, 3, 1, 2)))
     return theirs.forward(layers[-1].name), weights
@@ -92,15 +95,16 @@ def wrong_imports(params, first):
 
 
 def check(name, width, folder, options):
-    net, layers = random_net(name, width)
+    net, drawn, layers, heads = random_net(name, width)
     *_, source, text = NETS[name]
     side = net.image_size
     images = np.random.default_rng(1).integers(0, 256, (2, side, side, 3)).astype(np.float32)
     mean = np.array([120.0, 110.0, 100.0], np.float32)
-    expected, weights = by_opencv(folder, net, layers, images, mean, **options)
+    expected, weights = by_opencv(folder, net, layers, heads, images, mean, **options)
     found = read_weights(weights, Choices(source=source, net=text))
     assert found.net == net
     params, centred = found.params(), images - mean
+    jax.tree.map(np.testing.assert_array_equal, params, drawn)
     assert difference(net, params, centred, expected) < TOLERANCE
     for what, leaves in wrong_imports(params, "conv1_1" if name == "vgg" else "conv1"):
         error = difference(net, unflatten_dict(leaves, sep="/"), centred, expected)

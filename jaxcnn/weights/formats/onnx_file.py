@@ -220,10 +220,13 @@ def _filled(file: ProtoFile, node: Node, known: Mapping[str, Tensor]) -> Tensor 
     shape = known.get(node.inputs[0]) if node.inputs else None
     if shape is None or len(shape.shape) != 1 or shape.shape[0] > 32 or shape.dtype.kind != "i":
         return None  # a shape that only a run of the graph gives
+    dims = tuple(shape.read().tolist())
+    if min(dims, default=1) < 0:
+        return None
     value, name = node.attributes.get("value"), node.outputs[0]
     example = _tensor(file, value)[1] if isinstance(value, Field) else None
     dtype = example.dtype if example else np.dtype(np.float32)
-    return Tensor(name, tuple(shape.read().tolist()), dtype, _refusal(file.path, name))
+    return Tensor(name, dims, dtype, _refusal(file.path, name))
 
 
 def _refusal(path: Path, name: str) -> Callable[[int, int], np.ndarray]:

@@ -17,6 +17,7 @@ from jaxcnn.weights.formats.protobuf import (
     integers,
     signed,
 )
+from jaxcnn.weights.naming import BatchNorm
 
 # Fields of GraphProto, NodeProto, AttributeProto, and down to the sizes of a ValueInfoProto.
 _NODE, _INITIALIZER, _INPUT, _SPARSE = 1, 5, 11, 15
@@ -81,6 +82,7 @@ class Reading:
         kernel: the array's name. Of a product it is a matrix; axes of length one before do not count.
         layout: of the kernel (`kernel_layout`), by the kind, its attributes and the map before it.
         bias: the array's name; '' without one.
+        norm: the batch normalization of its output, or None.
     """
 
     node: str
@@ -88,6 +90,7 @@ class Reading:
     kernel: str
     layout: str
     bias: str
+    norm: BatchNorm | None = None
 
 
 def node_names(graph: Graph) -> list[str]:
@@ -124,11 +127,21 @@ def readings(
             turned ^= bool(node.attributes.get("transB", 0))
             rows = "HWI" if _is_channels_last(node.inputs[0], makers) else "IHW"
             layout = f"O({rows})" if turned else f"({rows})O"
-        add = users.get(node.outputs[0])
-        if not bias and add is not None and add.kind == "Add":
-            bias = next((i for i in add.inputs if _source(i, makers)[0] in shapes), "")
-        found.append(Reading(name, node.kind, kernel, layout, _source(bias, makers)[0]))
+        after = users.get(node.outputs[0])
+        if not bias and after is not None and after.kind == "Add":
+            bias = next((i for i in after.inputs if _source(i, makers)[0] in shapes), "")
+            after = users.get(after.outputs[0])
+        norm = _norm(after)
+        found.append(Reading(name, node.kind, kernel, layout, _source(bias, makers)[0], norm))
     return tuple(found)
+
+
+def _norm(node: Node | None) -> BatchNorm | None:
+    if node is None or node.kind != "BatchNormalization" or len(node.inputs) != 5:
+        return None
+    _, scale, offset, mean, variance = node.inputs
+    epsilon = node.attributes.get("epsilon")
+    return BatchNorm(scale, offset, mean, variance, epsilon if isinstance(epsilon, float) else 1e-5)
 
 
 def _source(name: str, makers: Mapping[str, Node]) -> tuple[str, bool]:
@@ -175,6 +188,8 @@ def _node(file: ProtoFile, message: Field) -> Node:
         elif field.number == _ATTRIBUTE:
             key, value = _attribute(file, field)
             attributes[key] = value
+    if not outputs:
+        raise file.error(f"is damaged: the node {name!r} of type {kind!r} has no outputs")
     return Node(name, kind, tuple(inputs), tuple(outputs), attributes)
 
 

@@ -33,7 +33,7 @@ def sizes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]
     first = next(iter(value.values()), None)
     for name, node in zip(node_names(graph), graph.nodes, strict=True):
         size = next((value[i] for i in node.inputs if i in value), None)
-        if size is None or not node.outputs:
+        if size is None or (node.kind == "Conv" and len(node.inputs) < 2):
             continue
         if node.kind == "Conv" or node.kind in _POOLS:
             kernel = shapes.get(node.inputs[1], ()) if node.kind == "Conv" else ()
@@ -53,24 +53,28 @@ def sizes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]
 
 def _after(node: Node, size: tuple[int, int], kernel: tuple[int, ...]) -> tuple[int, int] | None:
     """The size of a map after a convolution or pool; None where its attributes make no sense."""
-    attribute = node.attributes
-    kernel = tuple(attribute.get("kernel_shape", kernel))
-    strides, pads = attribute.get("strides", [1, 1]), attribute.get("pads", [0] * 4)
-    dilations = attribute.get("dilations", [1, 1])
-    if not (
-        len(kernel) == len(strides) == len(dilations) == 2 and len(pads) == 4 and min(strides) > 0
-    ):
+    kernel = _integers(node, "kernel_shape", kernel)
+    strides, pads = _integers(node, "strides", (1, 1)), _integers(node, "pads", (0, 0, 0, 0))
+    dilations = _integers(node, "dilations", (1, 1))
+    if [len(kernel), len(strides), len(dilations), len(pads)] != [2, 2, 2, 4] or min(strides) < 1:
         return None
+    same = str(node.attributes.get("auto_pad")).startswith("SAME")
     result = []
     for axis in range(2):
         covered = size[axis] - dilations[axis] * (kernel[axis] - 1) - 1
-        if attribute.get("auto_pad", "NOTSET").startswith("SAME"):
+        if same:
             result.append(-(-size[axis] // strides[axis]))
         else:
             covered += pads[axis] + pads[axis + 2]
-            up = strides[axis] - 1 if attribute.get("ceil_mode", 0) else 0
+            up = strides[axis] - 1 if node.attributes.get("ceil_mode") else 0
             result.append((covered + up) // strides[axis] + 1)
     return (result[0], result[1]) if min(result) > 0 else None
+
+
+def _integers(node: Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    """An attribute of a node; () if it is no list."""
+    value = node.attributes.get(name, default)
+    return tuple(value) if isinstance(value, list | tuple) else ()
 
 
 def map_sizes(file: WeightsFile) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from jaxcnn.weights.naming import Form, Place
 
 
 def forms(reads: Sequence[Reading]) -> tuple[Form, ...]:
-    """The nets that have as many layers as the file uses arrays, each with a bias."""
+    """The nets with as many layers as the file uses kernels, if each has a bias or a normalization."""
     nets = [
         Form("onnx", {"name": "vgg", "column": column}, _places(layers.vgg(column), reads))
         for column in ("A", "B", "D", "E")
@@ -29,10 +29,10 @@ def forms(reads: Sequence[Reading]) -> tuple[Form, ...]:
 
 def _places(rows: Sequence[layers.Layer], reads: Sequence[Reading]) -> tuple[Place, ...]:
     """() where the numbers of layers differ, or one has no bias."""
-    if len(rows) != len(reads) or not all(read.bias for read in reads):
+    if len(rows) != len(reads) or not all(read.bias or read.norm for read in reads):
         return ()
     found = []
     for layer, read in zip(rows, reads, strict=True):
-        found.append(Place(f"{layer.name}/kernel", read.kernel, read.layout))
-        found.append(Place(f"{layer.name}/bias", read.bias, "O"))
+        found.append(Place(f"{layer.name}/kernel", read.kernel, read.layout, read.norm))
+        found.append(Place(f"{layer.name}/bias", read.bias, "O", read.norm))
     return tuple(found)
