@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Float32, UInt8
 
+from jaxcnn.evaluation.features import layer_output
 from jaxcnn.preprocessing import subtract_mean
 from jaxcnn.training.schema import run_protocols
 from jaxcnn.training.stored_run import StoredRun, find_run
@@ -48,17 +49,35 @@ class Loaded:
         """
         return self._forward(self.variables, views)
 
+    def features(
+        self, views: UInt8[np.ndarray | Array, "B H W 3"], layer: str
+    ) -> Float32[Array, "B ..."]:
+        """The output of a layer, after its activation, of the same images: [B,h,w,C] or [B,C].
+
+        Raises:
+            ValueError: the net has no such layer; the message lists those that it has.
+        """
+        return self._features(self.variables, views, layer)
+
     @functools.cached_property
     def _forward(self) -> Any:
-        side = self.net.image_size
-        edge = (self.mean.shape[0] - side) // 2 if self.mean.ndim == 3 else 0
-
         def forward(variables: Any, views: Any) -> Array:
-            box = jnp.broadcast_to(jnp.array([edge, edge, side, side]), (views.shape[0], 4))
-            views = subtract_mean(jnp.asarray(views), self.mean, box)
-            return jax.nn.softmax(self.net.apply(variables, views, train=False)[0])
+            return jax.nn.softmax(self.net.apply(variables, self._centred(views), train=False)[0])
 
         return jax.jit(forward)
+
+    @functools.cached_property
+    def _features(self) -> Any:
+        def features(variables: Any, views: Any, layer: str) -> Array:
+            return layer_output(self.net, variables, self._centred(views), layer)
+
+        return jax.jit(features, static_argnums=2)
+
+    def _centred(self, views: Any) -> Array:
+        side = self.net.image_size
+        edge = (self.mean.shape[0] - side) // 2 if self.mean.ndim == 3 else 0
+        box = jnp.broadcast_to(jnp.array([edge, edge, side, side]), (views.shape[0], 4))
+        return subtract_mean(jnp.asarray(views), self.mean, box)
 
     def preprocess(self, path: str | Path) -> UInt8[np.ndarray, "1 H W 3"]:
         """The center crop of an image file at the first scale of the run's first protocol. Imports

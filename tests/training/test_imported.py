@@ -39,6 +39,21 @@ def test_a_folder_is_loaded_as_it_was_written(folder, weights):
     assert loaded.step == 0
 
 
+def test_features_are_the_layers_that_the_classifier_gets(folder):
+    """Softmax of fc7 times fc8 is the net's output; another name is an error that lists the layers."""
+    loaded = jaxcnn.load(folder)
+    views = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), np.uint8)
+    hidden = loaded.features(views, "fc7")
+    assert hidden.min() == 0  # after its ReLU
+    fc8 = loaded.variables["params"]["fc8"]
+    logits = np.asarray(hidden) @ np.asarray(fc8["kernel"])[0, 0] + np.asarray(fc8["bias"])
+    expected = jax.nn.softmax(logits)
+    np.testing.assert_allclose(loaded.probabilities(views), expected, rtol=1e-4)
+    assert loaded.features(views, "conv1_1").shape == (2, 32, 32, 4)
+    with pytest.raises(ValueError, match="has no layer 'fc9'; did you mean fc"):
+        loaded.features(views, "fc9")
+
+
 def test_its_own_weights_file_alone_gives_the_same(folder, weights):
     loaded = jaxcnn.load(folder / "weights.safetensors")
     jax.tree.map(np.testing.assert_array_equal, loaded.variables["params"], weights.params())

@@ -18,9 +18,17 @@ PAPER_VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "pooling": ("overlapping",),
         "activation": ("relu",),
         "drop_layer": ("",),
+        "order": ("norm_pool",),
+        "widths": ("2012",),
     },
     "vgg": {},
-    "googlenet": {"module": ("reduced",), "head": ("average",), "lrn": (True,)},
+    "googlenet": {
+        "module": ("reduced",),
+        "head": ("average",),
+        "lrn": (True,),
+        "branch5x5": (5,),
+        "pool4": ("3/2",),
+    },
 }
 Key = tuple[str, str, tuple[int, int] | None]
 # The members of an ensemble that fills a row: runs and their protocols.
@@ -32,7 +40,8 @@ def trains_for(part: Contribution, config: Mapping[str, Any]) -> bool:
     model, image_size = config["model"], config["model"]["image_size"]
     if model["name"] != part.net or (part.column and model.get("column") != part.column):
         return False
-    if any(model[field] not in values for field, values in PAPER_VALUES[part.net].items()):
+    values = PAPER_VALUES[part.net]
+    if any(model.get(field, allowed[0]) not in allowed for field, allowed in values.items()):
         return False
     if part.scale is None:
         return True
