@@ -258,19 +258,37 @@ def test_what_torch_writes(old, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("old", [False, True])
-def test_nets_of_torchvision(old, tmp_path):
+def test_modules_of_torch(old, tmp_path):
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
-    model = models.googlenet(init_weights=False, num_classes=10)
-    path = tmp_path / "a.pth"
+    layers = (
+        torch.nn.Conv2d(3, 8, 3),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 5),
+    )
+    model, path = torch.nn.Sequential(*layers), tmp_path / "a.pth"
     torch.save(model.state_dict(), path, _use_new_zipfile_serialization=not old)
     tensors = open_weights(path).tensors
-    assert tensors.keys() == model.state_dict().keys()
+    assert list(tensors) == list(model.state_dict())
     for name, value in model.state_dict().items():
         assert np.array_equal(tensors[name].read(), value.numpy()), name
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    model(torch.ones(2, 3, 3, 3)).sum().backward()
+    optimizer.step()
+    checkpoint = {"epoch": 3, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=not old)
+    file = open_weights(path)
+    assert file.facts == {"inside": "model"}
+    assert np.array_equal(file.tensors["0.weight"].read(), layers[0].weight.detach().numpy())
     torch.save(model, path, _use_new_zipfile_serialization=not old)
-    with pytest.raises(FileError, match=r"torchvision\.models\.googlenet\.GoogLeNet"):
+    with pytest.raises(FileError, match=r"torch\.nn\.modules\.container\.Sequential.*was not run"):
         open_weights(path)
-    torch.jit.script(torch.nn.Linear(2, 3)).save(path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_torchscript_program_of_torch(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch.jit.trace(torch.nn.Linear(2, 3), torch.ones(1, 2)).save(tmp_path / "a.pt")
     with pytest.raises(FileError, match="TorchScript"):
-        open_weights(path)
+        open_weights(tmp_path / "a.pt")
