@@ -65,7 +65,7 @@ def _fits(value: Any, expect: Shape) -> bool:
         return expect in (bool, object)
     if not isinstance(value, int | float) or not issubclass(expect, numbers.Real):
         return isinstance(value, expect)
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):  # an int may be too large for a float
         return expect is numbers.Real
     return abs(value) < 2**63 and (isinstance(value, int) or expect is not int)
 

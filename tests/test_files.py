@@ -37,6 +37,7 @@ DAMAGED = {
     "NaN": ('{"rows": [{"step": 1, "loss": 0, "rate": NaN}]}', "rate must be a finite number"),
     "1e999": ('{"rows": [{"step": 1, "loss": 0, "rate": 1e999}]}', "rate must be a finite number"),
     "a huge number": ('{"rows": [{"step": %s, "loss": 0}]}' % ("9" * 50), "must be a whole number"),
+    "400 digits": ('{"rows": [{"step": %s, "loss": 0}]}' % ("9" * 400), "must be a whole number"),
     "5,000 digits": ("9" * 5000, "is not valid: Exceeds the limit"),
     "an alternative": ('{"rows": [], "best": 3}', "best must be an object, found 3"),
 }

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 
 from jaxcnn.files import FileError
 from jaxcnn.weights.formats import caffe
-from jaxcnn.weights.formats.stored_rows import open_regular
+from jaxcnn.weights.formats.stored_bytes import open_regular
 
 _NPY = b"\x93NUMPY"
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jaxcnn.files import FileError
+
+_MOST_AXES, _MOST_VALUES = 16, 2**48
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,3 +60,11 @@ class WeightsFile:
     format: str
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuses shapes that no NumPy array has: with a size of 0 or 1 they take few bytes or none."""
+        for tensor in self.tensors.values():
+            axes = len(tensor.shape)
+            if axes > _MOST_AXES or math.prod(max(size, 1) for size in tensor.shape) > _MOST_VALUES:
+                problem = f"has {tensor.name} of a shape that no layer has: {tensor.shape[:6]}"
+                raise FileError(self.path, problem, "give the weights of a net")

@@ -91,6 +91,18 @@ BAD = {
     "a bomb": header(a={"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}),
     "header too long": (2**39).to_bytes(8, "little") + b"{}          ",
     "not JSON": (8).to_bytes(8, "little") + b"{ x: 1 }",
+    "17 axes": header(a={"dtype": "F32", "shape": [1] * 17, "data_offsets": [0, 4]}) + b"x" * 4,
+    "no bytes of a huge shape": header(
+        a={"dtype": "F32", "shape": [0, 2**59, 2**59], "data_offsets": [0, 0]}
+    ),
+    "numbers of 4,000 digits": header(
+        a={"dtype": "F32", "shape": [10**4000] * 16, "data_offsets": [0, 10**4000]}
+    ),
+    "shorter than a number": b"\x02\0\0\0\0\0\0\0{",
+    "a number as metadata": header(__metadata__={"a": 1}),
+    "a list as metadata": header(__metadata__=[]),
+    "a list as an array": header(a=[]),
+    "lists and lists": header(__metadata__={"a": "[" * 200_001}),
     "a name twice": (21).to_bytes(8, "little") + b'{"a": null,"a": null}',
 }
 
@@ -101,3 +113,14 @@ def test_damage_is_an_error_that_names_the_file(kind, tmp_path):
     path.write_bytes(BAD[kind])
     with pytest.raises(FileError, match=r"bad\.safetensors"):
         open_weights(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_not_written(value, tmp_path):
+    array = np.ones((3, 5), np.float32)
+    array[1, 2] = value
+    with pytest.raises(ValueError, match=r"^a/bias has values that are not finite"):
+        written(tmp_path / "e.safetensors", {"b": np.ones(2, np.float32), "a/bias": array})
+    assert list(tmp_path.iterdir()) == []
+    large = np.full(4, 3e38, np.float32)  # their sum is infinite
+    assert np.array_equal(map_arrays(written(tmp_path / "f", {"b": large}))["b"], large)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import math
 import os
+import stat
 import weakref
 import zlib
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from jaxcnn.files import FileError
-from jaxcnn.weights.formats.stored_rows import open_regular
+from jaxcnn.files import FileError, disk_advice
 from jaxcnn.weights.tensors import Tensor
 
 AGAIN = "copy or download it again"
@@ -173,35 +176,63 @@ def tensor(
         problem = f"declares {name!r} with {needed:,} bytes, more than it holds"
         raise FileError(source.path, problem, AGAIN)
 
-    def rows(start: int, stop: int) -> np.ndarray:
-        row = math.prod(shape[1:]) * dtype.itemsize
-        count = (stop - start) if shape else 1
-        data = source.read(offset + start * row, count * row)
-        return data.view(dtype).reshape((count, *shape[1:]) if shape else ())
-
-    def columns() -> np.ndarray:
-        found = np.empty(shape, dtype)
-        column = math.prod(shape[:-1]) * dtype.itemsize
-        step = max(1, _PIECE // max(column, 1))
-        for first in range(0, shape[-1], step):
-            last = min(first + step, shape[-1])
-            data = source.read(offset + first * column, (last - first) * column)
-            found[..., first:last] = data.view(dtype).reshape(*shape[:-1], last - first, order="F")
-        return found
-
     if not fortran or len(shape) < 2:
-        return Tensor(name, shape, dtype, rows)
+        return Tensor(name, shape, dtype, partial(_rows, source, offset, shape, dtype))
     kept: list[weakref.ref[np.ndarray]] = []
+    return Tensor(name, shape, dtype, partial(_rows_of_columns, source, offset, shape, dtype, kept))
 
-    def rows_of_columns(start: int, stop: int) -> np.ndarray:
-        # Rows lie all over the array: it is read at once, and lives as long as any of its rows does.
-        whole = kept[0]() if kept else None
-        if whole is None:
-            whole = columns()
-            kept[:] = [weakref.ref(whole)]
-        return whole[start:stop]
 
-    return Tensor(name, shape, dtype, rows_of_columns)
+def _rows(
+    source: Bytes, offset: int, shape: tuple[int, ...], dtype: np.dtype, start: int, stop: int
+) -> np.ndarray:
+    row = math.prod(shape[1:]) * dtype.itemsize
+    count = (stop - start) if shape else 1
+    data = source.read(offset + start * row, count * row)
+    return data.view(dtype).reshape((count, *shape[1:]) if shape else ())
+
+
+def _rows_of_columns(
+    source: Bytes,
+    offset: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    kept: list[weakref.ref[np.ndarray]],
+    start: int,
+    stop: int,
+) -> np.ndarray:
+    # Rows lie all over the array: it is read at once, and lives as long as any of its rows does.
+    whole = kept[0]() if kept else None
+    if whole is None:
+        whole = _columns(source, offset, shape, dtype)
+        kept[:] = [weakref.ref(whole)]
+    return whole[start:stop]
+
+
+def _columns(source: Bytes, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    found = np.empty(shape, dtype)
+    column = math.prod(shape[:-1]) * dtype.itemsize
+    step = max(1, _PIECE // max(column, 1))
+    for first in range(0, shape[-1], step):
+        last = min(first + step, shape[-1])
+        data = source.read(offset + first * column, (last - first) * column)
+        found[..., first:last] = data.view(dtype).reshape(*shape[:-1], last - first, order="F")
+    return found
+
+
+@contextlib.contextmanager
+def open_regular(path: Path, advice: str) -> Iterator[tuple[int, int]]:
+    """(descriptor, size) of a regular file. An error of the system in the block becomes a FileError."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode):
+                raise FileError(path, "is not a regular file", advice)
+            yield file, status.st_size
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise FileError(path, f"cannot be read ({error.strerror})", disk_advice(error)) from error
 
 
 def check_range(source: Bytes, offset: int, count: int) -> None:
