@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxcnn.files import FileError
 from jaxcnn.weights.formats import open_weights
-from tests.weights import torch_writer
+from tests.weights import keras_files, matconvnet_files, torch_writer
 from tests.weights.caffe_writer import Layer, caffemodel
 
 # An own small array for each shape that a file of weights has: values are their own index.
@@ -94,6 +94,30 @@ def _pytorch(write):
     return make
 
 
+def _keras(folder, write, name):
+    arrays = {name.replace("weight", "kernel").replace(".", "/"): a for name, a in ARRAYS.items()}
+    write(folder / name, arrays)
+    return folder / name
+
+
+def _matconvnet(folder, compressed):
+    arrays = {k: (ARRAYS[f"{k}.weight"], ARRAYS[f"{k}.bias"]) for k in ("conv1", "fc")}
+    variables = matconvnet_files.simple_nn(arrays, np.full((2, 2, 3), 120.5), ["a", "b"])
+    matconvnet_files.write(folder / "a.mat", variables, compressed)
+    return folder / "a.mat"
+
+
+def _npz(folder, save):
+    save(folder / "a.npz", **ARRAYS, turned=np.asfortranarray(ARRAYS["fc.weight"] + 500))
+    return folder / "a.npz"
+
+
+def _npy(folder):
+    layers = {k: [ARRAYS[f"{k}.weight"], ARRAYS[f"{k}.bias"]] for k in ("conv1", "fc")}
+    np.save(folder / "a.npy", np.array(layers, object), allow_pickle=True)
+    return folder / "a.npy"
+
+
 # Sample -> (folder) -> the path of a small sound file. A format, a row of FORMATS, has one or several, whose
 # names begin with its own. Files that belong to the path lie beside it.
 SAMPLES = {
@@ -102,6 +126,14 @@ SAMPLES = {
     "caffemodel V1": partial(_caffemodel, v1=True, legacy=True),
     "caffemodel unpacked": partial(_caffemodel, packed=False, double=True),
     "onnx": _onnx,
+    "keras_h5 2016": partial(_keras, write=keras_files.write_keras2016, name="a.h5"),
+    "keras_h5 weights": partial(_keras, write=keras_files.write_weights_h5, name="a.weights.h5"),
+    "keras_zip": partial(_keras, write=keras_files.write_keras, name="a.keras"),
+    "matconvnet": partial(_matconvnet, compressed=False),
+    "matconvnet compressed": partial(_matconvnet, compressed=True),
+    "npy": _npy,
+    "npz": partial(_npz, save=np.savez),
+    "npz compressed": partial(_npz, save=np.savez_compressed),
     "tf_checkpoint V1": partial(_tf_checkpoint, version=1),
     "tf_checkpoint index": partial(_tf_checkpoint, version=2, suffix=".index"),
     "tf_checkpoint data": partial(_tf_checkpoint, version=2, suffix=".data-00000-of-00001"),

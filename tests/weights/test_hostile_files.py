@@ -10,7 +10,10 @@ from jaxcnn.weights.formats import FORMATS
 from tests.weights.fuzz import CHECKED, SAMPLES, Sample, mutant
 
 # TensorFlow takes seconds to import; the others are like one that is tested.
-SLOW = {*CHECKED, "caffemodel", "caffemodel unpacked"}
+SLOW = {
+    *CHECKED, "caffemodel", "caffemodel unpacked", "keras_h5 weights", "keras_zip", "matconvnet", "npz",
+    "npz compressed",
+}  # fmt: skip
 
 
 def test_every_sample_is_of_a_format():
