@@ -14,6 +14,8 @@ SLOW = {
     *CHECKED, "caffemodel", "caffemodel unpacked", "keras_h5 weights", "keras_zip", "matconvnet", "npz",
     "npz compressed",
 }  # fmt: skip
+# Only the text at the file's begin is not under a checksum.
+FEW = {"matconvnet compressed": 50}
 
 
 def test_every_sample_is_of_a_format():
@@ -39,7 +41,7 @@ def test_two_thousand_mutants_with_limited_memory(name, tmp_path):
     assert child.returncode == 0, child.stderr
     counts = json.loads(child.stdout)
     assert counts["read"] + counts["refused"] == 2000
-    assert min(counts.values()) > 100 or name in CHECKED, counts
+    assert min(counts.values()) > FEW.get(name, 100) or name in CHECKED, counts
 
 
 def test_mutants_are_damaged_in_many_ways():
