@@ -76,6 +76,7 @@ def expected(program):
     images = images_of(program).astype(np.float32) - MEAN
     variables = {"params": unflatten_dict(dict(program.weights), sep="/")}
     if program.features:
+        variables = {"params": net_and_params(type(program.net).__name__.lower())[1]}
         return {"features": features(program.net, variables, images)[program.features]}
     if not program.dense:
         logits, _ = quick_jit(program.net.apply)(variables, images)
@@ -194,6 +195,21 @@ def test_programs_are_in_plain_forms():
     with plain_forms():
         plain = jax.make_jaxpr(program_of("vgg"))(*program.arguments())
     assert "platform_index" not in str(plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "needed"),
+    [
+        ("vgg", "pool5", "conv1_1 conv2_1 conv3_1 conv3_2 conv4_1 conv4_2 conv5_1 conv5_2"),
+        ("alexnet", "fc6", "conv1 conv2 conv3 conv4 conv5 fc6"),
+        ("googlenet", "inception_3a/conv3x3", "conv1 conv2 conv2_reduce inception_3a"),
+    ],
+)
+def test_a_layer_needs_no_weights_of_later_layers(name, layer, needed):
+    with short_googlenet():
+        weights = program_of(name, features=layer).weights
+    assert " ".join(sorted({path.split("/")[0] for path in weights})) == needed
+    assert "inception_3a/conv5x5/kernel" not in weights  # beside it
 
 
 @pytest.mark.parametrize(

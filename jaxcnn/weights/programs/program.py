@@ -16,6 +16,7 @@ from jaxtyping import Array, Float32, UInt8
 from jaxcnn.evaluation.features import check_layer, layer_output
 from jaxcnn.evaluation.forward import mean_scores
 from jaxcnn.models import Net
+from jaxcnn.models.kernels.dispatch import plain_forms
 
 INPUT = "images"
 # A batch of any size, and where a program runs.
@@ -29,11 +30,12 @@ class Program:
 
     Attributes:
         net: the net. It computes in float32.
-        weights: its parameters by path, 'conv1_1/kernel', without auxiliary heads.
+        weights: the parameters that it needs, by path: 'conv1_1/kernel'.
         mean: what is subtracted: float32[1,1,3], or float32[H,W,3] of the images' size.
         classes: class names by label.
         features: the layer that is put out; '' for none.
         dense: (height, width) of the images of a score map; None for images of the net's image_size.
+        unused: shapes of the parameters of layers after `features`.
     """
 
     net: Net
@@ -42,6 +44,7 @@ class Program:
     classes: tuple[str, ...]
     features: str = ""
     dense: tuple[int, int] | None = None
+    unused: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -69,7 +72,8 @@ class Program:
     ) -> dict[str, Float32[Array, "B ..."]]:
         """The outputs by name: 'probabilities' [B,K]; of a score map also 'scores' [B,h,w,K], the class
         scores before the softmax of their mean over positions; or, alone, 'features'."""
-        variables = {"params": unflatten_dict(dict(weights), sep="/")}
+        zeros = {path: jnp.zeros(shape) for path, shape in self.unused.items()}
+        variables = {"params": unflatten_dict({**zeros, **weights}, sep="/")}
         views = jnp.asarray(images).astype(jnp.float32) - jnp.asarray(self.mean)[None]
         if self.dense:
             sizes = jnp.broadcast_to(jnp.array([self.dense], jnp.int32), (views.shape[0], 2))
@@ -112,7 +116,25 @@ def make_program(
         _check_dense(net, dense)
     leaves: dict[str, Any] = flatten_dict(dict(params), sep="/")  # pyright: ignore[reportAssignmentType]
     weights = {path: leaf for path, leaf in leaves.items() if not path.startswith("aux_")}
-    return Program(net, weights, _mean(mean, net.image_size, dense), classes, features, dense)
+    mean = _mean(mean, net.image_size, dense)
+    program = Program(net, weights, mean, classes, features, dense)
+    return _without_unused(program) if features else program
+
+
+def _without_unused(program: Program) -> Program:
+    """The program without the parameters of layers after the one that is put out."""
+    with plain_forms():
+        weights, images = program.arguments()
+        jaxpr = jax.make_jaxpr(lambda *arguments: program(*arguments))(weights, images).jaxpr
+    needed = set(map(id, jaxpr.outvars))
+    for equation in reversed(jaxpr.eqns):
+        if needed & set(map(id, equation.outvars)):
+            needed |= set(map(id, equation.invars))
+    # The order of a dict's leaves is that of its keys.
+    variables = dict(zip(sorted(weights), jaxpr.invars[:-1], strict=True))
+    unused = {path: weights[path].shape for path, v in variables.items() if id(v) not in needed}
+    used = {path: leaf for path, leaf in program.weights.items() if path not in unused}
+    return dataclasses.replace(program, weights=used, unused=unused)
 
 
 def _check_dense(net: Net, dense: tuple[Any, Any]) -> None:
