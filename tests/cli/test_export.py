@@ -9,12 +9,14 @@ import pytest
 import jaxcnn
 from jaxcnn.cli import export
 from jaxcnn.cli.main import command_parser, main
+from jaxcnn.training import run as train
 from jaxcnn.weights.exports import EXPORT_FORMATS
 from jaxcnn.weights.programs.agreement import difference, probe_images
 from jaxcnn.weights.programs.stablehlo import read_stablehlo
 from jaxcnn.weights.stored import write_weights
 from jaxcnn.weights.weight_exports import WEIGHT_FORMATS
 from tests.research.untrained import STEP, untrained
+from tests.training.runs import config
 from tests.weights.drawn import MEAN, drawn_weights
 
 IMAGE = {"mean": "per_pixel", "statistics": "auto", "sampling": "random_crop_in_square"}
@@ -158,3 +160,33 @@ def test_a_place_where_nothing_can_be_made(run, tmp_path, capsys):
     out = tmp_path / "file" / "out"
     assert main(["export", str(run), "--format=stablehlo", f"--out={out}"]) == 1
     assert f"{out} cannot be written (Not a directory)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mean", "tolerance", "may_differ"),
+    [((123.675, 116.28, 103.53), 1e-5, 0), ((123.68, 116.779, 103.939), 0.02, 2)],
+)
+def test_a_trained_run_as_torchvisions_file_and_in_again(
+    mean, tolerance, may_differ, tmp_path, capsys
+):
+    """Its evaluation has the same counts. VGG's own mean is moved, which is not exact at the border: of 64
+    images of 32 pixels, whose outermost cells are an eighth, 2 may change sides."""
+    folder, out = tmp_path / "run", tmp_path / "out.pth"
+    train(config(augment__mean=str(mean), epochs=3), folder, command=["jaxcnn", "train"])
+    assert main(["export", str(folder), "--format=torchvision", f"--out={out}"]) == 0
+    assert "read again: equal bit by bit" in capsys.readouterr().out
+    protocols = ["--protocol=centre scale=32", "--protocol=dense scales=(40,)", "--json"]
+    classes = f"--classes={folder / 'classes.txt'}"
+    imported = [str(out), "--source=torchvision", classes, "--data=synthetic:4"]
+    results = []
+    for source in ([str(folder), "--again"], imported):
+        assert main(["evaluate", *source, *protocols]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    for ours, theirs in zip(*results, strict=True):
+        assert ours["protocol"] == theirs["protocol"]
+        assert ours["n"] == theirs["n"] == 64
+        assert 0.25 < ours["top1"] < 1
+        assert abs(ours["top1"] - theirs["top1"]) * 64 <= may_differ
+        assert ours["top5"] == theirs["top5"]
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=tolerance)
