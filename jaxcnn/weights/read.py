@@ -21,6 +21,7 @@ from jaxcnn.weights.fingerprints import by_hash
 from jaxcnn.weights.folding import shift_mean
 from jaxcnn.weights.formats import open_weights
 from jaxcnn.weights.formats.onnx_sizes import graph_difference
+from jaxcnn.weights.kernel_layout import stored_shape
 from jaxcnn.weights.match import Match, build_net, match, shown
 from jaxcnn.weights.mean_image import read_mean_image
 from jaxcnn.weights.net_weights import Leaf, NetWeights, param_shapes
@@ -91,12 +92,17 @@ def read_own(file: WeightsFile, choices: Choices) -> NetWeights:
         shapes = param_shapes(build_net(model), train)
     except (ValueError, TypeError) as error:
         raise FileError(file.path, f"names a net that cannot be: {error}", _AGAIN) from error
+    layouts = dict.fromkeys(shapes, "HWIO") | file.facts.get("layouts", {})
+    expected = {
+        name: shape if layouts[name] == "HWIO" else stored_shape(layouts[name], shape)
+        for name, shape in shapes.items()
+    }
     stored = {name: tensor.shape for name, tensor in file.tensors.items()}
     problems = [f"{name}: missing" for name in shapes if name not in stored]
     problems += [f"{name}: not of this net" for name in stored if name not in shapes]
     problems += [
         f"{name}: {list(stored[name])}, expected {list(shape)}"
-        for name, shape in shapes.items()
+        for name, shape in expected.items()
         if name in stored and stored[name] != shape
     ]
     if problems:
@@ -104,7 +110,7 @@ def read_own(file: WeightsFile, choices: Choices) -> NetWeights:
             file.path, "\n".join([f"does not fit {net_text(model)}:", *shown(problems)]), _AGAIN
         )
     leaves = {
-        name: Leaf(shape, partial(read_stored, file, file.tensors[name], "HWIO", shape))
+        name: Leaf(shape, partial(read_stored, file, file.tensors[name], layouts[name], shape))
         for name, shape in shapes.items()
     }
     mean = np.asarray(file.facts["mean"], np.float32)

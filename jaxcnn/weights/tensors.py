@@ -53,7 +53,8 @@ class WeightsFile:
         facts: what else the file says. Known keys: 'layers', layer name -> type as the file calls it, in the
             order of the net; 'mean', RGB on the 0..255 scale; 'classes', names in the order of the outputs;
             'model', the fields of a jaxcnn net; 'reads', which arrays the layers of an ONNX graph use, in
-            order (`formats.onnx_graph.Reading`); 'graph', sizes that it states; 'net', the name of Caffe's.
+            order (`formats.onnx_graph.Reading`); 'graph', sizes that it states; 'net', the name of Caffe's;
+            'layouts', of the kernels in a file of jaxcnn that are not stored as here.
     """
 
     path: Path

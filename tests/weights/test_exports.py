@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal, assert_array_max_ulp
 
+from jaxcnn.files import FileError
 from jaxcnn.models import NETS, build
 from jaxcnn.models.kernels.dispatch import SWITCH
 from jaxcnn.weights import weight_exports
@@ -15,11 +16,13 @@ from jaxcnn.weights.choices import Choices
 from jaxcnn.weights.formats import open_weights
 from jaxcnn.weights.formats.torch_writer import write_torch
 from jaxcnn.weights.net_weights import Leaf, NetWeights, param_shapes
+from jaxcnn.weights.programs.onnx_writer import write_onnx
+from jaxcnn.weights.programs.program import make_program
 from jaxcnn.weights.read import read_weights
 from jaxcnn.weights.sources import SOURCES
 from jaxcnn.weights.torchvision_layout import state_dict
 from jaxcnn.weights.weight_exports import export_weights, weights_of
-from tests.models.narrow import quick_jit, random_variables
+from tests.models.narrow import quick_jit, random_variables, short_googlenet
 from tests.weights.torchvision_nets import import_torchvision, preprocess
 
 slow = pytest.mark.slow
@@ -66,13 +69,35 @@ def assert_equal(found, weights, close=()):
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("format_name", ["safetensors", "npz"])
 def test_a_file_with_our_names_is_the_net_again(name, format_name, tmp_path):
-    weights = indexed(name)
     path = tmp_path / f"out.{format_name}"
-    assert export_weights(weights, format_name, path) == ()
+    with short_googlenet():
+        weights = indexed(name)
+        assert export_weights(weights, format_name, path) == ()
+        found = read_weights(path)
+        assert_equal(found, weights)
+    assert found.origin["run"] == "a"
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["alexnet", "cuda_convnet", *(pytest.param(n, marks=slow) for n in ("vgg", "googlenet"))],
+)
+def test_an_onnx_file_is_the_net_again(name, tmp_path):
+    weights, path = indexed(name), tmp_path / "out.onnx"
+    program = make_program(weights.net, weights.params(), weights.mean, CLASSES)
+    write_onnx(program, path, weights.origin)
     found = read_weights(path)
     assert_equal(found, weights)
     assert found.origin["run"] == "a"
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_an_onnx_file_of_a_layer_is_no_net(tmp_path):
+    weights, path = indexed("alexnet"), tmp_path / "out.onnx"
+    program = make_program(weights.net, weights.params(), weights.mean, CLASSES, features="pool5")
+    write_onnx(program, path, {})
+    with pytest.raises(FileError, match="fc6/kernel: missing"):
+        read_weights(path)
 
 
 OPTIONS = {

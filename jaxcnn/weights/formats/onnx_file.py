@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxcnn.files import FileError
 from jaxcnn.weights.formats.onnx_graph import Graph, Node, node_names, readings
+from jaxcnn.weights.formats.onnx_own import own_onnx_facts
 from jaxcnn.weights.formats.onnx_sizes import sizes
 from jaxcnn.weights.formats.proto_numbers import Numbers, Varints
 from jaxcnn.weights.formats.protobuf import (
@@ -78,7 +79,8 @@ def read_onnx(path: Path) -> WeightsFile:
     without lists of integers (shapes and axes). One that the graph fills with a single number, as in light
     copies of the model zoo, has a name and a shape, and gives a FileError when it is read. Facts: 'layers',
     name -> type of the nodes; 'reads', the weights that each Conv, Gemm and MatMul uses
-    (`onnx_graph.Reading`), in order; 'graph', sizes of feature maps (`onnx_sizes.sizes`).
+    (`onnx_graph.Reading`), in order; 'graph', sizes of feature maps (`onnx_sizes.sizes`). A file that
+    jaxcnn wrote has its parameters alone, and the facts of `own_onnx_facts`.
 
     Raises:
         FileError: it is no such file, is damaged, or keeps its arrays in other files.
@@ -86,6 +88,9 @@ def read_onnx(path: Path) -> WeightsFile:
     file = ProtoFile(path, _ADVICE)
     graph = _graph(file)
     stored = _tensors(file, graph)
+    if own := own_onnx_facts(file):
+        leaves = {k: v for k, v in stored.items() if k.endswith(("/kernel", "/bias"))}
+        return WeightsFile(path, "onnx", leaves, own)
     used = [name for node in graph.nodes for name in node.inputs if name in stored]
     names = dict.fromkeys([*used, *stored])
     tensors = {name: stored[name] for name in names if not _is_a_list(stored[name])}

@@ -37,6 +37,7 @@ class OnnxGraph:
         weights: the parameters by path.
         nodes: onnx.NodeProto; a node and its output have the same name, that of the layer.
         initializers: by name, that of the parameter.
+        layouts: of the kernels that are not stored as here (`kernel_layout`).
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class OnnxGraph:
         self.make_node, self.weights = make_node, weights
         self.nodes: list[Any] = []
         self.initializers: dict[str, Initializer] = {}
+        self.layouts: dict[str, str] = {}
         self.paths = {id(node): path for path, node in graph.outputs.items()}
         self.written: dict[int, str] = {}
 
@@ -63,6 +65,7 @@ class OnnxGraph:
         array = np.asarray(self.weights[name])
         shape, blocks = stored_shape(layout, array.shape), partial(stored_blocks, array, layout)
         self.initializers[name] = Initializer(array.dtype, shape, blocks)
+        self.layouts[name] = layout
         return name
 
     def bias(self, path: str) -> str:
@@ -134,12 +137,20 @@ def _locally_connected(graph: OnnxGraph, node: LayerNode, source: str) -> str:
             shifted.append(graph.add("Slice", [padded, start, stop, axes, steps], name))
     patches = graph.add("Concat", shifted, f"{path}/patches", axis=1)
     rows = graph.add("Transpose", [patches], f"{path}/rows", perm=[2, 3, 0, 1])
-    kernel = np.asarray(graph.weights[f"{path}/kernel"]).reshape(height, width, -1, outputs)
-    bias = np.asarray(graph.weights[f"{path}/bias"])[:, :, None, :]
-    products = graph.add(
-        "MatMul", [rows, graph.constant(f"{path}/kernel", kernel)], f"{path}/products"
+    shapes = {"kernel": [height, width, -1, outputs], "bias": [height, width, 1, outputs]}
+    kernel, bias = (
+        graph.add(
+            "Reshape",
+            [
+                graph.constant(f"{path}/{leaf}", np.asarray(graph.weights[f"{path}/{leaf}"])),
+                graph.constant(f"{path}/{leaf}_shape", np.array(shape, np.int64)),
+            ],
+            f"{path}/{leaf}_rows",
+        )
+        for leaf, shape in shapes.items()
     )
-    sums = graph.add("Add", [products, graph.constant(f"{path}/bias", bias)], f"{path}/sums")
+    products = graph.add("MatMul", [rows, kernel], f"{path}/products")
+    sums = graph.add("Add", [products, bias], f"{path}/sums")
     return graph.with_activation(node, "Transpose", [sums], perm=[2, 3, 0, 1])
 
 

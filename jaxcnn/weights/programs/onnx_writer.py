@@ -19,6 +19,7 @@ import numpy as np
 from jaxcnn.files import atomic_file
 from jaxcnn.models import NETS, net_fields
 from jaxcnn.models.layer_graph import Concatenation, Images, Node, layer_graph
+from jaxcnn.weights.formats.onnx_own import PRODUCER
 from jaxcnn.weights.programs.onnx_nodes import OPSET, Initializer, OnnxGraph
 from jaxcnn.weights.programs.program import INPUT, Program
 
@@ -57,10 +58,10 @@ def write_onnx(program: Program, path: Path, origin: Mapping[str, Any]) -> None:
         onnx.helper.make_graph(graph.nodes, "jaxcnn", inputs, infos, constants, doc_string=USAGE),
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
-        producer_name="jaxcnn",
+        producer_name=PRODUCER,
         producer_version=importlib.metadata.version("jaxcnn"),
     )
-    onnx.helper.set_model_props(model, _metadata(program, origin))
+    onnx.helper.set_model_props(model, _metadata(program, graph.layouts, origin))
     with atomic_file(path) as file:
         _write_model(file, model, graph.initializers)
 
@@ -134,13 +135,17 @@ def _channels_last(graph: OnnxGraph, tensor: str, node: Node, name: str) -> None
         graph.add("Transpose", [tensor], name, perm=[0, 2, 3, 1])
 
 
-def _metadata(program: Program, origin: Mapping[str, Any]) -> dict[str, str]:
+def _metadata(
+    program: Program, layouts: Mapping[str, str], origin: Mapping[str, Any]
+) -> dict[str, str]:
+    """What `formats.onnx_own` reads again."""
     net = program.net
     name = next(name for name, kind in NETS.items() if type(net) is kind)
     facts = {
         "model": {"name": name} | {field: getattr(net, field) for field in net_fields(name)},
         "classes": program.classes,
-        "mean": np.squeeze(program.mean).tolist() if program.mean.size == 3 else "an image: `mean`",
+        "mean": (program.mean[0, 0] if program.mean.size == 3 else program.mean).tolist(),
+        "layouts": dict(layouts),
         "origin": dict(origin),
     }
     return {key: json.dumps(value) for key, value in facts.items()}
