@@ -53,10 +53,10 @@ def googlenet(blobs, modules=MODULES):
     net.conv("conv2/3x3", pad=1)
     net.lrn("conv2/norm2")
     net.pool("pool2/3x3_s2", 3, 2)
-    for module in modules:
+    for module, following in zip(modules, (*modules[1:], "5"), strict=True):
         _inception(net, f"inception_{module}")
-        if module in ("3b", "4e"):
-            net.pool(f"pool{int(module[0])}/3x3_s2", 3, 2)
+        if following[0] != module[0]:
+            net.pool(f"pool{module[0]}/3x3_s2", 3, 2)
     net.pool("pool5/7x7_s1", 7, 1, how="AVE")
     net.full("loss3/classifier", last=True)
     return net.layers

@@ -74,7 +74,12 @@ def written(params, style):
     return helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 18)])
 
 
-@pytest.mark.parametrize("style", ["tf2onnx", "gemm", "norm"])
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "style", ["tf2onnx", *(pytest.param(style, marks=slow) for style in ("gemm", "norm"))]
+)
 def test_a_net_by_the_order_of_its_layers(tmp_path, style):
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     names = [f"conv{n}" for n in ("1_1", "2_1", "3_1", "3_2", "4_1", "4_2", "5_1", "5_2")]
