@@ -130,7 +130,7 @@ def test_alexnet(tmp_path):
 
 
 def test_googlenet(tmp_path):
-    """Of three modules, which compile in a third of the time; the whole net, with its heads, is in a slow test."""
+    """Of three modules, which compile in less time; the whole net, with its heads, is in a slow test."""
     names = caffe_nets.GOOGLENET
     with short_googlenet():
         net = build("googlenet", width=1 / 8)
