@@ -166,7 +166,9 @@ def _reference(loaded: Loaded, program: Program) -> Any:
     own = dataclasses.replace(loaded, net=program.net)
 
     def run(images: np.ndarray) -> dict[str, Any]:
-        if program.features or program.dense:
+        if program.features:
+            return {"features": own.features(images, program.features)}
+        if program.dense:
             return jax.jit(program.__call__)(program.weights, images)
         return {"probabilities": own.probabilities(images)}
 
