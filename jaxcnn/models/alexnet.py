@@ -3,23 +3,22 @@
 The paper spreads the net over two GPUs. Here a tower is half of every layer's outputs, and the parameters
 keep the paper's shapes, both towers along the last axis, however the towers are computed. The towers
 exchange feature maps at the inputs of conv3, fc6, fc7 and fc8 and nowhere else (section 3.5): `_segment`
-computes conv1 to pool2 and conv3 to pool5, and an exchange follows each. `Towers` defines the exchange: a
-concatenation on one device, a collective where each device holds one tower.
+computes conv1 to pool2 and conv3 to pool5, and an exchange follows each; `Towers` defines it.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxcnn.models import initializers, ops
 from jaxcnn.models.classifier import HIDDEN, ClassifierNet
-from jaxcnn.models.context import Context, Layout, ShardContext
+from jaxcnn.models.context import Context, Layout
 from jaxcnn.models.layers import Conv, LocalResponseNorm, MaxPool
 from jaxcnn.models.net import channels
+from jaxcnn.models.towers import Towers
 from jaxcnn.models.window import Window, map_side, same
 
 
@@ -57,33 +56,6 @@ BACK = (
 POOLS = {"overlapping": Window(3, 2), "non_overlapping": Window(2, 2)}  # section 3.4
 
 Table = tuple[Convolution | Pool, ...]
-
-
-@dataclass(frozen=True)
-class Towers:
-    """How feature maps that every tower sees become each tower's own, and back.
-
-    Attributes:
-      count: towers that this device computes one by one.
-      shard: set where each device of a group holds one tower, as on the paper's GPUs.
-    """
-
-    count: int
-    shard: ShardContext | None = None
-
-    @property
-    def indices(self) -> tuple[int | None, ...]:
-        """The towers computed here; None is all that the parameters hold."""
-        return tuple(range(self.count)) if self.count > 1 else (None,)
-
-    def split(self, x: Array) -> Sequence[Array]:
-        return jnp.split(x, self.count, axis=-1) if self.count > 1 else [x]
-
-    def exchange(self, maps: Sequence[Array]) -> Array:
-        """Every tower's maps side by side; one all-gather where each device holds one tower."""
-        if self.shard is not None:
-            return self.shard.gather_outputs(maps[0])
-        return jnp.concatenate(maps, axis=-1) if self.count > 1 else maps[0]
 
 
 class AlexNet(ClassifierNet):

@@ -96,12 +96,10 @@ def test_a_score_map_slides_its_fully_connected_layers():
     ],
 )
 def test_a_computation_between_layers_is_an_error_and_never_left_out(monkeypatch, between, named):
-    from jaxcnn.models import alexnet
+    from jaxcnn.models import towers
 
-    exchange = alexnet.Towers.exchange
-    monkeypatch.setattr(
-        alexnet.Towers, "exchange", lambda self, maps: between(exchange(self, maps))
-    )
+    exchange = towers.Towers.exchange
+    monkeypatch.setattr(towers.Towers, "exchange", lambda self, maps: between(exchange(self, maps)))
     net = AlexNet(width=0.1, image_size=72, num_classes=4, lrn="off")
     with pytest.raises(NotImplementedError, match=named):
         layer_graph(net)
