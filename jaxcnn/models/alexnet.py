@@ -29,6 +29,7 @@ class Convolution(NamedTuple):
     window: Window
     channels: int
     one_gpu_channels: int  # in the one-GPU net of section 3.2's footnote
+    one_weird_trick: int  # channels in Krizhevsky 2014, arXiv 1404.5997, the net of torchvision
     unit_bias: bool  # whether its biases start at 1 (section 5)
     norm: str = ""
 
@@ -42,17 +43,18 @@ class Pool(NamedTuple):
 # conv1's padding is cuda-convnet's: the last window reads zeros past the right and bottom edges,
 # which makes 55x55 of 224x224. The paper gives no padding; the others keep the size.
 FRONT = (
-    Convolution("conv1", Window(11, 4, 0, 3), 96, 48, False, "norm1"),
+    Convolution("conv1", Window(11, 4, 0, 3), 96, 48, 64, False, "norm1"),
     Pool("pool1"),
-    Convolution("conv2", same(5), 256, 128, True, "norm2"),
+    Convolution("conv2", same(5), 256, 128, 192, True, "norm2"),
     Pool("pool2"),
 )
 BACK = (
-    Convolution("conv3", same(3), 384, 192, False),
-    Convolution("conv4", same(3), 384, 192, True),
-    Convolution("conv5", same(3), 256, 256, True),
+    Convolution("conv3", same(3), 384, 192, 384, False),
+    Convolution("conv4", same(3), 384, 192, 256, True),
+    Convolution("conv5", same(3), 256, 256, 256, True),
     Pool("pool5"),
 )
+PADDED_CONV1 = Window(11, 4, 2, 2)  # of the released one-weird-trick net
 POOLS = {"overlapping": Window(3, 2), "non_overlapping": Window(2, 2)}  # section 3.4
 
 Table = tuple[Convolution | Pool, ...]
@@ -69,6 +71,8 @@ class AlexNet(ClassifierNet):
     ungrouped: with towers=2, every convolution sees all channels. lrn: 'tower' (inside each tower, as in
     Krizhevsky's two-GPU code, ungrouped or not), 'whole' (across the border of the towers) or 'off'.
     lrn_constants: a key of ops.LRN_CONSTANTS. pooling: 'overlapping' 3/2 or 'non_overlapping' 2/2.
+    order: 'norm_pool', or 'pool_norm' (CaffeNet: each LRN follows its pool). widths: '2012', or
+    'one_weird_trick', Krizhevsky 2014's channels of one tower, conv1 padded by 2 on each side as torchvision.
     activation: 'relu' or 'tanh'. drop_layer: '' or one of conv2 .. conv5 to leave out (section 7); its
     pool and the exchange before it stay, and the next layer reads its input. init_std: standard deviation of
     all initial weights except those of fc6 and fc7, which take init_std_hidden. init_bias: initial biases of
@@ -80,6 +84,8 @@ class AlexNet(ClassifierNet):
     lrn: str = "tower"
     lrn_constants: str = "paper"
     pooling: str = "overlapping"
+    order: str = "norm_pool"
+    widths: str = "2012"
     activation: str = "relu"
     drop_layer: str = ""
     init_std: float = 0.01
@@ -91,6 +97,8 @@ class AlexNet(ClassifierNet):
         "lrn": ("tower", "whole", "off"),
         "lrn_constants": tuple(ops.LRN_CONSTANTS),
         "pooling": tuple(POOLS),
+        "order": ("norm_pool", "pool_norm"),
+        "widths": ("2012", "one_weird_trick"),
         "activation": ("relu", "tanh"),
         "drop_layer": ("", "conv2", "conv3", "conv4", "conv5"),
     }
@@ -99,6 +107,8 @@ class AlexNet(ClassifierNet):
         found = super().problems()
         if self.ungrouped and self.towers == 1:
             found.append("ungrouped=True needs towers=2: the one-GPU net has no groups")
+        if self.widths == "one_weird_trick" and self.towers != 1:
+            found.append("widths='one_weird_trick' is a net of one tower: give towers=1")
         if min(self.init_std, self.init_std_hidden) <= 0:
             found.append("init_std and init_std_hidden must be above 0; the paper's is 0.01")
         return found
@@ -108,7 +118,10 @@ class AlexNet(ClassifierNet):
         return (layer for layer in table if layer.name != self.drop_layer)
 
     def window(self, layer: Convolution | Pool) -> Window:
-        return layer.window if isinstance(layer, Convolution) else POOLS[self.pooling]
+        if isinstance(layer, Pool):
+            return POOLS[self.pooling]
+        padded = layer.name == "conv1" and self.widths == "one_weird_trick"
+        return PADDED_CONV1 if padded else layer.window
 
     def trunk(self) -> tuple[Window, ...]:
         return tuple(self.window(layer) for layer in self.layers(FRONT + BACK))
@@ -155,6 +168,8 @@ class AlexNet(ClassifierNet):
         return side**2 * self.inputs(self.width)[back[0].name]
 
     def channels_of(self, layer: Convolution, width: float) -> int:
+        if self.widths == "one_weird_trick":
+            return channels(layer.one_weird_trick, width)
         if self.towers == 1:
             return channels(layer.one_gpu_channels, width)
         return channels(layer.channels, width, multiple=2)
@@ -186,7 +201,7 @@ def _segment(
     The first layer of the table reads all channels, the others those of their own tower.
     """
     maps: Sequence[Array] = ()
-    shards = context.shard.shard_count("conv1")
+    norm, shards = "", context.shard.shard_count("conv1")
     for layer in net.layers(table):
         if isinstance(layer, Pool):
             pool = MaxPool(net.window(layer), name=layer.name)
@@ -194,7 +209,7 @@ def _segment(
         else:
             conv = Conv(
                 net.channels_of(layer, net.width) // shards,
-                layer.window,
+                net.window(layer),
                 net.initializer(layer.name),
                 bias=net.init_bias if layer.unit_bias else 0.0,
                 towers=net.towers,
@@ -206,9 +221,10 @@ def _segment(
                 maps = [conv(m, context, t) for m, t in zip(maps, towers.indices, strict=True)]
             else:
                 maps = towers.split(conv(x, context))
-            if layer.norm and net.lrn != "off":
-                norm = LocalResponseNorm(net.lrn_constants, name=layer.norm)
-                maps = _normalised(net, norm, maps, towers)
+            norm = layer.norm
+        if norm and net.lrn != "off" and isinstance(layer, Pool) == (net.order == "pool_norm"):
+            maps = _normalised(net, LocalResponseNorm(net.lrn_constants, name=norm), maps, towers)
+            norm = ""
         context = context.after(net.window(layer))
     return maps, context
 

@@ -51,8 +51,10 @@ AUXILIARY_CHANNELS, HIDDEN = 128, 1024
 
 # Caffe pads 3 and uses 3 and 2 of it by its floor rule. SAME would be (2, 3), another function.
 CONV1 = Window(7, 2, 3, 2)
+CONV1_PADDING = {"caffe": CONV1, "same": Window(7, 2, 2, 3)}
 # Caffe's ceil rule: the last window may pass the edge; that padding is -inf.
 POOL = Window(3, 2, 0, 1)
+POOL4 = {"3/2": POOL, "2/2": Window(2, 2, 0, 1)}
 POOL_IN_MODULE = same(3)
 AUXILIARY_POOL = Window(5, 3)
 
@@ -71,7 +73,8 @@ class GoogLeNet(Net):
     the whole feature map, as in the auxiliary heads. auxiliary: whether train=True has the auxiliary
     heads. lrn and lrn_constants: the paper gives no constants; 'caffe' are BVLC's. dropout,
     aux_dropout: section 5. kernel_init and init_bias: unstated in the paper; BVLC's "xavier" and 0.2,
-    with 0 in the classifiers. For the other fields see `Net`.
+    with 0 in the classifiers. conv1_padding: 'caffe', or 'same', TF-slim's. branch5x5: side of the kernels of
+    the third branch, or 3, and pool4, or '2/2': TF-slim's and torchvision's. For the other fields see `Net`.
     """
 
     dropout: float = 0.4
@@ -84,6 +87,9 @@ class GoogLeNet(Net):
     lrn_constants: str = "caffe"
     kernel_init: str = "lecun_uniform"
     init_bias: float = 0.2
+    conv1_padding: str = "caffe"
+    branch5x5: int = 5
+    pool4: str = "3/2"
 
     choices: ClassVar[dict[str, tuple[Any, ...]]] = {
         "module": ("reduced", "naive"),
@@ -91,11 +97,14 @@ class GoogLeNet(Net):
         "head": ("average", "fully_connected"),
         "lrn_constants": tuple(ops.LRN_CONSTANTS),
         "kernel_init": tuple(initializers.FAN_SCALED),
+        "conv1_padding": tuple(CONV1_PADDING),
+        "branch5x5": (5, 3),
+        "pool4": tuple(POOL4),
     }
     rates: ClassVar[tuple[str, ...]] = ("dropout", "aux_dropout")
 
     def trunk(self) -> tuple[Window, ...]:
-        return (CONV1, POOL, POOL, POOL, POOL)
+        return (CONV1_PADDING[self.conv1_padding], POOL, POOL, POOL, POOL4[self.pool4])
 
     @nn.compact
     def forward(self, images, context: Context):
@@ -105,9 +114,10 @@ class GoogLeNet(Net):
         x, context = stem(self, images.astype(self.dtype), context)
         for name, widths in INCEPTION.items():
             if name in POOL_BEFORE:
-                x = MaxPool(POOL, name=POOL_BEFORE[name])(x, context)
-                context = context.after(POOL)
-            x = inception(widths, self.module, name=f"inception_{name}")(x, context)
+                pool = POOL4[self.pool4] if name == "5a" else POOL
+                x = MaxPool(pool, name=POOL_BEFORE[name])(x, context)
+                context = context.after(pool)
+            x = inception(widths, self.module, self.branch5x5, name=f"inception_{name}")(x, context)
             if name in AUXILIARY_AFTER and context.train and self.auxiliary:
                 head = Auxiliary(
                     self.settings(),
@@ -162,6 +172,7 @@ class Inception(nn.Module):
     settings: Settings
     widths: Widths
     module: str
+    branch5x5: int
 
     window: ClassVar[Window] = Window(1)
 
@@ -171,14 +182,15 @@ class Inception(nn.Module):
             layer = self.settings.conv(name, getattr(self.widths, name), same(side))
             return layer(x, context)
 
-        pooled = MaxPool(POOL_IN_MODULE, name="pool")(x, context)
+        side, pooled = self.branch5x5, MaxPool(POOL_IN_MODULE, name="pool")(x, context)
         if self.module == "naive":
-            branches = [conv("conv1x1", 1, x), conv("conv3x3", 3, x), conv("conv5x5", 5, x), pooled]
+            branches = [conv("conv1x1", 1, x), conv("conv3x3", 3, x)]
+            branches += [conv("conv5x5", side, x), pooled]
         else:
             branches = [
                 conv("conv1x1", 1, x),
                 conv("conv3x3", 3, conv("conv3x3_reduce", 1, x)),
-                conv("conv5x5", 5, conv("conv5x5_reduce", 1, x)),
+                conv("conv5x5", side, conv("conv5x5_reduce", 1, x)),
                 conv("pool_proj", 1, pooled),
             ]
         return jnp.concatenate(branches, axis=-1)
@@ -204,18 +216,18 @@ class Auxiliary(nn.Module):
 
 def _stem(net: GoogLeNet, x, context: Context):
     """conv1 to pool2: the first LRN follows its pool, the second comes before its own."""
-    layers = net.settings()
+    layers, conv1 = net.settings(), CONV1_PADDING[net.conv1_padding]
     if net.stem == "separable":
         # slim's multiplier: a narrow stem has no more than its outputs a colour.
         features = 3 * max(1, min(DEPTHWISE_MULTIPLIER, channels(STEM_CHANNELS, net.width) // 3))
         kernel_init = initializers.fan_scaled(net.kernel_init, fully_connected=False)
         depthwise = partial(Conv, depthwise=True, activation="none", dtype=net.dtype)
-        x = depthwise(features, CONV1, kernel_init, name="conv1_depthwise")(x, context)
-        context = context.after(CONV1)
+        x = depthwise(features, conv1, kernel_init, name="conv1_depthwise")(x, context)
+        context = context.after(conv1)
         x = layers.conv("conv1_pointwise", STEM_CHANNELS, Window(1))(x, context)
     else:
-        x = layers.conv("conv1", STEM_CHANNELS, CONV1)(x, context)
-        context = context.after(CONV1)
+        x = layers.conv("conv1", STEM_CHANNELS, conv1)(x, context)
+        context = context.after(conv1)
     x, context = MaxPool(POOL, name="pool1")(x, context), context.after(POOL)
     if net.lrn:
         x = LocalResponseNorm(net.lrn_constants, name="norm1")(x)

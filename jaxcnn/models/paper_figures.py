@@ -109,7 +109,9 @@ def _is_the_papers(net: Net) -> bool:
     if (net.num_classes, net.image_size, net.width) != (1000, 224, 1.0):
         return False
     if isinstance(net, AlexNet):
-        return net.towers == 2 and not net.ungrouped and not net.drop_layer
+        options = (net.order, net.widths) == ("norm_pool", "2012")
+        return net.towers == 2 and not net.ungrouped and not net.drop_layer and options
     if isinstance(net, GoogLeNet):
-        return net.module == "reduced" and net.head == "average"
+        options = (net.branch5x5, net.pool4) == (5, "3/2")
+        return net.module == "reduced" and net.head == "average" and options
     return True

@@ -399,6 +399,8 @@ def test_fan_scaled_initial_weights(name, fully_connected, variance):
         ("vgg", {"image_size": 31, "width": 0.0}, ["image_size=31", "give 32", "width=0.0"]),
         ("alexnet", {"towers": 3}, ["towers=3 is not one of 1, 2"]),
         ("alexnet", {"towers": 1, "ungrouped": True}, ["ungrouped=True needs towers=2"]),
+        ("alexnet", {"widths": "one_weird_trick"}, ["one tower: give towers=1"]),
+        ("googlenet", {"branch5x5": 4, "pool4": "3/3"}, ["branch5x5=4", "5, 3", "pool4='3/3'"]),
         ("alexnet", {"init_std": 0.0}, ["init_std", "above 0"]),
         ("googlenet", {"aux_dropout": 1.0}, ["aux_dropout=1.0", "0 <= aux_dropout < 1"]),
         ("googlenet", {"dtype": "float16", "stem": "x"}, ["dtype='float16'", "stem='x'"]),

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxcnn.models import ops
 from jaxcnn.models.context import UNSHARDED, Layout
-from jaxcnn.models.googlenet import AUXILIARY_POOL, CONV1, POOL, POOL_IN_MODULE
+from jaxcnn.models.googlenet import AUXILIARY_POOL, CONV1, CONV1_PADDING, POOL, POOL_IN_MODULE
 from jaxcnn.models.kernels import dispatch
 from jaxcnn.models.ops import LRN_CONSTANTS, LrnConstants, Window
 
@@ -204,6 +204,7 @@ def test_auxiliary_pool_is_not_adaptive():
 def test_googlenet_conv1_padding_is_not_same():
     """(3, 2), the effect of Caffe's pad of 3, where SAME would be (2, 3)."""
     caffe, same = Window(7, 2, 3, 3), Window(7, 2, 2, 3)  # Caffe's floor rule drops the last row
+    assert {"caffe": CONV1, "same": same} == CONV1_PADDING
 
     @jax.jit
     def outputs(x, kernel):

@@ -264,7 +264,11 @@ TORCH_NETS = {
     "vgg13": {"name": "vgg", "column": "B"},
     "vgg16": {"name": "vgg", "column": "D"},
     "vgg19": {"name": "vgg", "column": "E"},
-}
+    "alexnet": {"name": "alexnet", "towers": 1, "widths": "one_weird_trick", "lrn": "off"},
+    "googlenet": {
+        "name": "googlenet", "branch5x5": 3, "pool4": "2/2", "lrn": False, "dropout": 0.2
+    },
+}  # fmt: skip
 
 
 @slow

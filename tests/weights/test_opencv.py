@@ -25,6 +25,10 @@ ALEXNET = {"name": "alexnet", "lrn": "whole", "lrn_constants": "caffe", "image_s
 # (fields of the net, its layers in Caffe, Caffe's names, source, how --net says it)
 NETS = {
     "alexnet": (ALEXNET, caffe_nets.alexnet, {}, "bvlc", ""),
+    "caffenet": (
+        {**ALEXNET, "order": "pool_norm"},
+        functools.partial(caffe_nets.alexnet, order=caffe_nets.POOL_BEFORE_NORM), {}, "bvlc", "",
+    ),
     "vgg": ({"name": "vgg", "column": "D", "image_size": 96}, caffe_nets.vgg, {}, "oxford", ""),
     "googlenet": ({"name": "googlenet"}, caffe_nets.googlenet, caffe_nets.GOOGLENET, "bvlc", ""),
 }  # fmt: skip
@@ -127,6 +131,16 @@ def test_vgg(tmp_path, files):
 
 def test_alexnet(tmp_path):
     check("alexnet", 1 / 8, tmp_path, {})
+
+
+def test_caffenet_pools_before_it_normalizes(tmp_path):
+    check("caffenet", 1 / 8, tmp_path, {})
+    net, params, layers, _ = random_net("caffenet", 1 / 8)
+    images = np.random.default_rng(1).normal(0, 50, (1, 227, 227, 3)).astype(np.float32)
+    expected, _ = by_opencv(tmp_path, net, layers, [], images, np.zeros(3, np.float32))
+    assert difference(net, params, images, expected) < TOLERANCE
+    alexnet = net.clone(order="norm_pool")
+    assert difference(alexnet, params, images, expected) > 100 * TOLERANCE
 
 
 def test_googlenet(tmp_path):

@@ -86,7 +86,7 @@ def test_torontos_nets(tmp_path):
         read_weights(path)
 
 
-@pytest.mark.parametrize("order", ["norm_pool"])
+@pytest.mark.parametrize("order", ["norm_pool", "pool_norm"])
 def test_matconvnets_alexnet_and_caffenet_differ_by_the_order_of_layers(order, tmp_path):
     params, path = drawn("alexnet"), tmp_path / "a.mat"
     variables = matconvnet_files.simple_nn(stored(params, CONVOLUTIONS), MEAN, CLASSES)
