@@ -1,6 +1,7 @@
 """Which format a file is of, and what is said of files of none."""
 
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -46,3 +47,17 @@ def test_folders_pipes_and_missing_files_are_named(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(FileError, match="cannot be read"):
         open_weights(tmp_path / "loop")
+
+
+class Runs:
+    def __reduce__(self):
+        return os.mkdir, ("made",)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
+def test_a_pickle_is_named_and_not_run(protocol, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.pkl").write_bytes(pickle.dumps(Runs(), protocol))
+    with pytest.raises(FileError, match=r"is a pickle, .* it was not run"):
+        open_weights(Path("a.pkl"))
+    assert not Path("made").exists()

@@ -47,6 +47,7 @@ class Format(NamedTuple):
 FORMATS: dict[str, Format] = {
     "safetensors": Format("safetensors (.safetensors)", "safetensors"),
     "pytorch": Format("PyTorch (.pth)", "pytorch"),
+    "pickle": Format("", "pytorch", "is_pickle", "refuse_pickle"),
     "keras_h5": Format("Keras (.h5, .weights.h5)", "keras_h5"),
     "keras_zip": Format("Keras 3 (.keras)", "keras_zip"),
     "matconvnet": Format("MatConvNet (.mat)", "matconvnet"),

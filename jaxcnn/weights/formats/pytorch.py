@@ -3,6 +3,7 @@ needed, and the pickle inside is not run."""
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from jaxcnn.weights.tensors import WeightsFile
 # 0x1950A86A20F9469CFC6C, the first number of a file that is no zip file, as pickled.
 _LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
 _LEGACY_PROTOCOL = 1001
+_PICKLE = re.compile(rb"\x80[\x02-\x05][\x80-\x95(-}]|c[\w.]+\n[\w.]+\n")
 _LARGEST_PICKLE = 2**24
 # Where training programs keep the weights beside other things.
 _INSIDE = ("state_dict", "model_state_dict", "model")
@@ -36,6 +38,21 @@ def recognises(path: Path, head: bytes) -> bool:
         except FileError:
             return False
     return head[:1] == b"\x80" and _LEGACY_MAGIC in head[:32]
+
+
+def is_pickle(path: Path, head: bytes) -> bool:
+    """Whether the file is a pickle of another program, of protocol 2 to 5 or one that begins with a name."""
+    del path
+    return _PICKLE.match(head) is not None
+
+
+def refuse_pickle(path: Path) -> WeightsFile:
+    """Raises FileError."""
+    raise FileError(
+        path,
+        "is a pickle, a program that makes any objects; it was not run",
+        f"if you trust it, load it with what wrote it and save its arrays: numpy.savez, or {_SAVE}",
+    )
 
 
 def read(path: Path) -> WeightsFile:
