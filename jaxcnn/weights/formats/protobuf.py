@@ -10,7 +10,6 @@ The encoding: developers.google.com/protocol-buffers/docs/encoding.
 from __future__ import annotations
 
 import os
-import stat
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxcnn.files import FileError, disk_advice
+from jaxcnn.weights.formats.stored_bytes import open_regular
 
 VARINT, FIXED64, BYTES, GROUP, END_GROUP, FIXED32 = range(6)
 # GoogLeNet's graph has some 3,000 fields. A field takes two bytes of a file and 200 of memory.
@@ -64,18 +64,10 @@ class ProtoFile:
     def __init__(self, path: Path, advice: str) -> None:
         """Opens the file. Raises FileError if it is not a readable file."""
         self.path, self.advice = path, advice
-        try:
-            # Opening a FIFO would wait for its writer.
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        except FileNotFoundError:
-            raise FileError(path, "is missing", "check the path") from None
-        except OSError as error:
-            raise self._unreadable(error) from error
+        with open_regular(path, advice) as (file, self.size):
+            self._descriptor = os.dup(file)
         weakref.finalize(self, os.close, self._descriptor)
-        status = os.fstat(self._descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise FileError(path, "is not a regular file", "give the file itself")
-        self.size, self._fields = status.st_size, 0
+        self._fields = 0
 
     def error(self, problem: str) -> FileError:
         return FileError(self.path, problem, self.advice)
@@ -87,7 +79,8 @@ class ProtoFile:
             try:
                 count = os.preadv(self._descriptor, [target[done : done + 2**30]], start + done)
             except OSError as error:
-                raise self._unreadable(error) from error
+                problem = f"cannot be read ({error.strerror})"
+                raise FileError(self.path, problem, disk_advice(error)) from error
             if not count:
                 raise self.error(f"is cut short: byte {start + done:,} is missing")
             done += count
@@ -181,9 +174,6 @@ class ProtoFile:
             problem = f"is damaged or cut short: the number at byte {position:,} does not end"
             raise self.error(problem) from None
         return value, base + end
-
-    def _unreadable(self, error: OSError) -> FileError:
-        return FileError(self.path, f"cannot be read ({error.strerror})", disk_advice(error))
 
 
 def leading_fields(first: bytes) -> Iterator[tuple[int, int, bytes]]:
