@@ -85,7 +85,12 @@ class Protocol:
         return [ProtocolCrop(crop, m, weight, self.dense) for m in mirrors for crop in crops]
 
     def for_images_of(self, image_size: int) -> Protocol:
-        """The same protocol with its scales, which are for images of 224, in proportion to `image_size`."""
+        """The same protocol with its scales, which are for images of 224, in proportion to `image_size`.
+
+        Images of 227, the crops of Caffe's AlexNet, come from the same squares as those of 224.
+        """
+        if image_size == 227 and min(self.all_scales()) >= 227:
+            return self
         field = "scales" if hasattr(self, "scales") else "scale"
         scales = tuple((2 * scale * image_size + 224) // (2 * 224) for scale in self.all_scales())
         return dataclasses.replace(self, **{field: scales if field == "scales" else scales[0]})

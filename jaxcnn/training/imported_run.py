@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,14 @@ from jaxcnn.files import FileError, WriteError, read_json, user_path, write_text
 from jaxcnn.training import schema
 from jaxcnn.training.checksums import checksum
 from jaxcnn.training.run_statistics import STATISTICS_FILE
-from jaxcnn.weights.formats.safetensors import map_arrays
+from jaxcnn.weights.formats import safetensors
 from jaxcnn.weights.match import build_net, shown
 from jaxcnn.weights.net_weights import Leaf, NetWeights, param_shapes
 from jaxcnn.weights.stored import write_weights
 
 WEIGHTS_FILE, ORIGIN_FILE = "weights.safetensors", "origin.json"
-# The sources of Oxford's weights and their conversions, which were trained at S in [256;512], as their readme
-# says: rows of that S in the paper's tables are theirs.
+# The sources of Oxford's nets D and E and their conversions, which were trained at S in [256;512], as their
+# readme says: rows of that S in the paper's tables are theirs.
 _OXFORD = ("oxford", "keras", "frossard", "matconvnet", "toronto")
 IMPORT_AGAIN = "import the weights again: jaxcnn import FILE --out=FOLDER"
 
@@ -111,10 +111,11 @@ def imported_config(weights: NetWeights) -> dict[str, Any]:
     """
     side, mean = build_net(weights.model).image_size, weights.mean
     square = mean.ndim == 3
-    scale = len(mean) if square else usual_scale(side)
+    scale = len(mean) if square else read_protocol("centre", side).all_scales()[0]
     sampling = "center_crop" if square else "random_resized_crop"
     augment: dict[str, Any] = {"sampling": sampling, "scale": (scale, scale)}
-    if weights.origin.get("source") in _OXFORD and weights.model["name"] == "vgg" and not square:
+    oxford = weights.origin.get("source") in _OXFORD and weights.model.get("column") in ("D", "E")
+    if oxford and not square:
         highest = (2 * 512 * side + 224) // (2 * 224)
         augment = {"sampling": "random_crop", "scale": (scale, highest)}
     if square:
@@ -138,28 +139,23 @@ def imported_config(weights: NetWeights) -> dict[str, Any]:
     )
 
 
-def usual_scale(image_size: int) -> int:
-    """The shorter side to which images are rescaled: 256 for nets of 224 and of 227, which Caffe crops out of
-    the same squares, and in proportion for others."""
-    if image_size in (224, 227):
-        return 256
-    return read_protocol("centre", image_size).all_scales()[0]
-
-
-def read_imported(folder: Path, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+def read_imported(
+    folder: Path, config: Mapping[str, Any], mean: np.ndarray, classes: Sequence[str]
+) -> tuple[Any, dict[str, Any]]:
     """(net, its parameters) in a folder of `write_imported`. The arrays are views of the mapped file.
 
-    Every parameter is compared with its checksum, at the speed at which the file is read.
+    Every parameter is compared with its checksum, at the speed at which the file is read, and what belongs to
+    the parameters with the header of the file: no damage, and no edit of the folder, gives other results.
 
     Raises:
         FileError: a file is missing or damaged, or does not fit the others.
     """
-    sums = _read_origin(folder)["checksums"]
-    path, net = folder / WEIGHTS_FILE, build_net(config["model"])
+    sums, path = _read_origin(folder)["checksums"], folder / WEIGHTS_FILE
     try:
-        arrays = map_arrays(path)
+        facts, arrays = safetensors.read(path).facts, safetensors.map_arrays(path)
     except FileError as error:
         raise FileError(path, error.problem, IMPORT_AGAIN) from error
+    net = build_net(config["model"])
     shapes = param_shapes(net, train=any(name.startswith("aux_") for name in arrays))
     problems = [
         f"{name}: {list(arrays[name].shape) if name in arrays else 'missing'}, expected "
@@ -170,6 +166,15 @@ def read_imported(folder: Path, config: Mapping[str, Any]) -> tuple[Any, dict[st
     if problems:
         text = "\n".join(["does not fit the net in config.json:", *shown(problems)])
         raise FileError(path, text, IMPORT_AGAIN)
+    model = {key: config["model"].get(key) for key in facts.get("model", {})}
+    agree = {
+        "net": model == facts.get("model"),
+        "mean": np.array_equal(mean, np.asarray(facts.get("mean"), np.float32)),
+        "classes": list(classes) == facts.get("classes"),
+    }
+    if wrong := [what for what, same in agree.items() if not same]:
+        problem = f"was written for another {' and other '.join(wrong)} than the folder has"
+        raise FileError(path, problem, IMPORT_AGAIN)
     damaged = [name for name, array in arrays.items() if sums.get(name) != checksum(array)]
     if damaged:
         text = "\n".join(["has other bytes than were written, in", *shown(damaged)])

@@ -156,7 +156,8 @@ class ImportedRun(StoredRun):
 
     def read(self, step: int | None = None) -> Stored:
         self.check_step(step)
-        return Stored(*read_imported(self.path, self.config), 0, averaged=False)
+        found = read_imported(self.path, self.config, self.mean, self.classes)
+        return Stored(*found, 0, averaged=False)
 
 
 class WeightsRun(StoredRun):

@@ -94,7 +94,12 @@ def read_warm_start(experiment: Experiment) -> WarmStart | None:
         run = find_run(init.from_run)
         stored = run.read()
     except (OSError, FileError, CheckpointError) as error:
-        raise WarmStartError("\n".join([f"init.from_run: {error}", *problems])) from error
+        lines = [f"init.from_run: {error}", *problems]
+        if "--source" in str(error):
+            lines.append(
+                "options for a weights file go to jaxcnn import; init.from_run takes its folder"
+            )
+        raise WarmStartError("\n".join(lines)) from error
     saved, net = _flat(stored.params), experiment.net
     if run.is_imported and not init.layers:
         chosen = _without_absent_heads(chosen, saved)

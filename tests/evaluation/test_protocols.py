@@ -116,6 +116,7 @@ def test_labels(protocol, label):
         ("crops_144", 56, "crops_144(64,72,80,88->56)"),
         ("ten_crops", 84, "ten_crops(96->84)"),
         ("ten_crops scale=256", 227, "ten_crops(256->227)"),
+        ("ten_crops", 227, "ten_crops(256->227)"),  # as Caffe's AlexNet; not in proportion
         ("dense scales=(73,110,146) flip=false", 64, "dense(73,110,146, no flip)"),
         ("multi_crop grid=3", 224, "multi_crop(256->224, grid 3)"),
         ("dense scales=(256, 288) flip=True", 224, "dense(256,288)"),

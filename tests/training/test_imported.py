@@ -11,7 +11,7 @@ import jaxcnn
 from jaxcnn.data.classes import class_table
 from jaxcnn.files import FileError
 from jaxcnn.training import stored_run
-from jaxcnn.training.imported_run import imported_config, usual_scale, write_imported
+from jaxcnn.training.imported_run import imported_config, write_imported
 from tests.weights.drawn import drawn_weights
 
 FILES = {"weights.safetensors", "config.json", "classes.txt", "origin.json"}
@@ -86,9 +86,12 @@ def test_the_config_names_no_training_that_nobody_knows():
         return imported_config(drawn_weights(origin={"source": source}, **fields))["augment"]
 
     assert augment("torchvision")["sampling"] == "random_resized_crop"
-    assert augment("oxford")["scale"] == (37, 73)  # S in [256;512] for images of 32 pixels
-    assert augment("oxford")["sampling"] == "random_crop"
-    assert [usual_scale(side) for side in (224, 227, 32)] == [256, 256, 37]
+    oxford = augment("oxford", column="D")
+    assert oxford["sampling"] == "random_crop"
+    assert oxford["scale"] == (37, 73)  # S in [256;512] for images of 32 pixels
+    assert (
+        augment("oxford", column="A")["sampling"] == "random_resized_crop"
+    )  # Oxford published D and E
 
 
 def test_the_data_of_imagenet_classes_are_imagenet():
@@ -153,6 +156,20 @@ DAMAGE = {
         lambda f: change_json(f / "config.json", "model", "width", value=0.2),
         "conv1_1/kernel: [3, 3, 3, 4], expected [3, 3, 3, 13]",
     ),
+    "another mean": (
+        lambda f: change_json(
+            f / "config.json", "augment", "mean", value=[123.675, 116.28, 103.54]
+        ),
+        "was written for another mean than the folder has; import",
+    ),
+    "another size of images": (
+        lambda f: change_json(f / "config.json", "model", "image_size", value=33),
+        "was written for another net than",
+    ),
+    "other names": (
+        lambda f: (f / "classes.txt").write_text("".join(f"c{i}\n" for i in range(5))),
+        "was written for another classes than",
+    ),
     "no origin": (lambda f: (f / "origin.json").unlink(), "origin.json is missing; import"),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
     "no classes": (lambda f: (f / "classes.txt").unlink(), "classes.txt is missing; import"),
@@ -176,3 +193,32 @@ def test_damage_is_named(folder, tmp_path, damage):
 def test_choices_are_for_weights_files(folder):
     with pytest.raises(FileError, match="is not a weights file; leave --source"):
         jaxcnn.load(folder, source="oxford")
+
+
+@pytest.mark.slow
+def test_flipped_bits_give_an_error_or_the_same_weights(folder, weights, tmp_path):
+    """Of config.json, settings of the data may change, and of origin.json its text: no result."""
+    rng = np.random.default_rng(0)
+    copy, outcomes = shutil.copytree(folder, tmp_path / "copy"), {"error": 0, "same": 0}
+    for name in np.repeat(sorted(FILES), 60):
+        path = copy / name
+        whole = path.read_bytes()
+        # Of the weights file, its header as often as its arrays.
+        end = len(whole) if name != "weights.safetensors" or rng.random() < 0.5 else 6000
+        data = bytearray(whole)
+        data[rng.integers(end)] ^= 1 << rng.integers(8)
+        path.write_bytes(data)
+        try:
+            loaded = jaxcnn.load(copy)
+        except FileError:
+            outcomes["error"] += 1
+        else:
+            outcomes["same"] += 1
+            jax.tree.map(
+                np.testing.assert_array_equal, loaded.variables["params"], weights.params()
+            )
+            np.testing.assert_array_equal(loaded.mean, weights.mean)
+            assert (loaded.classes, loaded.net) == (weights.classes, weights.net)
+        path.write_bytes(whole)
+    print(outcomes)
+    assert outcomes["error"] > outcomes["same"]
