@@ -39,7 +39,12 @@ def run(options: argparse.Namespace) -> Output:
     if found.problem:
         lines.append(f"cannot be imported as it is: it {found.problem}")
     else:
-        command = f"jaxcnn import {shell_quote(str(options.file))} --out=DIR"
+        said = [f"--{name}={getattr(options, name)}" for name in ("source", "net", "classes")]
+        said = [text for text in said if not text.endswith(("=", "=None"))]
+        said += ["--drop_background"] if options.drop_background else []
+        command = " ".join(
+            ["jaxcnn import", *map(shell_quote, [str(options.file), *said]), "--out=DIR"]
+        )
         lines.append(f"next: {command}")
     record = {"file": str(options.file), **found.facts, "problem": found.problem}
     return Output(record, "\n".join(lines), EXIT_ERROR if found.problem else EXIT_DONE)

@@ -25,13 +25,14 @@ from jaxcnn.streams import SafeStream, protect_standard_streams, safe
 # In the order of use; each is a module of this package.
 COMMANDS = (
     "prepare", "statistics", "check", "plan", "summary", "views", "train", "chain", "compare",
-    "inspect", "evaluate", "fuse", "table", "predict", "figures", "export", "bench", "completion",
+    "inspect", "import", "evaluate", "fuse", "table", "predict", "figures", "export", "bench", "completion",
 )  # fmt: skip
 # Commands whose steps allocate gigabytes on a CPU.
 LARGE = ("train", "chain", "compare", "evaluate", "table", "bench")
 # Commands whose results are in files: what they print may be lost.
 FILES = (
     "prepare", "statistics", "views", "train", "chain", "compare", "evaluate", "figures", "export",
+    "import",
 )  # fmt: skip
 # Commands that have nothing left to do when nobody reads their output any more.
 STREAMED = ("predict", "bench")

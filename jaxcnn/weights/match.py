@@ -106,7 +106,7 @@ def _candidate(form: Form, file: WeightsFile) -> _Candidate:
     places = tuple(p for p in form.places if _module(p) not in absent)
     names = tensor_names(places)
     dropped = {}
-    for name in file.tensors.keys() - names.keys():
+    for name in (name for name in file.tensors if name not in names):
         for pattern, reason in form.dropped.items():
             if re.fullmatch(pattern, name):
                 dropped[name] = reason
