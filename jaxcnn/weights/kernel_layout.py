@@ -59,21 +59,32 @@ def to_stored(array: np.ndarray, layout: str) -> np.ndarray:
     """The inverse of `from_stored`, C-contiguous: a writer of files may ignore strides."""
     if array.ndim == 1:
         return np.ascontiguousarray(array)
-    letters = "".join(stored_axes(layout))
-    there = [AXES.index(letter) for letter in letters]
-    rest = [i for i in range(4) if i not in there]  # of length one
-    moved = array.transpose(there + rest)
-    return np.ascontiguousarray(moved.reshape(stored_shape(layout, array.shape)))
+    stored = np.empty(stored_shape(layout, array.shape), array.dtype)
+    if not layout.startswith("O"):
+        stored[...] = _moved(array, layout)
+        return stored
+    start = 0
+    for block in stored_blocks(array, layout):
+        stored[start : start + len(block)] = block
+        start += len(block)
+    return stored
 
 
 def stored_blocks(array: np.ndarray, layout: str) -> Iterator[np.ndarray]:
-    """What `to_stored` gives, in blocks of its rows of some megabytes: a writer of files needs no second copy
-    of a large kernel. The layout begins with O."""
+    """What `to_stored` gives, in C-contiguous blocks of its rows of some megabytes: a writer of files needs
+    no second copy of a large kernel. The layout begins with O."""
     assert layout.startswith("O"), layout
     outputs = array.shape[-1]
     step = max(1, _BLOCK * outputs // max(1, array.nbytes))
     for start in range(0, outputs, step):
-        yield to_stored(array[..., start : start + step], layout)
+        yield np.ascontiguousarray(_moved(array[..., start : start + step], layout))
+
+
+def _moved(array: np.ndarray, layout: str) -> np.ndarray:
+    letters = "".join(stored_axes(layout))
+    there = [AXES.index(letter) for letter in letters]
+    rest = [i for i in range(4) if i not in there]  # of length one
+    return array.transpose(there + rest).reshape(stored_shape(layout, array.shape))
 
 
 def _sizes(shape: tuple[int, ...]) -> dict[str, int]:
