@@ -145,6 +145,27 @@ def test_torchvisions_layout_is_the_net_again(column, suffix, tmp_path):
     assert_equal(found, weights, close=["conv1_1/kernel"])
 
 
+TORCH_ALEXNET = {"towers": 1, "widths": "one_weird_trick", "lrn": "off"}
+TORCH_GOOGLENET = {"branch5x5": 3, "pool4": "2/2", "lrn": False, "dropout": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("alexnet", TORCH_ALEXNET),
+        pytest.param("googlenet", TORCH_GOOGLENET, marks=slow),
+    ],
+)
+def test_torchvisions_other_nets_are_the_nets_again(name, fields, tmp_path):
+    """GoogLeNet's batch normalizations become the identity and a bias, exactly."""
+    weights, path = indexed(name, mean=torch_mean(name), **fields), tmp_path / "out.pth"
+    export_weights(weights, "torchvision", path)
+    size = weights.model["image_size"]
+    net = f"{name} image_size={size} " + " ".join(f"{k}={v}" for k, v in fields.items())
+    found = read_weights(path, Choices(source="torchvision", net=net, classes=CLASSES))
+    assert_equal(found, weights, close=["conv1/kernel"])
+
+
 def test_another_mean_is_moved_with_its_bound(tmp_path):
     """As VGG's own mean: exact inside, off by the padding's share at the border."""
     mean = np.array([123.68, 116.779, 103.939], np.float32)
@@ -264,10 +285,8 @@ TORCH_NETS = {
     "vgg13": {"name": "vgg", "column": "B"},
     "vgg16": {"name": "vgg", "column": "D"},
     "vgg19": {"name": "vgg", "column": "E"},
-    "alexnet": {"name": "alexnet", "towers": 1, "widths": "one_weird_trick", "lrn": "off"},
-    "googlenet": {
-        "name": "googlenet", "branch5x5": 3, "pool4": "2/2", "lrn": False, "dropout": 0.2
-    },
+    "alexnet": {"name": "alexnet", **TORCH_ALEXNET},
+    "googlenet": {"name": "googlenet", **TORCH_GOOGLENET},
 }  # fmt: skip
 
 

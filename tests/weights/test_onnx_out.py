@@ -47,6 +47,9 @@ CASES = {
         {"ungrouped": True, "activation": "tanh", "lrn_constants": "cuda_convnet2", "drop_layer": "conv2"},
     ),
     "alexnet_one_tower": ("alexnet", {"towers": 1, "pooling": "non_overlapping", "drop_layer": "conv3"}),
+    "caffenet": ("alexnet", {"order": "pool_norm", "lrn": "whole", "lrn_constants": "caffe"}),
+    "torchvision_alexnet": ("alexnet", {"towers": 1, "widths": "one_weird_trick", "lrn": "off"}),
+    "torchvision_googlenet": ("googlenet", {"branch5x5": 3, "pool4": "2/2", "lrn": False}),
     "vgg_a_lrn": ("vgg", {"column": "A-LRN"}),
     "vgg_c": ("vgg", {"column": "C", "dropout_convention": "paper"}),
     "googlenet": ("googlenet", {}),
@@ -126,12 +129,16 @@ def test_a_net_equals_its_onnx_file(case, tmp_path):
         check_file(tmp_path / "net.onnx", *net_and_params(*CASES[case]))
 
 
+NEEDED = {"one_weird_trick": {"towers": 1}}
+
+
 def each_option():
     for name, kind in NETS.items():
         for field, values in kind.choices.items():
             for value in values:
                 if field != "kernel_init":
-                    yield pytest.param(name, {field: value}, id=f"{name}-{field}-{value}")
+                    fields = {field: value, **NEEDED.get(value, {})}
+                    yield pytest.param(name, fields, id=f"{name}-{field}-{value}")
 
 
 @slow
