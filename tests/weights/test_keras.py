@@ -91,7 +91,6 @@ def test_the_logits_are_kerass_and_those_of_wrong_imports_are_not(keras, name, k
     assert weights.model["image_size"] == 64
     images, params = pictures(4, 64), weights.params()
     assert difference(model, weights, params, images) < TOLERANCE
-    assert difference(model, weights, params, images[..., ::-1]) > 100 * TOLERANCE
     for layer, wrong in wrong_imports(params).items():
         changed = {**params, layer: {**params[layer], "kernel": wrong}}
         assert difference(model, weights, changed, images) > 100 * TOLERANCE, layer
