@@ -16,6 +16,8 @@ from jaxcnn.weights.tensors import Tensor, WeightsFile
 
 # Bytes of a stored array that are read at once: its transposition stays in the processor's cache.
 _BLOCK = 2**21
+# Fewer outputs at once would write less than whole lines of its cache, which takes three times as long.
+_FEWEST_ROWS = 64
 
 
 def assemble(
@@ -59,14 +61,13 @@ def read_stored(
         _check_finite(file, tensor.name, block)
         return np.asarray(block, np.float32, order="C").reshape(shape)
     axes = stored_axes(layout)
-    out = np.empty(shape, np.float32)
     if len(shape) == 1 or len(tensor.shape) < 2 or axes[0] not in ("O", "HWI"):
         block = tensor.read()
         _check_finite(file, tensor.name, block)
-        out[...] = from_stored(block, layout, shape)
-        return out
+        return np.ascontiguousarray(from_stored(block, layout, shape), np.float32)
+    out = np.empty(shape, np.float32)
     rows = tensor.shape[0]
-    step = max(1, _BLOCK * rows // max(1, tensor.nbytes))
+    step = max(_FEWEST_ROWS, _BLOCK * rows // max(1, tensor.nbytes))
     for start in range(0, rows, step):
         block = tensor.rows(start, min(rows, start + step))
         _check_finite(file, tensor.name, block)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -233,9 +234,11 @@ def file_facts(file: WeightsFile, hashes: tuple[str, str]) -> dict[str, Any]:
 
 def file_hashes(path: Path) -> tuple[str, str]:
     """(SHA-256, SHA-1) of a file, as hex digits."""
-    digests = hashlib.sha256(), hashlib.sha1(usedforsecurity=False)
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            for digest in digests:
-                digest.update(block)
-    return digests[0].hexdigest(), digests[1].hexdigest()
+
+    def hexdigest(name: str) -> str:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, name).hexdigest()
+
+    with ThreadPoolExecutor(2) as threads:  # hashing leaves Python's lock to others
+        sha256, sha1 = threads.map(hexdigest, ("sha256", "sha1"))
+    return sha256, sha1
