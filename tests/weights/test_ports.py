@@ -84,6 +84,9 @@ def test_torontos_nets(tmp_path):
     np.save(path, np.array({k: list(v) for k, v in stored(params, TENSORFLOW, "BGR").items()}))
     with pytest.raises(FileError, match=r"fits 2 nets.*order=norm_pool.*order=pool_norm"):
         read_weights(path)
+    for order in ("norm_pool", "pool_norm"):
+        net = f"alexnet order={order}"
+        assert assert_imported(path, params, source="toronto", net=net).model["order"] == order
 
 
 @pytest.mark.parametrize("order", ["norm_pool", "pool_norm"])
