@@ -1,6 +1,6 @@
 """What other programs call the arrays of the nets, as data: one module per program."""
 
-from jaxcnn.weights.names import caffe, keras, matconvnet, tensorflow_ports, torchvision
+from jaxcnn.weights.names import caffe, keras, matconvnet, slim, tensorflow_ports, torchvision
 from jaxcnn.weights.naming import Form
 
 FORMS: tuple[Form, ...] = (
@@ -9,4 +9,5 @@ FORMS: tuple[Form, ...] = (
     *keras.forms(),
     *matconvnet.forms(),
     *tensorflow_ports.forms(),
+    *slim.forms(),
 )
