@@ -11,6 +11,7 @@ import re
 import resource
 import sys
 import tracemalloc
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -239,7 +240,7 @@ class Sample:
         """Reads a mutant; returns whether it was read. An error other than FileError is raised."""
         data = mutant(self._data, seed)
         self.path.write_bytes(data)
-        with _memory_within(1.5 * len(data) + MEMORY):
+        with _memory_within(1.5 * len(data) + MEMORY), warnings.catch_warnings(action="error"):
             try:
                 found = open_weights(self.path)
                 arrays = {}

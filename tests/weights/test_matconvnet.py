@@ -154,6 +154,7 @@ def test_what_weights_do_not_have_is_refused(tmp_path, monkeypatch):
         one_layer(MEAN, 2),
     )
     refused("mean image of shape", files.simple_nn(ARRAYS, np.zeros((5, 5)), CLASSES))
+    refused("mean that is not finite", files.simple_nn(ARRAYS, np.array([1, 1e300, 3]), CLASSES))
     monkeypatch.setattr(mat5, "_MOST_VALUES", 20)
     refused("more values", files.simple_nn(ARRAYS, MEAN, CLASSES))
 

@@ -98,12 +98,14 @@ def _graph_arrays(net: dict[str, Value]) -> Iterator[tuple[str, Tensor]]:
 def _mean(path: Path, tensor: Tensor) -> np.ndarray:
     """float32 of R, G and B, or of an image (height, width, 3)."""
     values = int(np.prod(tensor.shape, dtype=object))
-    if values == 3:
-        return tensor.read().reshape(3).astype(np.float32)
-    if len(tensor.shape) != 3 or tensor.shape[2] != 3 or values > _LARGEST_MEAN:
+    if values != 3 and (tensor.shape[2:] != (3,) or values > _LARGEST_MEAN):
         problem = f"has a mean image of shape {list(tensor.shape)}, expected [3] or [H, W, 3]"
         raise FileError(path, problem, _ADVICE)
-    return tensor.read().astype(np.float32)
+    with np.errstate(over="ignore"):  # float64 of a damaged file
+        mean = tensor.read().reshape(3 if values == 3 else tensor.shape).astype(np.float32)
+    if not np.isfinite(mean).all():
+        raise FileError(path, "has a mean that is not finite", _ADVICE)
+    return mean
 
 
 def _classes(fields: dict[str, Value]) -> tuple[str, ...]:
