@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from jaxcnn.config import did_you_mean
+from jaxcnn.evaluation.forward import mean_scores
+from jaxcnn.models import ops
+from jaxcnn.models.context import Context
 
 
 def layer_names(net: Any) -> list[str]:
@@ -40,10 +44,17 @@ def check_layer(net: Any, layer: str) -> None:
 
 
 def layer_output(
-    net: Any, variables: Mapping[str, Any], images: Float[Array, "B H W 3"], layer: str
+    net: Any,
+    variables: Mapping[str, Any],
+    images: Float[Array, "B H W 3"],
+    layer: str,
+    pooled: bool = False,
 ) -> Float32[Array, "B ..."]:
     """The output of a layer of images minus the mean, [B,h,w,C] or [B,C]. AlexNet's two towers are joined.
-    Raises ValueError if the net has no such layer."""
+
+    `pooled` gives the mean over positions, [B,C]. In a jit, nothing after the layer is computed.
+    Raises ValueError if the net has no such layer.
+    """
     path = tuple(layer.split("/"))
     _, seen = net.apply(
         variables,
@@ -55,4 +66,58 @@ def layer_output(
     outputs: Any = flatten_dict(seen.get("intermediates", {}), sep="/")
     if f"{layer}/__call__" not in outputs:
         check_layer(net, layer)
-    return jnp.concatenate(outputs[f"{layer}/__call__"], axis=-1).astype(jnp.float32)
+    values = jnp.concatenate(outputs[f"{layer}/__call__"], axis=-1).astype(jnp.float32)
+    return values.mean((1, 2)) if pooled and values.ndim == 4 else values
+
+
+def dense_layer_output(
+    net: Any,
+    variables: Mapping[str, Any],
+    images: Float[Array, "B H W 3"],
+    sizes: Int[Array, "B 2"],
+    layer: str,
+) -> tuple[Float32[Array, "B h w C"], Bool[Array, "B h w"]]:
+    """The output of a layer of whole images of any size, as `Net.score_map` computes it: fully connected
+    layers at every position of the map.
+
+    Args:
+      images: minus the mean, padded on the right and at the bottom with anything.
+      sizes: the true (height, width) of each image.
+
+    Returns:
+      (values, zero where not valid; valid, the positions that each image has).
+
+    Raises:
+      ValueError: the net has no such layer, or the images are too small for a score.
+    """
+    check_layer(net, layer)
+    path = tuple(layer.split("/"))
+    context, values, valid_sizes = Context(sizes), [], sizes
+
+    def note(call: Any, args: Any, kwargs: Any, info: Any) -> Any:
+        nonlocal context, valid_sizes
+        output = call(*args, **kwargs)
+        if info.method_name == "__call__" and info.module.path:
+            # LRN is given no context: it keeps the size that the layer before it left.
+            context = next((a for a in args if isinstance(a, Context)), context)
+            context = context.after(info.module.window)
+            if info.module.path == path:
+                values.append(output)
+                valid_sizes = context.sizes
+        return output
+
+    with nn.intercept_methods(note):  # outside of remat, whose traces do not last
+        net.clone(remat=False).apply(variables, images, sizes, method="score_map")
+    joined = jnp.concatenate(values, axis=-1).astype(jnp.float32)
+    return joined, ops.inside(valid_sizes, joined.shape[1], joined.shape[2])
+
+
+def pooled_layer_output(
+    net: Any,
+    variables: Mapping[str, Any],
+    images: Float[Array, "B H W 3"],
+    sizes: Int[Array, "B 2"],
+    layer: str,
+) -> Float32[Array, "B C"]:
+    """The mean of `dense_layer_output` over the positions that each image has."""
+    return mean_scores(*dense_layer_output(net, variables, images, sizes, layer))

@@ -11,10 +11,13 @@ from jaxcnn.config import did_you_mean
 from jaxcnn.models.alexnet import AlexNet
 from jaxcnn.models.cuda_convnet import CudaConvNet
 from jaxcnn.models.googlenet import GoogLeNet
+from jaxcnn.models.kernels.dispatch import plain_forms
 from jaxcnn.models.net import Net
 from jaxcnn.models.vgg import VGG
 
-__all__ = ["NETS", "VGG", "AlexNet", "CudaConvNet", "GoogLeNet", "Net", "build", "net_fields"]
+__all__ = [
+    "NETS", "VGG", "AlexNet", "CudaConvNet", "GoogLeNet", "Net", "build", "net_fields", "plain_forms"
+]  # fmt: skip
 
 NETS: dict[str, type[Net]] = {
     "alexnet": AlexNet,

@@ -141,6 +141,11 @@ class Net(nn.Module):
           (scores float32, zero where not valid; valid, the cells that each image has).
         """
         check_images(images)
+        if not all(isinstance(side, int) for side in images.shape[1:3]):
+            raise ValueError(
+                f"score_map was given {images.shape[1]}x{images.shape[2]} images: fix the height and width, "
+                "which decide the shapes of all maps; only the batch may be symbolic"
+            )
         smallest = self.min_image_size()
         if min(images.shape[1:3]) < smallest:
             raise ValueError(

@@ -1,10 +1,20 @@
 """Outputs of layers by name."""
 
+import re
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.evaluation.features import check_layer, layer_names, layer_output
+from jaxcnn.evaluation.features import (
+    check_layer,
+    dense_layer_output,
+    layer_names,
+    layer_output,
+    pooled_layer_output,
+)
+from jaxcnn.models import plain_forms
 from tests.evaluation.small import net_and_params
 from tests.models.narrow import features, picture, quick_jit, short_googlenet
 
@@ -55,3 +65,93 @@ def test_an_unknown_layer_names_the_nearest():
         ValueError, match=r"VGG has no layer 'fc77'; did you mean fc7\? .*: conv1_1, p"
     ):
         check_layer(net, "fc77")
+
+
+@pytest.mark.parametrize(("layer", "layers"), [("pool2", 2), ("fc6", 9)])
+def test_nothing_after_the_layer_is_computed(layer, layers, images):
+    """A jit drops the arguments that it does not need: the kernels and biases of later layers."""
+    net, params = net_and_params("vgg")
+    run = jax.jit(lambda params, views: layer_output(net, {"params": params}, views, layer))
+    (signature,) = re.findall(r"@main\((.*)\) ->", run.lower(params, images).as_text())
+    assert signature.count("%arg") == 2 * layers + 1
+
+
+def test_pooled_is_the_mean_over_positions(images):
+    net, params = net_and_params("vgg")
+
+    def outputs(views):
+        of = [
+            layer_output(net, {"params": params}, views, "pool3", pooled=p) for p in (False, True)
+        ]
+        return [*of, layer_output(net, {"params": params}, views, "fc6", pooled=True)]
+
+    maps, means, hidden = map(np.asarray, quick_jit(outputs)(images))
+    np.testing.assert_allclose(means, maps.mean((1, 2)), rtol=1e-5)
+    assert means.shape == (2, maps.shape[-1])
+    assert hidden.ndim == 2
+
+
+def test_layers_of_whole_images_equal_those_of_the_image_alone():
+    net, params = net_and_params("alexnet")
+    variables, views = {"params": params}, picture(2, 112, 90)
+    alone = views[:1, :80, :90]
+    sizes = jnp.array([[80, 90], [112, 90]])
+
+    def both(views, sizes):
+        layers = ("norm2", "fc7")
+        return [dense_layer_output(net, variables, views, sizes, layer) for layer in layers]
+
+    for (found, valid), (wanted, all_valid) in zip(
+        quick_jit(both)(views, sizes), quick_jit(both)(alone, sizes[:1]), strict=True
+    ):
+        assert np.asarray(all_valid).all()
+        height, width = wanted.shape[1:3]
+        np.testing.assert_allclose(found[:1, :height, :width], wanted, rtol=1e-4, atol=1e-4)
+        assert (int(valid[0].sum()), bool(valid[1].all())) == (height * width, True)
+        assert not np.asarray(found)[~np.asarray(valid)].any()
+
+
+def test_fully_connected_layers_of_whole_images_are_maps():
+    net, params = net_and_params("alexnet", remat=True)
+    views, sizes = jnp.zeros((1, 112, 90, 3)), jnp.array([[112, 90]])
+
+    def shape_of(layer):
+        def run(views, sizes):
+            return dense_layer_output(net, {"params": params}, views, sizes, layer)
+
+        values, valid = jax.eval_shape(run, views, sizes)
+        assert values.shape[:3] == valid.shape
+        return values.shape[1:]
+
+    shapes = [shape_of(layer) for layer in ("norm1", "conv2", "pool5", "fc6")]
+    assert shapes == [(27, 21, 10), (13, 10, 26), (2, 1, 26), (2, 1, 410)]
+
+
+def test_dense_layers_of_one_cell_are_those_of_the_plain_call(images):
+    net, params = net_and_params("vgg")
+    variables, sizes = {"params": params}, jnp.full((2, 2), 32)
+
+    def both(views):
+        found = pooled_layer_output(net, variables, views, sizes, "fc7")
+        return found, layer_output(net, variables, views, "fc7")
+
+    found, wanted = quick_jit(both)(images)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_sides_must_be_fixed():
+    net, params = net_and_params("vgg")
+    batch, height = jax.export.symbolic_shape("b, h", constraints=("h >= 32",))
+    sizes = jax.ShapeDtypeStruct((batch, 2), jnp.int32)
+
+    def shapes(side):
+        views = jax.ShapeDtypeStruct((batch, side, 48, 3), jnp.float32)
+        run = lambda views, sizes: net.apply(  # noqa: E731
+            {"params": params}, views, sizes, method="score_map"
+        )
+        with plain_forms():
+            return jax.eval_shape(run, views, sizes)
+
+    assert str(shapes(40)[0].shape[0]) == "b"
+    with pytest.raises(ValueError, match=r"given hx48 images: fix the height and width"):
+        shapes(height)
