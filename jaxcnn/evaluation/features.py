@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
@@ -15,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 from jaxcnn.config import did_you_mean
 from jaxcnn.evaluation.forward import mean_scores
 from jaxcnn.models import ops
-from jaxcnn.models.context import Context
+from jaxcnn.models.dense_layer import dense_layer
 
 
 def layer_names(net: Any) -> list[str]:
@@ -91,25 +90,9 @@ def dense_layer_output(
       ValueError: the net has no such layer, or the images are too small for a score.
     """
     check_layer(net, layer)
-    path = tuple(layer.split("/"))
-    context, values, valid_sizes = Context(sizes), [], sizes
-
-    def note(call: Any, args: Any, kwargs: Any, info: Any) -> Any:
-        nonlocal context, valid_sizes
-        output = call(*args, **kwargs)
-        if info.method_name == "__call__" and info.module.path:
-            # LRN is given no context: it keeps the size that the layer before it left.
-            context = next((a for a in args if isinstance(a, Context)), context)
-            context = context.after(info.module.window)
-            if info.module.path == path:
-                values.append(output)
-                valid_sizes = context.sizes
-        return output
-
-    with nn.intercept_methods(note):  # outside of remat, whose traces do not last
-        net.clone(remat=False).apply(variables, images, sizes, method="score_map")
-    joined = jnp.concatenate(values, axis=-1).astype(jnp.float32)
-    return joined, ops.inside(valid_sizes, joined.shape[1], joined.shape[2])
+    values, valid_sizes = dense_layer(net, variables, images, sizes, layer)
+    valid = ops.inside(valid_sizes, values.shape[1], values.shape[2])
+    return values.astype(jnp.float32), valid
 
 
 def pooled_layer_output(
