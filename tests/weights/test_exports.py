@@ -92,6 +92,25 @@ def test_an_onnx_file_is_the_net_again(name, tmp_path):
     assert found.origin["run"] == "a"
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (b"classes\x12", b"klasses\x12", "names its net, but not its classes"),
+        (b"[123.5, ", b'["x.5", ', "neither three numbers nor an image"),
+        (b'"OIHW"', b'"OIHX"', "unknown layouts"),
+    ],
+)
+def test_damaged_metadata_of_an_onnx_file_are_an_error(old, new, problem, tmp_path):
+    weights, path = indexed("cuda_convnet"), tmp_path / "out.onnx"
+    program = make_program(weights.net, weights.params(), weights.mean, CLASSES)
+    write_onnx(program, path, {})
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+    with pytest.raises(FileError, match=problem):
+        read_weights(path)
+
+
 def test_an_onnx_file_of_a_layer_is_no_net(tmp_path):
     weights, path = indexed("alexnet"), tmp_path / "out.onnx"
     program = make_program(weights.net, weights.params(), weights.mean, CLASSES, features="pool5")

@@ -169,8 +169,18 @@ def own_facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if "model" not in metadata:
         return {}
     expected = {"model": dict, "mean": list, "classes": [str], "origin": dict}
-    return {
+    if missing := [name for name in expected if name not in metadata and name != "origin"]:
+        raise FileError(path, f"names its net, but not its {', '.join(missing)}", AGAIN)
+    facts = {
         name: parse_json(metadata[name], expected[name], path=path, advice=AGAIN, where=name)
         for name in OWN_FACTS
         if name in metadata
     }
+    try:
+        mean = np.asarray(facts["mean"], np.float32)
+    except (TypeError, ValueError):
+        mean = np.zeros(0, np.float32)
+    is_one = mean.shape == (3,) or (mean.ndim == 3 and mean.shape[-1] == 3)
+    if not (is_one and np.isfinite(mean).all()):
+        raise FileError(path, "(mean) is neither three numbers nor an image", AGAIN)
+    return facts
