@@ -112,6 +112,6 @@ def _is_the_papers(net: Net) -> bool:
         options = (net.order, net.widths) == ("norm_pool", "2012")
         return net.towers == 2 and not net.ungrouped and not net.drop_layer and options
     if isinstance(net, GoogLeNet):
-        options = (net.branch5x5, net.pool4) == (5, "3/2")
+        options = (net.branch5x5, net.pool4, net.conv1_padding) == (5, "3/2", "caffe")
         return net.module == "reduced" and net.head == "average" and options
     return True

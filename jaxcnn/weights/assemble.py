@@ -57,20 +57,16 @@ def read_stored(
         FileError: it cannot be read, or has values that are not finite.
     """
     if layout == "HWIO":  # as here, also where there are more axes
-        block = tensor.read()
-        _check_finite(file, tensor.name, block)
-        return np.asarray(block, np.float32, order="C").reshape(shape)
+        return np.ascontiguousarray(_finite(file, tensor.name, tensor.read())).reshape(shape)
     axes = stored_axes(layout)
     if len(shape) == 1 or len(tensor.shape) < 2 or axes[0] not in ("O", "HWI"):
-        block = tensor.read()
-        _check_finite(file, tensor.name, block)
-        return np.ascontiguousarray(from_stored(block, layout, shape), np.float32)
+        block = _finite(file, tensor.name, tensor.read())
+        return np.ascontiguousarray(from_stored(block, layout, shape))
     out = np.empty(shape, np.float32)
     rows = tensor.shape[0]
     step = max(_FEWEST_ROWS, _BLOCK * rows // max(1, tensor.nbytes))
     for start in range(0, rows, step):
-        block = tensor.rows(start, min(rows, start + step))
-        _check_finite(file, tensor.name, block)
+        block = _finite(file, tensor.name, tensor.rows(start, min(rows, start + step)))
         if axes[0] == "O":
             out[..., start : start + step] = from_stored(block, layout, (*shape[:3], len(block)))
         else:
@@ -121,18 +117,20 @@ def _folded(file: WeightsFile, match: Match) -> Mapping[str, tuple[np.ndarray, n
 
 
 def _vector(file: WeightsFile, name: str) -> np.ndarray:
-    array = file.tensors[name].read().astype(np.float64).reshape(-1)
-    _check_finite(file, name, array)
-    return array
+    return _finite(file, name, file.tensors[name].read()).astype(np.float64).reshape(-1)
 
 
-def _check_finite(file: WeightsFile, name: str, array: np.ndarray) -> None:
+def _finite(file: WeightsFile, name: str, array: np.ndarray) -> np.ndarray:
+    """A stored array as float32. Raises FileError if values are not finite, or too large for float32."""
+    with np.errstate(over="ignore"):
+        array = np.asarray(array, np.float32)
     if not np.isfinite(array).all():
         raise FileError(
             file.path,
-            f"has values in {name} that are not finite (NaN or infinite)",
+            f"has values in {name} that are not finite (NaN or infinite, in float32)",
             "take another file: a net with these weights computes nothing",
         )
+    return array
 
 
 def dtypes(file: WeightsFile, match: Match) -> list[str]:

@@ -170,9 +170,10 @@ def test_other_number_formats_are_converted_and_said(kind, opened, params):
     assert f"{np.dtype(kind).name} to float32" in found.origin["transformations"]
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
 def test_values_that_are_not_finite_are_an_error_that_names_the_array(value, opened, params):
     arrays, _ = stored(form_of("torchvision", column="A"), params)
+    arrays = {name: array.astype(np.float64) for name, array in arrays.items()}
     arrays["classifier.0.weight"][3, 5] = value
     found = opened(arrays, Choices(source="torchvision"))
     with pytest.raises(FileError, match=r"classifier\.0\.weight.*not finite"):

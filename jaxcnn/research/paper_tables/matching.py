@@ -28,6 +28,7 @@ PAPER_VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "lrn": (True,),
         "branch5x5": (5,),
         "pool4": ("3/2",),
+        "conv1_padding": ("caffe",),
     },
 }
 Key = tuple[str, str, tuple[int, int] | None]
