@@ -4,11 +4,17 @@ import shutil
 
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from jaxcnn.data.tensorflow import load_tensorflow
 from jaxcnn.files import FileError
+from jaxcnn.models import build
+from jaxcnn.weights.choices import Choices
 from jaxcnn.weights.formats import open_weights
 from jaxcnn.weights.formats.tf_checkpoint import is_tf_checkpoint
+from jaxcnn.weights.names.slim import inception_scope
+from jaxcnn.weights.read import read_weights
+from tests.models.narrow import random_variables
 from tests.weights.caffe_writer import values
 
 ARRAYS = {
@@ -23,16 +29,21 @@ ARRAYS = {
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A folder with v1.ckpt and v2.ckpt."""
-    v1 = load_tensorflow().compat.v1
     folder = tmp_path_factory.mktemp("checkpoints")
+    save(ARRAYS, {1: folder / "v1.ckpt", 2: folder / "v2.ckpt"})
+    return folder
+
+
+def save(arrays, prefixes):
+    """Writes a checkpoint of each version in `prefixes`."""
+    v1 = load_tensorflow().compat.v1
     v1.logging.set_verbosity(v1.logging.ERROR)  # version 1 is deprecated
     with v1.Graph().as_default(), v1.Session() as session:
-        for name, array in ARRAYS.items():
+        for name, array in arrays.items():
             v1.get_variable(name, initializer=array)
         session.run(v1.global_variables_initializer())
-        for version, name in ((v1.train.SaverDef.V1, "v1.ckpt"), (v1.train.SaverDef.V2, "v2.ckpt")):
-            v1.train.Saver(write_version=version).save(session, str(folder / name))
-    return folder
+        for version, prefix in prefixes.items():
+            v1.train.Saver(write_version=version).save(session, str(prefix))
 
 
 @pytest.mark.parametrize(
@@ -96,3 +107,66 @@ def test_what_is_no_checkpoint(tmp_path):
     path.write_bytes(b"0" * 99 + bytes.fromhex("57fb808b247547db"))
     with pytest.raises(FileError, match="is no checkpoint"):
         open_weights(path)
+
+
+@pytest.mark.slow
+def test_vgg_of_slim(tmp_path):
+    net = build("vgg", column="D", width=1 / 32, image_size=64, num_classes=1000)
+    leaves = flatten_dict(random_variables(net)["params"], sep="/")
+    arrays = {"vgg_16/mean_rgb": np.zeros(3, np.float32), "global_step": np.asarray(9)}
+    for path, leaf in leaves.items():
+        layer, kind = path.split("/")
+        scope = f"{layer[:5]}/{layer}" if layer.startswith("conv") else layer
+        name = {"kernel": "weights", "bias": "biases"}[kind]
+        arrays[f"vgg_16/{scope}/{name}"] = np.asarray(leaf)
+    save(arrays, {2: tmp_path / "vgg_16.ckpt"})
+    with pytest.raises(FileError, match=r"--source=.*slim"):
+        read_weights(tmp_path / "vgg_16.ckpt")
+    found = read_weights(tmp_path / "vgg_16.ckpt", Choices(source="slim"))
+    assert found.net == net
+    np.testing.assert_allclose(found.mean, (123.68, 116.78, 103.94), rtol=1e-6)
+    assert set(found.origin["dropped"]) == {"vgg_16/mean_rgb", "global_step"}
+    for path, leaf in flatten_dict(found.params(), sep="/").items():
+        np.testing.assert_array_equal(leaf, leaves[path])
+
+
+@pytest.mark.slow
+def test_inception_of_slim(tmp_path):
+    """Names and shapes, and the folding of normalizations without a scale; 1001 outputs."""
+    net = build(
+        "googlenet",
+        width=1 / 8,
+        branch5x5=3,
+        pool4="2/2",
+        lrn=False,
+        dropout=0.2,
+        conv1_padding="same",
+    )
+    leaves = flatten_dict(random_variables(net)["params"], sep="/")
+    arrays, scales = {}, {}
+    for path, leaf in leaves.items():
+        layer, kind = path.rsplit("/", 1)
+        scope = inception_scope(layer)
+        if layer == "fc":
+            arrays[f"{scope}/{'weights' if kind == 'kernel' else 'biases'}"] = np.concatenate(
+                [leaf[..., :1], leaf], axis=-1
+            )
+        elif kind == "kernel":
+            arrays[f"{scope}/weights"] = np.asarray(leaf)
+        else:
+            variance = np.linspace(0.5, 2, len(leaf), dtype=np.float32)
+            scales[layer] = 1 / np.sqrt(variance + 1e-3)
+            arrays[f"{scope}/BatchNorm/beta"] = np.asarray(leaf)
+            arrays[f"{scope}/BatchNorm/moving_mean"] = np.zeros_like(leaf)
+            arrays[f"{scope}/BatchNorm/moving_variance"] = variance
+    assert "InceptionV1/Mixed_5b/Branch_2/Conv2d_0a_3x3/weights" in arrays
+    assert "InceptionV1/Mixed_4f/Branch_3/Conv2d_0b_1x1/weights" in arrays
+    save(arrays, {1: tmp_path / "inception_v1.ckpt"})
+    path = tmp_path / "inception_v1.ckpt"
+    found = read_weights(path, Choices(source="slim", drop_background=True))
+    assert found.net == net
+    for path, leaf in flatten_dict(found.params(), sep="/").items():
+        layer, kind = path.rsplit("/", 1)
+        scale = scales.get(layer, 1) if kind == "kernel" else 1
+        scale = scale / 127.5 if path == "conv1/kernel" else scale
+        np.testing.assert_allclose(leaf, np.asarray(leaves[path]) * scale, rtol=1e-5)
