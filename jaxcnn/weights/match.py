@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -136,15 +137,18 @@ def _with_shapes(file: WeightsFile, found: _Candidate, wanted: Mapping[str, Any]
     kernels = [place for place in form.places if place.leaf.endswith("kernel")]
     classifier = next(p for p in kernels if p.leaf in ("fc8/kernel", "fc/kernel"))
     model.setdefault("num_classes", _outputs(file, classifier) or 1000)
-    if "width" not in model:
-        first = kernels[0]
-        full = param_shapes(build_net({**model, "width": 1.0}))[first.leaf][-1]
-        model["width"] = (_outputs(file, first) or full) / full
-    if "image_size" not in wanted:
-        model["image_size"] = _image_size(file, form, model)
+    model.setdefault("image_size", net_fields(model["name"])["image_size"].default)
     train = any(place.leaf.startswith("aux_") for place in form.places)
+    # A net is traced once, though it is asked for by several questions.
+    shapes_of = functools.cache(lambda *fields: param_shapes(build_net(dict(fields)), train))
     try:
-        shapes = param_shapes(build_net(model), train)
+        if "width" not in model:
+            full = shapes_of(*{**model, "width": 1.0}.items())[kernels[0].leaf][-1]
+            model["width"] = (_outputs(file, kernels[0]) or full) / full
+        if "image_size" not in wanted:
+            shapes = shapes_of(*model.items())
+            model["image_size"] = _image_size(file, form, model, shapes)
+        shapes = shapes_of(*model.items())
     except ValueError as error:
         raise FileError(
             file.path, f"fits no net: {error}", "say which: --net='vgg column=D'"
@@ -167,13 +171,15 @@ def _outputs(file: WeightsFile, place: Place) -> int:
     return shape[axes.index("O")] if len(axes) == len(shape) and "O" in axes else 0
 
 
-def _image_size(file: WeightsFile, form: Form, model: Mapping[str, Any]) -> int:
+def _image_size(
+    file: WeightsFile, form: Form, model: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> int:
     """The form's own image size, or the smallest one whose first fully connected layer is the file's."""
     net = build_net(model)
     place = next((p for p in form.places if p.leaf == "fc6/kernel"), None)
     if place is None:
         return net.image_size
-    height, _, inputs, outputs = param_shapes(net)["fc6/kernel"]
+    height, _, inputs, outputs = shapes["fc6/kernel"]
     cells = math.prod(file.tensors[place.tensor].shape) // (inputs * outputs)
     side = math.isqrt(cells)
     if side in (0, height) or side * side != cells:  # a wrong shape is reported as one

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +71,7 @@ def write_safetensors(
     arrays: Callable[[str], np.ndarray],
     metadata: Mapping[str, str],
 ) -> None:
-    """Writes float32 arrays, one after the other, so that one at a time is in memory.
+    """Writes float32 arrays, one after the other: one is written while the next is computed.
 
     Args:
         path: written completely or not at all.
@@ -94,15 +95,19 @@ def write_safetensors(
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    with atomic_file(path) as file:
+    with atomic_file(path) as file, ThreadPoolExecutor(1) as writer:
         file.write(len(text).to_bytes(8, "little") + text)
+        written = writer.submit(lambda: 0)
         for name in order:
             array = np.asarray(arrays(name), "<f4", order="C")
             if array.shape != shapes[name]:
                 raise ValueError(f"{name} has shape {array.shape}, expected {shapes[name]}")
             if not _is_finite(array):
                 raise ValueError(f"{name} has values that are not finite (NaN or infinite)")
-            file.write(array.reshape(-1).view(np.uint8).data)
+            written.result()
+            written = writer.submit(file.write, array.reshape(-1).view(np.uint8).data)
+            del array
+        written.result()
 
 
 def _is_finite(array: np.ndarray) -> bool:
