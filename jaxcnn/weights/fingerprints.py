@@ -45,6 +45,11 @@ def _torchvision(name: str, model: dict[str, Any], files: dict[str, str], **know
     return Known(f"torchvision {name}", "torchvision", model, sha256=files, **known)
 
 
+def _hashes(names: str) -> dict[str, str]:
+    """torchvision's file names end in the first hex digits of their SHA-256."""
+    return {f"{name}.pth": name.rpartition("-")[2] for name in names.split()}
+
+
 def _vgg(column: str) -> dict[str, Any]:
     return {"name": "vgg", "column": column}
 
@@ -72,17 +77,18 @@ KNOWN: tuple[Known, ...] = (
         "BVLC CaffeNet", "bvlc", {"name": "alexnet", "order": "pool_norm"},
         sha1={"bvlc_reference_caffenet.caffemodel": "4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46"},
     ),
-    _torchvision("vgg11", _vgg("A"), {"vgg11-8a719046.pth": "8a719046", "vgg11-bbd30ac9.pth": "bbd30ac9"}),
-    _torchvision("vgg13", _vgg("B"), {"vgg13-19584684.pth": "19584684", "vgg13-c768596a.pth": "c768596a"}),
+    _torchvision("vgg11", _vgg("A"), _hashes("vgg11-8a719046 vgg11-bbd30ac9 vgg11_bn-6002323d")),
+    _torchvision("vgg13", _vgg("B"), _hashes("vgg13-19584684 vgg13-c768596a vgg13_bn-abd245e5")),
     _torchvision(
-        "vgg16", _vgg("D"), {"vgg16-397923af.pth": "397923af"}, bias=(0.4034, 0.3778, 0.4644, -0.3228)
+        "vgg16", _vgg("D"), _hashes("vgg16-397923af vgg16_bn-6c64b313"),
+        bias=(0.4034, 0.3778, 0.4644, -0.3228),
     ),
-    _torchvision("vgg19", _vgg("E"), {"vgg19-dcbb9e9d.pth": "dcbb9e9d"}),
+    _torchvision("vgg19", _vgg("E"), _hashes("vgg19-dcbb9e9d vgg19_bn-c79401a0")),
     _torchvision(
         "alexnet", {"name": "alexnet", "widths": "one_weird_trick"},
-        {"alexnet-owt-7be5be79.pth": "7be5be79", "alexnet-owt-4df8aa71.pth": "4df8aa71"},
+        _hashes("alexnet-owt-7be5be79 alexnet-owt-4df8aa71"),
     ),
-    _torchvision("googlenet", {"name": "googlenet", "branch5x5": 3}, {"googlenet-1378be20.pth": "1378be20"}),
+    _torchvision("googlenet", {"name": "googlenet", "branch5x5": 3}, _hashes("googlenet-1378be20")),
 )  # fmt: skip
 
 

@@ -79,8 +79,9 @@ def _own(file: WeightsFile, facts: dict[str, str], choices: Choices) -> Inspecti
 def _contents(file: WeightsFile) -> dict[str, str]:
     values = sum(math.prod(tensor.shape) for tensor in file.tensors.values())
     kinds = ", ".join(sorted({tensor.dtype.name for tensor in file.tensors.values()}))
+    inside = file.facts.get("inside")
     return {
-        "format": file.format,
+        "format": f"{file.format}, the weights under {inside!r}" if inside else file.format,
         "bytes": f"{file.path.stat().st_size:,}",
         "arrays": f"{len(file.tensors):,} of {values:,} values, {kinds}",
     }

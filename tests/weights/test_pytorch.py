@@ -120,6 +120,14 @@ def test_weights_in_a_checkpoint_of_training(key, tmp_path):
     assert file.facts == {"inside": key}
 
 
+@pytest.mark.parametrize(("second", "found"), [("module.b", ["a", "b"]), ("b", ["module.a", "b"])])
+def test_the_prefix_of_data_parallel_is_ignored_where_every_name_has_it(second, found, tmp_path):
+    tensor = writer.tensor(writer.storage("FloatStorage", "0", 24), 0, (24,), (1,))
+    content = writer.filled([("module.a", tensor), (second, tensor)])
+    file = opened(tmp_path, zipped(writer.BEGIN + content + writer.END))
+    assert list(file.tensors) == found
+
+
 class Runs:
     def __init__(self, path):
         self._path = str(path)

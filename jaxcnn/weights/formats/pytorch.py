@@ -21,6 +21,7 @@ _LEGACY_PROTOCOL = 1001
 _PICKLE = re.compile(rb"\x80[\x02-\x05][\x80-\x95(-}]|c[\w.]+\n[\w.]+\n")
 _LARGEST_PICKLE = 2**24
 # Where training programs keep the weights beside other things.
+_PARALLEL = "module."  # of the names of a model in DataParallel
 _INSIDE = ("state_dict", "model_state_dict", "model")
 _SAVE = "torch.save(model.state_dict(), 'weights.pth')"
 _OTHER_ORDER, _ON_A_PC = "is not in little-endian byte order", f"save it on a PC: {_SAVE}"
@@ -56,7 +57,8 @@ def refuse_pickle(path: Path) -> WeightsFile:
 
 
 def read(path: Path) -> WeightsFile:
-    """The tensors of a state_dict. Facts: 'inside', the key of the dict that holds it, where one does.
+    """The tensors of a state_dict, without DataParallel's prefix of names. Facts: 'inside', the key of the
+    dict that holds it, where one does.
 
     Raises:
         FileError: it is damaged, or holds another object: a module or a TorchScript program.
@@ -65,6 +67,8 @@ def read(path: Path) -> WeightsFile:
     zipped = file.read(0, min(file.size, len(MAGIC))).tobytes() == MAGIC
     value, places = (_read_zip if zipped else _read_legacy)(file, storages)
     views, facts = _state_dict(path, value)
+    if all(name.startswith(_PARALLEL) for name in views):
+        views = {name.removeprefix(_PARALLEL): view for name, view in views.items()}
     tensors = {}
     for name, view in views.items():
         if view.storage.key not in places:
