@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Primitive
+from jax.extend.core import JaxprEqn, Literal, Primitive
 
 from jaxcnn.models.context import Context
 from jaxcnn.models.layers import (
@@ -169,7 +169,7 @@ class _Reader:
         self.net = net
         self.nodes: dict[tuple[str, int], LayerNode] = {}
 
-    def read(self, traced: ClosedJaxpr, inputs: Sequence[_Value]) -> list[_Value]:
+    def read(self, traced: Any, inputs: Sequence[_Value]) -> list[_Value]:
         """What a traced function returns for these inputs."""
         values: dict[Any, _Value] = dict(zip(traced.jaxpr.invars, inputs, strict=True))
         for equation in traced.jaxpr.eqns:

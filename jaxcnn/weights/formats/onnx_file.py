@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +50,7 @@ class _Stored(NamedTuple):
     number: int
 
 
-def _stored(number: int, dtype: type, bits: type | None = None) -> _Stored:
+def _stored(number: int, dtype: Any, bits: Any = None) -> _Stored:
     return _Stored(np.dtype(dtype), np.dtype(bits or dtype), number)
 
 
