@@ -93,6 +93,8 @@ def run(options: argparse.Namespace) -> Output:
 
         net = loaded(find_run(options.run, weights_choices(options)), options.step)
         origin = net.origin or {"run": options.run.name, "step": net.step}
+        if getattr(net.net, "auxiliary", False):
+            console.line("without auxiliary heads, which inference does not need")
         export = _export_weights if options.format in WEIGHTS else _export_program
         facts = export(net, options, origin, console, progress)
     size = _bytes(options.out)

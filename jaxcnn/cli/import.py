@@ -11,7 +11,14 @@ from __future__ import annotations
 
 import argparse
 
-from jaxcnn.cli.arguments import Output, add_json, add_weights_choices, path, weights_choices
+from jaxcnn.cli.arguments import (
+    Output,
+    add_json,
+    add_weights_choices,
+    align,
+    path,
+    weights_choices,
+)
 from jaxcnn.printable import shell_quote
 
 KEPT = "nothing was written"
@@ -31,19 +38,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Output:
     from jaxcnn.training.console import Console
-    from jaxcnn.training.imported_run import write_imported
+    from jaxcnn.training.imported_run import NO_DATA, imported_config, write_imported
     from jaxcnn.weights import read_weights
+    from jaxcnn.weights.choices import net_text
 
     console = Console()
     weights = read_weights(options.file, weights_choices(options))
     for warning in weights.origin.get("warnings", ()):
         console.line(f"warning: {warning}")
     write_imported(options.out, weights)
+    data = imported_config(weights)["data"]["source"]
+    data = "folder:PATH" if data == NO_DATA else data
+    protocol = "dense" if weights.model["name"] == "vgg" else "centre"
     quoted = shell_quote(str(options.out))
+    origin, dropped = weights.origin, weights.origin["dropped"]
+    mean = ", ".join(f"{value:g}" for value in weights.mean.reshape(-1, 3).mean(0))
+    image = ", a mean image" if weights.mean.ndim == 3 else ""
+    facts = [
+        ("net", net_text(weights.model)),
+        ("licence", origin["licence"]),
+        ("read", origin["reads"]),
+        ("mean", f"RGB ({mean}){image}, kept with the weights"),
+        ("classes", origin["classes"]),
+        *(("done", step) for step in origin["transformations"]),
+    ]
+    if dropped:
+        reasons = "; ".join(sorted({*dropped.values()}))
+        facts.append(("left out", f"{len(dropped)} arrays: {reasons}"))
     rows = [
-        f"{options.out}: {weights.origin['title']}, known by {weights.origin['known_by']}",
-        *(f"  {step}" for step in weights.origin["transformations"]),
-        f"next: jaxcnn evaluate {quoted} --protocol=dense --data=tfds:imagenet2012",
+        f"{options.out}: {origin['title']}, known by {origin['known_by']}",
+        align([(f"  {name}", text) for name, text in facts]),
+        f"next: jaxcnn evaluate {quoted} --protocol={protocol} --data={data}",
     ]
     record = {"out": str(options.out), "model": dict(weights.model), "origin": dict(weights.origin)}
     return Output(record, "\n".join(rows))

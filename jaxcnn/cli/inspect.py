@@ -1,7 +1,7 @@
 """Print what a weights file is: format, net, source, what the net reads, and what does not fit.
 
-The exit code is 1 if jaxcnn import cannot take the file as it is. Nothing in the file is run. Files that are
-read: docs/weights.md.
+The exit code is 1 if jaxcnn import cannot take the file as it is. Nothing in the file is run; only the first
+layer is searched for values that are not finite. Files that are read: docs/weights.md.
 
 example: jaxcnn inspect vgg16-397923af.pth
 """

@@ -34,13 +34,17 @@ def prove_saving(folder: Path, sharding: NamedSharding, group: ProcessGroup) -> 
     empty = {"opt_state": {}, "plateau": {}, "average": {}}
     make = lambda x: put(x, sharding)  # noqa: E731
     state = TrainState(step=make(jnp.int32(1)), params={"probe": make(jnp.arange(8.0))}, **empty)
-    try:
+
+    def save_and_restore() -> None:
         with contextlib.closing(Checkpoints(probe, process_group=group)) as checkpoints:
             checkpoints.save(state, {})
             checkpoints.wait()
-            found = checkpoints.restore(state)
-        if found is None:
-            raise CheckpointError("what was saved is not there")
+            if checkpoints.restore(state) is None:
+                raise CheckpointError("what was saved is not there")
+
+    try:
+        # No process removes what another one still reads.
+        group.run_on_all(save_and_restore)
     except (OSError, ValueError, CheckpointError) as error:
         raise CheckpointError(
             f"checkpoints cannot be saved in {folder} and read back: {error}\nNothing was computed; use "

@@ -18,6 +18,16 @@ from jaxcnn.weights.folding import LARGEST_SHIFT
 
 # Fields of a net that do not change what a copied layer gets or computes.
 _FREE = ("name", "column", "num_classes", "width", "dtype", "remat")
+_NOT_THE_NET = (
+    "name",
+    "num_classes",
+    "dtype",
+    "remat",
+    "dropout",
+    "kernel_init",
+    "init_bias",
+    "init_std",
+)
 _FIRST = ("conv1", "conv1_1")
 
 
@@ -82,6 +92,16 @@ def _fields(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]
     ]
     if differ:
         yield f"not the same as that of the weights: {'; '.join(differ)}"
+
+
+def net_options(config: Mapping[str, Any], run: StoredRun) -> list[str]:
+    """A line with the options of the net that would make it the net of the weights, if it can be that."""
+    ours, theirs = config["model"], run.config["model"]
+    if ours["name"] != theirs["name"]:
+        return []
+    differ = [key for key in ours if key not in _NOT_THE_NET and theirs.get(key) != ours[key]]
+    options = " ".join(f"--config.model.{key}={theirs[key]}" for key in differ if key in theirs)
+    return [f"the net of the weights has {options}"] if options else []
 
 
 def _text(mean: Sequence[float] | np.ndarray) -> str:

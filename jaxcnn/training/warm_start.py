@@ -16,7 +16,7 @@ from jaxcnn.files import FileError
 from jaxcnn.parallel import put
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.experiment import Experiment
-from jaxcnn.training.start_differences import OtherMeanError, differences
+from jaxcnn.training.start_differences import OtherMeanError, differences, net_options
 from jaxcnn.training.stored_run import find_run
 from jaxcnn.training.train_state import InitConfig, TrainState, draw_params
 
@@ -114,7 +114,8 @@ def read_warm_start(experiment: Experiment) -> WarmStart | None:
         else:
             problems += misfits
     if problems or not kept:
-        raise WarmStartError(_explain(init, problems, grouped(kept, layers)))
+        text = _explain(init, problems, grouped(kept, layers))
+        raise WarmStartError("\n".join([text, *net_options(experiment.config, run)]))
     try:
         notes = differences(experiment.config, run, kept)
     except OtherMeanError as error:

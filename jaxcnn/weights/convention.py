@@ -21,6 +21,10 @@ ORDERS = {
     "torchvision": "RGB",
 }  # fmt: skip
 
+# Programs whose files hold weights of other programs, too, with the channels as they were there.
+_OF_ANY_SOURCE = ("torchvision", "timm", "onnx")
+BY_HASH = "the hash of the file"
+
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
@@ -44,7 +48,7 @@ class Decision:
 def recognise(bias: np.ndarray, sha256: str, sha1: str) -> tuple[Known | None, str]:
     """(the weights that a fingerprint shows, how)."""
     if known := by_hash(sha256, sha1):
-        return known, "the hash of the file"
+        return known, BY_HASH
     known = by_first_layer(bias)
     return known, "the first values of conv1" if known else ""
 
@@ -78,17 +82,29 @@ def decide(
             path, f"holds {net}, and {source} has none", f"give --source={_candidates(net)}"
         )
     said = _of_source(source, net, facts) if source else None
-    if known is None:
-        if said is None:
-            raise FileError(
-                path,
-                "does not say what its net reads (RGB or BGR, which mean, which scale), and is none of "
-                f"the released files that are known by their values; {_usual(program)}",
-                f"say where the weights come from: --source={_candidates(net)}",
-            )
-        return Decision(said, source, "--source")
+    if known is not None:
+        return _decide_known(path, program, net, first_kernel, (known, how), said)
+    if said is None:
+        raise FileError(
+            path,
+            "does not say what its net reads (RGB or BGR, which mean, which scale), and is none of the "
+            f"released files that are known by their values; {_usual(program)}",
+            f"say where the weights come from: --source={_candidates(net)}",
+        )
+    return Decision(said, source, "--source")
+
+
+def _decide_known(
+    path: Path,
+    program: str,
+    net: str,
+    first_kernel: np.ndarray,
+    recognised: tuple[Known, str],
+    said: Convention | None,
+) -> Decision:
+    """What known weights read; the order of the channels is the file's."""
+    known, how = recognised
     found = SOURCES[known.source].conventions[net]
-    usual = ORDERS.get(program, found.order)
     order = channel_order(known, first_kernel[0, 0, :, 0])
     if known.kernel and not order:
         raise FileError(
@@ -97,19 +113,31 @@ def decide(
             "or moved to other channels",
             "take the released file, or convert it again",
         )
-    convention = dataclasses.replace(found, order=order or usual)
+    usual = ORDERS.get(program, "") if program not in _OF_ANY_SOURCE else ""
+    if not order and how == BY_HASH:
+        order = found.order
+    elif not order:  # the user knows better than what is usual
+        order = said.order if said is not None else usual
+    if not order:
+        raise FileError(
+            path,
+            f"holds {known.title} ({how}), but nothing shows the order of its channels",
+            f"say where the file comes from: --source={_candidates(net)}",
+        )
+    convention = dataclasses.replace(found, order=order)
     if said is not None and not _same(said, convention):
         raise FileError(
             path,
-            f"holds {known.title} ({how}), which reads {convention.text()}; --source={source} would be "
-            f"{said.text()}",
+            f"holds {known.title} ({how}), which reads {convention.text()}; the --source that was given "
+            f"reads {said.text()}",
             "leave --source out",
         )
     warnings = []
-    if order and order != usual:
+    usual = ORDERS.get(program, order)
+    if order != usual:
         warnings.append(
-            f"conv1 has the channels in the order {order}; files of {program} usually have "
-            f"{usual}. Imported as {order}, which its values show"
+            f"conv1 has the channels in the order {order}; files of {program} usually have {usual}. "
+            f"Imported as {order}"
         )
     return Decision(convention, known.source, how, known, tuple(warnings))
 

@@ -7,6 +7,7 @@ channels, the mean and the scale. The values below are of files that were publis
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ class Known:
         model: the net, as in a Form.
         bias: the first biases of the first layer, of the convention's scale.
         kernel: the value [0, 0, channel, 0] of the first kernel for R, G and B, which shows the order of the
-            channels; () where it is not known.
+            channels; NaN where one is not known, () where none is.
         sha256: first hex digits of the SHA-256 of published files, by file name.
         sha1: SHA-1 of published files, by file name.
     """
@@ -63,6 +64,7 @@ KNOWN: tuple[Known, ...] = (
     Known(
         "Oxford VGG-19", "oxford", _vgg("E"),
         bias=(0.7301776, 0.06493629, 0.03428847, 0.8260386),
+        kernel=(math.nan, math.nan, 0.341195),
     ),
     Known(
         "BVLC GoogLeNet", "bvlc", {"name": "googlenet"},
@@ -114,6 +116,7 @@ def channel_order(known: Known, values: Sequence[float] | np.ndarray) -> str:
     if not known.kernel:
         return ""
     for order, expected in (("RGB", known.kernel), ("BGR", known.kernel[::-1])):
-        if np.allclose(values, expected, _TOLERANCE, 1e-5):
+        shown = np.isfinite(expected)
+        if np.allclose(np.asarray(values)[shown], np.asarray(expected)[shown], _TOLERANCE, 1e-5):
             return order
     return ""

@@ -34,8 +34,9 @@ class Convention:
     divisor: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def text(self) -> str:
+        step = 1 if self.order == "RGB" else -1
         mean, divisor = (
-            ", ".join(f"{v:g}" for v in values) for values in (self.mean, self.divisor)
+            ", ".join(f"{v:g}" for v in values[::step]) for values in (self.mean, self.divisor)
         )
         scaled = f", divided by ({divisor})" if set(self.divisor) != {1.0} else ""
         return f"{self.order}, 0..255 minus ({mean}){scaled}"
@@ -90,7 +91,7 @@ class MeanShift:
 
     def text(self) -> str:
         if not self.bound:
-            return "exact: the first layer reads no padding"
+            return "exact for images of the net's size, of which the first layer reads no padding"
         where = "at the image's border, where outputs of the first layer are off by up to"
         return f"exact but {where} {self.bound:.3g}"
 

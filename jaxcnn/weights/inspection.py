@@ -14,7 +14,7 @@ from jaxcnn.weights.fingerprints import by_hash
 from jaxcnn.weights.formats import open_weights
 from jaxcnn.weights.formats.onnx_sizes import graph_difference
 from jaxcnn.weights.match import Match, build_net, match
-from jaxcnn.weights.read import decide_source, file_hashes, read_own
+from jaxcnn.weights.read import class_names, decide_source, file_hashes, read_own
 from jaxcnn.weights.sources import SOURCES
 from jaxcnn.weights.tensors import WeightsFile
 
@@ -55,13 +55,19 @@ def inspect_weights(path: Path, choices: Choices) -> Inspection:
         decision = decide_source(file, found, hashes, choices.source)
     except FileError as error:
         return Inspection(facts | {"source": "unknown"}, f"{error.problem}; {error.advice}")
+    problem = ""
+    try:
+        outputs = found.model["num_classes"] - choices.drop_background
+        facts["classes"] = class_names(file, outputs, choices.classes)[1]
+    except FileError as error:
+        problem = f"{error.problem}; {error.advice}"
     title = decision.known.title if decision.known else SOURCES[decision.source].title
     facts["source"] = f"{title}, by {decision.known_by}"
     facts["licence"] = SOURCES[decision.source].licence or "the source states none"
     facts["reads"] = decision.convention.text()
     if decision.warnings:
         facts["warning"] = "; ".join(decision.warnings)
-    return Inspection(facts)
+    return Inspection(facts, problem)
 
 
 def _own(file: WeightsFile, facts: dict[str, str], choices: Choices) -> Inspection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -130,8 +131,28 @@ def _module(place: Place) -> str:
 
 
 def _with_shapes(file: WeightsFile, found: _Candidate, wanted: Mapping[str, Any]) -> Match:
-    """The match, with the fields that follow from shapes: width, num_classes and image_size."""
-    form = found.form
+    """The match, with the fields that follow from shapes."""
+    form, advice = found.form, "docs/weights.md lists the files that are read"
+    try:
+        model, shapes = _fields(file, form, wanted)
+    except ValueError as error:
+        raise FileError(file.path, f"fits no net: {error}", advice) from error
+    if problems := _misshapen(file, form.places, shapes):
+        text = "\n".join([f"does not fit {net_text(model)}:", *shown(problems)])
+        raise FileError(file.path, text, advice)
+    ours = {place.leaf: shapes[place.leaf] for place in form.places}
+    return Match(form, model, ours, found.dropped)
+
+
+def _fields(
+    file: WeightsFile, form: Form, wanted: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """(fields of the net, shapes of its parameters). Width, num_classes and image_size follow from the shapes
+    of the arrays that the file has.
+
+    Raises:
+        ValueError: there is no such net.
+    """
     model: dict[str, Any] = {**form.model}
     model |= {key: value for key, value in wanted.items() if key in FREE}
     kernels = [place for place in form.places if place.leaf.endswith("kernel")]
@@ -141,23 +162,12 @@ def _with_shapes(file: WeightsFile, found: _Candidate, wanted: Mapping[str, Any]
     train = any(place.leaf.startswith("aux_") for place in form.places)
     # A net is traced once, though it is asked for by several questions.
     shapes_of = functools.cache(lambda *fields: param_shapes(build_net(dict(fields)), train))
-    try:
-        if "width" not in model:
-            full = shapes_of(*{**model, "width": 1.0}.items())[kernels[0].leaf][-1]
-            model["width"] = (_outputs(file, kernels[0]) or full) / full
-        if "image_size" not in wanted:
-            shapes = shapes_of(*model.items())
-            model["image_size"] = _image_size(file, form, model, shapes)
-        shapes = shapes_of(*model.items())
-    except ValueError as error:
-        raise FileError(
-            file.path, f"fits no net: {error}", "say which: --net='vgg column=D'"
-        ) from error
-    if problems := _misshapen(file, form.places, shapes):
-        text = "\n".join([f"does not fit {net_text(model)}:", *shown(problems)])
-        raise FileError(file.path, text, "see `jaxcnn inspect`; give the net's fields by --net")
-    ours = {place.leaf: shapes[place.leaf] for place in form.places}
-    return Match(form, model, ours, found.dropped)
+    if "width" not in model:
+        full = shapes_of(*{**model, "width": 1.0}.items())[kernels[0].leaf][-1]
+        model["width"] = (_outputs(file, kernels[0]) or full) / full
+    if "image_size" not in wanted:
+        model["image_size"] = _image_size(file, form, model, shapes_of(*model.items()))
+    return model, shapes_of(*model.items())
 
 
 def build_net(model: Mapping[str, Any]) -> Net:
@@ -167,6 +177,8 @@ def build_net(model: Mapping[str, Any]) -> Net:
 
 def _outputs(file: WeightsFile, place: Place) -> int:
     """Output channels of a stored kernel; 0 where its shape does not fit the layout."""
+    if place.tensor not in file.tensors:
+        return 0
     axes, shape = stored_axes(place.layout), file.tensors[place.tensor].shape
     return shape[axes.index("O")] if len(axes) == len(shape) and "O" in axes else 0
 
@@ -177,7 +189,7 @@ def _image_size(
     """The form's own image size, or the smallest one whose first fully connected layer is the file's."""
     net = build_net(model)
     place = next((p for p in form.places if p.leaf == "fc6/kernel"), None)
-    if place is None:
+    if place is None or place.tensor not in file.tensors:
         return net.image_size
     height, _, inputs, outputs = shapes["fc6/kernel"]
     cells = math.prod(file.tensors[place.tensor].shape) // (inputs * outputs)
@@ -197,7 +209,9 @@ def _misshapen(
         norms = place.norm[:4] if place.norm else ()
         expected += [(name, "O", shape[-1:]) for name in norms if name]
         for name, layout, ours in expected:
-            tensor = file.tensors[name]
+            tensor = file.tensors.get(name)
+            if tensor is None:  # missing, which is said apart
+                continue
             if not fits(layout, tensor.shape, ours):
                 problems.append(
                     f"{name}: {list(tensor.shape)}, expected {list(stored_shape(layout, ours))}"
@@ -235,12 +249,10 @@ def _explain(
         )
     lines = [f"is nearest to {net_text(best.form.model)} of {best.form.program}, but does not fit:"]
     lines += shown([f"{name}: missing" for name in best.missing])
-    lines += shown(
-        [
-            f"{name}: {list(file.tensors[name].shape)}, not an array of this net"
-            for name in best.extra
-        ]
-    )
+    shapes = {name: list(file.tensors[name].shape) for name in best.extra}
+    lines += shown([f"{name}: {shape}, not an array of this net" for name, shape in shapes.items()])
+    with contextlib.suppress(ValueError):  # no net has these shapes, which says nothing of others
+        lines += shown(_misshapen(file, best.form.places, _fields(file, best.form, wanted)[1]))
     return "\n".join(lines), "docs/weights.md lists the files that are read"
 
 

@@ -38,7 +38,7 @@ class Form:
     """A net as a program stores it.
 
     Attributes:
-        program: a key of `names.FORMS`: 'torchvision', 'keras', 'caffe', ...
+        program: 'torchvision', 'keras', 'caffe', ...
         model: the fields that make the net the same function, as in the config's section `model`, without
             num_classes and width: {'name': 'vgg', 'column': 'D'}.
         places: of every parameter of the net; those of GoogLeNet's auxiliary heads only if the program

@@ -49,6 +49,9 @@ def read_weights(path: str | os.PathLike[str], choices: Choices | None = None) -
     hashes = file_hashes(file.path)
     known = by_hash(*hashes)
     found = match(file, choices.net, known.model if known else None)
+    if choices.drop_background and found.model["num_classes"] == len(class_table()):
+        problem = "has 1000 outputs, which are ImageNet's classes without a background class"
+        raise FileError(file.path, problem, "leave --drop_background out")
     decision = decide_source(file, found, hashes, choices.source)
     convention, steps = decision.convention, transformations(file, found, decision)
     leaves = assemble(file, found, convention, drop_background=choices.drop_background)
@@ -58,7 +61,9 @@ def read_weights(path: str | os.PathLike[str], choices: Choices | None = None) -
         leaves, mean = {**leaves, **shifted.leaves}, np.asarray(choices.mean, np.float32)
         steps.append(shifted.text)
     elif choices.mean_image:
-        mean = read_mean_image(user_path(choices.mean_image), found.model["image_size"])
+        mean = read_mean_image(
+            user_path(choices.mean_image), found.model["image_size"], convention.mean
+        )
         steps.append(f"mean image of {choices.mean_image} instead of its channel means")
     model = {**found.model, "num_classes": found.model["num_classes"] - choices.drop_background}
     classes, how = class_names(file, model["num_classes"], choices.classes)
@@ -119,9 +124,23 @@ def read_own(file: WeightsFile, choices: Choices) -> NetWeights:
         raise FileError(
             file.path, "is a file of jaxcnn, with its mean", "leave --mean and --mean_image out"
         )
-    origin = {**file_facts(file, file_hashes(file.path)), "program": "jaxcnn", "source": "jaxcnn"}
-    origin |= file.facts.get("origin", {})
-    return NetWeights(model, leaves, mean, choices.classes or tuple(file.facts["classes"]), origin)
+    classes, how = class_names(file, model["num_classes"], choices.classes)
+    before = file.facts.get("origin", {})
+    origin = {
+        **file_facts(file, file_hashes(file.path)),
+        "program": "jaxcnn",
+        "source": before.get("source", "jaxcnn"),
+        "title": before.get("title", "weights that jaxcnn wrote"),
+        "known_by": "what jaxcnn wrote into the file",
+        "licence": before.get("licence", "the source states none"),
+        "reads": "RGB, 0..255 minus its mean",
+        "transformations": [],
+        "warnings": [],
+        "dropped": {},
+        "classes": how,
+        "before": before,
+    }
+    return NetWeights(model, leaves, mean, classes, origin)
 
 
 def decide_source(
@@ -196,20 +215,26 @@ def class_names(
 ) -> tuple[tuple[str, ...], str]:
     """(names by label, how they are known).
 
+    Args:
+        outputs: of the net, without a background class that is left out.
+
     Raises:
         FileError: their number is not that of the outputs, or nothing says them.
     """
     imagenet = tuple(row.wnid for row in class_table())
     named = {len(imagenet): imagenet, len(imagenet) + 1: (BACKGROUND, *imagenet)}
+    own = tuple(file.facts.get("classes", ()))
     if given:
         names, how = given, "given by the user"
+    elif own:
+        names, how = own, "from the file"
     elif outputs in named:
         names, how = (
             named[outputs],
-            "ImageNet's 1000 in the order of their WNIDs, as the source has them",
+            "ImageNet's, in the order of their WNIDs, as the source has them",
         )
-    elif file.facts.get("classes"):
-        names, how = tuple(file.facts["classes"]), "from the file"
+        if outputs > len(imagenet):
+            how += ", after a background class (--drop_background leaves it out)"
     else:
         advice = "give a file with one name per line: --classes=FILE"
         raise FileError(file.path, f"has {outputs} outputs and no names for them", advice)

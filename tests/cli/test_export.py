@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -88,8 +89,17 @@ def test_the_size_of_a_score_map(typed, size, run):
 
 def test_a_savedmodel(run, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["export", str(run), "--format=savedmodel", f"--out={out}"]) == 0
-    assert "ran on 2 images: differs from jaxcnn by" in capsys.readouterr().out
+    code, printed = (
+        main(["export", str(run), "--format=savedmodel", f"--out={out}"]),
+        capsys.readouterr(),
+    )
+    if jax.__version_info__ >= (0, 12):  # TensorFlow 2.21 cannot read its programs
+        assert code == 1
+        assert "cannot read the programs of jax" in printed.err
+        assert not out.exists()
+        return
+    assert code == 0
+    assert "ran on 2 images: differs from jaxcnn by" in printed.out
     assert {"saved_model.pb", "variables", "assets.extra"} <= {f.name for f in out.iterdir()}
 
 

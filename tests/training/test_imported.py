@@ -58,7 +58,7 @@ def test_its_own_weights_file_alone_gives_the_same(folder, weights):
     jax.tree.map(np.testing.assert_array_equal, loaded.variables["params"], weights.params())
     np.testing.assert_array_equal(loaded.mean, weights.mean)
     assert (loaded.classes, loaded.net) == (weights.classes, weights.net)
-    assert loaded.origin["file"] == "a.pth"  # where it came from first
+    assert loaded.origin["before"]["file"] == "a.pth"  # where it came from first
 
 
 def test_arrays_are_views_of_the_mapped_file(folder):

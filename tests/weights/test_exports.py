@@ -75,7 +75,7 @@ def test_a_file_with_our_names_is_the_net_again(name, format_name, tmp_path):
         assert export_weights(weights, format_name, path) == ()
         found = read_weights(path)
         assert_equal(found, weights)
-    assert found.origin["run"] == "a"
+    assert found.origin["before"]["run"] == "a"
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
@@ -89,7 +89,7 @@ def test_an_onnx_file_is_the_net_again(name, tmp_path):
     write_onnx(program, path, weights.origin)
     found = read_weights(path)
     assert_equal(found, weights)
-    assert found.origin["run"] == "a"
+    assert found.origin["before"]["run"] == "a"
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,10 @@ def test_a_moved_mean_is_exact_inside_and_within_its_bound_at_the_border(window)
     else:
         assert shift.bound == 0
         assert error.max() < tolerance
-        assert shift.text() == "exact: the first layer reads no padding"
+        assert (
+            shift.text()
+            == "exact for images of the net's size, of which the first layer reads no padding"
+        )
 
 
 def test_a_large_shift_is_refused_only_where_padding_is_read():

@@ -1,5 +1,7 @@
 """What a weights file needs to be a net: its source, its shapes, its numbers."""
 
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ import pytest
 from jaxcnn.files import FileError
 from jaxcnn.models import build
 from jaxcnn.weights import Choices, read, read_weights
+from jaxcnn.weights.convention import decide
+from jaxcnn.weights.fingerprints import KNOWN
 from jaxcnn.weights.names import FORMS
 from jaxcnn.weights.net_weights import param_shapes
 from jaxcnn.weights.sources import SOURCES
@@ -121,9 +125,15 @@ def test_missing_extra_and_misshapen_arrays_are_named_all_at_once(opened, params
     arrays, _ = stored(form_of("torchvision", column="A"), params)
     del arrays["features.3.bias"], arrays["classifier.6.weight"]
     arrays["head.weight"] = np.zeros((3, 5), np.float32)
+    arrays["features.8.weight"] = np.zeros((1, 1, 3, 3), np.float32)
     with pytest.raises(FileError) as caught:
         opened(arrays, Choices(source="torchvision"))
-    for text in ("features.3.bias: missing", "classifier.6.weight: missing", "head.weight: [3, 5]"):
+    for text in (
+        "features.3.bias: missing",
+        "classifier.6.weight: missing",
+        "head.weight: [3, 5]",
+        "features.8.weight: [1, 1, 3, 3], expected",
+    ):
         assert text in str(caught.value)
     assert "vgg column=A of torchvision" in str(caught.value)
 
@@ -214,3 +224,52 @@ def test_a_mean_is_moved_with_its_bound_or_refused(opened, params):
     np.testing.assert_allclose(found.mean, wanted)
     with pytest.raises(FileError, match=r"differ by up to 123\.7 grey levels"):
         opened(arrays, Choices(source="torchvision", mean=(0.0, 0.0, 0.0)))
+
+
+def test_the_names_of_the_file_come_before_those_of_imagenet(opened, params):
+    arrays, _ = stored(form_of("torchvision", column="A"), params)
+    names = tuple(f"class {i}" for i in range(1000))
+    assert opened(arrays, Choices(source="torchvision"), classes=names).classes == names
+
+
+def test_a_background_class_that_is_not_there_cannot_be_left_out(opened, params):
+    arrays, _ = stored(form_of("torchvision", column="A"), params)
+    with pytest.raises(FileError, match="without a background class"):
+        opened(arrays, Choices(source="torchvision", drop_background=True))
+
+
+def with_oxfords_19(params, order):
+    """Parameters whose conv1_1 has the fingerprint of Oxford's VGG-19, of which one kernel value is known."""
+    changed = {name: array.copy() for name, array in params.items()}
+    changed["conv1_1/bias"][:4] = (0.7301776, 0.06493629, 0.03428847, 0.8260386)
+    changed["conv1_1/kernel"][0, 0, :, 0] = (0.1, 0.2, 0.341195)[:: 1 if order == "RGB" else -1]
+    return changed
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_the_order_of_vgg_19_is_that_of_its_kernel_whatever_the_program(order, opened, params):
+    changed = with_oxfords_19(params, order)
+    arrays, _ = stored(form_of("torchvision", column="A"), changed)
+    found = opened(arrays)
+    assert found.origin["title"] == "Oxford VGG-19"
+    kernel = found.leaves["conv1_1/kernel"].read()
+    np.testing.assert_allclose(kernel[0, 0, :, 0], (0.1, 0.2, 0.341195), rtol=1e-6)
+    assert bool(found.origin["warnings"]) == (order == "BGR")
+
+
+@pytest.mark.parametrize(("program", "source", "order"), [
+    ("caffe2", "", "BGR"), ("caffe2", "bvlc", "BGR"), ("onnx", "bvlc", "BGR"), ("onnx", "", None),
+])  # fmt: skip
+def test_known_weights_whose_order_nothing_shows_need_a_source(program, source, order):
+    (known,) = (known for known in KNOWN if known.title == "BVLC GoogLeNet")
+    kernel = np.zeros((7, 7, 3, 4), np.float32)
+
+    def decided():
+        path = Path("file")
+        return decide(path, program, "googlenet", kernel, (known, "conv1's first values"), source)
+
+    if order is None:
+        with pytest.raises(FileError, match="nothing shows the order"):
+            decided()
+    else:
+        assert decided().convention.order == order

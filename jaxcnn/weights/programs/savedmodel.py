@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxcnn.data.tensorflow import load_tensorflow
@@ -70,6 +71,15 @@ def read_savedmodel(folder: Path) -> Callable[[np.ndarray], dict[str, np.ndarray
     call = tf.saved_model.load(str(folder)).signatures[SIGNATURE]
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: value.numpy() for name, value in call(images=tf.constant(images)).items()}
+        try:
+            outputs = call(images=tf.constant(images))
+        except tf.errors.InvalidArgumentError as error:
+            if "deserialize" not in str(error):
+                raise
+            raise ValueError(
+                f"TensorFlow {tf.__version__} cannot read the programs of jax {jax.__version__}: export with "
+                "an older jax (constraints.txt has jax 0.10), or as --format=stablehlo or onnx"
+            ) from error
+        return {name: value.numpy() for name, value in outputs.items()}
 
     return run
