@@ -184,12 +184,12 @@ def test_mean_image_of_either_program_is_the_same_in_rgb(write, tmp_path):
     image = np.random.default_rng(0).uniform(0, 255, (3, 9, 9)).astype(np.float32)
     path = write(binaryproto(image), "mean")
     np.save(tmp_path / "mean.npy", image.astype(np.float64))
-    means = image[::-1].mean((1, 2))
+    means = image[::-1].mean((1, 2)).tolist()
     for file in (path, tmp_path / "mean.npy"):
         found = mean_image.read_mean_image(file, 8, means)
         np.testing.assert_array_equal(found, image[::-1].transpose(1, 2, 0))
     with pytest.raises(FileError, match="not in BGR"):
-        mean_image.read_mean_image(path, 8, means[::-1] + 2)
+        mean_image.read_mean_image(path, 8, [mean + 2 for mean in means])
     with pytest.raises(FileError, match="a side of 9"):
         mean_image.read_mean_image(path, 10, means)
     with pytest.raises(FileError, match="damaged"):
