@@ -10,11 +10,13 @@ from typing import Any
 from jaxcnn.files import FileError
 from jaxcnn.weights.assemble import dtypes
 from jaxcnn.weights.choices import Choices, net_text
+from jaxcnn.weights.file_facts import class_names, file_hashes
 from jaxcnn.weights.fingerprints import by_hash
 from jaxcnn.weights.formats import open_weights
 from jaxcnn.weights.formats.onnx_sizes import graph_difference
 from jaxcnn.weights.match import Match, build_net, match
-from jaxcnn.weights.read import class_names, decide_source, file_hashes, read_own
+from jaxcnn.weights.own_file import read_own
+from jaxcnn.weights.read import decide_source
 from jaxcnn.weights.sources import SOURCES
 from jaxcnn.weights.tensors import WeightsFile
 

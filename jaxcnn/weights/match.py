@@ -14,7 +14,8 @@ from jaxcnn.files import FileError
 from jaxcnn.models import Net, build, net_fields
 from jaxcnn.models.window import min_input_size
 from jaxcnn.weights.choices import net_text, read_net
-from jaxcnn.weights.kernel_layout import fits, stored_axes, stored_shape
+from jaxcnn.weights.kernel_layout import stored_axes
+from jaxcnn.weights.misfits import misshapen, shown
 from jaxcnn.weights.names import FORMS, by_order
 from jaxcnn.weights.naming import Form, Place
 from jaxcnn.weights.net_weights import param_shapes
@@ -22,7 +23,6 @@ from jaxcnn.weights.tensors import WeightsFile
 
 # Fields of a net that its weights do not depend on, or that are found from shapes.
 FREE = ("num_classes", "width", "image_size", "dtype", "dropout", "aux_dropout", "remat")
-_SHOWN = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _with_shapes(file: WeightsFile, found: _Candidate, wanted: Mapping[str, Any]
         model, shapes = _fields(file, form, wanted)
     except ValueError as error:
         raise FileError(file.path, f"fits no net: {error}", advice) from error
-    if problems := _misshapen(file, form.places, shapes):
+    if problems := misshapen(file, form.places, shapes):
         text = "\n".join([f"does not fit {net_text(model)}:", *shown(problems)])
         raise FileError(file.path, text, advice)
     ours = {place.leaf: shapes[place.leaf] for place in form.places}
@@ -199,28 +199,6 @@ def _image_size(
     return min_input_size(net.trunk(), side)
 
 
-def _misshapen(
-    file: WeightsFile, places: Sequence[Place], shapes: Mapping[str, tuple[int, ...]]
-) -> list[str]:
-    problems = []
-    for place in places:
-        shape = shapes[place.leaf]
-        expected = [(place.tensor, place.layout, shape)] if place.tensor else []
-        norms = place.norm[:4] if place.norm else ()
-        expected += [(name, "O", shape[-1:]) for name in norms if name]
-        for name, layout, ours in expected:
-            tensor = file.tensors.get(name)
-            if tensor is None:  # missing, which is said apart
-                continue
-            if not fits(layout, tensor.shape, ours):
-                problems.append(
-                    f"{name}: {list(tensor.shape)}, expected {list(stored_shape(layout, ours))}"
-                )
-            elif tensor.dtype.kind not in "f" and tensor.dtype.name != "bfloat16":
-                problems.append(f"{name}: {tensor.dtype.name}, expected floating-point numbers")
-    return list(dict.fromkeys(problems))
-
-
 def _explain(
     file: WeightsFile,
     candidates: Sequence[_Candidate],
@@ -252,11 +230,5 @@ def _explain(
     shapes = {name: list(file.tensors[name].shape) for name in best.extra}
     lines += shown([f"{name}: {shape}, not an array of this net" for name, shape in shapes.items()])
     with contextlib.suppress(ValueError):  # no net has these shapes, which says nothing of others
-        lines += shown(_misshapen(file, best.form.places, _fields(file, best.form, wanted)[1]))
+        lines += shown(misshapen(file, best.form.places, _fields(file, best.form, wanted)[1]))
     return "\n".join(lines), "docs/weights.md lists the files that are read"
-
-
-def shown(lines: Sequence[str]) -> list[str]:
-    """The first of `lines`, indented, and how many more there are."""
-    rest = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    return [*(f"  {line}" for line in lines[:_SHOWN]), *rest]
