@@ -33,6 +33,7 @@ def test_the_formats_of_the_command_are_those_that_can_be_written():
     assert [*WEIGHT_FORMATS] == [*export.WEIGHTS]
 
 
+@pytest.mark.slow
 def test_a_run_with_a_mean_image(tmp_path, capsys):
     """The program subtracts the mean's central crop, as `Loaded.probabilities` does."""
     run, out = untrained(tmp_path / "alexnet", "alexnet", augment=IMAGE), tmp_path / "a" / "out"

@@ -111,6 +111,7 @@ def test_layers_of_whole_images_equal_those_of_the_image_alone():
         assert not np.asarray(found)[~np.asarray(valid)].any()
 
 
+@pytest.mark.slow
 def test_fully_connected_layers_of_whole_images_are_maps():
     net, params = net_and_params("alexnet", remat=True)
     views, sizes = jnp.zeros((1, 112, 90, 3)), jnp.array([[112, 90]])
@@ -127,6 +128,7 @@ def test_fully_connected_layers_of_whole_images_are_maps():
     assert shapes == [(27, 21, 10), (13, 10, 26), (2, 1, 26), (2, 1, 410)]
 
 
+@pytest.mark.slow
 def test_dense_layers_of_one_cell_are_those_of_the_plain_call(images):
     net, params = net_and_params("vgg")
     variables, sizes = {"params": params}, jnp.full((2, 2), 32)

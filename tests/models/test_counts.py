@@ -15,7 +15,13 @@ from jaxcnn.models.vgg import COLUMNS
 from tests.models.facts import FACTS
 from tests.models.narrow import abstract_variables
 
-all_facts = pytest.mark.parametrize("facts", FACTS.values(), ids=FACTS)
+# Of these nets only one window differs from another's.
+SLOW = {"googlenet_same_padding"}
+marked = [
+    pytest.param(facts, id=name, marks=[pytest.mark.slow] * (name in SLOW))
+    for name, facts in FACTS.items()
+]
+all_facts = pytest.mark.parametrize("facts", marked)
 
 
 def parameter_count(variables):

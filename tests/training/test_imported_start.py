@@ -106,6 +106,7 @@ def test_what_differs_is_said(places):
     assert said == "not the same as that of the weights: dropout=0.5 there, 0.25 here"
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_mean_image_and_records_the_origin(tmp_path, capsys):
     image = np.random.default_rng(0).uniform(90, 130, (40, 40, 3)).astype(np.float32)
     made = drawn_weights(mean=image, classes=tuple("abcd"), width=0.0625)

@@ -69,7 +69,9 @@ def test_names_of_slim():
     assert names["fc/bias"] == "InceptionV1/Logits/Conv2d_0c_1x1/biases"
 
 
-@pytest.mark.parametrize("form", [slim.forms()[0], slim.forms()[-1]], ids=name)
+@pytest.mark.parametrize(
+    "form", [slim.forms()[0], pytest.param(slim.forms()[-1], marks=pytest.mark.slow)]
+)
 def test_slims_nets_are_found_and_folded(form):
     arrays, expected = stored(form, numbered(shapes(form)))
     first = next(iter(arrays))

@@ -159,6 +159,7 @@ def counts(name, **fields):
     return Counter(node.op_type for node in graph.nodes)
 
 
+@pytest.mark.slow
 def test_counts_of_nodes():
     """Cast, Sub, Transpose and Softmax are there once each, Flatten before the first Gemm alone."""
     alexnet = counts("alexnet")
