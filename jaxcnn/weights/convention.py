@@ -33,7 +33,7 @@ class Decision:
     Attributes:
         convention: what it reads.
         source: a key of SOURCES.
-        known_by: 'the SHA-1 of the file', 'conv1's first values', '--source'.
+        known_by: BY_HASH, 'the first values of conv1' or '--source'.
         known: the weights, if a fingerprint shows them.
         warnings: what is unusual in the file.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -39,18 +40,9 @@ def read_own(file: WeightsFile, choices: Choices) -> NetWeights:
         name: shape if layouts[name] == "HWIO" else stored_shape(layouts[name], shape)
         for name, shape in shapes.items()
     }
-    stored = {name: tensor.shape for name, tensor in file.tensors.items()}
-    problems = [f"{name}: missing" for name in shapes if name not in stored]
-    problems += [f"{name}: not of this net" for name in stored if name not in shapes]
-    problems += [
-        f"{name}: {list(stored[name])}, expected {list(shape)}"
-        for name, shape in expected.items()
-        if name in stored and stored[name] != shape
-    ]
-    if problems:
-        raise FileError(
-            file.path, "\n".join([f"does not fit {net_text(model)}:", *shown(problems)]), _AGAIN
-        )
+    if problems := _misfits(file, expected):
+        text = "\n".join([f"does not fit {net_text(model)}:", *shown(problems)])
+        raise FileError(file.path, text, _AGAIN)
     leaves = {
         name: Leaf(shape, partial(read_stored, file, file.tensors[name], layouts[name], shape))
         for name, shape in shapes.items()
@@ -77,3 +69,16 @@ def read_own(file: WeightsFile, choices: Choices) -> NetWeights:
         "before": before,
     }
     return NetWeights(model, leaves, mean, classes, origin)
+
+
+def _misfits(file: WeightsFile, expected: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """How the arrays of a file differ from the expected shapes, one line each."""
+    stored = {name: tensor.shape for name, tensor in file.tensors.items()}
+    problems = [f"{name}: missing" for name in expected if name not in stored]
+    problems += [f"{name}: not of this net" for name in stored if name not in expected]
+    problems += [
+        f"{name}: {list(stored[name])}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if name in stored and stored[name] != shape
+    ]
+    return problems
