@@ -1,4 +1,4 @@
-"""The two errors of data."""
+"""The errors of data."""
 
 
 class DataError(ValueError):
@@ -6,6 +6,15 @@ class DataError(ValueError):
 
     The message says what happened, what was expected, what was found, and what to do.
     """
+
+
+class DamagedRecord(DataError):
+    """A record that is not what was written. Its label cannot be trusted either, so it never counts as one
+    corrupt image. `reason` says how it is known."""
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"record {name} is damaged: {reason}; copy or prepare the data set again")
+        self.reason = reason
 
 
 class CorruptImage(ValueError):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from jaxcnn.data import jpeg, pillow
 from jaxcnn.data.decode import is_jpeg, load_decoders
-from jaxcnn.data.errors import CorruptImage
+from jaxcnn.data.errors import CorruptImage, DamagedRecord
 from jaxcnn.data.limits import BUDGET, OUT_OF_MEMORY, check_bytes
 from jaxcnn.data.loader import Loader, available_cores
 from jaxcnn.data.sources import packed
@@ -59,6 +59,8 @@ class _Verifier(Loader[str]):
         try:
             verify_image(self._source.read(position)[0])
             return ""
+        except DamagedRecord as error:
+            return error.reason
         except CorruptImage as error:
             return str(error) or "no reason given"
         except MemoryError:

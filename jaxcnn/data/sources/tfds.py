@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.data.errors import CorruptImage, DataError
+from jaxcnn.data.errors import CorruptImage, DamagedRecord, DataError
 from jaxcnn.data.sources.source import Opened, Recorded, Records, Source, Subset
 from jaxcnn.data.sources.tfds_features import Keys, choose_features, number_classes, read_labels
 from jaxcnn.data.sources.tfrecord_index import RecordIndex, index_records, read_record
@@ -43,9 +43,7 @@ class PreparedSource(Recorded):
         return len(self.index)
 
     def name(self, index: int) -> str:
-        shard = int(self.index.shard[index])
-        first = int(np.searchsorted(self.index.shard, shard))
-        return f"{self.shards[shard].name}#{index - first}"
+        return self.index.name(self.shards, index)
 
     def records(self) -> Records:
         # The labels are in the records, whose checksums cover them.
@@ -54,11 +52,9 @@ class PreparedSource(Recorded):
         return Records(names, unknown, self.index.length, self.index.checksum)
 
     def read(self, index: int) -> tuple[bytes, int]:
-        index = int(index)
-        shard = self.shards[self.index.shard[index]]
-        offset, length = int(self.index.offset[index]), int(self.index.length[index])
+        shard = self.shards[self.index.shard.item(index)]
         try:
-            data = read_record(shard, offset, length, self.name(index))
+            data = read_record(shard, self.index.place(index), lambda: self.name(index))
         except OSError as error:
             raise DataError(
                 f"cannot read {shard}: {error.strerror}; check the disk or the network file system of the "
@@ -69,9 +65,8 @@ class PreparedSource(Recorded):
             features = tf.train.Example.FromString(data).features.feature
             label = features[self.label_key].int64_list.value[0]
         except Exception as error:  # protobuf's decode error has no stable public name
-            raise DataError(
-                f"record {self.name(index)} is damaged ({error}); copy or prepare the data set again"
-            ) from error
+            reason = f"it is not an example with the feature {self.label_key} ({error})"
+            raise DamagedRecord(self.name(index), reason) from error
         if not 0 <= label < len(self.class_names):
             raise DataError(
                 f"record {self.name(index)} has label {label}, expected 0 to "

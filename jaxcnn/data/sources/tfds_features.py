@@ -7,6 +7,7 @@ of a PNG, and a `ClassLabel` or a single integer.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -146,8 +147,8 @@ def _labels(shards: Sequence[Path], index: RecordIndex, key: str, records: range
     labels = np.full(len(records), -1)
     for position, record in enumerate(records):
         shard = shards[index.shard[record]]
-        offset, length = int(index.offset[record]), int(index.length[record])
-        data = read_record(shard, offset, length, f"{shard.name}, record {record}")
+        name = functools.partial(index.name, shards, record)
+        data = read_record(shard, index.place(record), name)
         values = tf.train.Example.FromString(data).features.feature[key].int64_list.value
         if len(values) == 1:
             labels[position] = values[0]

@@ -1,25 +1,30 @@
 """An index of the records in TFRecord files, for random access.
 
-A TFRecord file is a sequence of records: length (uint64, little-endian), its checksum (uint32), the data,
-their checksum (uint32). The files are scanned once, and the index is cached in a file.
+The files are scanned once, and the index is cached in a file. tfrecord.py has the form of a record.
 """
 
 import contextlib
 import dataclasses
 import hashlib
 import os
-import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxcnn.caches import use_writable_caches
-from jaxcnn.data.errors import DataError
+from jaxcnn.data.errors import DamagedRecord, DataError
+from jaxcnn.data.sources.tfrecord import (
+    FOOTER,
+    HEADER,
+    WRONG_LENGTH,
+    RecordPlace,
+    read_length,
+    record_data,
+)
 from jaxcnn.data.threads import ThreadPool
 from jaxcnn.files import FileError, read_arrays, write_arrays
 
-_HEADER, _FOOTER = 12, 4
 # Scanning waits for the disk, not for a core.
 _SCAN_THREADS = 16
 
@@ -36,6 +41,17 @@ class RecordIndex:
 
     def __len__(self) -> int:
         return len(self.shard)
+
+    def place(self, record: int) -> RecordPlace:
+        return RecordPlace(
+            self.offset.item(record), self.length.item(record), self.checksum.item(record)
+        )
+
+    def name(self, shards: Sequence[Path], record: int) -> str:
+        """The name of a record: its file, and its number there."""
+        shard = self.shard[record]
+        # A number of another type would convert the whole column.
+        return f"{shards[shard].name}#{record - np.searchsorted(self.shard, shard)}"
 
 
 def index_records(shards: Sequence[Path], counts: Sequence[int], cache_name: str) -> RecordIndex:
@@ -74,27 +90,23 @@ def index_records(shards: Sequence[Path], counts: Sequence[int], cache_name: str
     return index
 
 
-def read_record(shard: Path, offset: int, length: int, name: str) -> bytes:
+def read_record(shard: Path, place: RecordPlace, name: Callable[[], str]) -> bytes:
     """Returns the data of one record. Thread-safe.
 
     The file is opened for each read, which takes microseconds: ImageNet has 1,088 files, more than many
     systems allow a process to keep open.
 
     Raises:
-      DataError: the file is not the one that was indexed.
+      DamagedRecord, DataError: see `record_data`.
       OSError: it cannot be read.
     """
+    start, size = place.whole
     file = os.open(shard, os.O_RDONLY)
     try:
-        data = os.pread(file, _HEADER + length, offset - _HEADER)
+        record = os.pread(file, size, start)
     finally:
         os.close(file)
-    if len(data) != _HEADER + length or struct.unpack_from("<Q", data)[0] != length:
-        raise DataError(
-            f"record {name} is not where the index says: the file changed after it was indexed; "
-            "start again, and prepare the data set again if that does not help"
-        )
-    return data[_HEADER:]
+    return record_data(record, place, name)
 
 
 def _scan(shard: Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -104,16 +116,18 @@ def _scan(shard: Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     position = found = 0
     with open(shard, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
-        header = os.pread(file.fileno(), _HEADER, 0)
-        while found < count and len(header) == _HEADER:
-            lengths[found] = length = struct.unpack_from("<Q", header)[0]
-            offsets[found] = position + _HEADER
+        header = os.pread(file.fileno(), HEADER, 0)
+        while found < count and len(header) == HEADER:
+            length = read_length(header)
+            if length is None:
+                raise DamagedRecord(f"{shard}#{found}", WRONG_LENGTH)
+            lengths[found], offsets[found] = length, position + HEADER
             # The footer of this record and the header of the next.
-            following = os.pread(file.fileno(), _FOOTER + _HEADER, position + _HEADER + length)
-            if len(following) < _FOOTER:
+            following = os.pread(file.fileno(), FOOTER + HEADER, position + HEADER + length)
+            if len(following) < FOOTER:
                 break
-            checksums[found] = struct.unpack_from("<I", following)[0]
-            position, header = position + _HEADER + length + _FOOTER, following[_FOOTER:]
+            checksums[found] = int.from_bytes(following[:FOOTER], "little")
+            position, header = position + HEADER + length + FOOTER, following[FOOTER:]
             found += 1
     if found != count or position != size:
         raise DataError(

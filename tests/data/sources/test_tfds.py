@@ -16,6 +16,7 @@ from jaxcnn.data.crops import rescaled_crop
 from jaxcnn.data.decode import decode, peek
 from jaxcnn.data.sources import tfrecord_index as records_module
 from jaxcnn.data.sources.tfds import find_prepared
+from jaxcnn.data.sources.tfrecord import masked_crc
 from jaxcnn.data.sources.tfrecord_index import index_records
 from jaxcnn.data.tensorflow import load_tfds
 
@@ -23,7 +24,9 @@ from jaxcnn.data.tensorflow import load_tfds
 def write_records(path, contents):
     with open(path, "wb") as file:
         for content in contents:
-            file.write(struct.pack("<QI", len(content), 0) + content + struct.pack("<I", 0))
+            length = struct.pack("<Q", len(content))
+            header, footer = (struct.pack("<I", masked_crc(part)) for part in (length, content))
+            file.write(length + header + content + footer)
 
 
 @pytest.fixture
@@ -40,8 +43,8 @@ def shards(tmp_path, monkeypatch):
 
 def read_all(shards, index):
     return [
-        records_module.read_record(shards[s], int(o), int(n), "name")
-        for s, o, n in zip(index.shard, index.offset, index.length, strict=True)
+        records_module.read_record(shards[index.shard[i]], index.place(i), lambda: "name")
+        for i in range(len(index))
     ]
 
 
