@@ -7,27 +7,32 @@ expected or raises `FileError`; whatever the disk does, its writer writes the fi
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
+import pathlib
 import stat
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from jaxcnn import object_store
 from jaxcnn.file_errors import FileError, WriteError, disk_advice, system_error, writing
 from jaxcnn.file_shapes import Arrays, Shape, arrays_misfit, is_deep, misfit
+from jaxcnn.paths import Path, is_remote
 
 __all__ = [
     "FileError", "WriteError", "atomic_file", "atomic_output", "copy_file", "disk_advice", "parse_json",
     "read_arrays", "read_bytes", "read_json", "read_lines", "read_text", "set_aside", "system_error",
-    "user_path", "write_arrays", "write_figure", "write_text", "writing",
+    "write_arrays", "write_figure", "write_text", "writing",
 ]  # fmt: skip
 
 # No file that is read whole is larger; metrics.jsonl has 250 bytes an event.
 _LARGEST = 2**31
+# What is written to a bucket is on a disk until it is complete, if it is larger.
+_IN_MEMORY = 2**24
 
 
 @contextlib.contextmanager
@@ -37,6 +42,12 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         WriteError: it cannot be written; `path` is as before.
     """
+    if is_remote(path):
+        with writing(path), tempfile.SpooledTemporaryFile(_IN_MEMORY) as file:
+            yield file
+            file.seek(0)
+            object_store.write_again(path, file.read())
+        return
     with writing(path), tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         try:
             yield file
@@ -51,7 +62,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def atomic_output(path: Path) -> Iterator[Path]:
+def atomic_output(path: Path) -> Iterator[pathlib.Path]:
     """The path of a file or folder to make, which becomes `path` at the end. Makes the folder around it.
 
     Raises:
@@ -66,28 +77,11 @@ def atomic_output(path: Path) -> Iterator[Path]:
         around = tempfile.TemporaryDirectory(prefix=".jaxcnn-", dir=path.parent)
     with around as folder:
         try:
-            yield Path(folder, path.name)
+            yield pathlib.Path(folder, path.name)
         except WriteError as error:  # of a file in it
             raise WriteError(error.errno, error.strerror, os.fspath(path)) from error
         with writing(path):
-            os.rename(Path(folder, path.name), path)
-
-
-def user_path(text: str | os.PathLike[str]) -> Path:
-    """The absolute path that a user means by `text`: `~` is the home folder, a relative path begins in the
-    current folder. Nothing else has a meaning: neither `*` nor `[...]`.
-
-    Raises:
-        ValueError: it is empty, or begins with `~` and there is no such user or home folder.
-    """
-    if not os.fspath(text):
-        raise ValueError("the path is empty")
-    try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as error:
-        raise ValueError(
-            f"the ~ of {os.fspath(text)!r} cannot be expanded: {error}; give the whole path"
-        ) from None
+            os.rename(pathlib.Path(folder, path.name), path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -121,11 +115,11 @@ def write_figure(path: Path, figure: Any, **options: Any) -> None:
 def set_aside(path: Path) -> Path:
     """Renames a damaged file to NAME.damaged, or NAME.damaged-2 and so on; returns the new path."""
     number, aside = 1, path.with_name(f"{path.name}.damaged")
-    while os.path.lexists(aside):
+    while os.path.lexists(aside) or aside.exists():
         number += 1
         aside = path.with_name(f"{path.name}.damaged-{number}")
     with writing(aside):
-        os.rename(path, aside)
+        path.rename(aside)
     return aside
 
 
@@ -213,6 +207,9 @@ def _decode(data: bytes, path: Path, advice: str, where: str = "") -> str:
 @contextlib.contextmanager
 def _opened(path: Path, advice: str) -> Iterator[IO[bytes]]:
     try:
+        if is_remote(path):
+            yield io.BytesIO(object_store.read_again(path))
+            return
         # Opening a FIFO would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:

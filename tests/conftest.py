@@ -86,3 +86,30 @@ def _equal_programs_are_lowered_once():
         patch.setattr(Experiment, "lower_train", shared(Experiment.lower_train, of_experiment))
         patch.setattr(Forward, "lower", shared(Forward.lower, of_forward))
         yield
+
+
+@pytest.fixture(scope="session")
+def _object_store():
+    """An object store on this machine, which this process and its children use from here on."""
+    from tests import buckets
+
+    server = buckets.Server()
+    proxy = buckets.Proxy(server)
+    os.environ.update(buckets.environment(proxy.url))
+    yield proxy
+    proxy.close()
+    server.close()
+
+
+@pytest.fixture
+def bucket_proxy(_object_store):
+    """The proxy before the object store (see `buckets.Proxy`), which behaves well again after the test."""
+    _object_store.requests.clear()
+    yield _object_store
+    _object_store.behave()
+
+
+@pytest.fixture
+def bucket(bucket_proxy):
+    """The path of a new bucket."""
+    return bucket_proxy.server.make_bucket()

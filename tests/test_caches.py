@@ -10,8 +10,8 @@ import pytest
 from jaxcnn import caches
 from jaxcnn.data import open_data, resize
 from jaxcnn.data.sources import digits, tfrecord_index
-from jaxcnn.files import user_path
 from jaxcnn.parallel.compilation_cache import use_compilation_cache
+from jaxcnn.paths import user_path
 
 NAMES = ("XDG_CACHE_HOME", "MPLCONFIGDIR", "KERAS_HOME", "TFDS_DATA_DIR", "HOME")
 

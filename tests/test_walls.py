@@ -22,6 +22,9 @@ GROUPS = [
         "file_errors",
         "file_shapes",
         "caches",
+        "paths",
+        "retries",
+        "object_store",
         "streams",
         "jax_settings",
         "limits",
@@ -43,6 +46,8 @@ ONE_PLACE = {
     "flax.linen": ("models", True),
     "clu": ("training/metrics_writer.py", False),
     "orbax": ("training/checkpoint.py", True),
+    "tensorstore": ("object_store.py", False),
+    "etils": ("paths.py", True),
 }
 # Optional or slow to import: only inside the function that needs them.
 INSIDE_FUNCTIONS = (

@@ -23,7 +23,7 @@ from jaxcnn.data.jpeg import read_header
 from jaxcnn.data.loader import available_cores
 from jaxcnn.data.sampler import train_indices
 from jaxcnn.data.train_crops import Sampling
-from jaxcnn.files import user_path
+from jaxcnn.paths import user_path
 
 SAMPLINGS = {
     "random_resized_crop": Sampling("random_resized_crop"),

@@ -14,11 +14,11 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import pathlib
 import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -130,7 +130,7 @@ def _overhead(experiment: Experiment, data: Any, options: argparse.Namespace) ->
         StopSignal() as stop_signal,
         contextlib.redirect_stdout(io.StringIO()),  # only measurements go to the console
     ):
-        run = _Timed(experiment, data, Path(folder), stop_signal, SINGLE_PROCESS)
+        run = _Timed(experiment, data, pathlib.Path(folder), stop_signal, SINGLE_PROCESS)
         compiler = run.compiler = _Alternating(run.console, experiment)
         train(run, experiment.fresh_state())
         run.checkpoints.close()
@@ -196,7 +196,7 @@ def _save_stall(repeats: int) -> Measurement:
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state) if leaf.dtype == np.float32)
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(Path(folder) / "checkpoints")
+        checkpoints = Checkpoints(pathlib.Path(folder) / "checkpoints")
         try:
             for step in range(1, repeats + 2):
                 state = dataclasses.replace(state, step=np.int32(step) + 0 * state.step)

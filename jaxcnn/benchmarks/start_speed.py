@@ -7,15 +7,16 @@ with one that an earlier run filled. The lines that a run prints mark the ends o
 from __future__ import annotations
 
 import argparse
+import pathlib
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from jaxcnn.benchmarks.measurement import Measurement
+from jaxcnn.paths import Path
 
 # The beginning of the line that ends each phase.
 PHASES = {
@@ -41,7 +42,7 @@ def measure(options: argparse.Namespace) -> Iterator[Measurement]:
         cache = f"--compilation_cache={folder}/cache"
         for name, extra in (("no cache", []), ("compilation cache", [cache])):
             runs = [
-                _time_phases(options.config, Path(folder) / f"{name}_{i}", extra)
+                _time_phases(options.config, pathlib.Path(folder) / f"{name}_{i}", extra)
                 for i in range(options.repeats + 1)
             ][1:]  # the first fills the caches, the file system's too
             phases = {phase: statistics.median(run[phase] for run in runs) for phase in PHASES}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxcnn.caches import use_writable_caches
-from jaxcnn.files import parse_json, read_text, user_path, write_figure
+from jaxcnn.files import parse_json, read_text, write_figure
+from jaxcnn.paths import Path, user_path
 from jaxcnn.research import text_tables
 
 ROW = {

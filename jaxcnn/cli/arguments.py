@@ -7,11 +7,10 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxcnn.cli.exit_codes import EXIT_DONE, UsageError
-from jaxcnn.files import user_path
+from jaxcnn.paths import Path, user_path
 
 if TYPE_CHECKING:
     from jaxcnn.research.evaluate_run import FinishedRun

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import gc
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxcnn.cli.arguments import Output, add_json, align, choose, names, path
 from jaxcnn.cli.exit_codes import EXIT_DONE, exit_code
 from jaxcnn.cli.train import kept_text
-from jaxcnn.files import user_path
+from jaxcnn.paths import user_path
 from jaxcnn.printable import say
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> Iterator[Output]:
     from jaxcnn.training.signals import StopSignal
     from jaxcnn.training.stages import read_chain
 
-    workdir = options.workdir or user_path(f"runs/{Path(options.config).stem}_chain")
+    workdir = options.workdir or user_path(f"runs/{pathlib.Path(options.config).stem}_chain")
     overrides: dict[str, list[str]] = {}
     for text in options.overrides:
         stage, _, override = text.partition(".")

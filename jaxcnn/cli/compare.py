@@ -13,15 +13,16 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import pathlib
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxcnn.cli.arguments import Output, add_json, choose, names, numbers, path
 from jaxcnn.cli.exit_codes import EXIT_DONE, EXIT_ERROR, UsageError
 from jaxcnn.files import read_lines
+from jaxcnn.paths import Path
 from jaxcnn.printable import say
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _find(options: argparse.Namespace) -> Path:
     """The file that CONFIG names. A bare name without variants is first looked up in configs/comparisons/."""
     from jaxcnn import config as configs
 
-    name = Path(options.config)
+    name = pathlib.Path(options.config)
     comparisons = configs.CONFIGS / "comparisons" / f"{name.name}.py"
     bare = len(name.parts) == 1 and not name.is_file() and not (options.variant or options.grid)
     return comparisons if bare and comparisons.is_file() else configs.find_config(options.config)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
+from jaxcnn.paths import Path
 from jaxcnn.printable import say
 from jaxcnn.streams import is_paused
 
@@ -149,9 +150,9 @@ def make_folder(path: str | Path) -> Path:
         OSError: it cannot be made.
     """
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
+        pathlib.Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
             f"cannot make the folder {path} ({error.strerror}); give another --out"
         ) from error
-    return Path(path)
+    return pathlib.Path(path)

@@ -27,7 +27,6 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -177,7 +176,7 @@ def _reference(loaded: Loaded, program: Program) -> Any:
     return run
 
 
-def _bytes(out: Path) -> int:
+def _bytes(out: pathlib.Path) -> int:
     """The size of a file, or of the files in a folder."""
     files = [out] if out.is_file() else [file for file in out.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files)

@@ -28,12 +28,11 @@ import functools
 import types
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from jaxcnn.cli.arguments import Output, add_json, at_least, path, show_progress
 from jaxcnn.cli.exit_codes import EXIT_ERROR, UsageError
-from jaxcnn.files import user_path
+from jaxcnn.paths import Path, user_path
 from jaxcnn.printable import say, shell_quote
 
 KEPT = "give the same command again"

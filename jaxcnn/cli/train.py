@@ -11,10 +11,10 @@ import argparse
 import dataclasses
 import faulthandler
 import os
+import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxcnn.cli.arguments import Output, add_json, path
@@ -28,7 +28,7 @@ from jaxcnn.cli.exit_codes import (
     is_follower,
     process_name,
 )  # fmt: skip
-from jaxcnn.files import user_path
+from jaxcnn.paths import Path, user_path
 from jaxcnn.printable import say, shell_join
 
 KEPT = "nothing was trained yet"
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Output:
     # A fatal error in a library prints where every thread was.
     faulthandler.enable(sys.__stderr__ or 2)
-    workdir = options.workdir or user_path(f"runs/{Path(options.config).stem}")
+    workdir = options.workdir or user_path(f"runs/{pathlib.Path(options.config).stem}")
     config: dict[str, Any] = {}
     output = Output()
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import pathlib
 import shlex
 import sys
 import types
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import ml_collections
 
 from jaxcnn.config.migration import VERSION, migrate
 from jaxcnn.config.values import did_you_mean, flatten, plain
-from jaxcnn.files import FileError, read_json, user_path, write_text
+from jaxcnn.files import FileError, read_json, write_text
+from jaxcnn.paths import Path, user_path
 
 # Sections and keys that may differ when a run resumes in its workdir. The update rule and the data may not.
 MAY_DIFFER = (
@@ -27,7 +28,7 @@ MAY_DIFFER = (
 _PLACED = ("folder", "packed")
 
 # The folder configs/: at the top of a checkout, or inside a package installed from a wheel.
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGE = pathlib.Path(__file__).parents[1]
 CONFIGS = next(f for f in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if f.is_dir())
 
 
@@ -46,7 +47,7 @@ def find_config(path: str, folder: Path = CONFIGS) -> Path:
         if candidate.is_file():
             return candidate
     names = sorted(f.stem for f in folder.glob("*.py"))
-    hint = did_you_mean(Path(path).stem, names, "--config={}")
+    hint = did_you_mean(pathlib.Path(path).stem, names, "--config={}")
     raise ConfigError(f"no config file {path!r}{hint}\n  there are: {', '.join(names)}")
 
 

@@ -17,7 +17,7 @@ from jaxcnn.data.loader import MID_GREY, Loader, available_cores
 from jaxcnn.data.regular_file import read_regular_file
 from jaxcnn.data.sources.source import Source
 from jaxcnn.data.train_crops import check_holds_crop
-from jaxcnn.files import user_path
+from jaxcnn.paths import user_path
 
 # (image height, image width) -> the crops of a protocol.
 ChooseCrops = Callable[[int, int], Sequence[EvalCrop]]

@@ -5,11 +5,11 @@ import contextlib
 import itertools
 import logging
 import os
+import pathlib
 import platform
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from jaxcnn.data.errors import DataError
@@ -38,7 +38,7 @@ def available_cores() -> int:
 def processor_name() -> str:
     """Returns the model of this machine's processor."""
     with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+        lines = pathlib.Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
         line = next(line for line in lines if line.startswith("model name"))
         return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -23,7 +23,8 @@ from jaxcnn.data.sources.source import Source
 from jaxcnn.data.splits import DataSplits
 from jaxcnn.data.threads import run_in_thread
 from jaxcnn.data.train_crops import Sampling
-from jaxcnn.files import FileError, parse_json, read_arrays, user_path, write_arrays
+from jaxcnn.files import FileError, parse_json, read_arrays, write_arrays
+from jaxcnn.paths import user_path
 from jaxcnn.printable import shell_quote
 
 # Images decoded ahead, and between two progress reports.

@@ -3,10 +3,10 @@
 import errno
 import os
 import stat
-from pathlib import Path
 
 from jaxcnn.data.errors import CorruptImage
 from jaxcnn.data.limits import check_bytes
+from jaxcnn.paths import Path
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from jaxcnn.data.sources.packed import open_packed
 from jaxcnn.data.sources.source import Opened, Recorded, Renumbered, Source, Subset
 from jaxcnn.data.sources.synthetic import open_synthetic
 from jaxcnn.data.sources.tfds import open_prepared
-from jaxcnn.files import user_path
+from jaxcnn.paths import Path, user_path
 
 _LOGGER = logging.getLogger(__name__)
 

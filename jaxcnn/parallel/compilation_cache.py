@@ -6,8 +6,8 @@ import os
 import stat
 from pathlib import Path
 
-from jaxcnn.files import user_path
 from jaxcnn.parallel.accelerators import Environment
+from jaxcnn.paths import local_path
 from jaxcnn.printable import shell_quote
 
 
@@ -32,7 +32,7 @@ def use_compilation_cache(environment: Environment, folder: str) -> tuple[str, s
             f"--compilation_cache takes a folder of this machine, got {folder}; for another store set "
             "JAX_COMPILATION_CACHE_DIR, and make sure that only you can write there"
         )
-    path = user_path(folder).resolve()
+    path = local_path(folder, "--compilation_cache").resolve()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_ours(path)

@@ -7,15 +7,14 @@ import functools
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxcnn import config as configs
 from jaxcnn.data import DataSplits
 from jaxcnn.data.fingerprint import take_fingerprint
 from jaxcnn.evaluation import Forward, Protocol, ProtocolRun, check_fits, ensemble, evaluate
-from jaxcnn.files import user_path
 from jaxcnn.parallel import make_placement
+from jaxcnn.paths import Path, user_path
 from jaxcnn.training import report, run_files, schema
 from jaxcnn.training.console import Compiler, Console, duration
 from jaxcnn.training.data_record import recorded_digests

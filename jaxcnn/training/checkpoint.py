@@ -7,13 +7,13 @@ import errno
 import logging
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from jaxcnn.parallel import SINGLE_PROCESS, PeersLost, ProcessGroup
+from jaxcnn.paths import Path
 from jaxcnn.training import checkpoint_files as files
 from jaxcnn.training import checksums
 from jaxcnn.training.checkpoint_errors import (

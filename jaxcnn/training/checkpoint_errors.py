@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
+from jaxcnn.paths import Path
 from jaxcnn.training.disk_errors import short, write_advice
 
 

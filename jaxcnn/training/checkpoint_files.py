@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import glob
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from etils import epath
-
+from jaxcnn.paths import Path, epath
 from jaxcnn.training.checksums import Checksums, is_sealed, seal
 
 UNREADABLE = "unreadable_checkpoints"
@@ -152,7 +151,7 @@ def _numbered(folder: Path) -> Iterator[Path]:
 
 
 def _is_remnant(entry: Path) -> bool:
-    if entry.is_symlink() or not entry.is_dir():
+    if os.path.islink(entry) or not entry.is_dir():
         return False
     return {inside.name for inside in entry.iterdir()} <= _ORBAX
 

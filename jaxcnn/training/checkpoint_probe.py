@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from pathlib import Path
 
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from jaxcnn.parallel import ProcessGroup, put
+from jaxcnn.paths import Path
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.training.train_state import TrainState
 

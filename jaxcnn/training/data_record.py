@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from jaxcnn.data import DataSplits
 from jaxcnn.data.fingerprint import Fingerprint, differences, take_fingerprint, whole
 from jaxcnn.files import FileError, read_arrays, read_json, write_arrays, write_text
+from jaxcnn.paths import Path
 from jaxcnn.training.run_files import read_starts
 
 DATA_FILE = "data.npz"

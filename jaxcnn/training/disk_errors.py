@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import re
 
-from jaxcnn.data.sources.retries import TRANSIENT
 from jaxcnn.file_errors import disk_advice
+from jaxcnn.retries import TRANSIENT
 
 # Of this process's limits and rights, or of a network file system that may answer again later. EIO is not
 # among them: a disk's bad block stays bad.

@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pathlib
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ from jaxcnn.data import pixel_statistics
 from jaxcnn.data.classes import class_table
 from jaxcnn.data.splits import NO_DATA
 from jaxcnn.evaluation import read_protocol
-from jaxcnn.files import FileError, WriteError, read_json, user_path, write_text, writing
+from jaxcnn.files import FileError, WriteError, read_json, write_text, writing
+from jaxcnn.paths import Path, local_path
 from jaxcnn.training import schema
 from jaxcnn.training.checksums import checksum
 from jaxcnn.training.run_statistics import STATISTICS_FILE
@@ -46,19 +47,19 @@ def is_imported(folder: Path) -> bool:
     return named and not (folder / "checkpoints").exists()
 
 
-def write_imported(folder: str | os.PathLike[str], weights: NetWeights) -> Path:
+def write_imported(folder: str | os.PathLike[str], weights: NetWeights) -> pathlib.Path:
     """Writes weights as a folder; it appears when everything is in it. Returns its path.
 
     Raises:
         FileError: the folder exists and is not empty, or a parameter cannot be read.
         WriteError: it cannot be written.
     """
-    folder = user_path(folder)
+    folder = local_path(folder, "a folder of imported weights")
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileError(folder, "exists already", "give another folder, or move it away")
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        part = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         _write_files(part, weights)
         with writing(folder):
@@ -72,7 +73,7 @@ def write_imported(folder: str | os.PathLike[str], weights: NetWeights) -> Path:
     return folder
 
 
-def _write_files(folder: Path, weights: NetWeights) -> None:
+def _write_files(folder: pathlib.Path, weights: NetWeights) -> None:
     config, sums = imported_config(weights), {}
 
     def summed(path: str, leaf: Leaf) -> Leaf:
@@ -150,6 +151,7 @@ def read_imported(
     Raises:
         FileError: a file is missing or damaged, or does not fit the others.
     """
+    folder = local_path(folder, "a folder of imported weights")
     sums, path = _read_origin(folder)["checksums"], folder / WEIGHTS_FILE
     try:
         facts, arrays = safetensors.read(path).facts, safetensors.map_arrays(path)

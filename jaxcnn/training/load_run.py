@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 
 from jaxcnn.evaluation.features import layer_output
+from jaxcnn.paths import Path
 from jaxcnn.preprocessing import subtract_mean
 from jaxcnn.training.schema import run_protocols
 from jaxcnn.training.stored_run import StoredRun, find_run

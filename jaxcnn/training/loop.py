@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxcnn.data import DataError
-from jaxcnn.files import user_path
 from jaxcnn.parallel import PeerFailed
+from jaxcnn.paths import Path, user_path
 from jaxcnn.training import report, run_files
 from jaxcnn.training.evaluator import EvalTask
 from jaxcnn.training.run_setup import Run, open_run

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxcnn.data.tensorflow import load_tensorflow
@@ -25,6 +24,7 @@ from jaxcnn.files import (
     writing,
 )
 from jaxcnn.parallel import ProcessGroup
+from jaxcnn.paths import Path
 from jaxcnn.training.run_files import RESULT
 
 _LOGGER = logging.getLogger("jaxcnn")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import os
+import pathlib
 import platform
 import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -20,6 +20,7 @@ from jaxcnn.jax_settings import changed_settings, recorded_settings
 from jaxcnn.models.summary import summarise
 from jaxcnn.models.summary_text import format_table
 from jaxcnn.parallel import describe_devices, plan_lines
+from jaxcnn.paths import Path
 from jaxcnn.printable import shell_quote
 from jaxcnn.training.console import duration
 from jaxcnn.training.data_record import PENDING_FILE
@@ -157,7 +158,11 @@ def _last_lines(
     ]
     if corrupt:
         lines.append(f"{len(corrupt)} corrupt images (report.json names them)")
-    short = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    short = (
+        folder.relative_to(pathlib.Path.cwd())
+        if folder.is_relative_to(pathlib.Path.cwd())
+        else folder
+    )
     workdir = shell_quote(f"--workdir={short}")
     return [
         *lines,
@@ -215,7 +220,7 @@ def _version(package: str) -> str:
 def _git_state() -> dict[str, Any]:
     """The commit of a clone that runs, and whether files differ from it; '' and False for an installed
     package, also where it lies in another project's repository."""
-    if not _git("ls-files", Path(__file__).name):
+    if not _git("ls-files", pathlib.Path(__file__).name):
         return {"git_commit": "", "git_modified": False}
     modified = bool(_git("status", "--porcelain", "--untracked-files=no"))
     return {"git_commit": _git("rev-parse", "HEAD"), "git_modified": modified}
@@ -223,7 +228,7 @@ def _git_state() -> dict[str, Any]:
 
 def _git(*arguments: str) -> str:
     """The output of a git command in the folder of this file; '' if it fails."""
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), *arguments]
     # A git hook sets these to its own repository.
     of_hook = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
     environment = {k: v for k, v in os.environ.items() if k not in of_hook}

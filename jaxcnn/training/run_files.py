@@ -10,11 +10,11 @@ import json
 import logging
 import numbers
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxcnn.evaluation import Result
 from jaxcnn.files import FileError, read_json, read_lines, set_aside, write_text
+from jaxcnn.paths import Path
 
 _LOGGER = logging.getLogger("jaxcnn")
 

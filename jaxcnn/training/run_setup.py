@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +13,7 @@ from jaxcnn.data.sources.packed_check import checked_in_background
 from jaxcnn.data.threads import run_in_thread
 from jaxcnn.jax_settings import pinned_settings
 from jaxcnn.parallel import ProcessGroup, check_same, join_process_group
+from jaxcnn.paths import Path
 from jaxcnn.preprocessing import make_preprocess
 from jaxcnn.training import schema
 from jaxcnn.training.builder import build_experiment, with_classes

@@ -6,14 +6,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from jaxcnn.data import DataError, DataSplits, pixel_statistics
 from jaxcnn.data.pixel_statistics import Statistics
-from jaxcnn.files import FileError, set_aside, user_path
+from jaxcnn.files import FileError, set_aside
 from jaxcnn.parallel import ProcessGroup
+from jaxcnn.paths import Path, user_path
 from jaxcnn.training.console import Console, duration
 from jaxcnn.training.experiment import Experiment
 

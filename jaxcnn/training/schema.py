@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxcnn import config as configs
@@ -14,6 +13,7 @@ from jaxcnn.files import FileError
 from jaxcnn.losses import Objective
 from jaxcnn.models import NETS
 from jaxcnn.parallel import Parallelism
+from jaxcnn.paths import Path
 from jaxcnn.preprocessing import Augment
 from jaxcnn.training.ema import WeightAverage
 from jaxcnn.training.metrics_writer import LogConfig

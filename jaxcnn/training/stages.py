@@ -6,10 +6,10 @@ import dataclasses
 import enum
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxcnn import config as configs
+from jaxcnn.paths import Path
 from jaxcnn.printable import shell_quote
 from jaxcnn.training import run_files, schema
 from jaxcnn.training.data_record import recorded_digests

@@ -7,7 +7,6 @@ import contextlib
 import functools
 import os
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +14,8 @@ import numpy as np
 
 from jaxcnn import config as configs
 from jaxcnn.data import pixel_statistics
-from jaxcnn.files import FileError, user_path
+from jaxcnn.files import FileError
+from jaxcnn.paths import Path, user_path
 from jaxcnn.preprocessing import Augment, make_preprocess
 from jaxcnn.printable import shell_quote
 from jaxcnn.training.builder import net_and_rules

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxcnn import config as configs
@@ -13,6 +12,7 @@ from jaxcnn.data import DataSplits
 from jaxcnn.data.classes import difference
 from jaxcnn.files import read_lines, write_text
 from jaxcnn.parallel import ProcessGroup
+from jaxcnn.paths import Path
 from jaxcnn.training import run_files
 from jaxcnn.training.checkpoint_files import REPLACED
 from jaxcnn.training.data_record import (

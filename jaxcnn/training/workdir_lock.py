@@ -8,7 +8,8 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
+
+from jaxcnn.paths import Path
 
 LOCK = ".running"
 
@@ -20,7 +21,7 @@ class WorkdirError(RuntimeError):
 def cannot_write(folder: Path, error: OSError) -> WorkdirError:
     """The error that says why `folder` cannot be written."""
     reason = str(error)
-    if folder.is_symlink() and not folder.exists():
+    if os.path.islink(folder) and not folder.exists():
         reason = f"it is a link to {os.readlink(folder)}, which does not exist"
     elif folder.exists() and not folder.is_dir():
         reason = "it is a file"
@@ -94,7 +95,7 @@ def _lock(file: int) -> bool:
 def _in_use(folder: Path) -> WorkdirError:
     holder = ""
     with contextlib.suppress(OSError):
-        holder = (folder / LOCK).read_text("utf-8", "replace").strip()
+        holder = (folder / LOCK).read_bytes().decode("utf-8", "replace").strip()
     return WorkdirError(
         f"{folder} is in use by {holder or 'another process'}; wait for it, or use another --workdir. If "
         "these processes should train together but each one runs alone, see --distributed"

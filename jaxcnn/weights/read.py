@@ -8,8 +8,9 @@ import os
 import numpy as np
 
 from jaxcnn.data.classes import class_table
-from jaxcnn.files import FileError, user_path
+from jaxcnn.files import FileError
 from jaxcnn.models.window import same
+from jaxcnn.paths import local_path
 from jaxcnn.weights.assemble import assemble, dtypes
 from jaxcnn.weights.choices import Choices
 from jaxcnn.weights.convention import Decision, decide, recognise
@@ -36,7 +37,7 @@ def read_weights(path: str | os.PathLike[str], choices: Choices | None = None) -
         ConfigError: wrong values in `choices`.
     """
     choices = choices or Choices()
-    file = open_weights(user_path(path))
+    file = open_weights(local_path(path, "a weights file"))
     if "model" in file.facts:
         return read_own(file, choices)
     hashes = file_hashes(file.path)
@@ -55,7 +56,9 @@ def read_weights(path: str | os.PathLike[str], choices: Choices | None = None) -
         steps.append(shifted.text)
     elif choices.mean_image:
         mean = read_mean_image(
-            user_path(choices.mean_image), found.model["image_size"], convention.mean
+            local_path(choices.mean_image, "a mean image"),
+            found.model["image_size"],
+            convention.mean,
         )
         steps.append(f"mean image of {choices.mean_image} instead of its channel means")
     model = {**found.model, "num_classes": found.model["num_classes"] - choices.drop_background}

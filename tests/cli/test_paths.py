@@ -6,7 +6,7 @@ import pytest
 
 from jaxcnn.cli.arguments import path
 from jaxcnn.cli.main import command_parser, find
-from jaxcnn.files import user_path
+from jaxcnn.paths import user_path
 
 
 def test_a_user_path_is_absolute_and_only_its_home_is_expanded(tmp_path, monkeypatch):

@@ -27,14 +27,14 @@ import pickle
 import re
 import tarfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from jaxcnn.data import DataError
-from jaxcnn.files import read_text, user_path, write_text
+from jaxcnn.files import read_text, write_text
+from jaxcnn.paths import Path, user_path
 from jaxcnn.printable import say
 
 # In the order of the labels 0 to 9.

@@ -4,12 +4,12 @@ import hashlib
 import shutil
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sources.tfds import find_prepared
 from jaxcnn.data.tensorflow import load_tfds
+from jaxcnn.paths import Path, file_size
 from jaxcnn.printable import say
 
 NAME, VERSION = "imagenet2012", "5.1.0"
@@ -41,8 +41,8 @@ def check_tars(folder: Path, expected: Mapping[str, Tar] = TARS, *, checksums: b
         path = folder / name
         if not path.is_file():
             problems.append(f"no file {path}")
-        elif path.stat().st_size != tar.size:
-            problems.append(f"{path} has {path.stat().st_size:,} bytes, expected {tar.size:,}")
+        elif file_size(path) != tar.size:
+            problems.append(f"{path} has {file_size(path):,} bytes, expected {tar.size:,}")
         elif checksums and _sha256(path) != tar.sha256:
             problems.append(f"{path} has the right size but not the SHA-256 {tar.sha256}")
     if problems:

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,7 @@ from jaxcnn.data.preparation.shards import (
 from jaxcnn.data.sources.packed_files import FORMAT, METADATA, partial_folder
 from jaxcnn.data.sources.source import Source, Subset
 from jaxcnn.files import read_json, write_text
+from jaxcnn.paths import Path, file_size
 
 # Images per shard: at most this many are repeated after an interruption. ImageNet has 157 shards, all mapped.
 PER_SHARD = 8192
@@ -158,7 +158,7 @@ class _Split:
         sampled = np.unique(np.linspace(0, count - 1, min(_SAMPLED, count)).astype(int))
         with self._load(Subset(self.source, sampled)) as images:
             size = sum(len(part) for image in images for part in record(image))
-        written = sum(file.stat().st_size for file in self.partial.glob("*.rgb"))
+        written = sum(file_size(file) for file in self.partial.glob("*.rgb"))
         return max(0, size * count // len(sampled) - written)
 
     def write(self, progress: ReportProgress) -> None:

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from jaxcnn.data.sources.packed_check import metadata_digest
 from jaxcnn.data.sources.packed_files import INDEX, INDEX_FIELDS, METADATA, shard_name
 from jaxcnn.data.sources.source import Source
 from jaxcnn.files import atomic_file, read_text, write_text, writing
+from jaxcnn.paths import Path, file_size
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def complete_shards(folder: Path) -> list[np.ndarray]:
         except (OSError, ValueError, EOFError) as error:
             _LOGGER.warning("%s is damaged (%s): its shard is packed again", rows, error)
             break
-        if not shard.is_file() or shard.stat().st_size != chunk["length"].sum():
+        if not shard.is_file() or file_size(shard) != chunk["length"].sum():
             break
         found.append(chunk)
     return found

@@ -10,7 +10,6 @@ import functools
 import io
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from jaxcnn.data.sampler import RandomStream, permutation
 from jaxcnn.data.sources.tfds import find_prepared
 from jaxcnn.data.tensorflow import load_tfds
 from jaxcnn.files import system_error, writing
+from jaxcnn.paths import Path
 from jaxcnn.printable import say
 
 NAME, VERSION = "digits", "1.0.0"

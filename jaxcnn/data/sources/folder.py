@@ -8,9 +8,9 @@ image_files.py says which files count; those in folders inside a class folder do
 import dataclasses
 import logging
 import os
+import pathlib
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from jaxcnn.data.sources.image_files import (
 from jaxcnn.data.sources.imagenet_labels import LABEL_FILE, flat_labels
 from jaxcnn.data.sources.retries import retry
 from jaxcnn.data.sources.source import Opened, Recorded, Records, Source
-from jaxcnn.files import user_path
+from jaxcnn.paths import Path, user_path
 
 _LOGGER = logging.getLogger(__name__)
 _FLAT_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.(?:JPEG|jpeg|jpg)")
@@ -218,7 +218,7 @@ def _scan_flat(folder: Path, class_names: tuple[str, ...]) -> FolderSource | Non
     index = {wnid: label for label, wnid in enumerate(class_names)}
     labels = np.empty(len(images), np.int32)
     for i, name in enumerate(images):
-        wnid = wnid_of.get(Path(name).stem)
+        wnid = wnid_of.get(pathlib.Path(name).stem)
         if wnid not in index:
             raise DataError(
                 f"{folder / name} has class {wnid or 'unknown'} in {origin}, which is not one of the "
@@ -229,7 +229,7 @@ def _scan_flat(folder: Path, class_names: tuple[str, ...]) -> FolderSource | Non
         labels[i] = index[wnid]
     paths = np.array([os.fsencode(name) for name in images])
     others = LeftOut(
-        Path(name).suffix or "without suffix"
+        pathlib.Path(name).suffix or "without suffix"
         for name in files
         if not (is_hidden(name) or name == LABEL_FILE or _FLAT_NAME.fullmatch(name))
     )

@@ -7,10 +7,10 @@ no more than their names.
 import collections
 import os
 import stat
-from pathlib import Path
 
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sources.retries import retry
+from jaxcnn.paths import Path
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp"),

@@ -2,9 +2,10 @@
 
 import csv
 import importlib.util
-from pathlib import Path
+import pathlib
 
 from jaxcnn.data.errors import DataError
+from jaxcnn.paths import Path
 
 # Of Kaggle's archive.
 LABEL_FILE = "LOC_val_solution.csv"
@@ -22,7 +23,7 @@ def flat_labels(folder: Path) -> tuple[dict[str, str], str]:
     # find_spec does not import the package.
     spec = importlib.util.find_spec("tensorflow_datasets")
     for place in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(place) / "datasets" / "imagenet2012" / "validation_labels.txt"
+        path = pathlib.Path(place) / "datasets" / "imagenet2012" / "validation_labels.txt"
         if path.is_file():
             wnids = path.read_text("utf-8").split()
             return {f"ILSVRC2012_val_{i:08d}": w for i, w in enumerate(wnids, 1)}, str(path)

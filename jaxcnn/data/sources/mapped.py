@@ -2,9 +2,9 @@
 
 import mmap
 import os
-from pathlib import Path
 
 from jaxcnn.data.errors import DataError
+from jaxcnn.paths import Path
 
 
 class MappedFile:

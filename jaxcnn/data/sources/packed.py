@@ -18,7 +18,6 @@ import os
 import struct
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +38,7 @@ from jaxcnn.data.sources.packed_files import (
 )
 from jaxcnn.data.sources.source import Opened, Recorded, Records
 from jaxcnn.files import FileError, read_json
+from jaxcnn.paths import Path
 
 _LOGGER = logging.getLogger(__name__)
 

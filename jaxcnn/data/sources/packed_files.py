@@ -1,7 +1,6 @@
 """The names and shapes of the files of a packed data set, which sources/packed.py describes."""
 
-from pathlib import Path
-
+from jaxcnn.paths import Path
 from jaxcnn.printable import shell_quote
 
 FORMAT = 1

@@ -7,11 +7,11 @@ in any order, which gives an exact shuffle and an exact resume.
 import dataclasses
 import logging
 import os
+import pathlib
 import re
 import warnings
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from jaxcnn.data.sources.source import Opened, Recorded, Records, Source, Subset
 from jaxcnn.data.sources.tfds_features import Keys, choose_features, number_classes, read_labels
 from jaxcnn.data.sources.tfrecord_index import RecordIndex, index_records, read_record
 from jaxcnn.data.tensorflow import load_tensorflow, load_tfds
+from jaxcnn.paths import Path
 from jaxcnn.printable import shell_quote
 
 _LOGGER = logging.getLogger(__name__)
@@ -205,7 +206,9 @@ def _open_split(folder: Path, info: Any, split: str, keys: Keys) -> _Part:
     if split in info.splits:
         return _Part(_open_whole(folder, info, (split,), keys), (split,))
     parts = _file_parts(folder, info, split)
-    of_file = {Path(p).name: name for name in info.splits for p in info.splits[name].filenames}
+    of_file = {
+        pathlib.Path(p).name: name for name in info.splits for p in info.splits[name].filenames
+    }
     splits = tuple(dict.fromkeys(of_file[part.name] for part in parts))
     whole = _open_whole(folder, info, splits, keys)
     numbers = {shard.name: number for number, shard in enumerate(whole.shards)}
@@ -231,7 +234,7 @@ def _file_parts(folder: Path, info: Any, split: str) -> list[_FilePart]:
         raise DataError(
             f"{split!r} of the data set in {folder} has no records; give a larger slice"
         )
-    return [_FilePart(Path(part.filename).name, part.skip, part.take) for part in found]
+    return [_FilePart(pathlib.Path(part.filename).name, part.skip, part.take) for part in found]
 
 
 def _open_whole(folder: Path, info: Any, splits: Sequence[str], keys: Keys) -> PreparedSource:
@@ -240,7 +243,7 @@ def _open_whole(folder: Path, info: Any, splits: Sequence[str], keys: Keys) -> P
     indexes: list[RecordIndex] = []
     for split in splits:
         details = info.splits[split]
-        files = [folder / Path(path).name for path in sorted(details.filenames)]
+        files = [folder / pathlib.Path(path).name for path in sorted(details.filenames)]
         index = index_records(files, list(details.shard_lengths), split)
         indexes.append(dataclasses.replace(index, shard=index.shard + np.int32(len(shards))))
         shards += files

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from jaxcnn.data.sources.tfrecord_index import RecordIndex, cache_places, file_f
 from jaxcnn.data.tensorflow import load_tensorflow, load_tfds
 from jaxcnn.data.threads import ThreadPool
 from jaxcnn.files import FileError, read_arrays, write_arrays
+from jaxcnn.paths import Path
 
 _LOGGER = logging.getLogger(__name__)
 _THREADS, _TASK = 16, 512

@@ -7,8 +7,8 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import pathlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from jaxcnn.data.sources.tfrecord import (
 )
 from jaxcnn.data.threads import ThreadPool
 from jaxcnn.files import FileError, read_arrays, write_arrays
+from jaxcnn.paths import Path, file_size
 
 # Scanning waits for the disk, not for a core.
 _SCAN_THREADS = 16
@@ -141,7 +142,7 @@ def file_facts(shards: Sequence[Path]) -> dict[str, np.ndarray]:
     """Names and sizes of files: a cache that holds others is of other files."""
     return {
         "names": np.array([shard.name for shard in shards]),
-        "sizes": np.array([shard.stat().st_size for shard in shards], np.int64),
+        "sizes": np.array([file_size(shard) for shard in shards], np.int64),
     }
 
 
@@ -149,7 +150,9 @@ def cache_places(folder: Path, cache_name: str) -> list[Path]:
     """Where a cache of the files in `folder` may be: with them, else in the user's own cache."""
     name = f"jaxcnn-index-{cache_name}.npz"
     use_writable_caches()
-    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "jaxcnn"
+    home = (
+        pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "jaxcnn"
+    )
     if not home.is_absolute():  # there is no home folder
         return [folder / name]
     key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]

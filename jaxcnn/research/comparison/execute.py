@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxcnn.files import copy_file, writing
+from jaxcnn.paths import Path
 from jaxcnn.research.comparison.curves import draw_comparison
 from jaxcnn.research.comparison.grid import Grid
 from jaxcnn.research.comparison.outcomes import outcomes, write_tables

@@ -10,12 +10,12 @@ import functools
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxcnn import config as configs
 from jaxcnn import models
 from jaxcnn.models.summary import CONTAINERS, summarise
+from jaxcnn.paths import Path
 from jaxcnn.research.comparison.measures import Measure, parse_measure
 from jaxcnn.research.comparison.spec import Comparison, slug
 from jaxcnn.training import schema

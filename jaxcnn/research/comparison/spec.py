@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jaxcnn import config as configs
+from jaxcnn.paths import Path
 from jaxcnn.research.comparison.measures import parse_measure
 
 

@@ -17,7 +17,6 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import IO, Any
 
 import jax
@@ -25,6 +24,7 @@ import jax
 from jaxcnn import config as configs
 from jaxcnn.data.loader import processor_name
 from jaxcnn.files import FileError, read_json, write_text, writing
+from jaxcnn.paths import Path
 from jaxcnn.research.comparison.grid import GridRun
 from jaxcnn.research.comparison.measures import is_reported
 from jaxcnn.training import Diverged, run_files, schema

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from jaxcnn.data import EvalImage, Subset, display_names
 from jaxcnn.evaluation import Protocol, check_fits, image_posteriors
 from jaxcnn.evaluation.protocols import Dense
 from jaxcnn.files import write_figure, writing
+from jaxcnn.paths import Path
 from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.figures import drawing
 from jaxcnn.research.figures.chosen_images import chosen_positions, evenly_spaced, readable_images

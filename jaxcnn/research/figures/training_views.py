@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from jaxcnn.data.decode import decode, peek
 from jaxcnn.data.train_crops import draw_train_crop
 from jaxcnn.files import write_figure
 from jaxcnn.jax_settings import PRNG
+from jaxcnn.paths import Path
 from jaxcnn.preprocessing import Augment, augment_batch, example_keys, flip_mask, make_preprocess
 from jaxcnn.research.figures.chosen_images import chosen_positions
 from jaxcnn.training import schema

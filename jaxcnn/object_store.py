@@ -1,0 +1,150 @@
+"""Objects in buckets of Google Cloud Storage: their content, read by ranges and written whole.
+
+TensorStore's client does it: Orbax installs it, it waits without Python's lock, and a read of 15 kB takes
+0.08 ms of a core (urllib3: 0.23 ms, gcsfs: over 1 ms). What is in a folder is asked of `epath`.
+
+Every error is an OSError, with an errno of `retries.TRANSIENT` if another try may succeed.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxcnn.paths import Path
+from jaxcnn.retries import retry
+
+# Of one request; TensorStore itself would wait for ever.
+TIMEOUT_SECONDS = 60.0
+# Those in flight at a time; whoever reads has less threads.
+_CONCURRENCY = 2048
+
+# The generation of an object that does not exist, in TensorStore.
+NONE = b"\x02"
+
+_STATUS = re.compile(r"([A-Z_]{5,}): (?:All \d+ retry attempts failed: )?(.*)", re.DOTALL)
+_ERRNO = {
+    "NOT_FOUND": errno.ENOENT,
+    "PERMISSION_DENIED": errno.EACCES,
+    "UNAUTHENTICATED": errno.EACCES,
+    "INVALID_ARGUMENT": errno.EINVAL,
+    "FAILED_PRECONDITION": errno.EINVAL,
+}  # any other may be mended by another try
+
+
+class Changed(OSError):
+    """An object is not of the generation that a write or deletion asked for: another process wrote it."""
+
+
+class _PastTheEnd(OSError):
+    """An object has fewer bytes than were asked for."""
+
+
+class Content(NamedTuple):
+    """What an object holds, and its generation, which each write of the object changes."""
+
+    data: bytes
+    generation: bytes
+
+
+def read(path: Path, start: int = 0, stop: int | None = None) -> bytes:
+    """The bytes from `start` to `stop` of an object; fewer if it ends before. Thread-safe; not retried.
+
+    Raises:
+        OSError: it cannot be read; FileNotFoundError: it does not exist.
+    """
+    return read_content(path, start, stop).data
+
+
+def read_content(path: Path, start: int = 0, stop: int | None = None) -> Content:
+    """As `read`, with the object's generation."""
+    store, key = _locate(path)
+    try:
+        found = _result(path, lambda: store.read(key, byte_range=slice(start, stop)))
+    except _PastTheEnd as error:
+        if "'416'" in str(error):  # it ends before `start`
+            return Content(b"", b"")
+        found = _result(path, lambda: store.read(key, byte_range=slice(start, None)))
+    if found.state != "value":
+        raise FileNotFoundError(
+            errno.ENOENT, "there is no such object, or no such bucket", str(path)
+        )
+    return Content(found.value, found.stamp.generation)
+
+
+def write(path: Path, data: bytes, if_generation: bytes | None = None) -> bytes:
+    """Writes an object, all of it or nothing; returns its generation. Thread-safe; not retried.
+
+    Args:
+        path: of the object.
+        data: its content.
+        if_generation: write only if the object is of this generation; `NONE`: if it does not exist.
+
+    Raises:
+        Changed: the object is of another generation.
+        OSError: it cannot be written.
+    """
+    store, key = _locate(path)
+    stamp = _result(path, lambda: store.write(key, data, if_equal=if_generation))
+    if not stamp.generation:
+        raise Changed(errno.EEXIST, "another process wrote it", str(path))
+    return stamp.generation
+
+
+def delete(path: Path, if_generation: bytes | None = None) -> None:
+    """Deletes an object, if there is one. Raises as `write`."""
+    store, key = _locate(path)
+    if not _result(path, lambda: store.write(key, None, if_equal=if_generation)).generation:
+        raise Changed(errno.EEXIST, "another process wrote it", str(path))
+
+
+def read_again(path: Path, start: int = 0, stop: int | None = None) -> bytes:
+    """`read`, tried again after transient errors."""
+    return retry(lambda: read(path, start, stop), path)
+
+
+def write_again(path: Path, data: bytes) -> None:
+    """`write`, tried again after transient errors."""
+    retry(lambda: write(path, data), path, "write")
+
+
+def _result(path: Path, begin: Callable[[], Any]) -> Any:
+    """The result of a request, or an OSError."""
+    try:
+        return begin().result(timeout=TIMEOUT_SECONDS)
+    except TimeoutError:
+        text = f"object storage did not answer in {TIMEOUT_SECONDS:.0f} s"
+        raise OSError(errno.ETIMEDOUT, text, str(path)) from None
+    except ValueError as error:  # of which TensorStore makes all its errors
+        text = " ".join(str(error).split())
+        status = _STATUS.match(text)
+        if status and status[1] == "OUT_OF_RANGE":
+            raise _PastTheEnd(errno.EINVAL, text, str(path)) from error
+        code = _ERRNO.get(status[1], errno.EIO) if status else errno.EIO
+        shown = (status[2] if status else text).partition(" [http_response")[0]
+        raise OSError(code, shown[:200], str(path)) from error
+
+
+def _locate(path: Path) -> tuple[Any, str]:
+    """(the store, the key in it) of an object."""
+    bucket, _, key = os.fspath(path).removeprefix("gs://").partition("/")
+    return _store(bucket, os.getpid()), key
+
+
+@functools.cache  # by process: a fork has none of TensorStore's threads
+def _store(bucket: str, process: int) -> Any:
+    del process
+    import tensorstore as ts
+
+    # Errors come here at once: `retry` says that it waits, and a stop can end it.
+    context = ts.Context(
+        {
+            "gcs_request_retries": {"max_retries": 0},
+            "gcs_request_concurrency": {"limit": _CONCURRENCY},
+        }
+    )
+    return ts.KvStore.open(f"gs://{bucket}/", context=context).result()
