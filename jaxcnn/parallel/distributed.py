@@ -1,8 +1,8 @@
-"""Starts distributed JAX: parses --distributed, waits for the coordinator, and explains failures.
+"""Starts distributed JAX: parses --distributed, waits for the other processes, and explains failures.
 
-If initialization fails, JAX prints a C++ stack trace and aborts, which Python cannot catch. Therefore we
-check first for an unreachable coordinator, a port in use, and processes that would each train alone. Only
-`start` and `describe` import JAX.
+If processes do not connect in time, JAX prints a C++ stack trace and aborts, which Python cannot catch; if
+the port of process 0 is in use, it crashes. Therefore a thread ends the wait first, and we check the port.
+Only `start` and `describe` import JAX.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import re
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 
 from jaxcnn.parallel.accelerators import Environment
-from jaxcnn.parallel.launcher_hints import Processes, detect, launcher_hints, split_address
+from jaxcnn.parallel.launcher_hints import Processes, StartError, detect, split_address
 
 __all__ = ["Processes", "StartError", "describe", "parse", "start"]
 
@@ -34,93 +33,66 @@ USAGE = (
 )
 
 
-class StartError(RuntimeError):
-    """The processes could not connect; the message says what to check."""
-
-
 def parse(text: str, environment: Environment) -> Processes | None:
     """Parses the value of --distributed, with `environment` for `auto`.
 
     Returns:
-        None if this process trains alone: for `off`, and for `auto` without a cluster or with one process.
+        None if this process trains alone: for `off`, and for `auto` if it was started alone.
 
     Raises:
         ValueError: the text or a variable is invalid; the message says what to type.
         StartError: for `auto`: this process was started with others, but how to reach them is unknown.
     """
-    if text == "off":
-        return None
-    if text == "auto":
-        found = detect(environment)
-        if found is not None and found.count > 1:
-            return found
-        _check_alone(environment)
-        return None
+    if text in ("off", "auto"):
+        return detect(environment) if text == "auto" else None
     given = re.fullmatch(r"(.+),([0-9]+),([0-9]+)", text)
     if given is None:
         raise ValueError(f"{USAGE}. Got {text!r}")
     try:
-        return Processes("--distributed", given[1], int(given[2]), int(given[3]))
+        return Processes("--distributed", int(given[2]), int(given[3]), given[1], "deactivate")
     except ValueError as error:
         raise ValueError(f"{error}. {USAGE}") from None
-
-
-def _check_alone(environment: Environment) -> None:
-    """Raises StartError if a process about to train alone was started with others."""
-    size, index, count = launcher_hints(environment) or ("", "", 1)
-    if count == 1:
-        return
-    missing = "the address of process 0 is unknown"
-    if index == "TPU_WORKER_ID":
-        missing = "JAX can use no TPU here (is jaxcnn[tpu] installed and JAX_PLATFORMS unset?)"
-    total = "N" if size == index else count
-    raise StartError(
-        f"{size}={environment[size]} means that at least {count} processes were started together, but "
-        f"{missing}. Each would train alone and write to the same workdir. Pass each its index: "
-        f"sh -c 'jaxcnn train ... --distributed=HOST:PORT,{total},${index}'. For independent "
-        "runs: --distributed=off, with a different --workdir for each"
-    )
 
 
 def start(processes: Processes, timeout: float = 300.0) -> None:
     """Initializes JAX on all processes. Must be called once, before any use of devices.
 
     Args:
-        timeout: seconds to wait for process 0, and then for all processes.
+        timeout: seconds to wait for the other processes. After that, this process prints what to check and
+            exits with code 1.
 
     Raises:
-        StartError: the coordinator does not answer, its port is in use, or the processes were given
-            inconsistent counts or indices. If process 0 answers but others never connect, JAX aborts (exit
-            code 134).
+        StartError: JAX does not find the others, its port is in use, or the processes were given
+            inconsistent counts or indices.
     """
     import jax
 
     # jaxcnn handles SIGTERM; JAX's preemption service would replace its handler.
     jax.config.update("jax_enable_preemption_service", False)
-    where = {}
-    with _report_if_slow(processes, timeout):
-        if processes.coordinator:
-            _meet(processes, timeout)
-            ids = processes.local_device_ids
-            where = {
-                "coordinator_address": processes.coordinator,
-                "num_processes": processes.count,
-                "process_id": processes.index,
-                "local_device_ids": None if ids is None else list(ids),
-                "cluster_detection_method": "deactivate",
-            }
-        try:
+    if processes.port is not None:
+        os.environ["JAX_COORDINATOR_PORT"] = str(processes.port)  # read by JAX's detection
+    if processes.index == 0 and "JAX_COORDINATOR_BIND_ADDRESS" not in os.environ:
+        _check_free(processes)
+    ids = processes.local_device_ids
+    try:
+        with _bounded(processes, timeout):
             jax.distributed.initialize(
-                **where,
-                initialization_timeout=math.ceil(timeout),
+                coordinator_address=processes.coordinator,
+                num_processes=processes.count,
+                process_id=processes.index,
+                local_device_ids=None if ids is None else list(ids),
+                cluster_detection_method=processes.detection,
+                initialization_timeout=math.ceil(timeout) + 60,
                 heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
                 shutdown_timeout_seconds=HEARTBEAT_SECONDS,
             )
-            counted = jax.process_count(), jax.process_index()
-        except (RuntimeError, ValueError, OSError) as error:
-            text = f"{_name(processes)} did not start: {error}{_hint(processes)}"
-            raise StartError(text) from error
-    if counted != (processes.count, processes.index):
+        counted = jax.process_count(), jax.process_index()
+    except (RuntimeError, ValueError, KeyError, ImportError, OSError) as error:
+        raise StartError(
+            f"{_name(processes)} did not start: {error}. To set the processes explicitly: "
+            f"--distributed=HOST:PORT,N,I; for a single one: --distributed=off.{_hint(processes)}"
+        ) from error
+    if processes.count is not None and counted != (processes.count, processes.index):
         raise StartError(
             f"this is {_name(processes)}, but JAX has {counted[0]} processes and gave this one index "
             f"{counted[1]}: pass the same HOST:PORT and N to all, and a different I to each"
@@ -135,39 +107,11 @@ def describe() -> str:
     return f"{process}, {jax.local_device_count()} local devices, {jax.device_count()} global"
 
 
-def _meet(processes: Processes, timeout: float) -> None:
-    """Waits until process 0 listens; on process 0, checks that it can."""
-    host, port = split_address(processes.coordinator)
-    if processes.index:
-        _wait_for(processes, host, port, timeout)
-    elif "JAX_COORDINATOR_BIND_ADDRESS" not in os.environ:
-        _check_free(processes, port)
-
-
-def _wait_for(processes: Processes, host: str, port: int, timeout: float) -> None:
-    began = time.monotonic()
-    while True:
-        left = began + timeout - time.monotonic()
-        try:
-            socket.create_connection((host, port), timeout=max(1.0, min(left, 10.0))).close()
-            return
-        except OSError as error:
-            trouble, known = error, f"nothing listens there, or the connection is blocked ({error})"
-        waited = time.monotonic() - began
-        if waited >= timeout:
-            break
-        time.sleep(min(0.5, timeout - waited))
-    if isinstance(trouble, socket.gaierror):
-        known = f"the name {host} does not resolve here"
-    raise StartError(
-        f"{_name(processes)} waited {waited:.0f} s for process 0 at {processes.coordinator}: {known}. "
-        f"Check that process 0 runs on {host} (see its log), that no firewall blocks the port, and that all "
-        f"processes were given the same HOST:PORT and N.{_hint(processes)}"
-    ) from trouble
-
-
-def _check_free(processes: Processes, port: int) -> None:
-    """Checks that this process can listen at `port`; JAX would crash, or share the port with another run."""
+def _check_free(processes: Processes) -> None:
+    """Checks that this process can listen at its port; JAX would crash, or share it with another run."""
+    port = split_address(processes.coordinator)[1] if processes.coordinator else processes.port
+    if port is None:
+        return
     family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     try:
         with socket.create_server(
@@ -183,39 +127,67 @@ def _check_free(processes: Processes, port: int) -> None:
 
 
 @contextlib.contextmanager
-def _report_if_slow(processes: Processes, timeout: float) -> Iterator[None]:
-    """Prints to stderr what this process waits for, after PATIENCE_SECONDS."""
-    at = f" at {processes.coordinator}" if processes.coordinator else ""
-    text = (
-        f"{_name(processes)} is still waiting for the others{at}, {timeout:.0f} s at most; "
-        f"DEADLINE_EXCEEDED after that means that one of them never connected.{_hint(processes)}"
-    )
-    timer = threading.Timer(PATIENCE_SECONDS, lambda: print(text, file=sys.stderr, flush=True))
-    timer.daemon = True
-    timer.start()
+def _bounded(processes: Processes, timeout: float) -> Iterator[None]:
+    """Prints what this process waits for after PATIENCE_SECONDS, and ends it after `timeout` seconds."""
+    done, patience = threading.Event(), min(PATIENCE_SECONDS, timeout / 2)
+
+    def watch() -> None:
+        if done.wait(patience):
+            return
+        text = f"{_name(processes)} waits for the others, {timeout:.0f} s at most: {_trouble(processes)}"
+        print(text, file=sys.stderr, flush=True)
+        if done.wait(timeout - patience):
+            return
+        text = f"{_name(processes)} waited {timeout:.0f} s for the others: {_trouble(processes)}"
+        print(f"error: {text}", file=sys.stderr, flush=True)
+        os._exit(1)  # the main thread waits in JAX, where no exception reaches it
+
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
-        timer.cancel()
+        done.set()
+
+
+def _trouble(processes: Processes) -> str:
+    """Why this process may still be waiting, and what to check."""
+    from jax._src import distributed  # no public API says the address that JAX detected
+
+    state = getattr(distributed, "global_state", None)
+    address = processes.coordinator or getattr(state, "coordinator_address", None)
+    if address is None:
+        return f"JAX is looking for process 0.{_hint(processes)}"
+    host, _, port = address.rpartition(":")
+    check = (
+        f"Check that process 0 runs on {host} (see its log), that no firewall blocks the port, and that all "
+        f"processes were given the same HOST:PORT and N.{_hint(processes)}"
+    )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+    except socket.gaierror:
+        return f"process 0 at {address}: the name {host} does not resolve here. {check}"
+    except OSError as error:
+        known = f"nothing listens there, or the connection is blocked ({error})"
+        return f"process 0 at {address}: {known}. {check}"
+    return f"process 0 answers at {address}, but not all of the others do: see their logs. {check}"
 
 
 def _name(processes: Processes) -> str:
+    if processes.count is None:
+        return f"this process ({processes.found_by})"
     return f"process {processes.index}/{processes.count} ({processes.found_by})"
 
 
 def _hint(processes: Processes) -> str:
     """Further causes of a failed connection, by launcher and environment."""
     text = ""
-    if not processes.coordinator:
+    if processes.detection != "deactivate":
         text += (
-            " On TPUs, JAX finds the other processes itself: is jaxcnn[tpu] installed on each? To set them "
-            "explicitly: --distributed=HOST:PORT,N,I."
+            " Where JAX takes the wrong machine for that of process 0, set JAX_COORDINATOR_ADDRESS=HOST:PORT "
+            "for all processes."
         )
-    if processes.found_by.startswith("Open MPI"):
-        text += (
-            " Process 0 is assumed to run on mpirun's host; if it does not, set JAX_COORDINATOR_ADDRESS="
-            "HOST:PORT for all processes (mpirun -x)."
-        )
+    if processes.count is None:
+        text += " On TPUs, jaxcnn[tpu] must be installed on each machine."
     if proxies := sorted(name for name in os.environ if "_proxy" in name.lower()):
         text += f" JAX may try to connect through a proxy: unset {', '.join(proxies)}."
     return text

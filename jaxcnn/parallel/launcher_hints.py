@@ -1,94 +1,181 @@
-"""Detects the process count and index from launchers' environment variables. Starts nothing.
+"""Finds what started this process with others, and what JAX needs to be told about it. Starts nothing.
 
-JAX's own detection only finds the coordinator of a TPU slice. For the rest it does not suffice (jax 0.10 to
-0.12): under SLURM and Open MPI it gives a process one GPU (jax-ml/jax#16788), it takes a shell under salloc
-for one task of many and gives all steps of a job one port, and it does not know Open MPI 5 or
-JAX_NUM_PROCESSES.
+JAX finds process 0 itself: in SLURM, Open MPI, Kubernetes and on TPUs, and with mpi4py for every MPI. This
+module says which of these to use, and adds what JAX (0.10 to 0.12) leaves out:
+
+* Several processes that JAX would leave alone, each training in the same workdir, are an error.
+* JAX gives a process one GPU under SLURM and MPI (jax-ml/jax#16788): `local_device_ids`.
+* JAX gives all steps of a SLURM job one port, and crashes if a port is in use: `port`.
+* JAX takes a shell under salloc, and mpirun 5's helpers under SLURM, for tasks of srun: `step_tasks`.
+* JAX does not read JAX_NUM_PROCESSES and JAX_PROCESS_ID: `_by_hand`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
+import zlib
+from importlib.util import find_spec
+from typing import NamedTuple
 
-from jaxcnn.parallel.accelerators import (
-    Environment,
-    has_tpu,
-    number,
-    over_slices,
-    task_gpus,
-    tpu_hosts,
-    tpu_machines,
-)
+from jaxcnn.parallel.accelerators import Environment, has_tpu, number, task_gpus
+
+
+class StartError(RuntimeError):
+    """The processes could not connect; the message says what to check."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """The process count and index of a distributed run, and how to reach its coordinator.
+    """What a process of several tells JAX at its start. JAX finds what is None.
 
     Attributes:
-        found_by: source of these values, for messages: SLURM, Open MPI 5, --distributed.
-        coordinator: HOST:PORT where process 0 listens; '' on TPUs, where JAX finds it.
+        found_by: source of these values, for messages: SLURM, Open MPI, --distributed.
         count: total number of processes.
         index: index of this process, from 0.
-        local_device_ids: the visible GPUs that this process uses; None for all.
+        coordinator: HOST:PORT where process 0 listens.
+        detection: JAX's `cluster_detection_method`; None for TPUs and Kubernetes.
+        local_device_ids: the visible GPUs that this process uses; empty for all.
+        port: port of process 0 if JAX finds its host.
     """
 
     found_by: str
-    coordinator: str
-    count: int
-    index: int
+    count: int | None = None
+    index: int | None = None
+    coordinator: str | None = None
+    detection: str | None = None
     local_device_ids: tuple[int, ...] | None = None
+    port: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
+        if self.count is not None and not 0 <= (self.index or 0) < self.count:
             raise ValueError(
                 f"{self.found_by}: process {self.index} of {self.count}; N is 1 or more, I from 0 to N - 1"
             )
         try:
-            if self.coordinator:
+            if self.coordinator is not None:
                 split_address(self.coordinator)
         except ValueError as error:
             raise ValueError(f"{self.found_by}: {error}") from None
 
 
+class Launcher(NamedTuple):
+    """A launcher, and its variables: processes and index, in the run and on this machine."""
+
+    name: str
+    count: str
+    index: str
+    local_count: str = ""
+    local_index: str = ""
+
+
+# The innermost comes first: mpirun starts its helpers with srun. MPICH and Intel MPI set PMI_SIZE.
+LAUNCHERS = (
+    Launcher(
+        "Open MPI", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK",
+    ),
+    Launcher(
+        "SLURM", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_TASKS_PER_NODE", "SLURM_LOCALID"
+    ),
+    Launcher("MPI", "PMI_SIZE", "PMI_RANK", "MPI_LOCALNRANKS", "MPI_LOCALRANKID"),
+    Launcher("torchrun", "WORLD_SIZE", "RANK"),
+)  # fmt: skip
+
+
 def detect(environment: Environment) -> Processes | None:
-    """Detects the cluster from `environment`; it may have a single process. None if there is no cluster.
+    """Detects from `environment` how to start; None if this process was started alone.
 
     Raises:
         ValueError: a variable has an invalid value.
+        StartError: this process was started with others, but JAX cannot find them.
     """
-    found = (detector(environment) for detector in DETECTORS)
-    return next((processes for processes in found if processes is not None), None)
+    if "JAX_NUM_PROCESSES" in environment:
+        return _by_hand(environment)
+    for launcher in LAUNCHERS:
+        slurm = launcher.name == "SLURM"
+        count = step_tasks(environment) if slurm else number(environment, launcher.count)
+        if count > 1:
+            return _launched(environment, launcher, count)
+    return _pod(environment)
 
 
-def launcher_hints(environment: Environment) -> tuple[str, str, int] | None:
-    """Finds the number of processes that were started together, even if the coordinator is unknown.
+def _by_hand(environment: Environment) -> Processes | None:
+    # Kubernetes sets JOB_COMPLETION_INDEX in the pods of an indexed Job.
+    index = "JAX_PROCESS_ID" if "JAX_PROCESS_ID" in environment else "JOB_COMPLETION_INDEX"
+    count, name = number(environment, "JAX_NUM_PROCESSES"), "JAX_COORDINATOR_ADDRESS"
+    if count == 1:
+        return None
+    if not {name, index} <= set(environment):
+        missing = f"{name} or JAX_PROCESS_ID is not set"
+        raise _alone(environment, "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", count, missing)
+    found = number(environment, index)
+    return Processes(name, count, found, environment[name], "deactivate")
 
-    Returns:
-        (variable with the process count, variable with the process index, count), or None. The innermost
-        launcher takes precedence, since mpirun starts its helpers with srun.
-    """
-    for size, index in SIZES:
-        if size in environment:
-            return size, index, number(environment, size)
-    if step_tasks(environment) > 1:
-        return "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", step_tasks(environment)
-    for size in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
-        if environment.get(size):
-            return size, "TPU_WORKER_ID", len(tpu_hosts(environment))
-    if (pod := number(environment, "JOB_COMPLETION_INDEX", default=0)) > 0:
-        return "JOB_COMPLETION_INDEX", "JOB_COMPLETION_INDEX", pod + 1
+
+def _launched(environment: Environment, launcher: Launcher, count: int) -> Processes:
+    name, job = launcher.name, environment.get("PMIX_NAMESPACE", "")
+    if name == "SLURM":
+        detection = "slurm"
+        # Steps of one job may run concurrently on one node, so each needs a different port.
+        job = f"{environment.get('SLURM_JOB_ID')}.{environment.get('SLURM_STEP_ID')}"
+    elif "OMPI_MCA_orte_hnp_uri" in environment:  # Open MPI 4
+        detection = "ompi"
+    elif name != "torchrun" and find_spec("mpi4py"):
+        detection = "mpi4py"
+    else:
+        missing = "the address of process 0 is unknown"
+        if name != "torchrun":
+            missing = (
+                "JAX finds the others through mpi4py, which is not installed (pip install mpi4py)"
+            )
+        raise _alone(environment, launcher.count, launcher.index, count, missing)
+    node = number(environment, "SLURM_NODEID", 0) if name == "SLURM" else 0
+    tasks = tasks_on_node(environment.get(launcher.local_count, ""), node)
+    return Processes(
+        name,
+        count,
+        number(environment, launcher.index, -1),
+        environment.get("JAX_COORDINATOR_ADDRESS"),
+        detection,
+        task_gpus(environment, number(environment, launcher.local_index, 0), tasks),
+        # Above Linux's ephemeral port range.
+        number(environment, "JAX_COORDINATOR_PORT", 61440 + zlib.crc32(job.encode()) % 4096),
+    )
+
+
+def _pod(environment: Environment) -> Processes | None:
+    """A machine of a TPU slice, or a pod of an indexed Job: JAX finds the others."""
+    for listed in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
+        if hosts := [host for host in environment.get(listed, "").split(",") if host]:
+            count = len(hosts) * number(environment, "MEGASCALE_NUM_SLICES")
+            if count == 1:
+                return None
+            if has_tpu(environment):
+                return Processes("GKE TPU")
+            missing = "JAX can use no TPU here (is jaxcnn[tpu] installed and JAX_PLATFORMS unset?)"
+            raise _alone(environment, listed, "TPU_WORKER_ID", count, missing)
+    # JAX sets this variable when it is imported and finds no TPU.
+    if has_tpu(environment) and "TPU_SKIP_MDS_QUERY" not in environment:
+        return Processes("TPU VM")
+    pod = "JOB_COMPLETION_INDEX"
+    if pod in environment and find_spec("kubernetes"):
+        return Processes("Kubernetes")
+    if (index := number(environment, pod, 0)) > 0:
+        missing = "JAX finds the others through the package kubernetes, which is not installed"
+        raise _alone(environment, pod, pod, index + 1, missing)
     return None
 
 
-# (count, index) variables: JAX; Open MPI; MPICH, Intel MPI and srun --mpi=pmi2; torchrun.
-SIZES = (
-    ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
-    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
-    ("PMI_SIZE", "PMI_RANK"),
-    ("WORLD_SIZE", "RANK"),
-)
+def _alone(environment: Environment, size: str, index: str, count: int, missing: str) -> StartError:
+    """The error of a process that was started with others and would train alone."""
+    total = "N" if size == index else count
+    return StartError(
+        f"{size}={environment[size]} means that at least {count} processes were started together, but "
+        f"{missing}. Each would train alone and write to the same workdir. Pass each its index: "
+        f"sh -c 'jaxcnn train ... --distributed=HOST:PORT,{total},${index}'. For independent "
+        "runs: --distributed=off, with a different --workdir for each"
+    )
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -101,12 +188,6 @@ def split_address(text: str) -> tuple[str, int]:
     if parts is None or not 0 < int(parts[3]) < 65536:
         raise ValueError(f"an address is HOST:PORT, the port from 1 to 65535; got {text!r}")
     return parts[1] or parts[2], int(parts[3])
-
-
-def first_host(nodes: str) -> str:
-    """Returns the first host of SLURM's compressed list: gpu03 for `gpu[03-05,9],x1`."""
-    head = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
-    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", head.group() if head else "")
 
 
 def tasks_on_node(compressed: str, node: int) -> int:
@@ -123,79 +204,9 @@ def step_tasks(environment: Environment) -> int:
     A batch script is one process, although it has its job's SLURM_NTASKS and a SLURM_PROCID: only srun sets
     the STEP variables. A script submitted from inside a step inherits them and a shell under salloc has
     different ones, but there they disagree with SLURM_NTASKS. Under mpirun they count its helpers, while
-    PMI_SIZE counts the processes.
+    the MPI's own variable counts the processes.
     """
     tasks = number(environment, "SLURM_STEP_NUM_TASKS")
-    agree = (number(environment, v, tasks) == tasks for v in ("SLURM_NTASKS", "PMI_SIZE"))
-    return tasks if "SLURM_STEP_ID" in environment and all(agree) else 1
-
-
-def _by_hand(environment: Environment) -> Processes | None:
-    # Kubernetes sets JOB_COMPLETION_INDEX in the pods of an indexed Job.
-    index = "JAX_PROCESS_ID" if "JAX_PROCESS_ID" in environment else "JOB_COMPLETION_INDEX"
-    name = "JAX_COORDINATOR_ADDRESS"
-    if not {name, "JAX_NUM_PROCESSES", index} <= set(environment):
-        return None
-    count = number(environment, "JAX_NUM_PROCESSES")
-    return Processes(name, environment[name], count, number(environment, index, 0))
-
-
-def _open_mpi(environment: Environment) -> Processes | None:
-    # mpirun 4's URI: 1531576320.0;tcp://10.96.0.1,10.148.0.1:34911;tcp6://[fe80::b9b,2620:10d::2]:43370.
-    uri = environment.get("OMPI_MCA_orte_hnp_uri", "")
-    # mpirun 5's namespace: prterun-HOST-PID@JOB.
-    namespace = environment.get("PMIX_NAMESPACE", "")
-    if mpirun := re.match(r"(\d+)\.\d+;(?:tcp://([^,:;]+)|tcp6://\[([^,\]]+))", uri):
-        version, host, job = 4, mpirun[2] or f"[{mpirun[3]}]", int(mpirun[1]) // 4096
-    elif mpirun := re.fullmatch(r"\w+-(.+)-(\d+)@(\d+)", namespace):
-        version, host, job = 5, mpirun[1], int(mpirun[2]) + int(mpirun[3])
-    else:
-        return None
-    if not {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"} <= set(environment):
-        return None
-    tasks = number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE")
-    return Processes(
-        f"Open MPI {version}",
-        _address(environment, host, job),
-        number(environment, "OMPI_COMM_WORLD_SIZE"),
-        number(environment, "OMPI_COMM_WORLD_RANK"),
-        task_gpus(environment, number(environment, "OMPI_COMM_WORLD_LOCAL_RANK", 0), tasks),
-    )
-
-
-def _slurm(environment: Environment) -> Processes | None:
-    needed = {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID"}
-    count = step_tasks(environment)
-    if count == 1 or not needed <= set(environment):
-        return None
-    # Steps of one job may run concurrently on one node, so each needs a different port.
-    job = number(environment, "SLURM_JOB_ID") + 257 * number(environment, "SLURM_STEP_ID")
-    node = number(environment, "SLURM_NODEID", 0)
-    tasks = tasks_on_node(environment.get("SLURM_STEP_TASKS_PER_NODE", ""), node)
-    return Processes(
-        "SLURM",
-        _address(environment, first_host(environment["SLURM_STEP_NODELIST"]), job),
-        count,
-        number(environment, "SLURM_PROCID"),
-        task_gpus(environment, number(environment, "SLURM_LOCALID", 0), tasks),
-    )
-
-
-def _tpu(environment: Environment) -> Processes | None:
-    if not has_tpu(environment):
-        return None
-    if hosts := tpu_hosts(environment):
-        index = number(environment, "TPU_WORKER_ID", default=0)
-        return Processes("GKE TPU", "", *over_slices(environment, len(hosts), index))
-    found = tpu_machines(environment)
-    return Processes("TPU VM", "", *found) if found else None
-
-
-def _address(environment: Environment, host: str, job: int) -> str:
-    """HOST:PORT of process 0. The port is derived from the job, above Linux's ephemeral port range."""
-    port = number(environment, "JAX_COORDINATOR_PORT", 61440 + job % 4096)
-    return environment.get("JAX_COORDINATOR_ADDRESS", f"{host}:{port}")
-
-
-# In order of precedence: explicit settings, then the innermost launcher.
-DETECTORS = (_by_hand, _open_mpi, _slurm, _tpu)
+    counts = ("SLURM_NTASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+    agree = all(number(environment, name, tasks) == tasks for name in counts)
+    return tasks if "SLURM_STEP_ID" in environment and agree else 1

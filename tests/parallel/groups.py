@@ -3,11 +3,11 @@
 import itertools
 import json
 import re
+import socket
 import time
 from pathlib import Path
 
 from tests import forked
-from tests.parallel.launchers import free_port
 from tests.parallel.witness import watched_main
 from tests.training.runs import events
 
@@ -165,3 +165,9 @@ def losses(workdir):
 
 def starts(workdir):
     return json.loads((Path(workdir) / "run.json").read_text())["starts"]
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]

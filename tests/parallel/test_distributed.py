@@ -1,6 +1,4 @@
-"""The start of several processes: the wait for process 0, and what is reported before JAX would abort.
-
-Tests of processes that connect are in test_processes.py."""
+"""The value of --distributed, and what is reported before JAX would crash."""
 
 import ast
 import re
@@ -10,67 +8,51 @@ from pathlib import Path
 import pytest
 
 from jaxcnn.parallel import accelerators, distributed, launcher_hints
-from jaxcnn.parallel.distributed import Processes, StartError
-from tests.parallel.launchers import free_port
+from jaxcnn.parallel.distributed import Processes, StartError, parse, start
 
 
-class FakeClock:
-    """Replaces the `time` module: only sleeping advances the clock."""
-
-    def __init__(self):
-        self.sleeps = []
-
-    def monotonic(self):
-        return sum(self.sleeps)
-
-    def sleep(self, seconds):
-        self.sleeps.append(seconds)
+@pytest.mark.parametrize(
+    "environment", [{}, {"JAX_NUM_PROCESSES": "4"}, {"OMPI_COMM_WORLD_SIZE": "4"}]
+)
+def test_given_values_take_precedence_over_launchers(environment):
+    assert parse("off", environment) is None
+    given = Processes("--distributed", 4, 3, "[fd00::2]:8476", "deactivate")
+    assert parse("[fd00::2]:8476,4,3", environment) == given
 
 
-def test_a_process_waits_for_process_0_until_the_timeout(monkeypatch):
-    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
-    clock = FakeClock()
-    monkeypatch.setattr(distributed, "time", clock)
-    address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(
-        StartError, match=re.escape(f"process 1/2 (SLURM) waited 2 s for process 0 at {address}")
-    ) as e:
-        distributed.start(Processes("SLURM", address, 2, 1), timeout=2.0)
-    assert clock.sleeps == [0.5] * 4  # five attempts, the last one at the timeout
-    for advice in (
-        "nothing listens there",
-        "firewall",
-        "same HOST:PORT and N",
-        "unset HTTPS_PROXY",
-    ):
-        assert advice in str(e.value)
-
-
-def test_a_host_name_that_does_not_resolve_is_reported():
-    processes = Processes("Open MPI 5", "no-such-host.invalid:8476", 2, 1)
-    with pytest.raises(
-        StartError, match=r"the name no-such-host\.invalid does not resolve here"
-    ) as said:
-        distributed.start(processes, timeout=0.2)
-    assert "JAX_COORDINATOR_ADDRESS=HOST:PORT" in str(said.value)
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("yes", "Got 'yes'"),
+        ("", "Got ''"),
+        ("node1:8476", "Got 'node1:8476'"),
+        ("node1:8476,4", "Got 'node1:8476,4'"),
+        ("node1:8476,4,-1", "Got 'node1:8476,4,-1'"),
+        ("node1:8476,4,4", "process 4 of 4; N is 1 or more, I from 0 to N - 1"),
+        ("node1:8476,0,0", "process 0 of 0"),
+        ("node1,4,0", "an address is HOST:PORT, the port from 1 to 65535; got 'node1'"),
+        ("node1:0,4,0", "got 'node1:0'"),
+        ("node1:70000,4,0", "got 'node1:70000'"),
+        ("fd00::2:8476,4,0", "got 'fd00::2:8476'"),
+    ],
+)
+def test_the_error_for_a_bad_value_says_what_to_type(text, why):
+    with pytest.raises(ValueError, match=re.escape(why)) as caught:
+        parse(text, {})
+    assert "--distributed=node1:8476,4,0" in str(caught.value)
 
 
 def test_a_port_in_use_is_reported():
     with socket.create_server(("", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(StartError, match=rf"process 0/2 .* cannot listen at port {port} here"):
-            distributed.start(Processes("--distributed", f"localhost:{port}", 2, 0), timeout=1.0)
-
-
-def test_a_long_wait_is_reported(monkeypatch, capsys):
-    monkeypatch.setattr(distributed, "PATIENCE_SECONDS", 0.05)
-    address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(StartError):
-        distributed.start(Processes("--distributed", address, 2, 1), timeout=0.3)
-    assert (
-        f"process 1/2 (--distributed) is still waiting for the others at {address}"
-        in capsys.readouterr().err
-    )
+        for processes in (
+            Processes("--distributed", 2, 0, f"localhost:{port}", "deactivate"),
+            Processes("SLURM", 2, 0, detection="slurm", port=port),
+        ):
+            with pytest.raises(
+                StartError, match=rf"process 0/2 .* cannot listen at port {port} here"
+            ):
+                start(processes, timeout=1.0)
 
 
 def test_only_a_start_imports_jax():
