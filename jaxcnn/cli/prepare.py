@@ -10,6 +10,9 @@ names:
 no preparation: tfds:NAME, folder:PATH, synthetic:K. What is already prepared or packed is kept; the same
 command resumes packing that was stopped.
 
+--file_format=array_record stores the records as Grain and tfds.data_source read them, instead of as TFRecord.
+jaxcnn reads both alike. A folder holds a data set in one format.
+
 --verify decodes each image of both splits once, on all cores, and prints the damaged ones with the reason;
 then the exit code is 1. It finds more than training, which uses a JPEG that libjpeg can mend. A packed data
 set's shards are compared with their checksums. With --json it prints one object per damaged image and line,
@@ -47,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help_text = "folder of prepared data sets ($TFDS_DATA_DIR or ~/tensorflow_datasets)"
     add("--data_dir", type=path, help=help_text)
     add("--checksums", action="store_true", help="also check the tars' SHA-256 (reads them whole)")
+    help_text = "how TFDS stores the records: tfrecord (default) or array_record"
+    add("--file_format", choices=("tfrecord", "array_record"), default="", help=help_text)
     add("--verify", action="store_true", help="list the images that are damaged")
     help_text = "threads that decode; 0: one per core (%(default)s)"
     add("--threads", type=at_least(0), default=0, help=help_text)
@@ -141,6 +146,8 @@ def _problem(options: argparse.Namespace) -> str:
         return f"only version {VERSION} of imagenet2012 is prepared, not {name}"
     if base != IMAGENET and (options.tars is not None or options.checksums):
         return f"--tars and --checksums are for imagenet2012, not for {name}"
+    if base in SOURCE_KINDS and options.file_format:
+        return f"--file_format is for data sets that are prepared, not for {name}"
     if options.pack and options.verify:
         return f"--pack with --verify: first give jaxcnn prepare {name} --verify, then --pack"
     if not options.pack:
@@ -165,21 +172,25 @@ def _prepare(name: str, data_dir: Path, options: argparse.Namespace) -> None:
     from jaxcnn.data.preparation.imagenet import NAME as IMAGENET
     from jaxcnn.data.preparation.imagenet import prepare_imagenet
     from jaxcnn.data.sources.digits import prepare_digits
-    from jaxcnn.data.sources.tfds import find_prepared
+    from jaxcnn.data.sources.tfds import find_in_format
 
+    file_format = options.file_format
     base = name.partition(":")[0]
     if base == IMAGENET:
-        prepare_imagenet(options.tars, data_dir, checksums=options.checksums)
+        prepare_imagenet(
+            options.tars, data_dir, checksums=options.checksums, file_format=file_format
+        )
     elif base == "digits":
-        prepare_digits(data_dir)
-    elif find_prepared(name, data_dir) is not None:
+        prepare_digits(data_dir, file_format)
+    elif find_in_format(name, data_dir, file_format) is not None:
         say(f"{name} is already prepared in {data_dir}")
     else:
-        _download(name, data_dir)
+        _download(name, data_dir, file_format)
 
 
-def _download(name: str, data_dir: Path) -> None:
+def _download(name: str, data_dir: Path, file_format: str) -> None:
     from jaxcnn.data import DataError
+    from jaxcnn.data.sources.tfds import TFRECORD
     from jaxcnn.data.tensorflow import load_tfds
 
     tfds = load_tfds()
@@ -187,7 +198,7 @@ def _download(name: str, data_dir: Path) -> None:
         warnings.simplefilter("ignore")
         try:
             builder = tfds.builder(name, data_dir=str(data_dir))
-            builder.download_and_prepare(file_format="tfrecord")
+            builder.download_and_prepare(file_format=file_format or TFRECORD)
         except Exception as error:  # unknown name, no network, no disk: TFDS explains it
             raise DataError(
                 f"TFDS could not prepare {name!r}: {error}; see "

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from jaxcnn.data.errors import DataError
-from jaxcnn.data.sources.tfds import find_prepared
+from jaxcnn.data.sources.tfds import TFRECORD, find_in_format
 from jaxcnn.data.tensorflow import load_tfds
 from jaxcnn.paths import Path, file_size
 from jaxcnn.printable import say
@@ -66,9 +66,16 @@ def check_disk(data_dir: Path, needed: int) -> None:
 
 
 def prepare_imagenet(
-    tars: Path, data_dir: Path, expected: Mapping[str, Tar] = TARS, *, checksums: bool = False
+    tars: Path,
+    data_dir: Path,
+    expected: Mapping[str, Tar] = TARS,
+    *,
+    checksums: bool = False,
+    file_format: str = "",
 ) -> Path:
     """Writes the data set under `data_dir` if it is not there; returns its folder.
+
+    `file_format` is tfrecord, also if it is '', or array_record; '' takes what is there.
 
     TFDS writes into a temporary folder and renames it at the end. An interrupted run leaves nothing that
     looks like the data set; the next run starts from the beginning.
@@ -76,7 +83,7 @@ def prepare_imagenet(
     Raises:
       DataError: a tar is missing or wrong, or the disk is too small.
     """
-    found = find_prepared(f"{NAME}:{VERSION}", data_dir)
+    found = find_in_format(f"{NAME}:{VERSION}", data_dir, file_format)
     if found is not None:
         say(f"{NAME} is already prepared in {found}")
         return found
@@ -96,7 +103,7 @@ def prepare_imagenet(
         builder = tfds.builder(f"{NAME}:{VERSION}", data_dir=str(data_dir))
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(manual_dir=str(tars.absolute())),
-            file_format="tfrecord",
+            file_format=file_format or TFRECORD,
         )
     return data_dir / NAME / VERSION
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sampler import RandomStream, permutation
-from jaxcnn.data.sources.tfds import find_prepared
+from jaxcnn.data.sources.tfds import TFRECORD, find_in_format, find_prepared
 from jaxcnn.data.tensorflow import load_tfds
 from jaxcnn.files import system_error, writing
 from jaxcnn.paths import Path
@@ -29,14 +29,15 @@ SIDE, QUALITY = 64, 95
 _EVALUATION_SHARE = 5
 
 
-def prepare_digits(data_dir: Path) -> Path:
+def prepare_digits(data_dir: Path, file_format: str = "") -> Path:
     """Writes the data set under `data_dir` if it is not there; returns `data_dir`.
+
+    `file_format` is tfrecord, also if it is '', or array_record; '' takes what is there.
 
     TFDS writes into a temporary folder and renames it at the end, so an interrupted process leaves nothing
     that looks like the data set.
     """
-    found = find_prepared(NAME, data_dir)
-    if found is not None:
+    if find_in_format(NAME, data_dir, file_format) is not None:
         return data_dir
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -52,7 +53,7 @@ def prepare_digits(data_dir: Path) -> Path:
         tfds.display_progress_bar(False)
         builder = _builder_class()(data_dir=str(data_dir))
         try:
-            builder.download_and_prepare(file_format="tfrecord")
+            builder.download_and_prepare(file_format=file_format or TFRECORD)
         except Exception as error:  # TensorFlow has errors of its own for those of the disk
             # Another process may have renamed its folder first.
             if find_prepared(NAME, data_dir) is None:

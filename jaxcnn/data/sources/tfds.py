@@ -1,4 +1,4 @@
-"""Data sets prepared by TFDS, read without its input pipeline.
+"""Data sets prepared by TFDS, as TFRecord or array_record files, read without its input pipeline.
 
 TFDS's metadata give the splits, their files and the class names. The records are indexed once and then read
 in any order, which gives an exact shuffle and an exact resume.
@@ -11,15 +11,20 @@ import pathlib
 import re
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxcnn.data.errors import CorruptImage, DamagedRecord, DataError
+from jaxcnn.data.sources.array_record_files import (
+    ARRAY_RECORD,
+    ArrayRecordIndex,
+    load_array_record,
+)
 from jaxcnn.data.sources.source import Opened, Recorded, Records, Source, Subset
 from jaxcnn.data.sources.tfds_features import Keys, choose_features, number_classes, read_labels
-from jaxcnn.data.sources.tfrecord_index import RecordIndex, index_records, read_record
+from jaxcnn.data.sources.tfrecord_index import RecordIndex, index_records
 from jaxcnn.data.tensorflow import load_tensorflow, load_tfds
 from jaxcnn.paths import Path
 from jaxcnn.printable import shell_quote
@@ -28,6 +33,10 @@ _LOGGER = logging.getLogger(__name__)
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _NAME = re.compile(r"[a-z][a-z0-9_]*(?:/[A-Za-z0-9_.+-]+)?(?::\d+\.\d+\.\d+)?")
 METADATA_FILE = "dataset_info.json"
+TFRECORD = "tfrecord"
+# By the name that TFDS gives a file format.
+_INDEXES: Mapping[str, type[RecordIndex]] = {TFRECORD: RecordIndex, ARRAY_RECORD: ArrayRecordIndex}
+FILE_FORMATS = tuple(_INDEXES)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,12 +59,12 @@ class PreparedSource(Recorded):
         # The labels are in the records, whose checksums cover them.
         names = np.array([os.fsencode(shard.name) for shard in self.shards])[self.index.shard]
         unknown = np.full(len(self), -1)
-        return Records(names, unknown, self.index.length, self.index.checksum)
+        return Records(names, unknown, self.index.length, self.index.checksums)
 
     def read(self, index: int) -> tuple[bytes, int]:
         shard = self.shards[self.index.shard.item(index)]
         try:
-            data = read_record(shard, self.index.place(index), lambda: self.name(index))
+            data = self.index.read(self.shards, index)
         except OSError as error:
             raise DataError(
                 f"cannot read {shard}: {error.strerror}; check the disk or the network file system of the "
@@ -144,6 +153,26 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
     return newest_last[-1] if newest_last else None
 
 
+def find_in_format(name: str, data_dir: Path, file_format: str) -> Path | None:
+    """As `find_prepared`, of a data set that is to be stored as `file_format`; '' is any that is supported.
+
+    Raises:
+      DataError: it is stored in another format, or the package for `file_format` is missing. TFDS keeps one
+        format in a `data_dir`, and takes what is there whatever format it is asked for.
+    """
+    if file_format == ARRAY_RECORD:
+        load_array_record()
+    found = find_prepared(name, data_dir)
+    if found is not None and file_format:
+        stored = _metadata(found).file_format.value
+        if stored != file_format:
+            raise DataError(
+                f"{name} is already prepared in {found} as {stored}, and a folder holds it in one format; "
+                f"use it as it is, or name another folder with --data_dir=DIR to store it as {file_format}"
+            )
+    return found
+
+
 def _metadata(folder: Path) -> Any:
     """Returns TFDS's description of a prepared data set."""
     with warnings.catch_warnings():
@@ -155,10 +184,10 @@ def _metadata(folder: Path) -> Any:
                 f"the metadata of the data set in {folder} cannot be read ({error}); copy or "
                 "prepare it again"
             ) from error
-    if info.file_format.value != "tfrecord":
+    if info.file_format.value not in _INDEXES:
         raise DataError(
-            f"the data set in {folder} is stored as {info.file_format.value}; only tfrecord is "
-            "supported; prepare it again in another --data_dir with TFDS's default file format"
+            f"the data set in {folder} is stored as {info.file_format.value}; only "
+            f"{' and '.join(FILE_FORMATS)} are supported; prepare it again in another --data_dir"
         )
     return info
 
@@ -239,17 +268,18 @@ def _file_parts(folder: Path, info: Any, split: str) -> list[_FilePart]:
 
 def _open_whole(folder: Path, info: Any, splits: Sequence[str], keys: Keys) -> PreparedSource:
     """All records of one or more splits, one after the other."""
+    kind = _INDEXES[info.file_format.value]
     shards: list[Path] = []
     indexes: list[RecordIndex] = []
     for split in splits:
         details = info.splits[split]
         files = [folder / pathlib.Path(path).name for path in sorted(details.filenames)]
-        index = index_records(files, list(details.shard_lengths), split)
+        index = index_records(files, list(details.shard_lengths), split, kind)
         indexes.append(dataclasses.replace(index, shard=index.shard + np.int32(len(shards))))
         shards += files
     columns = (
         np.concatenate([getattr(index, field.name) for index in indexes])
         for field in dataclasses.fields(RecordIndex)
     )
-    index = RecordIndex(*columns)
+    index = kind(*columns)
     return PreparedSource(keys.class_names or (), tuple(shards), index, keys.image, keys.label)

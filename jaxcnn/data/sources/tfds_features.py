@@ -7,7 +7,6 @@ of a PNG, and a `ClassLabel` or a single integer.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.data.errors import DataError
-from jaxcnn.data.sources.tfrecord_index import RecordIndex, cache_places, file_facts, read_record
+from jaxcnn.data.sources.tfrecord_index import RecordIndex, cache_places, file_facts
 from jaxcnn.data.tensorflow import load_tensorflow, load_tfds
 from jaxcnn.data.threads import ThreadPool
 from jaxcnn.files import FileError, read_arrays, write_arrays
@@ -146,9 +145,7 @@ def _labels(shards: Sequence[Path], index: RecordIndex, key: str, records: range
     tf = load_tensorflow()
     labels = np.full(len(records), -1)
     for position, record in enumerate(records):
-        shard = shards[index.shard[record]]
-        name = functools.partial(index.name, shards, record)
-        data = read_record(shard, index.place(record), name)
+        data = index.read(shards, record)
         values = tf.train.Example.FromString(data).features.feature[key].int64_list.value
         if len(values) == 1:
             labels[position] = values[0]

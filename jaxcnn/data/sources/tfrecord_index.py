@@ -1,6 +1,7 @@
 """An index of the records in TFRecord files, for random access.
 
-The files are scanned once, and the index is cached in a file. tfrecord.py has the form of a record.
+The files are scanned once, and the index is cached in a file. tfrecord.py has the form of a record;
+array_record_files.py has the index of the other format.
 """
 
 import contextlib
@@ -48,6 +49,31 @@ class RecordIndex:
             self.offset.item(record), self.length.item(record), self.checksum.item(record)
         )
 
+    @property
+    def checksums(self) -> np.ndarray | None:
+        """uint32[N]: a checksum of each record; None if the files have none that need not be computed."""
+        return self.checksum
+
+    @staticmethod
+    def scan(shard: Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns offset, length and checksum of the `count` records of a file. Thread-safe.
+
+        Raises:
+          DataError: the file is damaged or has another number of records.
+        """
+        return _scan(shard, count)
+
+    def read(self, shards: Sequence[Path], record: int) -> bytes:
+        """Returns the data of a record. Thread-safe.
+
+        Raises:
+          DamagedRecord: it does not have its checksums.
+          DataError: the file is not the one that was indexed.
+          OSError: it cannot be read.
+        """
+        shard = shards[self.shard.item(record)]
+        return read_record(shard, self.place(record), lambda: self.name(shards, record))
+
     def name(self, shards: Sequence[Path], record: int) -> str:
         """The name of a record: its file, and its number there."""
         shard = self.shard[record]
@@ -55,8 +81,13 @@ class RecordIndex:
         return f"{shards[shard].name}#{record - np.searchsorted(self.shard, shard)}"
 
 
-def index_records(shards: Sequence[Path], counts: Sequence[int], cache_name: str) -> RecordIndex:
-    """Returns the index of `shards`, from the cache if it is valid, else by a scan.
+def index_records(
+    shards: Sequence[Path],
+    counts: Sequence[int],
+    cache_name: str,
+    kind: type[RecordIndex] = RecordIndex,
+) -> RecordIndex:
+    """Returns the index of `shards`, from the cache if it is valid, else by the scan of `kind`.
 
     The cache is a .npz named after `cache_name`, the split, in the folder of the shards or, if that is not
     writable, under $XDG_CACHE_HOME/jaxcnn (~/.cache/jaxcnn), if that is. It contains the shards' names and
@@ -74,14 +105,14 @@ def index_records(shards: Sequence[Path], counts: Sequence[int], cache_name: str
     files = file_facts(shards)
     places = cache_places(shards[0].parent, cache_name)
     for place in places:
-        index = _load(place, files)
+        index = _load(place, files, kind)
         if index is not None and len(index) == sum(counts):
             return index
     pool = ThreadPool(min(_SCAN_THREADS, len(shards)), "jaxcnn-scan")
     with contextlib.closing(pool):
-        begun = [pool.submit(_scan, *scan) for scan in zip(shards, counts, strict=True)]
+        begun = [pool.submit(kind.scan, *scan) for scan in zip(shards, counts, strict=True)]
         scans = [pool.wait_for(scan) for scan in begun]
-    index = RecordIndex(
+    index = kind(
         np.repeat(np.arange(len(shards), dtype=np.int32), counts),
         *(np.concatenate(column) for column in zip(*scans, strict=True)),
     )
@@ -159,7 +190,7 @@ def cache_places(folder: Path, cache_name: str) -> list[Path]:
     return [folder / name, home / key / name]
 
 
-def _load(place: Path, files: dict[str, np.ndarray]) -> RecordIndex | None:
+def _load(place: Path, files: dict[str, np.ndarray], kind: type[RecordIndex]) -> RecordIndex | None:
     """Reads the cache; returns None if it is missing, damaged, of other files, or of an earlier version,
     which had no checksums."""
     columns = [field.name for field in dataclasses.fields(RecordIndex)]
@@ -169,7 +200,7 @@ def _load(place: Path, files: dict[str, np.ndarray]) -> RecordIndex | None:
     except FileError:
         return None
     same = all(np.array_equal(cache[key], value) for key, value in files.items())
-    return RecordIndex(*(cache[column] for column in columns)) if same else None
+    return kind(*(cache[column] for column in columns)) if same else None
 
 
 def _save(place: Path, index: RecordIndex, files: dict[str, np.ndarray]) -> bool:
