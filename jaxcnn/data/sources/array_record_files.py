@@ -11,6 +11,7 @@ the index.
 
 import dataclasses
 import functools
+import importlib
 import resource
 import struct
 from collections.abc import Sequence
@@ -90,14 +91,13 @@ def load_array_record() -> Any:
       DataError: it is not installed.
     """
     try:
-        from array_record.python import array_record_module
+        return importlib.import_module("array_record.python.array_record_module")
     except ImportError as error:
         raise DataError(
             f"data sets stored as {ARRAY_RECORD} need the package array_record, which cannot be imported "
             f"({error}); install it with: pip install array_record (there is none for Windows), or use the "
             "data set in TFDS's default format, tfrecord"
         ) from error
-    return array_record_module
 
 
 def open_reader(shard: Path) -> Any:

@@ -243,10 +243,12 @@ def change_metadata(prepared, tmp_path, file, change):
 
 def test_other_file_format(prepared, tmp_path):
     def change(info):
-        info["fileFormat"] = "array_record"
+        info["fileFormat"] = "riegeli"
 
     change_metadata(prepared, tmp_path, "dataset_info.json", change)
-    with pytest.raises(DataError, match=r"stored as array_record; only tfrecord is supported"):
+    with pytest.raises(
+        DataError, match=r"stored as riegeli; only tfrecord and array_record are supported"
+    ):
         open_data("tfds:few", str(tmp_path))
 
 
