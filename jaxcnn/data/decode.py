@@ -41,12 +41,24 @@ _CHROMA_MARGIN = 4
 Pixels = UInt8[np.ndarray, "_ _ 3"]
 
 
+class Encoded(NamedTuple):
+    """An encoded image, its (height, width) and a JPEG's header. A JPEG that lacked its end marker has one."""
+
+    data: bytes | memoryview
+    size: tuple[int, int]
+    header: jpeg.JpegHeader | None = None
+
+
 class DecodeTask(NamedTuple):
-    """An encoded image, the crops wanted, and arrays for their pixels; empty `out` makes new arrays."""
+    """An encoded image, the crops wanted, and arrays for their pixels; empty `out` makes new arrays.
+
+    `header` is what `examine` found; without it, a JPEG's header is read again.
+    """
 
     data: bytes | memoryview
     crops: Sequence[ResizedCrop]
     out: Sequence[Pixels] = ()
+    header: jpeg.JpegHeader | None = None
 
 
 # By interpolation: Pillow's filter, and its reach in output pixels.
@@ -74,7 +86,12 @@ def _resize() -> ModuleType:
 
 
 def peek(data: bytes | memoryview) -> tuple[int, int]:
-    """Returns (height, width) of an encoded image, read from its header.
+    """Returns (height, width) of an encoded image, read from its header. Raises what `examine` raises."""
+    return examine(data).size
+
+
+def examine(data: bytes | memoryview) -> Encoded:
+    """Reads the header of an encoded image.
 
     Raises:
       CorruptImage: not an image of a known format, truncated, or too large.
@@ -82,18 +99,25 @@ def peek(data: bytes | memoryview) -> tuple[int, int]:
     if not data:
         raise CorruptImage("the file is empty")
     if packed.is_record(data):
-        return packed.read_record(data)[0].size
-    check_bytes(len(data))
+        return Encoded(data, packed.read_record(data)[0].size)
     try:
-        data = bytes(data)
-        if is_jpeg(data):
-            header = jpeg.read_header(data)
-            jpeg.complete(data, header)
-            return header.height, header.width
+        data, header = _read_header(data)
+        if header is not None:
+            return Encoded(data, (header.height, header.width), header)
         with pillow.open_image(data) as image:
-            return image.height, image.width
+            return Encoded(data, (image.height, image.width))
     except MemoryError:
         raise CorruptImage(OUT_OF_MEMORY) from None
+
+
+def _read_header(data: bytes | memoryview) -> tuple[bytes, jpeg.JpegHeader | None]:
+    """Returns the bytes, of a JPEG with an end marker, and a JPEG's header."""
+    check_bytes(len(data))
+    data = bytes(data)
+    if not is_jpeg(data):
+        return data, None
+    header = jpeg.read_header(data)
+    return jpeg.complete(data, header), header
 
 
 def is_jpeg(data: bytes) -> bool:
@@ -147,11 +171,12 @@ def _open(task: DecodeTask) -> Sequence[Pixels] | JpegWindow | CorruptImage:
         _check_crops(task.crops)
         if packed.is_record(task.data):
             return _decode_packed(task)
-        check_bytes(len(task.data))
-        data, formats = bytes(task.data), pillow.FORMATS
-        if is_jpeg(data):
-            header = jpeg.read_header(data)
-            data = jpeg.complete(data, header)
+        if task.header is None:
+            data, header = _read_header(task.data)
+        else:
+            data, header = bytes(task.data), task.header
+        formats = pillow.FORMATS
+        if header is not None:
             # TensorFlow rounds differently when it converts CMYK. Both handle Adobe's inverted inks.
             if header.components != 4:
                 return jpeg.window(data, header, _window(task.crops))

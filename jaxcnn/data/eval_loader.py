@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jaxcnn.data.crops import ResizedCrop
-from jaxcnn.data.decode import DecodeTask, decode_many, load_decoders, peek
+from jaxcnn.data.decode import DecodeTask, Encoded, decode_many, examine, load_decoders
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.eval_crops import EvalCrop, bounding_crops, center_crop
 from jaxcnn.data.loader import MID_GREY, Loader, available_cores
@@ -89,9 +89,9 @@ class EvalLoader(Loader[EvalImage]):
         label = -1
         try:
             data, label = self._source.read(position)
-            size = peek(data)
-            pixels = decode_eval_crops(data, size, self._choose(*size))
-            return EvalImage(position, label, size, pixels)
+            image = examine(data)
+            pixels = _decode_eval_crops(image, self._choose(*image.size))
+            return EvalImage(position, label, image.size, pixels)
         except CorruptImage as error:
             known = label if error.label is None else error.label
             return EvalImage(position, known, (0, 0), {}, str(error) or "no reason given")
@@ -105,8 +105,13 @@ def decode_eval_crops(
     Raises:
       CorruptImage: not an image of a known format, truncated, broken, or too large.
     """
-    bounds = bounding_crops(*size, crops)
-    (decoded,) = decode_many([DecodeTask(data, list(bounds.values()))])
+    return _decode_eval_crops(Encoded(data, size), crops)
+
+
+def _decode_eval_crops(image: Encoded, crops: Sequence[EvalCrop]) -> CropPixels:
+    bounds = bounding_crops(*image.size, crops)
+    task = DecodeTask(image.data, list(bounds.values()), header=image.header)
+    (decoded,) = decode_many([task])
     if isinstance(decoded, CorruptImage):
         raise decoded
     images = dict(zip(bounds, decoded, strict=True))
@@ -150,8 +155,8 @@ def preprocess(
             "BMP or WebP file"
         ) from error
     try:
-        size = peek(data)
-        crop = center_crop(*size, scale, image_size, square=square)
-        return decode_eval_crops(data, size, [crop])[crop][None]
+        image = examine(data)
+        crop = center_crop(*image.size, scale, image_size, square=square)
+        return _decode_eval_crops(image, [crop])[crop][None]
     except CorruptImage as error:
         raise DataError(f"cannot decode the image {path}: {error}") from error

@@ -20,6 +20,8 @@ from jaxtyping import UInt8
 from jaxcnn.caches import use_writable_caches
 
 _ONE, _THREE = np.uintp(1), np.uintp(3)
+# Bytes in and out; some 15 us.
+_SMALL = 1 << 15
 
 
 def bilinear(
@@ -30,7 +32,7 @@ def bilinear(
     """Resizes the part `region` = (left, top, right, bottom) of `pixels` to the size of `out`, in place.
 
     The filter reads pixels beyond the region where there are any, like Pillow's `box`. The kernels release
-    the GIL.
+    the GIL, unless the images are so small that another thread would take it for longer than the resize.
 
     Raises:
       ValueError: `out` is not contiguous.
@@ -40,7 +42,8 @@ def bilinear(
     compile_kernels()
     left, top, right, bottom = map(float, region)
     flat = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
-    _rescale(flat, (top, bottom), (left, right), out.reshape(len(out), -1))
+    rescale = _rescale if flat.size + out.size > _SMALL else _rescale_small
+    rescale(flat, (top, bottom), (left, right), out.reshape(len(out), -1))
 
 
 @functools.cache
@@ -60,7 +63,7 @@ def _compile(cache: bool) -> None:
     import numba.core.config
 
     for name, function in _KERNELS.items():
-        options = {"nogil": True, "cache": cache, "error_model": "numpy"}
+        options = {"nogil": name != "_rescale_small", "cache": cache, "error_model": "numpy"}
         # Tests wrap functions to check types; numba must compile the function inside.
         globals()[name] = numba.njit(**options)(inspect.unwrap(function))
     # SLP vectorization computes red, green, blue and one padding value as one vector: the horizontal pass is
@@ -69,7 +72,8 @@ def _compile(cache: bool) -> None:
     default, config.SLP_VECTORIZE = config.SLP_VECTORIZE, 1
     try:
         pixels = np.zeros((2, 6), np.uint8)
-        _rescale(pixels, (0.0, 2.0), (0.0, 2.0), pixels)
+        for rescale in (_rescale, _rescale_small):
+            rescale(pixels, (0.0, 2.0), (0.0, 2.0), pixels)
     finally:
         config.SLP_VECTORIZE = default
 
@@ -98,6 +102,11 @@ def _rescale(pixels, down, across, out):
             _gather(line, columns, column_weights, taps, result)
         for i in range(out.shape[1]):
             out[y, i] = np.uint8(result[i])
+
+
+def _rescale_small(pixels, down, across, out):
+    """The same, compiled to keep the GIL."""
+    _rescale(pixels, down, across, out)
 
 
 def _weigh(region, length, count):
@@ -153,4 +162,6 @@ def _gather(line, columns, weights, taps, result):
         result[q + _THREE] = padding  # overwritten by the next pixel's red
 
 
-_KERNELS = {kernel.__name__: kernel for kernel in (_weigh, _blend, _gather, _rescale)}
+_KERNELS = {
+    kernel.__name__: kernel for kernel in (_weigh, _blend, _gather, _rescale, _rescale_small)
+}

@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from jaxcnn.data.decode import DecodeTask, decode_many, load_decoders, peek
+from jaxcnn.data.decode import DecodeTask, decode_many, examine, load_decoders
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.loader import MID_GREY, CorruptCounter, Loader, available_cores
 from jaxcnn.data.sampler import SampleIndex, train_indices
@@ -133,15 +133,16 @@ class TrainLoader(Loader[Batch]):
         for row in rows:
             try:
                 data, batch["label"][row] = self._source.read(indices[row].position)
+                image = examine(data)
                 crop = draw_train_crop(
-                    *peek(data),
+                    *image.size,
                     sampling=self._sampling,
                     image_size=self._image_size,
                     seed=self._seed,
                     epoch=indices[row].epoch,
                     example_id=int(batch["id"][row]),
                 )
-                tasks[row] = DecodeTask(data, [crop], [batch["image"][row]])
+                tasks[row] = DecodeTask(image.data, [crop], [batch["image"][row]], image.header)
             except CorruptImage as error:
                 corrupt[row] = error
         for row, decoded in zip(tasks, decode_many(tasks.values()), strict=True):
