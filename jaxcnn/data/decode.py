@@ -42,7 +42,7 @@ Pixels = UInt8[np.ndarray, "_ _ 3"]
 
 
 class Encoded(NamedTuple):
-    """An encoded image, its (height, width) and a JPEG's header. A JPEG that lacked its end marker has one."""
+    """An encoded image, its (height, width) and a JPEG's header. A JPEG has an end marker."""
 
     data: bytes | memoryview
     size: tuple[int, int]
