@@ -2,17 +2,20 @@
 # Trains on all machines of a Cloud TPU slice. Run it on your own machine, from the checkout, logged in with gcloud:
 #
 #   export TPU=NAME ZONE=us-west4-a
-#   launch/tpu_pod.sh --config=googlenet --config.data.source=folder:/mnt/shared/imagenet \
-#       --workdir=/mnt/shared/runs/googlenet
+#   launch/tpu_pod.sh --config=googlenet --config.data.data_dir=gs://BUCKET/tensorflow_datasets \
+#       --config.data.cache_dir=/tmp/jaxcnn_data --workdir=gs://BUCKET/runs/googlenet
 #   launch/tpu_pod.sh follow     # show the output again after a lost connection, which does not stop training
 #   launch/tpu_pod.sh stop       # send SIGTERM to all processes: they save, and the first command resumes
 #
+# docs/pods.md shows how to make the bucket and the slice. The slice's service account needs the role
+# storage.objectUser on the bucket; no key is copied. Each machine keeps the data that it has read in its own
+# data.cache_dir. Without it, every epoch reads the bucket.
+#
 # The script replaces ~/jaxcnn on each machine by the current commit plus your changes to tracked files. It installs
-# Python and jaxcnn[tpu] in ~/jaxcnn-venv, which needs internet access and takes minutes the first time;
+# Python and jaxcnn[tpu,gcs] in ~/jaxcnn-venv, which needs internet access and takes minutes the first time;
 # PYTHON=/path/to/python uses an existing environment instead.
 #
-# The workdir must be on a file system that all machines mount, such as Filestore or another NFS share. jaxcnn does
-# not write to gs://. The data may be on the same share, or at the same path on each machine.
+# The workdir is in a bucket or on a file system that all machines mount, such as Filestore or another NFS share.
 
 set -euo pipefail
 
@@ -25,7 +28,7 @@ on_all() {
   gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$1"
 }
 
-[ "$#" -gt 0 ] || fail "no arguments; for usage: head -20 $0"
+[ "$#" -gt 0 ] || fail "no arguments; for usage: head -22 $0"
 command -v gcloud >/dev/null || fail "gcloud is not installed: https://cloud.google.com/sdk/docs/install"
 if [ -z "${TPU:-}" ] || [ -z "${ZONE:-}" ]; then fail "which slice? export TPU=NAME ZONE=us-west4-a"; fi
 
@@ -49,9 +52,8 @@ for argument in "$@"; do
   case $argument in --workdir=*) workdir=${argument#--workdir=} ;; esac
 done
 case $workdir in
-  /*) ;;
-  gs://*) fail "jaxcnn does not write to $workdir; give a shared folder: --workdir=/mnt/shared/runs/NAME" ;;
-  *) fail "give the absolute path of a shared folder: --workdir=/mnt/shared/runs/NAME; got '$workdir'" ;;
+  /* | gs://*/*) ;;
+  *) fail "give a folder in a bucket, or a shared one: --workdir=gs://BUCKET/runs/NAME; got '$workdir'" ;;
 esac
 
 # A clone of one commit, so that run.json can record the commit.
@@ -67,7 +69,7 @@ install="
 export PATH=\$HOME/.local/bin:\$PATH
 command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
 [ -x $python ] || uv venv --quiet --python 3.11 ~/jaxcnn-venv
-uv pip install --quiet --python $python --constraint constraints.txt --editable '.[tpu]'"
+uv pip install --quiet --python $python --constraint constraints.txt --editable '.[tpu,gcs]'"
 [ -z "${PYTHON:-}" ] || install=
 
 on_all "set -e

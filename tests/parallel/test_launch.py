@@ -62,6 +62,9 @@ def test_the_jobset_is_consistent():
     assert job["parallelism"] == job["completions"] == rows * columns // 4
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
     assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
+    assert f"kubectl create serviceaccount {pod['serviceAccountName']}\n" in text
+    cache = [m["mountPath"] for m in container["volumeMounts"] if m["name"] == "cache"]
+    assert f"--config.data.cache_dir={cache[0]}" in container["args"]
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
     # The host name of JobSet's first pod, which is the coordinator, and the number of pods.
@@ -120,9 +123,9 @@ def test_slurm_requeues_only_stopped_jobs(tmp_path, code):
     ("arguments", "why"),
     [
         ((), "for usage"),
-        (("--config=vgg_e",), "the absolute path of a shared folder"),
+        (("--config=vgg_e",), "a folder in a bucket, or a shared one"),
         (("--config=vgg_e", "--workdir=runs/a"), "got 'runs/a'"),
-        (("--config=vgg_e", "--workdir=gs://bucket/a"), "does not write to gs://bucket/a"),
+        (("--config=vgg_e", "--workdir=gs://bucket"), "got 'gs://bucket'"),
     ],
 )
 def test_tpu_pod_rejects_wrong_usage(tmp_path, arguments, why):
