@@ -24,9 +24,9 @@ from jaxcnn.file_shapes import Arrays, Shape, arrays_misfit, is_deep, misfit
 from jaxcnn.paths import Path, is_remote
 
 __all__ = [
-    "FileError", "WriteError", "atomic_file", "atomic_output", "copy_file", "disk_advice", "parse_json",
-    "read_arrays", "read_bytes", "read_json", "read_lines", "read_text", "set_aside", "system_error",
-    "write_arrays", "write_figure", "write_text", "writing",
+    "FileError", "WriteError", "atomic_file", "atomic_output", "copy_file", "disk_advice", "exists",
+    "parse_json", "read_arrays", "read_bytes", "read_json", "read_lines", "read_text", "remove", "set_aside",
+    "system_error", "write_arrays", "write_figure", "write_text", "writing",
 ]  # fmt: skip
 
 # No file that is read whole is larger; metrics.jsonl has 250 bytes an event.
@@ -115,12 +115,36 @@ def write_figure(path: Path, figure: Any, **options: Any) -> None:
 def set_aside(path: Path) -> Path:
     """Renames a damaged file to NAME.damaged, or NAME.damaged-2 and so on; returns the new path."""
     number, aside = 1, path.with_name(f"{path.name}.damaged")
-    while os.path.lexists(aside) or aside.exists():
+    while os.path.lexists(aside) or exists(aside):
         number += 1
         aside = path.with_name(f"{path.name}.damaged-{number}")
     with writing(aside):
-        path.rename(aside)
+        if is_remote(path):
+            object_store.write_again(aside, object_store.read_again(path))
+            object_store.delete(path)
+        else:
+            path.rename(aside)
     return aside
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file, or on a disk a folder. Raises OSError if object storage does not say."""
+    if not is_remote(path):
+        return path.exists()
+    try:
+        object_store.read_again(path, 0, 1)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove(path: Path) -> None:
+    """Deletes a file, if there is one. Raises WriteError."""
+    with writing(path):
+        if is_remote(path):
+            object_store.delete(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def read_bytes(path: Path, *, advice: str) -> bytes:

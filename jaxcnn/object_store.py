@@ -8,15 +8,17 @@ Every error is an OSError, with an errno of `retries.TRANSIENT` if another try m
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
 import re
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxcnn.paths import Path
-from jaxcnn.retries import retry
+from jaxcnn.retries import POLL_SECONDS, retry, time_left
 
 # Of one request; TensorStore itself would wait for ever.
 TIMEOUT_SECONDS = 60.0
@@ -76,20 +78,24 @@ def read_content(path: Path, start: int = 0, stop: int | None = None) -> Content
     return Content(found.value, found.stamp.generation)
 
 
-def write(path: Path, data: bytes, if_generation: bytes | None = None) -> bytes:
+def write(
+    path: Path, data: bytes, if_generation: bytes | None = None, seconds: float | None = None
+) -> bytes:
     """Writes an object, all of it or nothing; returns its generation. Thread-safe; not retried.
 
     Args:
         path: of the object.
         data: its content.
         if_generation: write only if the object is of this generation; `NONE`: if it does not exist.
+        seconds: how long to wait for the answer; TIMEOUT_SECONDS if None. A write that was not answered may
+            still be done.
 
     Raises:
         Changed: the object is of another generation.
         OSError: it cannot be written.
     """
     store, key = _locate(path)
-    stamp = _result(path, lambda: store.write(key, data, if_equal=if_generation))
+    stamp = _result(path, lambda: store.write(key, data, if_equal=if_generation), seconds)
     if not stamp.generation:
         raise Changed(errno.EEXIST, "another process wrote it", str(path))
     return stamp.generation
@@ -112,13 +118,16 @@ def write_again(path: Path, data: bytes) -> None:
     retry(lambda: write(path, data), path, "write")
 
 
-def _result(path: Path, begin: Callable[[], Any]) -> Any:
+def _result(path: Path, begin: Callable[[], Any], seconds: float | None = None) -> Any:
     """The result of a request, or an OSError."""
+    began, limit = time.monotonic(), TIMEOUT_SECONDS if seconds is None else seconds
     try:
-        return begin().result(timeout=TIMEOUT_SECONDS)
-    except TimeoutError:
-        text = f"object storage did not answer in {TIMEOUT_SECONDS:.0f} s"
-        raise OSError(errno.ETIMEDOUT, text, str(path)) from None
+        future = begin()
+        while (left := time_left(began, limit)) > 0:
+            with contextlib.suppress(TimeoutError):
+                return future.result(timeout=min(left, POLL_SECONDS))
+        text = f"object storage did not answer in {time.monotonic() - began:.0f} s"
+        raise OSError(errno.ETIMEDOUT, text, str(path))
     except ValueError as error:  # of which TensorStore makes all its errors
         text = " ".join(str(error).split())
         status = _STATUS.match(text)

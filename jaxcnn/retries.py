@@ -6,6 +6,7 @@ read. It must not count as a corrupt image, and need not end a run.
 
 import errno
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -24,6 +25,10 @@ TRANSIENT = frozenset(
 )
 # Seconds before each further try; a file server that starts again answers within a minute or two.
 PAUSES = (0.1, 0.5, 2.0, 8.0, 20.0, 60.0)
+# After a stop was asked for, each read or write of object storage gets these: whoever asked kills soon.
+STOP_SECONDS = 4.0
+POLL_SECONDS = 0.2
+_stop_asked = math.inf
 
 
 class StillFailing(OSError):
@@ -37,8 +42,9 @@ def retry(work: Callable[[], _T], path: str | os.PathLike[str], doing: str = "re
       StillFailing: each try failed with a transient error.
       OSError: another error.
     """
-    pauses = iter(PAUSES)
+    pauses, began, tries = iter(PAUSES), time.monotonic(), 0
     while True:
+        tries += 1
         try:
             return work()
         except OSError as error:
@@ -46,12 +52,37 @@ def retry(work: Callable[[], _T], path: str | os.PathLike[str], doing: str = "re
                 raise
             code = f"{error.strerror or os.strerror(error.errno)} ({errno.errorcode[error.errno]})"
             pause = next(pauses, None)
-            if pause is None:
+            seconds = time.monotonic() - began
+            if pause is None or time_left(began, math.inf) <= pause:
                 raise StillFailing(
                     error.errno,
-                    f"cannot {doing} {path}: {code}, {len(PAUSES) + 1} times in {sum(PAUSES):.0f} s; this is "
+                    f"cannot {doing} {path}: {code}, {tries} times in {seconds:.0f} s; this is "
                     "an error of the disk, the network or a limit of the system, not of one file; mend it, "
                     "and give the same command again",
                 ) from error
             _LOGGER.warning("cannot %s %s: %s; trying again in %g s", doing, path, code, pause)
-            time.sleep(pause)
+            _sleep(pause, began)
+
+
+def time_left(began: float, limit: float) -> float:
+    """Seconds that are left of the `limit` of what began at `began`, by `time.monotonic`."""
+    left = began + limit - time.monotonic()
+    return min(left, max(began, _stop_asked) + STOP_SECONDS - time.monotonic())
+
+
+def hurry() -> None:
+    """This program was asked to stop: what has to wait for object storage soon gives up."""
+    global _stop_asked
+    _stop_asked = min(_stop_asked, time.monotonic())
+
+
+def take_time() -> None:
+    """Ends `hurry`."""
+    global _stop_asked
+    _stop_asked = math.inf
+
+
+def _sleep(pause: float, began: float) -> None:
+    until = time.monotonic() + pause
+    while (left := until - time.monotonic()) > 0 and time_left(began, math.inf) > 0:
+        time.sleep(min(left, POLL_SECONDS))

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxcnn.data import DataSplits
 from jaxcnn.data.fingerprint import Fingerprint, differences, take_fingerprint, whole
-from jaxcnn.files import FileError, read_arrays, read_json, write_arrays, write_text
+from jaxcnn.files import FileError, exists, read_arrays, read_json, write_arrays, write_text
 from jaxcnn.paths import Path
 from jaxcnn.training.run_files import read_starts
 
@@ -68,7 +68,7 @@ def write_pending(folder: Path, digests: Mapping[str, str], accepted: Sequence[s
 def pending_changes(folder: Path, digests: Mapping[str, str]) -> list[str]:
     """The changes that an earlier start accepted and did not record, if the data are still the same."""
     path = folder / PENDING_FILE
-    if not path.exists():
+    if not exists(path):
         return []
     advice = "move it away; changes of the data that it names were accepted and are not recorded"
     found = read_json(path, {"digests": dict, "accepted": [str]}, advice=advice)

@@ -24,7 +24,7 @@ from jaxcnn.data import pixel_statistics
 from jaxcnn.data.classes import class_table
 from jaxcnn.data.splits import NO_DATA
 from jaxcnn.evaluation import read_protocol
-from jaxcnn.files import FileError, WriteError, read_json, write_text, writing
+from jaxcnn.files import FileError, WriteError, exists, read_json, write_text, writing
 from jaxcnn.paths import Path, local_path
 from jaxcnn.training import schema
 from jaxcnn.training.checksums import checksum
@@ -43,7 +43,7 @@ IMPORT_AGAIN = "import the weights again: jaxcnn import FILE --out=FOLDER"
 
 def is_imported(folder: Path) -> bool:
     """Whether a folder holds imported weights, whole or not, and not a run of jaxcnn."""
-    named = (folder / ORIGIN_FILE).exists() or (folder / WEIGHTS_FILE).exists()
+    named = exists(folder / ORIGIN_FILE) or exists(folder / WEIGHTS_FILE)
     return named and not (folder / "checkpoints").exists()
 
 

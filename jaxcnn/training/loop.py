@@ -64,6 +64,7 @@ def run(
         this_run.evaluator.evaluate(state, missing)
         this_run.checkpoints.wait()
         best = this_run.checkpoints.best()
+        this_run.writer.upload()
         return primary(lambda: report.conclude(this_run, int(state.step), best))
 
 

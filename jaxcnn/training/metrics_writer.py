@@ -1,4 +1,4 @@
-"""metrics.jsonl and TensorBoard events.
+"""metrics.jsonl and TensorBoard events, written to the workdir, or for one in a bucket uploaded to it.
 
 The only module that touches clu. clu's writers need TensorFlow and are imported inside a run only.
 """
@@ -9,38 +9,19 @@ import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import pathlib
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxcnn.data.tensorflow import load_tensorflow
-from jaxcnn.file_shapes import misfit
-from jaxcnn.files import (
-    FileError,
-    parse_json,
-    read_bytes,
-    set_aside,
-    system_error,
-    write_text,
-    writing,
-)
+from jaxcnn.files import system_error, writing
 from jaxcnn.parallel import ProcessGroup
-from jaxcnn.paths import Path
-from jaxcnn.training.run_files import RESULT
-
-_LOGGER = logging.getLogger("jaxcnn")
-
-# What the readers of metrics.jsonl use.
-EVENT = {"kind": str, "step": int, "epoch": float}
-KINDS = {
-    "train": {
-        **EVENT,
-        "loss": float,
-        "top1": float,
-        "learning_rate": float,
-        "images_per_second": float,
-    },
-    "eval": {**EVENT, **RESULT},
-}
+from jaxcnn.paths import Path, is_remote
+from jaxcnn.training.metrics_file import read_events, recover_events, write_events
+from jaxcnn.training.uploads import Uploads
+from jaxcnn.training.workdir_lease import Lease
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,33 +33,56 @@ class LogConfig:
         tensorboard: write TensorBoard events too.
         slow_step: a step that takes this many times the median, and at least ten seconds, prints the
             stacks of all threads to standard error; 0 turns this off.
+        upload_seconds: with a workdir in a bucket, metrics.jsonl and TensorBoard events there lack at most
+            what was written in the last `upload_seconds`. They are also uploaded after each evaluation and
+            before each save.
     """
 
     every_steps: int = 20
     tensorboard: bool = True
     slow_step: float = 20.0
+    upload_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         if self.every_steps < 1:
             raise ValueError(f"every_steps must be at least 1, got {self.every_steps}")
         if not (self.slow_step == 0 or self.slow_step >= 2):
             raise ValueError(f"slow_step must be 0 or at least 2, got {self.slow_step:g}")
+        if not self.upload_seconds >= 1:
+            raise ValueError(f"upload_seconds must be at least 1, got {self.upload_seconds:g}")
 
 
 class MetricsWriter:
     """Appends events to metrics.jsonl, and to TensorBoard. Only process 0 writes."""
 
-    def __init__(self, workdir: Path, tensorboard: bool, process_group: ProcessGroup) -> None:
+    def __init__(
+        self,
+        workdir: Path,
+        tensorboard: bool,
+        process_group: ProcessGroup,
+        *,
+        upload_seconds: float = 60.0,
+        lease: Lease | None = None,
+    ) -> None:
+        """`lease`, of a workdir in a bucket, is confirmed before each upload."""
         self.path = workdir / "metrics.jsonl"
-        self._process_group, self._board = process_group, None
+        self._process_group, self._board, self._lease = process_group, None, lease
         self._failure: OSError | None = None
+        self._file, self._uploads, self._spool = self.path, None, None
+        if is_remote(workdir) and process_group.is_primary:
+            self._spool = tempfile.TemporaryDirectory(prefix="jaxcnn-run-")
+            spool = pathlib.Path(self._spool.name)
+            self._file = spool / self.path.name
+            # What is flushed is half of what is late, so twice in the time.
+            self._flush_seconds, self._flushed = upload_seconds / 2, time.monotonic()
+            self._uploads = Uploads(spool, workdir, upload_seconds / 2, lease)
         if tensorboard and process_group.is_primary:
             logging.getLogger("absl").setLevel(logging.ERROR)
             load_tensorflow()  # with our settings, before clu imports it
             from clu import metric_writers
 
             with _board_errors(workdir):
-                events = metric_writers.SummaryWriter(str(workdir))
+                events = metric_writers.SummaryWriter(str(self._file.parent))
             self._board = metric_writers.AsyncMultiWriter([events])
 
     def truncate(self, step: int) -> list[dict[str, Any]]:
@@ -87,7 +91,9 @@ class MetricsWriter:
         def recover() -> (
             None
         ):  # the events are not sent to the other processes, which read the file
-            recover_events(self.path, step)
+            kept = recover_events(self.path, step)
+            if self._uploads is not None:
+                write_events(self._file, kept)
 
         self._process_group.run_on_primary(recover)
         return read_events(self.path)
@@ -109,26 +115,62 @@ class MetricsWriter:
             self._failure = self._failure or error
 
     def check(self) -> None:
-        """Raises the error of an earlier `write`, if there was one."""
+        """Raises the error of an earlier `write` or upload, if there was one.
+
+        Raises:
+            WriteError: it was not written.
+            LeaseLost: another run has taken the workdir.
+        """
         if self._failure is not None:
             raise self._failure
+        if self._lease is not None:
+            self._lease.check()
+        if self._uploads is not None:
+            self._uploads.check()
+
+    def upload(self) -> None:
+        """Has everything that was written in the workdir before it returns. All processes must call it.
+
+        Raises: as `check`.
+        """
+        self._process_group.run_on_primary(self._upload)
 
     def close(self) -> None:
         if self._board is not None:
             with _board_errors(self.path.parent):
                 self._board.close()
+        if self._uploads is not None and self._spool is not None:
+            self._uploads.close()
+            self._spool.cleanup()
+
+    def _upload(self) -> None:
+        if self._uploads is None:
+            return
+        self.check()
+        self._flush()
+        self._uploads.upload()
+
+    def _flush(self) -> None:
+        if self._board is not None:
+            with _board_errors(self.path.parent):
+                self._board.flush()
+        self._flushed = time.monotonic()
 
     def _write(self, event: Mapping[str, Any]) -> None:
-        with writing(self.path), self.path.open("ab") as file:
+        with writing(self._file), self._file.open("ab") as file:
             file.write(json.dumps(event).encode() + b"\n")
-        if self._board is None:
-            return
-        with _board_errors(self.path.parent):
-            train = event["kind"] == "train"
-            prefix = "train" if train else f"{event['split']}/{event['protocol']}"
-            values = {k: v for k, v in event.items() if isinstance(v, float) and k != "epoch"}
-            scalars = {f"{prefix}/{k}": v for k, v in values.items()}
-            self._board.write_scalars(event["step"], scalars)
+        train = event["kind"] == "train"
+        if self._board is not None:
+            with _board_errors(self.path.parent):
+                prefix = "train" if train else f"{event['split']}/{event['protocol']}"
+                values = {k: v for k, v in event.items() if isinstance(v, float) and k != "epoch"}
+                scalars = {f"{prefix}/{k}": v for k, v in values.items()}
+                self._board.write_scalars(event["step"], scalars)
+        if self._uploads is not None and (
+            not train or time.monotonic() - self._flushed > self._flush_seconds
+        ):
+            self._flush()
+            self._uploads.request()
 
 
 @contextlib.contextmanager
@@ -140,69 +182,3 @@ def _board_errors(folder: Path) -> Iterator[None]:
         first = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
         with writing(folder / "events.out.tfevents.*"):
             raise system_error(error) or OSError(first) from error
-
-
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events in a metrics.jsonl, oldest first, without a last line that a kill cut short.
-
-    Raises:
-        FileError: it cannot be read, or a line is damaged; the message gives its number.
-    """
-    events, problems = _parse_events(path)
-    if problems:
-        raise problems[0]
-    return events
-
-
-def recover_events(path: Path, last_step: int | None = None) -> list[dict[str, Any]]:
-    """The events up to `last_step` that can be read, to which the file is cut back.
-
-    If lines are damaged, the whole file is set aside first, with a warning.
-    """
-    try:
-        events, problems = _parse_events(path)
-    except FileError as error:
-        events, problems = [], [error]
-    kept = [event for event in events if last_step is None or event["step"] <= last_step]
-    if problems:
-        _LOGGER.warning(
-            "%s %s%s; it is now %s, the %d events that can be read are kept",
-            *(path, problems[0].problem),
-            f", and {len(problems) - 1} more lines are damaged" if problems[1:] else "",
-            *(set_aside(path), len(events)),
-        )
-    _warn_of_gap(path, [e["step"] for e in kept if e["kind"] == "train"], last_step or 0)
-    if problems or last_step is not None:
-        write_text(path, "".join(json.dumps(event) + "\n" for event in kept))
-    return kept
-
-
-def _warn_of_gap(path: Path, steps: Sequence[int], last_step: int) -> None:
-    """Warns if train events are missing after the last of `steps`, by the distance of the last two."""
-    if len(steps) > 1 and last_step - steps[-1] >= 2 * (steps[-1] - steps[-2]):
-        text = (
-            "%s ends at step %d, but the state is that of step %d: the events in between are lost"
-        )
-        _LOGGER.warning(text, path, steps[-1], last_step)
-
-
-def _parse_events(path: Path) -> tuple[list[dict[str, Any]], list[FileError]]:
-    """(the events, an error for each damaged line but a last one without a line break)."""
-    if not path.exists():
-        return [], []
-    events: list[dict[str, Any]] = []
-    problems: list[FileError] = []
-    advice = "resume the run, which sets the file aside and goes on with the other lines"
-    *lines, last = read_bytes(path, advice=advice).split(b"\n")
-    for number, line in enumerate([*lines, last] if last else lines, 1):
-        where = f"line {number}"
-        try:
-            event = parse_json(line, EVENT, path=path, advice=advice, where=where)
-            if problem := misfit(event, KINDS.get(event["kind"], EVENT), ""):
-                raise FileError(path, f"({where}) is not valid: {problem}", advice)
-        except FileError as error:
-            if number <= len(lines) or not line.startswith(b"{"):  # else a kill cut it short
-                problems.append(error)
-        else:
-            events.append(event)
-    return events, problems

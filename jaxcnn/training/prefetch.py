@@ -21,6 +21,7 @@ from jaxcnn.training.experiment import Experiment
 from jaxcnn.training.signals import Stopped, StopSignal
 from jaxcnn.training.step_metrics import StopRequested
 from jaxcnn.training.train_state import Controls
+from jaxcnn.training.workdir_errors import WorkdirError
 
 
 class Prefetcher:
@@ -53,7 +54,7 @@ class Prefetcher:
         """The next batch and the controls of its update, on the devices.
 
         Raises:
-            Stopped, DataError, OSError, MemoryError: at once, if this is the only process.
+            Stopped, DataError, OSError, MemoryError, WorkdirError: at once, if this is the only process.
         """
         if self._process_group.count == 1:
             self._stop_signal.check()
@@ -96,7 +97,7 @@ class Prefetcher:
             try:
                 self._check_files()
                 return self._pool.wait_for(self._future, self._stop_signal.check)
-            except (Stopped, DataError, OSError, MemoryError) as error:
+            except (Stopped, DataError, OSError, MemoryError, WorkdirError) as error:
                 if self._process_group.count == 1:
                     raise
                 self._failure = error

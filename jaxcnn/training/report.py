@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from jaxcnn.caches import use_writable_caches
-from jaxcnn.files import write_figure
+from jaxcnn.files import remove, write_figure
 from jaxcnn.jax_settings import changed_settings, recorded_settings
 from jaxcnn.models.summary import summarise
 from jaxcnn.models.summary_text import format_table
@@ -24,7 +24,7 @@ from jaxcnn.paths import Path
 from jaxcnn.printable import shell_quote
 from jaxcnn.training.console import duration
 from jaxcnn.training.data_record import PENDING_FILE
-from jaxcnn.training.metrics_writer import recover_events
+from jaxcnn.training.metrics_file import recover_events
 from jaxcnn.training.run_files import add_start, read_starts, recover_report, write_report
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def record_start(run: Run, step: int, command: Sequence[str]) -> None:
         **({"accepted_changes": accepted} if (accepted := run.claim.get("accepted")) else {}),
     }
     add_start(path, start)
-    (run.folder / PENDING_FILE).unlink(missing_ok=True)
+    remove(run.folder / PENDING_FILE)
 
 
 def conclude(run: Run, step: int, best: Mapping[str, Any] | None) -> dict[str, Any]:

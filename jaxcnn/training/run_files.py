@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxcnn.evaluation import Result
-from jaxcnn.files import FileError, read_json, read_lines, set_aside, write_text
+from jaxcnn.files import FileError, exists, read_json, read_lines, set_aside, write_text
 from jaxcnn.paths import Path
 
 _LOGGER = logging.getLogger("jaxcnn")
@@ -85,7 +85,7 @@ def add_start(path: Path, start: Mapping[str, Any]) -> None:
 
 
 def _read_starts(path: Path) -> list[dict[str, Any]]:
-    return read_json(path, {"starts": [START]}, advice="")["starts"] if path.exists() else []
+    return read_json(path, {"starts": [START]}, advice="")["starts"] if exists(path) else []
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def read_report(path: Path) -> dict[str, Any]:
         FileError: it is damaged.
     """
     advice = "run the run's own command again, which sets it aside and evaluates what is lost"
-    return read_json(path, REPORT, advice=advice) if path.exists() else {"results": []}
+    return read_json(path, REPORT, advice=advice) if exists(path) else {"results": []}
 
 
 def report_or_empty(path: Path) -> dict[str, Any]:

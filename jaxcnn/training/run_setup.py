@@ -31,7 +31,8 @@ from jaxcnn.training.step_metrics import Diverged, StepMetrics
 from jaxcnn.training.train_state import TrainState
 from jaxcnn.training.warm_start import WarmStart, first_state, read_warm_start
 from jaxcnn.training.workdir import check_shared, claim_workdir, has_begun
-from jaxcnn.training.workdir_lock import check_workdir_name
+from jaxcnn.training.workdir_lease import Lease
+from jaxcnn.training.workdir_lock import check_workdir_name, lock_workdir
 
 
 class Run:
@@ -46,6 +47,7 @@ class Run:
         process_group: ProcessGroup,
         warm_start: WarmStart | None = None,
         claim: Mapping[str, Any] = MappingProxyType({}),
+        lease: Lease | None = None,
     ) -> None:
         self.experiment, self.data, self.folder = experiment, data, folder
         self.stop_signal, self.process_group = stop_signal, process_group
@@ -61,7 +63,14 @@ class Run:
             process_group=process_group,
             images=claim.get("data", {}).get("train", ""),
         )
-        self.writer = MetricsWriter(folder, config["log"]["tensorboard"], process_group)
+        log = config["log"]
+        self.writer = MetricsWriter(
+            folder,
+            log["tensorboard"],
+            process_group,
+            upload_seconds=log["upload_seconds"],
+            lease=lease,
+        )
         self.learning_rate = LearningRate(experiment.schedule, self.progress, experiment.placement)
         self.step_metrics = StepMetrics(self.progress, config, self.writer, self.console)
         self.evaluator = Evaluator(
@@ -120,13 +129,14 @@ class Run:
         return step
 
     def save(self, state: TrainState, corrupt: Iterable[str] = ()) -> None:
-        """Saves `state`. All processes must call it.
+        """Saves `state`, after the metrics that it claims. All processes must call it.
 
         Args:
             corrupt: names of the corrupt training images that this process has met.
         """
         for names in self.process_group.gather(list(corrupt)):
             self.evaluator.corrupt.update(names)
+        self.writer.upload()
         meta = {**self.step_metrics.meta(), "corrupt": sorted(self.evaluator.corrupt)}
         self.checkpoints.save(state, meta, best=self.evaluator.held_out_top1(int(state.step)))
 
@@ -166,23 +176,28 @@ def open_run(config: Any, folder: Path, *, accept_changed_data: bool = False) ->
     with contextlib.ExitStack() as stack:
         stack.enter_context(pinned_settings())
         stop_signal = stack.enter_context(StopSignal(process_group=group))
+        # First, because nothing is worth computing for a folder that cannot be written.
+        leases: list[Lease | None] = []
+        locking = lock_workdir(folder, stop_signal.check)
+        group.run_on_primary(lambda: leases.append(stack.enter_context(locking)))
+        check_shared(folder, group)
         data = group.run_on_all(lambda: open_splits(config["data"], stop_signal.check))
+        # Built before anything is computed, so that errors in the config show at once.
+        experiment = build_experiment(with_classes(config, len(data.class_names)))
+        prove_saving(folder, experiment.placement.replicated, group)
         fingerprint = group.run_on_all(lambda: run_in_thread(data.fingerprint, stop_signal.check))
         check_same(group, "data", fingerprint, "give all of them the same files")
-        # Built before the statistics are computed, so that errors in the config show at once.
-        experiment = build_experiment(with_classes(config, len(data.class_names)))
         begun = group.run_on_primary(lambda: has_begun(folder))
         warm_start = None if begun else group.run_on_all(lambda: read_warm_start(experiment))
-        claiming = claim_workdir(
-            folder,
-            experiment.config,
-            data,
-            accept_changed_data=accept_changed_data,
-            check_stop=stop_signal.check,
+        claim = group.run_on_primary(
+            lambda: claim_workdir(
+                folder,
+                experiment.config,
+                data,
+                accept_changed_data=accept_changed_data,
+                check_stop=stop_signal.check,
+            )
         )
-        claim = group.run_on_primary(lambda: stack.enter_context(claiming))
-        check_shared(folder, group)
-        prove_saving(folder, experiment.placement.replicated, group)
         if experiment.augment.needs_statistics:
             statistics = obtain_statistics(
                 experiment, data, folder, group, stop_signal.check, begun=begun
@@ -191,7 +206,8 @@ def open_run(config: Any, folder: Path, *, accept_changed_data: bool = False) ->
             experiment = dataclasses.replace(experiment, device_preprocess=preprocess)
         sources = data.train, data.held_out, data.evaluation
         stack.enter_context(checked_in_background(sources, group.index, group.count))
-        run = Run(experiment, data, folder, stop_signal, group, warm_start, claim)
+        lease = leases[0] if leases else None
+        run = Run(experiment, data, folder, stop_signal, group, warm_start, claim, lease)
         stack.push(run.close)
         try:
             yield run

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxcnn.data import DataError, DataSplits, pixel_statistics
 from jaxcnn.data.pixel_statistics import Statistics
-from jaxcnn.files import FileError, set_aside
+from jaxcnn.files import FileError, exists, set_aside
 from jaxcnn.parallel import ProcessGroup
 from jaxcnn.paths import Path, user_path
 from jaxcnn.training.console import Console, duration
@@ -50,7 +50,7 @@ def obtain_statistics(
     path = folder / STATISTICS_FILE
 
     def obtain() -> None:
-        if begun and path.exists():
+        if begun and exists(path):
             try:
                 pixel_statistics.load_statistics(path)
                 return

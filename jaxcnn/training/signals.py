@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+from jaxcnn import retries
 from jaxcnn.parallel import SINGLE_PROCESS, ProcessGroup
 from jaxcnn.streams import stop_waiting
 
@@ -59,6 +60,8 @@ class StopSignal:
                 outer._handled |= self._handled
                 outer._heard |= self._heard
                 outer._answered |= self._answered
+        if self._before and not any(map(_is_ours, self._before.values())):
+            retries.take_time()
         if self._listener is not None:
             self._listener.close()
 
@@ -83,6 +86,7 @@ class StopSignal:
                 os._exit(130)
             self._handled = True
         stop_waiting()
+        retries.hurry()
         self.signal = self.signal or signal.Signals(number).name
 
     def _answer_signal(self, number: int) -> None:
@@ -95,6 +99,7 @@ class StopSignal:
             self._heard = True
         if not self._answered:
             self._answered = True
+            retries.hurry()
             self.signal = self.signal or signal.Signals(number).name
             again = "again" if number == signal.SIGINT else "twice"
             _tell(f"\n{self.signal}: {self._answer} (Ctrl-C {again} exits at once)\n")
@@ -126,7 +131,11 @@ class _Listener:
 
 def _would_end_us(number: int) -> bool:
     handler = signal.getsignal(number)
-    return handler == signal.SIG_DFL or isinstance(getattr(handler, "__self__", None), StopSignal)
+    return handler == signal.SIG_DFL or _is_ours(handler)
+
+
+def _is_ours(handler: object) -> bool:
+    return isinstance(getattr(handler, "__self__", None), StopSignal)
 
 
 def _tell(text: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxcnn import config as configs
+from jaxcnn.files import exists
 from jaxcnn.paths import Path
 from jaxcnn.printable import shell_quote
 from jaxcnn.training import run_files, schema
@@ -52,7 +53,7 @@ class Stage:
 
     def difference(self) -> list[str]:
         """Forbidden differences between the run in the folder and the stage; [] if no run has begun."""
-        if not has_begun(self.folder) or not (self.folder / "config.json").exists():
+        if not has_begun(self.folder) or not exists(self.folder / "config.json"):
             return []
         saved = schema.read_saved_config(self.folder / "config.json")
         if not self.config["model"]["num_classes"]:  # taken from the data

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxcnn import config as configs
 from jaxcnn.data import DataSplits
 from jaxcnn.data.classes import difference
-from jaxcnn.files import read_lines, write_text
+from jaxcnn.files import FileError, exists, read_lines, read_text, remove, write_text
 from jaxcnn.parallel import ProcessGroup
 from jaxcnn.paths import Path
 from jaxcnn.training import run_files
@@ -26,7 +25,7 @@ from jaxcnn.training.data_record import (
 )
 from jaxcnn.training.imported_run import is_imported
 from jaxcnn.training.schema import read_saved_config
-from jaxcnn.training.workdir_lock import WorkdirError, cannot_write, lock_workdir
+from jaxcnn.training.workdir_lock import WorkdirError, cannot_write
 
 # What is said at a start about a key that may differ.
 _SAID = {
@@ -35,7 +34,6 @@ _SAID = {
 }
 
 
-@contextlib.contextmanager
 def claim_workdir(
     folder: Path,
     config: Mapping[str, Any],
@@ -43,20 +41,20 @@ def claim_workdir(
     *,
     accept_changed_data: bool = False,
     check_stop: Callable[[], None] = lambda: None,
-) -> Iterator[dict[str, Any]]:
-    """Makes `folder` the workdir of a run of `config`, locked until the end of the block.
+) -> dict[str, Any]:
+    """Makes `folder`, which `lock_workdir` has locked, the workdir of a run of `config`.
 
     Args:
-        folder: created if absent.
+        folder: exists.
         accept_changed_data: continue although images differ from those of the run's last start.
         check_stop: called while the data are compared; raises to leave early.
 
-    Yields:
+    Returns:
         JSON values: `data`, the digests of the splits by use; `accepted`, the differences of the data that
         were accepted; `changed`, what to say about keys that differ from those of the last start.
 
     Raises:
-        WorkdirError: it is in use, holds a run of another config or of other data, or imported weights, or
+        WorkdirError: it holds a run of another config or of other data, or imported weights, or
             cannot be written.
         FileError: config.json or classes.txt of the run there is damaged.
     """
@@ -65,27 +63,26 @@ def claim_workdir(
             f"{folder} holds imported weights, where nothing is trained; use another --workdir, which can "
             f"start from them: --config.init.from_run={folder}"
         )
-    with lock_workdir(folder):
-        path, names = folder / "config.json", "".join(f"{name}\n" for name in data.class_names)
-        accepted, changed, begun = [], [], has_begun(folder)
-        before = _check_same_config(path, config) if begun else {}
-        found = take_fingerprints(data, check_stop)
-        if begun:
-            changed = [text for key, text in _SAID.items() if before[key] != config[key]]
-            _check_same_classes(folder, data.class_names)
-            accepted = _changed_data(folder, found, data, accept_changed_data)
-        digests = {use: one.digest for use, one in found.items()}
-        if begun:
-            accepted = [*pending_changes(folder, digests), *accepted]
-        try:
-            if accepted:
-                write_pending(folder, digests, accepted)
-            configs.save_config(config, path)
-            write_text(folder / "classes.txt", names)
-            write_fingerprints(folder, found)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
-        yield {"data": digests, "accepted": accepted, "changed": changed}
+    path, names = folder / "config.json", "".join(f"{name}\n" for name in data.class_names)
+    accepted, changed, begun = [], [], has_begun(folder)
+    before = _check_same_config(path, config) if begun else {}
+    found = take_fingerprints(data, check_stop)
+    if begun:
+        changed = [text for key, text in _SAID.items() if before[key] != config[key]]
+        _check_same_classes(folder, data.class_names)
+        accepted = _changed_data(folder, found, data, accept_changed_data)
+    digests = {use: one.digest for use, one in found.items()}
+    if begun:
+        accepted = [*pending_changes(folder, digests), *accepted]
+    try:
+        if accepted:
+            write_pending(folder, digests, accepted)
+        configs.save_config(config, path)
+        write_text(folder / "classes.txt", names)
+        write_fingerprints(folder, found)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return {"data": digests, "accepted": accepted, "changed": changed}
 
 
 def has_begun(folder: Path) -> bool:
@@ -106,15 +103,24 @@ def check_shared(folder: Path, process_group: ProcessGroup) -> None:
         return
     token, first = process_group.gather([secrets.token_hex(8), str(folder)])[0]
     path = folder / ".shared"
-    process_group.run_on_primary(lambda: path.write_text(token))
-    seen = process_group.gather(path.exists() and path.read_text() == token)
-    process_group.run_on_primary(lambda: path.unlink())
-    if not all(seen):
-        blind = ", ".join(str(i) for i, sees in enumerate(seen) if not sees)
+    process_group.run_on_primary(lambda: write_text(path, token))
+    problems = process_group.gather(_unseen(path, token))
+    process_group.run_on_primary(lambda: remove(path))
+    if any(problems):
+        blind = ", ".join(str(i) for i, problem in enumerate(problems) if problem)
         raise WorkdirError(
-            f"process {blind} does not see the workdir {first} of process 0; use a --workdir on a file "
-            "system that all machines share"
+            f"process {blind} does not see the workdir {first} of process 0 "
+            f"({next(filter(None, problems))}); give all of them the same --workdir, in a bucket or on a "
+            "file system that all machines share"
         )
+
+
+def _unseen(path: Path, token: str) -> str:
+    """Why this process does not see what process 0 wrote into its workdir; '' if it does."""
+    try:
+        return "" if read_text(path, advice="") == token else f"{path} has another content"
+    except FileError as error:
+        return f"{path} {error.problem}"
 
 
 def _check_same_config(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +142,7 @@ def _check_same_config(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 def _check_same_classes(folder: Path, names: Sequence[str]) -> None:
     path = folder / "classes.txt"
     advice = "delete it, if these are the data of the run: this command writes it again"
-    before = read_lines(path, advice=advice) if path.exists() else tuple(names)
+    before = read_lines(path, advice=advice) if exists(path) else tuple(names)
     if before == tuple(names):
         return
     differ = difference(before, names, (path.name, "the data"))

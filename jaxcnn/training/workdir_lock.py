@@ -7,42 +7,47 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from jaxcnn.paths import Path
+from jaxcnn.paths import Path, is_remote
+from jaxcnn.training.workdir_errors import WorkdirError, cannot_write, in_use
+from jaxcnn.training.workdir_lease import Lease, hold_lease
+
+__all__ = ["LOCK", "WorkdirError", "cannot_write", "check_workdir_name", "lock_workdir"]
 
 LOCK = ".running"
 
 
-class WorkdirError(RuntimeError):
-    """A workdir that cannot be used for this run; says what to do."""
-
-
-def cannot_write(folder: Path, error: OSError) -> WorkdirError:
-    """The error that says why `folder` cannot be written."""
-    reason = str(error)
-    if os.path.islink(folder) and not folder.exists():
-        reason = f"it is a link to {os.readlink(folder)}, which does not exist"
-    elif folder.exists() and not folder.is_dir():
-        reason = "it is a file"
-    return WorkdirError(f"cannot write to the workdir {folder}: {reason}; use another --workdir")
-
-
 @contextlib.contextmanager
-def lock_workdir(folder: Path) -> Iterator[None]:
-    """Locks `folder` for the block. The operating system releases the locks if the process dies.
+def lock_workdir(
+    folder: Path, check_stop: Callable[[], None] = lambda: None
+) -> Iterator[Lease | None]:
+    """Locks `folder` for the block, by a lease in a bucket, or by the operating system, which releases its
+    locks if the process dies. Makes the folder; one that stays empty is removed at the end.
 
-    Two locks, because the file `LOCK`, which names the holder, may be removed by hand during a run, and the
-    folder itself cannot be locked on NFS.
+    Two locks on a disk, because the file `LOCK`, which names the holder, may be removed by hand during a run,
+    and the folder itself cannot be locked on NFS.
+
+    Args:
+        check_stop: called while a lease may have an owner; raises to leave.
+
+    Yields:
+        The lease, to confirm before writes, if the folder is in a bucket.
 
     Raises:
         WorkdirError: another process has a lock, or the folder cannot be used.
     """
+    if is_remote(folder):
+        with hold_lease(folder / LOCK, check_stop) as lease:
+            yield lease
+        return
     # flock, not the `filelock` package: the error names the process that holds the lock, and a file
     # system without locks is not an error.
     check_workdir_name(folder)
     with contextlib.ExitStack() as stack:
         try:
+            missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+            stack.callback(_remove_empty, missing)
             folder.mkdir(parents=True, exist_ok=True)
             own = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, own)
@@ -53,7 +58,7 @@ def lock_workdir(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise cannot_write(folder, error) from error
         stack.callback(_unlink_if_same, folder / LOCK, file)  # called first
-        yield
+        yield None
 
 
 def check_workdir_name(folder: Path) -> None:
@@ -96,10 +101,7 @@ def _in_use(folder: Path) -> WorkdirError:
     holder = ""
     with contextlib.suppress(OSError):
         holder = (folder / LOCK).read_bytes().decode("utf-8", "replace").strip()
-    return WorkdirError(
-        f"{folder} is in use by {holder or 'another process'}; wait for it, or use another --workdir. If "
-        "these processes should train together but each one runs alone, see --distributed"
-    )
+    return in_use(folder, holder or "another process")
 
 
 def _is_same(path: Path, file: int) -> bool:
@@ -112,3 +114,9 @@ def _is_same(path: Path, file: int) -> bool:
 def _unlink_if_same(path: Path, file: int) -> None:
     if _is_same(path, file):
         path.unlink(missing_ok=True)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()

@@ -11,7 +11,7 @@ import pytest
 from jaxcnn.data import open_data
 from jaxcnn.training.data_record import DATA_FILE, PENDING_FILE, recorded_digests
 from jaxcnn.training.workdir import claim_workdir
-from jaxcnn.training.workdir_lock import WorkdirError
+from jaxcnn.training.workdir_lock import WorkdirError, lock_workdir
 from tests.training import runs
 
 CLASSES, TRAIN, VAL = ("cat", "dog"), 8, 3
@@ -40,7 +40,8 @@ def claim(folder, source, changes=(), held_out=2, accept=False):
     data = open_data(source, held_out=held_out)
     keys = {"source": source, "held_out": held_out} | dict(changes)
     settings = config() | {"data": config()["data"] | keys}
-    with claim_workdir(folder, settings, data, accept_changed_data=accept) as found:
+    with lock_workdir(folder):
+        found = claim_workdir(folder, settings, data, accept_changed_data=accept)
         (folder / "checkpoints" / "8").mkdir(parents=True, exist_ok=True)
         return found
 
@@ -207,8 +208,7 @@ def test_the_sum_of_gradients_in_slices_is_said_and_remat_is_free(images, tmp_pa
     keys = {"source": source, "held_out": 2}
     settings = config() | {"data": config()["data"] | keys}
     settings |= {"grad_accum_steps": 2, "model": settings["model"] | {"remat": True}}
-    with claim_workdir(folder, settings, data) as found:
-        (line,) = found["changed"]
+    (line,) = claim_workdir(folder, settings, data)["changed"]
     assert line.startswith("grad_accum_steps differs from the last start: the gradients are summed")
 
 

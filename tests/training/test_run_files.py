@@ -9,7 +9,8 @@ import pytest
 from jaxcnn.files import FileError, WriteError
 from jaxcnn.parallel import SINGLE_PROCESS
 from jaxcnn.training import report, run_files
-from jaxcnn.training.metrics_writer import MetricsWriter, read_events, recover_events
+from jaxcnn.training.metrics_file import read_events, recover_events
+from jaxcnn.training.metrics_writer import MetricsWriter
 
 DAMAGED = ("", "{", "[1]", "{}", '{"starts": 3, "results": 3}', "[" * 200_000, "\0\0")
 ROW = {"protocol": "centre", "split": "test", "n": 4, "top1": 0.5, "top5": 1.0, "loss": 1.0}

@@ -14,7 +14,7 @@ from jaxcnn.research.comparison.grid import Grid, GridRun
 from jaxcnn.research.comparison.measures import SeedSummary, is_reported, running_train_error
 from jaxcnn.research.comparison.outcomes import Outcome, value_text
 from jaxcnn.research.comparison.work_queue import RunState, protocol_labels, run_state
-from jaxcnn.training.metrics_writer import read_events
+from jaxcnn.training.metrics_file import read_events
 
 # Okabe and Ito's palette, safe for colour blindness; line styles distinguish variants beyond seven.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

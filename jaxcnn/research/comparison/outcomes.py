@@ -27,7 +27,7 @@ from jaxcnn.research.text_tables import (
 )
 from jaxcnn.training import run_files
 from jaxcnn.training.console import duration
-from jaxcnn.training.metrics_writer import read_events
+from jaxcnn.training.metrics_file import read_events
 
 
 @dataclasses.dataclass(frozen=True)
