@@ -146,7 +146,8 @@ def test_no_permission(bucket, bucket_proxy, status, advice):
     assert advice in text
 
 
-def test_no_such_bucket(bucket):
+@pytest.mark.usefixtures("bucket")
+def test_no_such_bucket():
     text = refused(user_path("gs://jaxcnn-has-no-such-bucket/run"))
     assert "there is no bucket 'jaxcnn-has-no-such-bucket'" in text
     assert "gcloud storage buckets create" in text
