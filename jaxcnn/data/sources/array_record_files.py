@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxcnn.data.errors import DamagedRecord, DataError
 from jaxcnn.data.sources.array_record_tail import Tail, damaged, read_tail
-from jaxcnn.data.sources.shard_files import ShardFile, shard_file
+from jaxcnn.data.sources.shard_files import ShardFile
 from jaxcnn.data.sources.tfrecord_index import RecordIndex
 from jaxcnn.paths import Path, is_remote
 
@@ -40,27 +40,28 @@ class ArrayRecordIndex(RecordIndex):
         return None
 
     @staticmethod
-    def scan(shard: Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        tail = read_tail(shard_file(shard))
-        reader = open_reader(shard, tail)
-        offsets, lengths = tail.rows(shard)
+    def scan(file: ShardFile, count: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        del size  # the end of the file tells
+        tail = read_tail(file)
+        reader = open_reader(file, tail)
+        offsets, lengths = tail.rows(file.path)
         if not len(offsets) == reader.num_records() == count:
-            raise damaged(shard, f"expected {count} records, found {reader.num_records()}")
+            raise damaged(file.path, f"expected {count} records, found {reader.num_records()}")
         return offsets, lengths, np.zeros(count, np.uint32)
 
-    def read(self, shards: Sequence[Path], record: int) -> bytes:
+    def read(self, files: Sequence[ShardFile], record: int) -> bytes:
         shard = self.shard.item(record)
-        number = record - self._first[shard]
+        file, number = files[shard], record - self._first[shard]
         try:
-            (data,) = self._reader(shards[shard]).read(number, number + 1)
+            (data,) = self._reader(file).read(number, number + 1)
         except (RuntimeError, IndexError) as error:
             self._reader.cache_clear()  # of a file that was replaced on a network disk
             # An OSError, which the package makes a RuntimeError, if it was one.
-            shard_file(shards[shard]).read(self.offset.item(record), self.length.item(record))
-            raise DamagedRecord(self.name(shards, record), f"array_record: {error}") from error
+            file.read(self.offset.item(record), self.length.item(record))
+            raise DamagedRecord(self.name(files, record), f"array_record: {error}") from error
         if len(data) != self.length.item(record):
             raise DataError(
-                f"record {self.name(shards, record)} has {len(data)} bytes, expected "
+                f"record {self.name(files, record)} has {len(data)} bytes, expected "
                 f"{self.length.item(record)}: the file changed after it was indexed; start again, and "
                 "prepare the data set again if that does not help"
             )
@@ -94,7 +95,7 @@ def load_array_record() -> Any:
         ) from error
 
 
-def open_reader(shard: Path, tail: Tail | None = None) -> Any:
+def open_reader(file: ShardFile, tail: Tail | None = None) -> Any:
     """Returns the reader of a file, which has compared the hashes of the file's index: the package's, or one
     with the same `read` and `num_records`.
 
@@ -105,23 +106,22 @@ def open_reader(shard: Path, tail: Tail | None = None) -> Any:
       DataError: the file is damaged.
       OSError: it cannot be read.
     """
-    if not is_remote(shard):
-        return _local_reader(shard, shard)
-    file = shard_file(shard)
+    if not is_remote(file.path):
+        return _local_reader(file.path, file)
     return _RangeReader(file, tail or read_tail(file))
 
 
-def _local_reader(file: Path, shard: Path) -> Any:
-    """Returns the package's reader of a file on a disk; errors name `shard`."""
+def _local_reader(path: Path, file: ShardFile) -> Any:
+    """Returns the package's reader of a file on a disk; errors name `file`."""
     reader = load_array_record().ArrayRecordReader(
-        str(file), options=_READ_AT_RANDOM, file_reader_buffer_size=_BUFFER
+        str(path), options=_READ_AT_RANDOM, file_reader_buffer_size=_BUFFER
     )
     if not reader.ok():
-        shard_file(shard).read(0, 1)  # an OSError, if it is one
+        file.read(0, 1)  # an OSError, if it is one
         try:
             reader.close()
         except RuntimeError as error:  # which alone has the reason
-            raise damaged(shard, str(error)) from error
+            raise damaged(file.path, str(error)) from error
     return reader
 
 
@@ -142,7 +142,7 @@ class _RangeReader:
         try:
             os.pwrite(self._scratch, tail.index, tail.start)
             os.pwrite(self._scratch, tail.last, tail.start + len(tail.index))
-            self._reader = _local_reader(pathlib.Path(name), file.path)
+            self._reader = _local_reader(pathlib.Path(name), file)
         finally:
             os.unlink(name)
         os.ftruncate(self._scratch, 0)

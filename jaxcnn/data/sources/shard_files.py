@@ -1,7 +1,9 @@
 """Files of prepared data sets, read by ranges: from a disk, or from a bucket."""
 
 import abc
+import contextlib
 import os
+from collections.abc import Callable, Iterator, Sequence
 
 from jaxcnn import object_store
 from jaxcnn.data.sources.retries import retry
@@ -27,6 +29,11 @@ class ShardFile(abc.ABC):
           OSError: it cannot be read for another reason.
         """
 
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Callable[[int, int], bytes]]:
+        """`read`, for many reads in a row."""
+        yield self.read
+
     @abc.abstractmethod
     def size(self) -> int:
         """Returns the file's size in bytes. Raises as `read`."""
@@ -42,6 +49,11 @@ class LocalFile(ShardFile):
             return os.pread(file, length, offset)
         finally:
             os.close(file)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Callable[[int, int], bytes]]:
+        with open(self.path, "rb", buffering=0) as file:
+            yield lambda offset, length: os.pread(file.fileno(), length, offset)
 
     def size(self) -> int:
         return file_size(self.path)
@@ -60,3 +72,13 @@ class BucketFile(ShardFile):
 def shard_file(path: Path) -> ShardFile:
     """Returns the file at `path`, which need not exist."""
     return BucketFile(path) if is_remote(path) else LocalFile(path)
+
+
+def shard_sizes(files: Sequence[ShardFile]) -> list[int | None]:
+    """Returns the sizes of files of one folder in bytes, None of those that do not exist."""
+    folder = files[0].path.parent
+    if not is_remote(folder):
+        return [file_size(file.path) if file.path.is_file() else None for file in files]
+    # One request for a thousand objects.
+    found = retry(lambda: object_store.list_sizes(folder), folder)
+    return [found.get(file.name) for file in files]

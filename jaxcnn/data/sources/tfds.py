@@ -22,6 +22,7 @@ from jaxcnn.data.sources.array_record_files import (
     ArrayRecordIndex,
     load_array_record,
 )
+from jaxcnn.data.sources.shard_files import ShardFile, shard_file
 from jaxcnn.data.sources.source import Opened, Recorded, Records, Source, Subset
 from jaxcnn.data.sources.tfds_features import Keys, choose_features, number_classes, read_labels
 from jaxcnn.data.sources.tfrecord_index import RecordIndex, index_records
@@ -44,30 +45,34 @@ class PreparedSource(Recorded):
     """One split of a prepared data set."""
 
     class_names: tuple[str, ...]
-    shards: tuple[Path, ...]
+    files: tuple[ShardFile, ...]
     index: RecordIndex
     image_key: str
     label_key: str
+
+    @property
+    def shards(self) -> tuple[Path, ...]:
+        return tuple(file.path for file in self.files)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def name(self, index: int) -> str:
-        return self.index.name(self.shards, index)
+        return self.index.name(self.files, index)
 
     def records(self) -> Records:
         # The labels are in the records, whose checksums cover them.
-        names = np.array([os.fsencode(shard.name) for shard in self.shards])[self.index.shard]
+        names = np.array([os.fsencode(file.name) for file in self.files])[self.index.shard]
         unknown = np.full(len(self), -1)
         return Records(names, unknown, self.index.length, self.index.checksums)
 
     def read(self, index: int) -> tuple[bytes, int]:
-        shard = self.shards[self.index.shard.item(index)]
         try:
-            data = self.index.read(self.shards, index)
+            data = self.index.read(self.files, index)
         except OSError as error:
+            path = self.files[self.index.shard.item(index)].path
             raise DataError(
-                f"cannot read {shard}: {error.strerror}; check the disk or the network file system of the "
+                f"cannot read {path}: {error.strerror}; check the disk or the network file system of the "
                 "data set"
             ) from error
         tf = load_tensorflow()
@@ -218,12 +223,12 @@ class _Part:
     def labels(self, key: str) -> np.ndarray:
         """int64[N]: the integer labels."""
         name = "+".join(self.splits)
-        return self._pick(read_labels(self.whole.shards, self.whole.index, key, name))
+        return self._pick(read_labels(self.whole.files, self.whole.index, key, name))
 
     def records(self) -> np.ndarray:
         """Numbers of the records, which are equal in two parts of a data set for the same record."""
         index = self.whole.index
-        files = np.array([zlib.crc32(os.fsencode(shard.name)) for shard in self.whole.shards])
+        files = np.array([zlib.crc32(os.fsencode(file.name)) for file in self.whole.files])
         return self._pick(files[index.shard] * 2**31 + index.offset)
 
     def _pick(self, values: np.ndarray) -> np.ndarray:
@@ -240,7 +245,7 @@ def _open_split(folder: Path, info: Any, split: str, keys: Keys) -> _Part:
     }
     splits = tuple(dict.fromkeys(of_file[part.name] for part in parts))
     whole = _open_whole(folder, info, splits, keys)
-    numbers = {shard.name: number for number, shard in enumerate(whole.shards)}
+    numbers = {file.name: number for number, file in enumerate(whole.files)}
     first = np.searchsorted(whole.index.shard, np.arange(len(numbers)))
     ranges = (np.arange(part.take) + part.skip + first[numbers[part.name]] for part in parts)
     return _Part(whole, splits, np.concatenate([*ranges]))
@@ -269,17 +274,18 @@ def _file_parts(folder: Path, info: Any, split: str) -> list[_FilePart]:
 def _open_whole(folder: Path, info: Any, splits: Sequence[str], keys: Keys) -> PreparedSource:
     """All records of one or more splits, one after the other."""
     kind = _INDEXES[info.file_format.value]
-    shards: list[Path] = []
+    files: list[ShardFile] = []
     indexes: list[RecordIndex] = []
     for split in splits:
         details = info.splits[split]
-        files = [folder / pathlib.Path(path).name for path in sorted(details.filenames)]
-        index = index_records(files, list(details.shard_lengths), split, kind)
-        indexes.append(dataclasses.replace(index, shard=index.shard + np.int32(len(shards))))
-        shards += files
+        names = [pathlib.Path(path).name for path in sorted(details.filenames)]
+        shards = [shard_file(folder / name) for name in names]
+        index = index_records(shards, list(details.shard_lengths), split, kind)
+        indexes.append(dataclasses.replace(index, shard=index.shard + np.int32(len(files))))
+        files += shards
     columns = (
         np.concatenate([getattr(index, field.name) for index in indexes])
         for field in dataclasses.fields(RecordIndex)
     )
     index = kind(*columns)
-    return PreparedSource(keys.class_names or (), tuple(shards), index, keys.image, keys.label)
+    return PreparedSource(keys.class_names or (), tuple(files), index, keys.image, keys.label)

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.data.errors import DataError
+from jaxcnn.data.sources.shard_files import ShardFile
 from jaxcnn.data.sources.tfrecord_index import RecordIndex, cache_places, file_facts
 from jaxcnn.data.tensorflow import load_tensorflow, load_tfds
 from jaxcnn.data.threads import ThreadPool
 from jaxcnn.files import FileError, read_arrays, write_arrays
-from jaxcnn.paths import Path
+from jaxcnn.paths import Path, is_remote
 
 _LOGGER = logging.getLogger(__name__)
 _THREADS, _TASK = 16, 512
@@ -108,19 +109,19 @@ def _text(feature: Any) -> str:
 
 
 def read_labels(
-    shards: Sequence[Path], index: RecordIndex, key: str, cache_name: str
+    files: Sequence[ShardFile], index: RecordIndex, key: str, cache_name: str
 ) -> np.ndarray:
     """int64[N]: the integer labels `key` of a split's records, -1 where there is none.
 
     All records are read once; a cache like that of the index keeps the labels.
     """
-    files = file_facts(shards)
-    places = cache_places(shards[0].parent, f"{cache_name}-{key.replace('/', '.')}")
+    facts = file_facts(files)
+    places = cache_places(files[0].path.parent, f"{cache_name}-{key.replace('/', '.')}")
     expect = {"names": (np.str_, "f"), "sizes": (np.integer, "f"), "labels": (np.int64, "n")}
     for place in places:
         with contextlib.suppress(FileError):
             found = read_arrays(place, expect, advice="")
-            same = all(np.array_equal(found[name], value) for name, value in files.items())
+            same = all(np.array_equal(found[name], value) for name, value in facts.items())
             if same and len(found["labels"]) == len(index):
                 return found["labels"]
     _LOGGER.warning(
@@ -129,23 +130,25 @@ def read_labels(
     pool = ThreadPool(_THREADS, "jaxcnn-labels")
     with contextlib.closing(pool):
         tasks = [
-            pool.submit(_labels, shards, index, key, range(start, min(start + _TASK, len(index))))
+            pool.submit(_labels, files, index, key, range(start, min(start + _TASK, len(index))))
             for start in range(0, len(index), _TASK)
         ]
         labels = np.concatenate([pool.wait_for(task) for task in tasks])
-    arrays: dict[str, Any] = {**files, "labels": labels}
+    arrays: dict[str, Any] = {**facts, "labels": labels}
     for place in places:
+        if is_remote(place):
+            continue
         with contextlib.suppress(OSError):
             write_arrays(place, **arrays)
             break
     return labels
 
 
-def _labels(shards: Sequence[Path], index: RecordIndex, key: str, records: range) -> np.ndarray:
+def _labels(files: Sequence[ShardFile], index: RecordIndex, key: str, records: range) -> np.ndarray:
     tf = load_tensorflow()
     labels = np.full(len(records), -1)
     for position, record in enumerate(records):
-        data = index.read(shards, record)
+        data = index.read(files, record)
         values = tf.train.Example.FromString(data).features.feature[key].int64_list.value
         if len(values) == 1:
             labels[position] = values[0]

@@ -9,12 +9,13 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from jaxcnn.caches import use_writable_caches
 from jaxcnn.data.errors import DamagedRecord, DataError
+from jaxcnn.data.sources.shard_files import ShardFile, shard_sizes
 from jaxcnn.data.sources.tfrecord import (
     FOOTER,
     HEADER,
@@ -25,7 +26,7 @@ from jaxcnn.data.sources.tfrecord import (
 )
 from jaxcnn.data.threads import ThreadPool
 from jaxcnn.files import FileError, read_arrays, write_arrays
-from jaxcnn.paths import Path, file_size
+from jaxcnn.paths import Path, is_remote
 
 # Scanning waits for the disk, not for a core.
 _SCAN_THREADS = 16
@@ -55,15 +56,15 @@ class RecordIndex:
         return self.checksum
 
     @staticmethod
-    def scan(shard: Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns offset, length and checksum of the `count` records of a file. Thread-safe.
+    def scan(file: ShardFile, count: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns offset, length and checksum of the `count` records of a file of `size` bytes. Thread-safe.
 
         Raises:
           DataError: the file is damaged or has another number of records.
         """
-        return _scan(shard, count)
+        return _scan(file, count, size)
 
-    def read(self, shards: Sequence[Path], record: int) -> bytes:
+    def read(self, files: Sequence[ShardFile], record: int) -> bytes:
         """Returns the data of a record. Thread-safe.
 
         Raises:
@@ -71,91 +72,68 @@ class RecordIndex:
           DataError: the file is not the one that was indexed.
           OSError: it cannot be read.
         """
-        shard = shards[self.shard.item(record)]
-        return read_record(shard, self.place(record), lambda: self.name(shards, record))
+        place = self.place(record)
+        start, size = place.whole
+        data = files[self.shard.item(record)].read(start, size)
+        return record_data(data, place, lambda: self.name(files, record))
 
-    def name(self, shards: Sequence[Path], record: int) -> str:
+    def name(self, files: Sequence[ShardFile], record: int) -> str:
         """The name of a record: its file, and its number there."""
         shard = self.shard[record]
         # A number of another type would convert the whole column.
-        return f"{shards[shard].name}#{record - np.searchsorted(self.shard, shard)}"
+        return f"{files[shard].name}#{record - np.searchsorted(self.shard, shard)}"
 
 
 def index_records(
-    shards: Sequence[Path],
+    files: Sequence[ShardFile],
     counts: Sequence[int],
     cache_name: str,
     kind: type[RecordIndex] = RecordIndex,
 ) -> RecordIndex:
-    """Returns the index of `shards`, from the cache if it is valid, else by the scan of `kind`.
+    """Returns the index of `files`, from the cache if it is valid, else by the scan of `kind`.
 
-    The cache is a .npz named after `cache_name`, the split, in the folder of the shards or, if that is not
-    writable, under $XDG_CACHE_HOME/jaxcnn (~/.cache/jaxcnn), if that is. It contains the shards' names and
-    sizes, and is not used if one differs. `counts` are the expected numbers of records.
+    The cache is a .npz named after `cache_name`, the split, in their folder or, if that is not writable or in
+    a bucket, under $XDG_CACHE_HOME/jaxcnn (~/.cache/jaxcnn), if that is. It contains their names and sizes,
+    and is not used if one differs. `counts` are the expected numbers of records.
 
     Raises:
-      DataError: a shard is missing, truncated or has another number of records.
+      DataError: a file is missing, truncated or has another number of records.
     """
-    missing = [shard for shard in shards if not shard.is_file()]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(shards)} files of the data set are missing, the first is "
-            f"{missing[0]}; copy or prepare the data set again"
-        )
-    files = file_facts(shards)
-    places = cache_places(shards[0].parent, cache_name)
+    facts = file_facts(files)
+    sizes = facts["sizes"].tolist()
+    places = cache_places(files[0].path.parent, cache_name)
     for place in places:
-        index = _load(place, files, kind)
+        index = _load(place, facts, kind)
         if index is not None and len(index) == sum(counts):
             return index
-    pool = ThreadPool(min(_SCAN_THREADS, len(shards)), "jaxcnn-scan")
+    pool = ThreadPool(min(_SCAN_THREADS, len(files)), "jaxcnn-scan")
     with contextlib.closing(pool):
-        begun = [pool.submit(kind.scan, *scan) for scan in zip(shards, counts, strict=True)]
+        begun = [pool.submit(kind.scan, *scan) for scan in zip(files, counts, sizes, strict=True)]
         scans = [pool.wait_for(scan) for scan in begun]
     index = kind(
-        np.repeat(np.arange(len(shards), dtype=np.int32), counts),
+        np.repeat(np.arange(len(files), dtype=np.int32), counts),
         *(np.concatenate(column) for column in zip(*scans, strict=True)),
     )
     for place in places:
-        if _save(place, index, files):
+        if not is_remote(place) and _save(place, index, facts):
             break
     return index
 
 
-def read_record(shard: Path, place: RecordPlace, name: Callable[[], str]) -> bytes:
-    """Returns the data of one record. Thread-safe.
-
-    The file is opened for each read, which takes microseconds: ImageNet has 1,088 files, more than many
-    systems allow a process to keep open.
-
-    Raises:
-      DamagedRecord, DataError: see `record_data`.
-      OSError: it cannot be read.
-    """
-    start, size = place.whole
-    file = os.open(shard, os.O_RDONLY)
-    try:
-        record = os.pread(file, size, start)
-    finally:
-        os.close(file)
-    return record_data(record, place, name)
-
-
-def _scan(shard: Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _scan(file: ShardFile, count: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the offsets, the lengths and the checksums of a file's records."""
     offsets, lengths = np.empty(count, np.int64), np.empty(count, np.int64)
     checksums = np.empty(count, np.uint32)
     position = found = 0
-    with open(shard, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        header = os.pread(file.fileno(), HEADER, 0)
+    with file.opened() as read:
+        header = read(0, HEADER)
         while found < count and len(header) == HEADER:
             length = read_length(header)
             if length is None:
-                raise DamagedRecord(f"{shard}#{found}", WRONG_LENGTH)
+                raise DamagedRecord(f"{file.path}#{found}", WRONG_LENGTH)
             lengths[found], offsets[found] = length, position + HEADER
             # The footer of this record and the header of the next.
-            following = os.pread(file.fileno(), FOOTER + HEADER, position + HEADER + length)
+            following = read(position + HEADER + length, FOOTER + HEADER)
             if len(following) < FOOTER:
                 break
             checksums[found] = int.from_bytes(following[:FOOTER], "little")
@@ -163,17 +141,25 @@ def _scan(shard: Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             found += 1
     if found != count or position != size:
         raise DataError(
-            f"{shard} is damaged: expected {count} records that fill its {size} bytes, found "
+            f"{file.path} is damaged: expected {count} records that fill its {size} bytes, found "
             f"{found} that end at byte {position}; copy or prepare the data set again"
         )
     return offsets, lengths, checksums
 
 
-def file_facts(shards: Sequence[Path]) -> dict[str, np.ndarray]:
-    """Names and sizes of files: a cache that holds others is of other files."""
+def file_facts(files: Sequence[ShardFile]) -> dict[str, np.ndarray]:
+    """Names and sizes of files: a cache that holds others is of other files. Raises DataError if one is
+    missing."""
+    sizes = shard_sizes(files)
+    missing = [file.path for file, size in zip(files, sizes, strict=True) if size is None]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(files)} files of the data set are missing, the first is "
+            f"{missing[0]}; copy or prepare the data set again"
+        )
     return {
-        "names": np.array([shard.name for shard in shards]),
-        "sizes": np.array([file_size(shard) for shard in shards], np.int64),
+        "names": np.array([file.name for file in files]),
+        "sizes": np.array(sizes, np.int64),
     }
 
 
@@ -186,7 +172,9 @@ def cache_places(folder: Path, cache_name: str) -> list[Path]:
     )
     if not home.is_absolute():  # there is no home folder
         return [folder / name]
-    key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    key = hashlib.sha256(
+        os.fsencode(folder if is_remote(folder) else folder.resolve())
+    ).hexdigest()[:16]
     return [folder / name, home / key / name]
 
 

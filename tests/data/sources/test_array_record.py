@@ -21,6 +21,7 @@ from jaxcnn.data.fingerprint import take_fingerprint
 from jaxcnn.data.sources import array_record_files, array_record_tail
 from jaxcnn.data.sources.array_record_files import ArrayRecordIndex
 from jaxcnn.data.sources.array_record_tail import BLOCK
+from jaxcnn.data.sources.shard_files import shard_file
 from jaxcnn.data.sources.tfds_features import read_labels
 from jaxcnn.data.sources.tfrecord_index import index_records
 from jaxcnn.data.tensorflow import load_tfds
@@ -126,7 +127,7 @@ def test_equal_batches(prepared):
 
 def test_labels_of_integers_are_read(prepared):
     train = open_data("tfds:stored", str(prepared["array_record"])).train
-    labels = read_labels(train.shards, train.index, "label", "train")
+    labels = read_labels(train.files, train.index, "label", "train")
     np.testing.assert_array_equal(labels, [train.read(i)[1] for i in range(_COUNT)])
 
 
@@ -265,7 +266,7 @@ def test_the_index_of_a_file(tmp_path, codec):
     for record in records:
         writer.write(record)
     writer.close()
-    offsets, lengths, _ = ArrayRecordIndex.scan(tmp_path / "a", len(records))
+    offsets, lengths, _ = ArrayRecordIndex.scan(shard_file(tmp_path / "a"), len(records), 0)
     assert lengths.tolist() == list(map(len, records))
     content, ends = (tmp_path / "a").read_bytes(), [*offsets[1:].tolist(), None]
     for i in (0, 1, 700, 8999, 9000, 9001, 9002):
@@ -282,7 +283,7 @@ def test_chunks_of_several_records_are_refused(tmp_path):
     with pytest.raises(
         DataError, match=r"more than one record, expected one in each \(group_size:1\)"
     ):
-        ArrayRecordIndex.scan(tmp_path / "a", 3)
+        ArrayRecordIndex.scan(shard_file(tmp_path / "a"), 3, 0)
 
 
 def test_without_the_package(prepared, copied, monkeypatch, capsys):
@@ -340,15 +341,15 @@ def test_usage(tmp_path, capsys):
 def test_equal_from_a_bucket(prepared, bucket, bucket_proxy):
     """Only the ends of the files and the records that are read are transferred."""
     local = open_data("tfds:stored", str(prepared["array_record"])).train
-    remote = tuple(bucket / shard.name for shard in local.shards)
+    remote = tuple(shard_file(bucket / shard.name) for shard in local.shards)
     for here, there in zip(local.shards, remote, strict=True):
-        object_store.write(there, here.read_bytes())
+        object_store.write(there.path, here.read_bytes())
     index = index_records(
         remote, np.bincount(local.index.shard).tolist(), "train", ArrayRecordIndex
     )
     for column in ("shard", "offset", "length"):
         np.testing.assert_array_equal(getattr(index, column), getattr(local.index, column))
-    expected = [local.index.read(local.shards, i) for i in range(_COUNT)]
+    expected = [local.index.read(local.files, i) for i in range(_COUNT)]
     assert [index.read(remote, i) for i in range(_COUNT)] == expected
     bucket_proxy.requests.clear()
     with ThreadPoolExecutor(8) as pool:

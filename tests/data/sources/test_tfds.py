@@ -15,9 +15,9 @@ from jaxcnn.data import DataError, Sampling, TrainLoader, open_data
 from jaxcnn.data.crops import rescaled_crop
 from jaxcnn.data.decode import decode, peek
 from jaxcnn.data.sources import tfrecord_index as records_module
+from jaxcnn.data.sources.shard_files import shard_file
 from jaxcnn.data.sources.tfds import find_prepared
 from jaxcnn.data.sources.tfrecord import masked_crc
-from jaxcnn.data.sources.tfrecord_index import index_records
 from jaxcnn.data.tensorflow import load_tfds
 
 
@@ -42,10 +42,12 @@ def shards(tmp_path, monkeypatch):
 
 
 def read_all(shards, index):
-    return [
-        records_module.read_record(shards[index.shard[i]], index.place(i), lambda: "name")
-        for i in range(len(index))
-    ]
+    files = [*map(shard_file, shards)]
+    return [index.read(files, i) for i in range(len(index))]
+
+
+def index_records(shards, counts, name):
+    return records_module.index_records([*map(shard_file, shards)], counts, name)
 
 
 def test_index_finds_each_record(shards):
@@ -126,7 +128,7 @@ def test_damaged_and_missing_files(shards):
 def test_file_changed_under_the_index(shards):
     index = index_records(shards, [3, 0, 2], "train")
     write_records(shards[0], [b"longer", b"x", b"y"])
-    with pytest.raises(DataError, match="record name is not where the index says"):
+    with pytest.raises(DataError, match="record part-0#0 is not where the index says"):
         read_all(shards, index)
 
 
