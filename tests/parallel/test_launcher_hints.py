@@ -163,6 +163,9 @@ def test_jax_finds_the_pods_of_a_tpu_slice(found, tpu):
     assert found(GKE | tpu[0] | SLICES) == ("w-0.first:8482", 8, 6, "all")
 
 
+@pytest.mark.filterwarnings(
+    "ignore:'maxsplit' is passed:DeprecationWarning"
+)  # of jax on Python 3.13
 def test_jax_finds_the_machines_of_a_tpu_slice(found, tpu):
     environment, attributes = tpu
     with pytest.raises(
