@@ -151,10 +151,11 @@ def _bounded(processes: Processes, timeout: float) -> Iterator[None]:
 
 def _trouble(processes: Processes) -> str:
     """Why this process may still be waiting, and what to check."""
-    from jax._src import distributed  # no public API says the address that JAX detected
+    address = processes.coordinator
+    with contextlib.suppress(ImportError, AttributeError):
+        from jax._src import distributed  # no public API says the address that JAX detected
 
-    state = getattr(distributed, "global_state", None)
-    address = processes.coordinator or getattr(state, "coordinator_address", None)
+        address = address or distributed.global_state.coordinator_address
     if address is None:
         return f"JAX is looking for process 0.{_hint(processes)}"
     host, _, port = address.rpartition(":")

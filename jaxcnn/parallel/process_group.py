@@ -188,6 +188,12 @@ def _gone() -> list[int]:
 
 
 def _client() -> Any:
-    from jax._src import distributed  # JAX has no public API for this service; Orbax does the same
+    try:
+        from jax._src import (
+            distributed,
+        )  # JAX has no public API for this service; Orbax does the same
 
-    return distributed.global_state.client
+        return distributed.global_state.client
+    except (ImportError, AttributeError) as error:
+        known = "several processes need jax 0.10 to 0.12"
+        raise RuntimeError(f"{known}, not {jax.__version__}: {error}") from error

@@ -8,7 +8,6 @@ from PIL import Image
 
 from jaxcnn.parallel import distributed
 from jaxcnn.training.workdir_lock import lock_workdir
-from tests import forked
 from tests.parallel.groups import (
     LaunchedGroup,
     assert_whole_epochs,
@@ -117,38 +116,26 @@ def test_kills_stops_and_other_device_counts_do_not_change_a_run(undisturbed, tm
 def wait_in_vain(arguments):
     """Starts a process of two, the other of which never comes."""
     distributed.PATIENCE_SECONDS = 0.1
-    index, address = arguments
-    distributed.start(
-        distributed.Processes("SLURM", 2, int(index), address, "deactivate"), timeout=1.0
-    )
+    index, address, *_ = arguments
+    processes = distributed.Processes("SLURM", 2, int(index), address, "deactivate")
+    distributed.start(processes, timeout=1.0)
 
 
 def test_the_wait_for_the_others_ends_with_what_to_check(tmp_path):
-    port, in_vain = free_port(), []
+    address = f"127.0.0.1:{free_port()}"
     vain = [
         ("1", f"127.0.0.1:{free_port()}", "nothing listens there"),
         ("1", "no-such-host.invalid:8476", "the name no-such-host.invalid does not resolve here"),
-        (
-            "0",
-            f"127.0.0.1:{port}",
-            f"process 0 answers at 127.0.0.1:{port}, but not all of the others do",
-        ),
+        ("0", address, f"process 0 answers at {address}, but not all of the others do"),
     ]
-    for number, (index, address, _) in enumerate(vain):
-        err = tmp_path / f"err{number}"
-        child = forked.start(
-            wait_in_vain, [index, address], out=tmp_path / f"out{number}", err=err,
-            environment={"HTTPS_PROXY": "http://proxy:3128"},
-        )  # fmt: skip
-        in_vain.append((child, err))
-    for (child, err), (index, address, why) in zip(in_vain, vain, strict=True):
-        child.join()
-        said = err.read_text()
-        assert child.exitcode == 1, said
+    options = {"main": wait_in_vain, "each": [row[:2] for row in vain], "HTTPS_PROXY": "proxy:3128"}
+    with LaunchedGroup(tmp_path / "group", 3, 1, **options) as process_group:
+        assert process_group.wait(60) == [1, 1, 1], process_group.output()
+    for i, (index, address, why) in enumerate(vain):
+        said = process_group.err(i)
         assert f"process {index}/2 (SLURM) waits for the others, 1 s at most: process 0" in said
         assert f"error: process {index}/2 (SLURM) waited 1 s for the others: process 0" in said
-        assert address in said
-        for advice in (why, "firewall", "same HOST:PORT and N", "unset HTTPS_PROXY"):
+        for advice in (address, why, "firewall", "same HOST:PORT and N", "unset HTTPS_PROXY"):
             assert advice in said
 
 
