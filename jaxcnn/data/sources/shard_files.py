@@ -1,8 +1,10 @@
 """Files of prepared data sets, read by ranges: from a disk, or from a bucket."""
 
 import abc
+import collections
 import contextlib
 import os
+import resource
 from collections.abc import Callable, Iterator, Sequence
 
 from jaxcnn import object_store
@@ -39,16 +41,64 @@ class ShardFile(abc.ABC):
         """Returns the file's size in bytes. Raises as `read`."""
 
 
+_MOST_FILES = 1 << 16
+
+
+def _room() -> collections.deque[None]:
+    """An item for each file that may stay open: half of what this process may open, since ImageNet has 1,088
+    files, more than many systems allow. A semaphore could not be released in a `__del__`, which may run while
+    the same thread holds its lock."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        limit = _MOST_FILES
+    return collections.deque([None] * (min(limit, _MOST_FILES) // 2))
+
+
+_ROOM = _room()
+
+
+class _Descriptor:
+    """An open file, which is closed when nobody uses it any more. `kept`: it has an item of `_ROOM`."""
+
+    number, kept = -1, False
+
+    def __init__(self, path: Path) -> None:
+        # Globals may be gone in a `__del__` at the program's end.
+        self._close, self._room = os.close, _ROOM
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with contextlib.suppress(IndexError):
+            _ROOM.pop()
+            self.kept = True
+
+    def __del__(self) -> None:
+        if self.number >= 0:
+            self._close(self.number)
+        if self.kept:
+            self._room.append(None)
+
+
 class LocalFile(ShardFile):
-    """A file on a disk. It is opened for each read, which takes microseconds: ImageNet has 1,088 files, more
-    than many systems allow a process to keep open."""
+    """A file on a disk.
+
+    It stays open, if there is room for its descriptor; else it is opened for each read. Opening and closing
+    take as long as the rest of reading a small record, and each hands Python's lock to another thread.
+    """
+
+    _kept: _Descriptor | None = None
 
     def read(self, offset: int, length: int) -> bytes:
-        file = os.open(self.path, os.O_RDONLY)
+        file = self._kept or self._open()
         try:
-            return os.pread(file, length, offset)
-        finally:
-            os.close(file)
+            return os.pread(file.number, length, offset)
+        except OSError:
+            self._kept = None  # such as one of a file that was replaced on a network disk
+            raise
+
+    def _open(self) -> _Descriptor:
+        file = _Descriptor(self.path)
+        if file.kept:
+            self._kept = file
+        return file
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Callable[[int, int], bytes]]:
