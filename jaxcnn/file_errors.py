@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import pathlib
 from collections.abc import Iterator
 
 _ADVICE = {
@@ -35,7 +34,7 @@ class FileError(ValueError):
 
     def __init__(self, path: str | os.PathLike[str], problem: str, advice: str) -> None:
         super().__init__(f"{os.fspath(path)} {problem}; {advice}")
-        self.path, self.problem, self.advice = pathlib.Path(path), problem, advice
+        self.path, self.problem, self.advice = path, problem, advice
 
 
 class WriteError(OSError):

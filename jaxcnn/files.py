@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import os
-import pathlib
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -21,10 +20,11 @@ import numpy as np
 from jaxcnn import object_store
 from jaxcnn.file_errors import FileError, WriteError, disk_advice, system_error, writing
 from jaxcnn.file_shapes import Arrays, Shape, arrays_misfit, is_deep, misfit
+from jaxcnn.folders import make_folder
 from jaxcnn.paths import Path, is_remote
 
 __all__ = [
-    "FileError", "WriteError", "atomic_file", "atomic_output", "copy_file", "disk_advice", "exists",
+    "FileError", "WriteError", "atomic_file", "copy_file", "disk_advice", "exists",
     "parse_json", "read_arrays", "read_bytes", "read_json", "read_lines", "read_text", "remove", "set_aside",
     "system_error", "write_arrays", "write_figure", "write_text", "writing",
 ]  # fmt: skip
@@ -61,29 +61,6 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             raise
 
 
-@contextlib.contextmanager
-def atomic_output(path: Path) -> Iterator[pathlib.Path]:
-    """The path of a file or folder to make, which becomes `path` at the end. Makes the folder around it.
-
-    Raises:
-        FileExistsError: `path` exists; it is not overwritten.
-        WriteError: `path` cannot be made.
-    """
-    if os.path.lexists(path):
-        raise FileExistsError(f"{path} exists, and nothing is overwritten; give another path")
-    with writing(path):
-        with contextlib.suppress(FileExistsError):  # a file, where no folder can be made in it
-            path.parent.mkdir(parents=True, exist_ok=True)
-        around = tempfile.TemporaryDirectory(prefix=".jaxcnn-", dir=path.parent)
-    with around as folder:
-        try:
-            yield pathlib.Path(folder, path.name)
-        except WriteError as error:  # of a file in it
-            raise WriteError(error.errno, error.strerror, os.fspath(path)) from error
-        with writing(path):
-            os.rename(pathlib.Path(folder, path.name), path)
-
-
 def write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8 with `atomic_file`: a kill leaves the old content or the new one."""
     with atomic_file(path) as file:
@@ -94,7 +71,7 @@ def write_arrays(path: Path, *, compressed: bool = False, **arrays: np.ndarray) 
     """Writes a .npz with `atomic_file`. Makes the folder. Raises WriteError if it cannot be written."""
     save = np.savez_compressed if compressed else np.savez
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
     with atomic_file(path) as file:
         save(file, **arrays)  # pyright: ignore[reportArgumentType]
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxcnn.paths import Path
+from jaxcnn.paths import Path, bucket_and_key
 from jaxcnn.retries import POLL_SECONDS, retry, time_left
 
 # Of one request; TensorStore itself would wait for ever.
@@ -160,7 +160,7 @@ def _result(path: Path, begin: Callable[[], Any], seconds: float | None = None) 
 
 def _locate(path: Path) -> tuple[Any, str]:
     """(the store, the key in it) of an object."""
-    bucket, _, key = os.fspath(path).removeprefix("gs://").partition("/")
+    bucket, key = bucket_and_key(path)
     return _store(bucket, os.getpid()), key
 
 

@@ -8,6 +8,7 @@ that makes a path of what a user types.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import logging
 import os
@@ -69,9 +70,40 @@ def local_path(text: str | os.PathLike[str], what: str) -> pathlib.Path:
     return path
 
 
+def path_argument(text: str) -> Path:
+    """A type of argument of a command: `user_path`, whose errors argparse shows."""
+    try:
+        return user_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def cache_folder() -> pathlib.Path | None:
+    """The user's folder for caches, $XDG_CACHE_HOME or ~/.cache; None if there is no home folder.
+
+    Raises:
+        ValueError: XDG_CACHE_HOME is in a bucket, or as `user_path`.
+    """
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return local_path(named, "the folder for caches, XDG_CACHE_HOME,")
+    home = pathlib.Path(os.path.expanduser("~"))
+    return home / ".cache" if home.is_absolute() else None
+
+
 def is_remote(path: str | os.PathLike[str]) -> TypeGuard[epath.Path]:
     """Whether a path that `user_path` made leads to a bucket."""
     return isinstance(path, epath.Path) and os.fspath(path).startswith("gs://")
+
+
+def bucket_and_key(path: Path) -> tuple[str, str]:
+    """(the bucket, the name of the object in it) of a path in a bucket."""
+    bucket, _, key = os.fspath(path).removeprefix("gs://").partition("/")
+    return bucket, key
+
+
+def resolved(path: Path) -> Path:
+    """`path` with links followed, as far as there are links."""
+    return path if is_remote(path) else path.resolve()
 
 
 def file_size(path: Path) -> int:

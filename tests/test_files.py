@@ -8,7 +8,7 @@ import socket
 import numpy as np
 import pytest
 
-from jaxcnn import files
+from jaxcnn import files, folders
 from jaxcnn.files import FileError, WriteError
 
 ROWS = {
@@ -174,20 +174,20 @@ def test_damaged_files_set_aside_do_not_replace_each_other(tmp_path):
 
 def test_an_output_appears_when_it_is_complete(tmp_path):
     out = tmp_path / "new" / "out"
-    with files.atomic_output(out) as made:
+    with folders.atomic_output(out) as made:
         made.mkdir()
         (made / "a").write_text("x")
         assert not out.exists()
     assert [file.name for file in (tmp_path / "new").rglob("*")] == ["out", "a"]
     with pytest.raises(FileExistsError, match="exists, and nothing is overwritten"):
-        files.atomic_output(out).__enter__()
+        folders.atomic_output(out).__enter__()
 
 
 def test_an_output_that_fails_leaves_nothing_and_is_named(tmp_path):
     full = WriteError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a file in it")
 
     def fail(error):
-        with files.atomic_output(tmp_path / "out") as made:
+        with folders.atomic_output(tmp_path / "out") as made:
             made.write_text("x")
             raise error
 

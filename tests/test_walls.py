@@ -19,6 +19,7 @@ GROUPS = [
         "parallel",
         "malloc_tuning",
         "files",
+        "folders",
         "file_errors",
         "file_shapes",
         "caches",

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxcnn.cli.exit_codes import EXIT_DONE, UsageError
-from jaxcnn.paths import Path, user_path
+from jaxcnn.paths import Path
+from jaxcnn.paths import path_argument as path
 
 if TYPE_CHECKING:
     from jaxcnn.research.evaluate_run import FinishedRun
@@ -182,14 +183,6 @@ def numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected numbers such as 3,17; got {text!r}") from None
-
-
-def path(text: str) -> Path:
-    """A type of argument: a file or folder, as an absolute path (see `user_path`)."""
-    try:
-        return user_path(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def names(text: str) -> list[str]:

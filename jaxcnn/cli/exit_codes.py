@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
 
+from jaxcnn.folders import check_writable
 from jaxcnn.paths import Path
 from jaxcnn.printable import say
 from jaxcnn.streams import is_paused
@@ -143,16 +143,15 @@ def is_follower() -> bool:
     return bool(name) and not name.startswith("process 0/")
 
 
-def make_folder(path: str | Path) -> Path:
-    """Makes the folder that --out names before any work is done for it.
+def make_folder(path: Path) -> None:
+    """Makes the folder that --out names before any work is done for it, and proves that it can be written.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be made or written.
     """
     try:
-        pathlib.Path(path).mkdir(parents=True, exist_ok=True)
+        check_writable(path)
     except OSError as error:
         raise OSError(
             f"cannot make the folder {path} ({error.strerror}); give another --out"
         ) from error
-    return pathlib.Path(path)

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -33,6 +32,8 @@ import numpy as np
 
 from jaxcnn.cli.arguments import Output, add_json, add_weights_choices, path, weights_choices
 from jaxcnn.cli.exit_codes import UsageError
+from jaxcnn.folders import files_in, is_taken
+from jaxcnn.paths import file_size
 
 if TYPE_CHECKING:
     from jaxcnn.training.console import Console
@@ -71,7 +72,7 @@ def sides(text: str) -> tuple[int, int]:
 
 
 def run(options: argparse.Namespace) -> Output:
-    if os.path.lexists(options.out):
+    if is_taken(options.out):
         raise UsageError(f"{options.out} exists, and nothing is overwritten; give another --out")
     if options.format in WEIGHTS and (options.features or options.dense):
         raise UsageError(
@@ -96,7 +97,7 @@ def run(options: argparse.Namespace) -> Output:
             console.line("without auxiliary heads, which inference does not need")
         export = _export_weights if options.format in WEIGHTS else _export_program
         facts = export(net, options, origin, console, progress)
-    size = _bytes(options.out)
+    size = sum(map(file_size, files_in(options.out)))
     record = {"path": str(options.out), "format": options.format, **facts, "bytes": size}
     seconds = time.monotonic() - began
     text = f"{options.out}: {options.format}, {size:,} bytes, in {seconds:.1f} s"
@@ -174,9 +175,3 @@ def _reference(loaded: Loaded, program: Program) -> Any:
         return {"probabilities": own.probabilities(images)}
 
     return run
-
-
-def _bytes(out: pathlib.Path) -> int:
-    """The size of a file, or of the files in a folder."""
-    files = [out] if out.is_file() else [file for file in out.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)

@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 from jaxcnn.cli.arguments import Output, add_json, path
 from jaxcnn.cli.exit_codes import UsageError, make_folder
+from jaxcnn.paths import resolved
 
 KEPT = "nothing was written"
 
@@ -27,7 +28,7 @@ def run(options: argparse.Namespace) -> Output:
     from jaxcnn.evaluation import ensemble
     from jaxcnn.training.report import result_text
 
-    if len({file.resolve() for file in options.files}) < len(options.files):
+    if len({resolved(file) for file in options.files}) < len(options.files):
         raise UsageError("a file is named twice, which would give it twice the weight")
     if options.out:
         make_folder(options.out.parent)

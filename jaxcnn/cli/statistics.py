@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import pathlib
 import time
 from typing import TYPE_CHECKING
 
 from jaxcnn.cli.arguments import Output, add_config, add_json, path, show_progress
-from jaxcnn.paths import Path
+from jaxcnn.folders import check_writable
+from jaxcnn.paths import Path, user_path
 from jaxcnn.printable import shell_join
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> Output:
     from jaxcnn.training.console import Console, duration
     from jaxcnn.training.evaluator import open_splits
 
-    out = options.out or pathlib.Path(f"statistics/{pathlib.Path(options.config).stem}.npz")
+    out = options.out or user_path(f"statistics/{pathlib.Path(options.config).stem}.npz")
     _, config = schema.read_resolved(options.config, options.overrides)
     augment: Augment = configs.build_section("augment", config["augment"], schema.SECTIONS)
     console, began = Console(), time.perf_counter()
@@ -105,6 +105,8 @@ def describe(statistics: Statistics, values: np.ndarray, vectors: np.ndarray) ->
 def _check_writable(out: Path) -> None:
     if out.is_dir():
         raise IsADirectoryError(f"--out={out} is a folder; give the name of a file in it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(out.parent, os.W_OK):
-        raise PermissionError(f"cannot write in {out.parent}; give another file: --out=FILE")
+    try:
+        check_writable(out.parent)
+    except OSError as error:
+        text = f"cannot write in {out.parent} ({error.strerror}); give another file: --out=FILE"
+        raise OSError(error.errno, text) from error

@@ -13,6 +13,7 @@ import argparse
 import pathlib
 
 from jaxcnn.cli.arguments import Output, add_config, add_images, add_json, at_least, path
+from jaxcnn.paths import user_path
 
 KEPT = "nothing was drawn"
 
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> Output:
     from jaxcnn.research.figures.training_views import draw_views
     from jaxcnn.training import schema
 
-    out = options.out or pathlib.Path(f"runs/views/{pathlib.Path(options.config).stem}.png")
+    out = options.out or user_path(f"runs/views/{pathlib.Path(options.config).stem}.png")
     config = schema.read_resolved(options.config, options.overrides)[1]
     source, views = config["data"]["source"], options.views
     count = draw_views(config, out, images=options.images, ids=options.ids, views=views)

@@ -17,7 +17,7 @@ import ml_collections
 from jaxcnn.config.migration import VERSION, migrate
 from jaxcnn.config.values import did_you_mean, flatten, plain
 from jaxcnn.files import FileError, read_json, write_text
-from jaxcnn.paths import Path, user_path
+from jaxcnn.paths import Path, local_path
 
 # Sections and keys that may differ when a run resumes in its workdir. The update rule and the data may not.
 MAY_DIFFER = (
@@ -43,7 +43,11 @@ def find_config(path: str, folder: Path = CONFIGS) -> Path:
         ConfigError: there is no such file; the message names the nearest one.
     """
     name = os.path.normpath(path).removeprefix("configs/")
-    for candidate in (user_path(path), folder / name, folder / f"{name}.py"):
+    try:
+        typed = local_path(path, "a config file, which is a program,")
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    for candidate in (typed, folder / name, folder / f"{name}.py"):
         if candidate.is_file():
             return candidate
     names = sorted(f.stem for f in folder.glob("*.py"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from jaxtyping import Float32, Int32
 
 from jaxcnn.evaluation.metrics import Result, Tally
 from jaxcnn.files import FileError, parse_json, read_arrays, write_arrays
-from jaxcnn.paths import Path
+from jaxcnn.paths import Path, user_path
 
 # Earlier versions saved float16, whose smallest number is 2**-24; a zero counts as half of it.
 _SMALLEST_HALF = 2.0**-25
@@ -86,7 +85,7 @@ def load_posteriors(path: str | Path) -> Posteriors:
     Raises:
         FileError: the file is missing, damaged, or something else.
     """
-    path = pathlib.Path(path)
+    path = user_path(path)
     advice = "make it again: jaxcnn evaluate --workdir=RUN --protocol=NAME --save_posteriors"
     found = read_arrays(path, ARRAYS, advice=advice)
     text, values = found["facts"].item(), found["values"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,8 @@ from jaxcnn import config as configs
 from jaxcnn.data import DataSplits
 from jaxcnn.data.fingerprint import take_fingerprint
 from jaxcnn.evaluation import Forward, Protocol, ProtocolRun, check_fits, ensemble, evaluate
+from jaxcnn.files import exists
+from jaxcnn.folders import check_writable
 from jaxcnn.parallel import make_placement
 from jaxcnn.paths import Path, user_path
 from jaxcnn.training import report, run_files, schema
@@ -130,7 +131,7 @@ class FinishedRun:
     def saved_posteriors(self, protocol: Protocol) -> ensemble.Posteriors | None:
         """The posteriors in its folder for these weights and images, or None."""
         path = self.posteriors_path(protocol)
-        if self.stored.is_file or not path.exists():
+        if self.stored.is_file or not exists(path):
             return None
         found = ensemble.load_posteriors(path)
         kept, wanted = (
@@ -155,7 +156,7 @@ class FinishedRun:
         if keep:
             self._check_writable()
         # Posteriors that are saved stay those of the result.
-        keep = keep or (not self.stored.is_file and self.posteriors_path(protocol).exists())
+        keep = keep or (not self.stored.is_file and exists(self.posteriors_path(protocol)))
         label, split = self.label(protocol), self.data.eval_split
         if self._has_other_images():
             self.console.line(f"{self.folder.name}: the images of {split} are not those of the run")
@@ -199,7 +200,7 @@ class FinishedRun:
             self.console.line(f"posteriors of {row['n']:,} images in {path}")
         path = self.folder / "report.json"
         before = run_files.read_report(path)
-        if self.stored.is_imported and not path.exists():
+        if self.stored.is_imported and not exists(path):
             before |= {"step": self.step, "seconds": 0.0, "images_per_second": None}
         if before.get("step") != self.step or self._has_other_images():
             self.console.line(f"not written to {path}: it is for other weights or other images")
@@ -214,8 +215,7 @@ class FinishedRun:
         """
         self.stored.check_folder()
         try:
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
+            check_writable(self.folder)
         except OSError as error:
             raise OSError(
                 f"{self.folder} cannot be written to ({error.strerror}); copy the run elsewhere"

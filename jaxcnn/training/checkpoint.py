@@ -13,7 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxcnn.parallel import SINGLE_PROCESS, PeersLost, ProcessGroup
-from jaxcnn.paths import Path
+from jaxcnn.paths import Path, is_remote
 from jaxcnn.training import checkpoint_files as files
 from jaxcnn.training import checksums
 from jaxcnn.training.checkpoint_errors import (
@@ -56,7 +56,8 @@ class Checkpoints:
         """
         silence_orbax()
         self._process_group, self._read_only = process_group, read_only
-        self.folder = folder.absolute()  # Orbax rejects relative paths, but only later
+        # Orbax rejects relative paths, but only later.
+        self.folder = folder if is_remote(folder) else folder.absolute()
         self.notices: list[str] = []
         if not read_only:
             process_group.run_on_primary(lambda: files.put_back_replaced(self.folder))
@@ -70,7 +71,7 @@ class Checkpoints:
         )
         # Given here too, because a manager that has not saved yet needs them to read metadata.
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
-        path = files.LiteralPath(self.folder)
+        path = self.folder if is_remote(folder) else files.LiteralPath(self.folder)
         self._manager = ocp.CheckpointManager(path, options=options, item_handlers=handlers)
         self._last: int | None = None  # the step of the latest save, which may still be in progress
 

@@ -11,8 +11,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,8 +22,9 @@ from jaxcnn.data import pixel_statistics
 from jaxcnn.data.classes import class_table
 from jaxcnn.data.splits import NO_DATA
 from jaxcnn.evaluation import read_protocol
-from jaxcnn.files import FileError, WriteError, exists, read_json, write_text, writing
-from jaxcnn.paths import Path, local_path
+from jaxcnn.files import FileError, exists, read_json, write_text
+from jaxcnn.folders import atomic_output, local_copy
+from jaxcnn.paths import Path, user_path
 from jaxcnn.training import schema
 from jaxcnn.training.checksums import checksum
 from jaxcnn.training.run_statistics import STATISTICS_FILE
@@ -47,29 +46,21 @@ def is_imported(folder: Path) -> bool:
     return named and not (folder / "checkpoints").exists()
 
 
-def write_imported(folder: str | os.PathLike[str], weights: NetWeights) -> pathlib.Path:
+def write_imported(folder: str | os.PathLike[str], weights: NetWeights) -> Path:
     """Writes weights as a folder; it appears when everything is in it. Returns its path.
 
     Raises:
         FileError: the folder exists and is not empty, or a parameter cannot be read.
         WriteError: it cannot be written.
     """
-    folder = local_path(folder, "a folder of imported weights")
-    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileError(folder, "exists already", "give another folder, or move it away")
-    with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    folder = user_path(folder)
     try:
-        _write_files(part, weights)
-        with writing(folder):
-            os.chmod(part, 0o755)
-            os.rename(part, folder)
-    except BaseException as error:
-        shutil.rmtree(part, ignore_errors=True)
-        if isinstance(error, WriteError):  # of a file in a folder that is gone
-            raise WriteError(error.errno, error.strerror, os.fspath(folder)) from error
-        raise
+        with atomic_output(folder, last="config.json", over_empty=True) as part:
+            part.mkdir()
+            _write_files(part, weights)
+    except FileExistsError as error:
+        advice = "give another folder, or move it away"
+        raise FileError(folder, "exists already", advice) from error
     return folder
 
 
@@ -151,10 +142,10 @@ def read_imported(
     Raises:
         FileError: a file is missing or damaged, or does not fit the others.
     """
-    folder = local_path(folder, "a folder of imported weights")
     sums, path = _read_origin(folder)["checksums"], folder / WEIGHTS_FILE
     try:
-        facts, arrays = safetensors.read(path).facts, safetensors.map_arrays(path)
+        with local_copy(path) as file:
+            facts, arrays = safetensors.read(file).facts, safetensors.map_arrays(file)
     except FileError as error:
         raise FileError(path, error.problem, IMPORT_AGAIN) from error
     net = build_net(config["model"])

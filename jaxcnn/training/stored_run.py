@@ -14,8 +14,8 @@ import numpy as np
 
 from jaxcnn import config as configs
 from jaxcnn.data import pixel_statistics
-from jaxcnn.files import FileError
-from jaxcnn.paths import Path, user_path
+from jaxcnn.files import FileError, exists
+from jaxcnn.paths import Path, is_remote, user_path
 from jaxcnn.preprocessing import Augment, make_preprocess
 from jaxcnn.printable import shell_quote
 from jaxcnn.training.builder import net_and_rules
@@ -239,8 +239,9 @@ def read_run_config(folder: Path) -> dict[str, Any]:
         FileError: the config cannot be read.
     """
     path = folder / "config.json"
-    if not path.exists():
+    if not exists(path):
+        lacks = "no config.json, or no such bucket" if is_remote(folder) else "no config.json"
         raise FileNotFoundError(
-            f"{folder} holds no run (no config.json); give the workdir of a run that has a checkpoint"
+            f"{folder} holds no run ({lacks}); give the workdir of a run that has a checkpoint"
         )
     return read_saved_config(path)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.files import atomic_output
+from jaxcnn.folders import atomic_output
+from jaxcnn.paths import Path
 from jaxcnn.weights.programs.agreement import Difference, difference, probe_images
 from jaxcnn.weights.programs.onnx_writer import read_onnx, write_onnx
 from jaxcnn.weights.programs.program import Program
@@ -24,15 +25,17 @@ class ExportFormat(NamedTuple):
     Attributes:
         write: (program, path, origin) makes the file or folder at `path`.
         read: path -> the function from images to outputs that the file or folder holds.
+        last: name of the file without which the folder is none.
     """
 
-    write: Callable[[Program, Path, Mapping[str, Any]], None]
-    read: Callable[[Path], Run]
+    write: Callable[[Program, pathlib.Path, Mapping[str, Any]], None]
+    read: Callable[[pathlib.Path], Run]
+    last: str = ""
 
 
 EXPORT_FORMATS = {
-    "stablehlo": ExportFormat(write_stablehlo, read_stablehlo),
-    "savedmodel": ExportFormat(write_savedmodel, read_savedmodel),
+    "stablehlo": ExportFormat(write_stablehlo, read_stablehlo, "program.json"),
+    "savedmodel": ExportFormat(write_savedmodel, read_savedmodel, "saved_model.pb"),
     "onnx": ExportFormat(write_onnx, read_onnx),
 }
 
@@ -63,7 +66,7 @@ def export_program(
         ExportError: it differs from `reference`. Nothing is left at `path` then.
     """
     form, images = EXPORT_FORMATS[format_name], probe_images(*program.size)
-    with atomic_output(path) as made:
+    with atomic_output(path, form.last) as made:
         progress(f"writing {format_name} ...")
         form.write(program, made, origin)
         progress("running it on two images ...")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from jaxcnn.files import atomic_output, write_arrays
+from jaxcnn.files import write_arrays
+from jaxcnn.folders import atomic_output
 from jaxcnn.models import NETS, Net, net_fields
+from jaxcnn.paths import Path
 from jaxcnn.weights.formats import open_weights
 from jaxcnn.weights.formats.safetensors import write_safetensors
 from jaxcnn.weights.formats.torch_writer import write_torch
@@ -84,18 +86,18 @@ def export_weights(
     return state.notes if state else ()
 
 
-def _write_plain(path: Path, shapes: Any, arrays: Any) -> None:
+def _write_plain(path: pathlib.Path, shapes: Any, arrays: Any) -> None:
     write_safetensors(path, shapes, arrays, {"format": "pt"})
 
 
-def _write_npz(path: Path, weights: NetWeights) -> None:
+def _write_npz(path: pathlib.Path, weights: NetWeights) -> None:
     """The arrays by path, and what belongs to them as JSON text: `model`, `mean`, `classes`, `origin`."""
     facts = {name: np.array(text) for name, text in facts_text(weights).items()}
     arrays = {name: leaf.read() for name, leaf in weights.leaves.items()}
     write_arrays(path, compressed=False, **facts, **arrays)
 
 
-def _compare(path: Path, arrays: Mapping[str, Leaf]) -> None:
+def _compare(path: pathlib.Path, arrays: Mapping[str, Leaf]) -> None:
     tensors = open_weights(path).tensors
     differ = [name for name in arrays if name not in tensors]
     differ += [name for name in tensors if name not in arrays]

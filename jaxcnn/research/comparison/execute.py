@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 
-from jaxcnn.files import copy_file, writing
-from jaxcnn.paths import Path
+from jaxcnn.caches import temporary_folder
+from jaxcnn.files import copy_file, exists, writing
+from jaxcnn.folders import make_folder
+from jaxcnn.paths import Path, is_remote
 from jaxcnn.research.comparison.curves import draw_comparison
 from jaxcnn.research.comparison.grid import Grid
 from jaxcnn.research.comparison.outcomes import outcomes, write_tables
@@ -95,9 +97,9 @@ def publish(grids: Sequence[Grid], to: Path) -> list[Path]:
         for run in grid.runs():
             run_target = target / run.folder.relative_to(grid.folder)
             with writing(run_target):
-                run_target.mkdir(parents=True, exist_ok=True)
+                make_folder(run_target)
             for name in PUBLISHED:
-                if (run.folder / name).exists():
+                if exists(run.folder / name):
                     copy_file(run.folder / name, run_target / name)
         for name in TABLES:
             copy_file(grid.folder / name, target / name)
@@ -106,7 +108,9 @@ def publish(grids: Sequence[Grid], to: Path) -> list[Path]:
 
 def share_compilation_cache(folder: Path) -> None:
     """Keeps compiled programs in `folder`, unless the user has set a cache, so that runs which only differ
-    in their seed compile once. Call it before anything is compiled."""
-    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
-        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    in their seed compile once. Call it before anything is compiled. A folder in a bucket would be as slow as
+    compiling: then they are kept as long as this process runs."""
+    place = temporary_folder() if is_remote(folder) else folder.absolute()
+    if place and jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
+        jax.config.update("jax_compilation_cache_dir", str(place))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -23,7 +23,7 @@ import jax
 
 from jaxcnn import config as configs
 from jaxcnn.data.loader import processor_name
-from jaxcnn.files import FileError, read_json, write_text, writing
+from jaxcnn.files import FileError, exists, read_json, write_text, writing
 from jaxcnn.paths import Path
 from jaxcnn.research.comparison.grid import GridRun
 from jaxcnn.research.comparison.measures import is_reported
@@ -57,7 +57,7 @@ def run_state(run: GridRun) -> RunState:
         return ended
     if _is_locked(run.folder):
         return RunState.RUNNING
-    return RunState.WAITING if (run.folder / "run.json").exists() else RunState.TO_DO
+    return RunState.WAITING if exists(run.folder / "run.json") else RunState.TO_DO
 
 
 def _how_it_ended(run: GridRun) -> RunState | None:
@@ -65,7 +65,7 @@ def _how_it_ended(run: GridRun) -> RunState | None:
     taking at this moment."""
     if _is_complete(run):
         return RunState.DONE
-    return RunState.DIVERGED if (run.folder / DIVERGED).exists() else None
+    return RunState.DIVERGED if exists(run.folder / DIVERGED) else None
 
 
 def _is_complete(run: GridRun) -> bool:
@@ -87,8 +87,8 @@ def conflicting_workdirs(runs: Sequence[GridRun]) -> list[str]:
     found = []
     for run in runs:
         path = run.folder / "config.json"
-        has_results = has_begun(run.folder) or (run.folder / "report.json").exists()
-        if not has_results or not path.exists():
+        has_results = has_begun(run.folder) or exists(run.folder / "report.json")
+        if not has_results or not exists(path):
             continue  # nothing would be lost
         try:
             saved = schema.read_saved_config(path)

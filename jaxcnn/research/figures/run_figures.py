@@ -18,6 +18,7 @@ from jaxcnn.data import EvalImage, Subset, display_names
 from jaxcnn.evaluation import Protocol, check_fits, image_posteriors
 from jaxcnn.evaluation.protocols import Dense
 from jaxcnn.files import write_figure, writing
+from jaxcnn.folders import check_writable
 from jaxcnn.paths import Path
 from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.research.figures import drawing
@@ -110,7 +111,7 @@ def draw_figures(request: FigureRequest, names: Sequence[str], out: Path) -> Ite
     if "score_maps" in names and request.run.loaded.net.supports_dense():
         check_fits(request.run.forward, request.map_protocol)
     with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+        check_writable(out)
     for name in names:
         try:
             figure = FIGURES[name](request)

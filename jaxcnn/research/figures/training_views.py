@@ -21,6 +21,7 @@ from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.decode import decode, peek
 from jaxcnn.data.train_crops import draw_train_crop
 from jaxcnn.files import write_figure
+from jaxcnn.folders import check_writable
 from jaxcnn.jax_settings import PRNG
 from jaxcnn.paths import Path
 from jaxcnn.preprocessing import Augment, augment_batch, example_keys, flip_mask, make_preprocess
@@ -48,7 +49,7 @@ def draw_views(
     """
     data = open_splits(config["data"])
     positions = chosen_positions(data.train, images, ids, "the training split")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path.parent)
     _draw(view_rows(config, data, positions.tolist(), views), path, _title(config))
     return len(positions)
 
