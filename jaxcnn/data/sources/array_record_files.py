@@ -41,8 +41,7 @@ class ArrayRecordIndex(RecordIndex):
 
     @staticmethod
     def scan(file: ShardFile, count: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        del size  # the end of the file tells
-        tail = read_tail(file)
+        tail = read_tail(file, size)
         reader = open_reader(file, tail)
         offsets, lengths = tail.rows(file.path)
         if not len(offsets) == reader.num_records() == count:
@@ -108,7 +107,7 @@ def open_reader(file: ShardFile, tail: Tail | None = None) -> Any:
     """
     if not is_remote(file.path):
         return _local_reader(file.path, file)
-    return _RangeReader(file, tail or read_tail(file))
+    return _RangeReader(file, tail or read_tail(file, file.size()))
 
 
 def _local_reader(path: Path, file: ShardFile) -> Any:

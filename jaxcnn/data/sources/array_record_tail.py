@@ -54,9 +54,8 @@ class Tail(NamedTuple):
         return offsets, sizes
 
 
-def read_tail(file: ShardFile) -> Tail:
-    """Reads the end of a file. Raises DataError or OSError."""
-    size = file.size()
+def read_tail(file: ShardFile, size: int) -> Tail:
+    """Reads the end of a file of `size` bytes. Raises DataError or OSError."""
     if size < 2 * BLOCK:
         raise damaged(file.path, f"it has {size:,} bytes, expected at least {2 * BLOCK:,}")
     end = size - BLOCK

@@ -17,13 +17,12 @@ from jaxcnn import object_store
 from jaxcnn.cli.main import main
 from jaxcnn.data import DataError, Sampling, TrainLoader, open_data
 from jaxcnn.data.errors import DamagedRecord
-from jaxcnn.data.fingerprint import take_fingerprint
+from jaxcnn.data.fingerprint import records_of, take_fingerprint
 from jaxcnn.data.sources import array_record_files, array_record_tail
 from jaxcnn.data.sources.array_record_files import ArrayRecordIndex
 from jaxcnn.data.sources.array_record_tail import BLOCK
 from jaxcnn.data.sources.shard_files import shard_file
 from jaxcnn.data.sources.tfds_features import read_labels
-from jaxcnn.data.sources.tfrecord_index import index_records
 from jaxcnn.data.tensorflow import load_tfds
 
 FORMATS = ("tfrecord", "array_record")
@@ -84,6 +83,10 @@ def copied(prepared, tmp_path):
 
 def shards(root, split="train"):
     return sorted((root / "stored" / "1.0.0").glob(f"stored-{split}.array_record-*"))
+
+
+def scan(path, count):
+    return ArrayRecordIndex.scan(shard_file(path), count, path.stat().st_size)
 
 
 def open_both(prepared, **options):
@@ -266,7 +269,7 @@ def test_the_index_of_a_file(tmp_path, codec):
     for record in records:
         writer.write(record)
     writer.close()
-    offsets, lengths, _ = ArrayRecordIndex.scan(shard_file(tmp_path / "a"), len(records), 0)
+    offsets, lengths, _ = scan(tmp_path / "a", len(records))
     assert lengths.tolist() == list(map(len, records))
     content, ends = (tmp_path / "a").read_bytes(), [*offsets[1:].tolist(), None]
     for i in (0, 1, 700, 8999, 9000, 9001, 9002):
@@ -283,7 +286,7 @@ def test_chunks_of_several_records_are_refused(tmp_path):
     with pytest.raises(
         DataError, match=r"more than one record, expected one in each \(group_size:1\)"
     ):
-        ArrayRecordIndex.scan(shard_file(tmp_path / "a"), 3, 0)
+        scan(tmp_path / "a", 3)
 
 
 def test_without_the_package(prepared, copied, monkeypatch, capsys):
@@ -338,22 +341,48 @@ def test_usage(tmp_path, capsys):
         assert expected in capsys.readouterr().err
 
 
-def test_equal_from_a_bucket(prepared, bucket, bucket_proxy):
-    """Only the ends of the files and the records that are read are transferred."""
+@pytest.fixture
+def uploaded(prepared, bucket, tmp_path, monkeypatch):
+    """The data set in a bucket; the user has no index of it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for file in (prepared["array_record"] / "stored" / "1.0.0").iterdir():
+        object_store.write(bucket / "stored" / "1.0.0" / file.name, file.read_bytes())
+    return bucket
+
+
+def test_equal_from_a_bucket(prepared, uploaded, bucket_proxy):
+    """Only the ends of the files and the records that are wanted are transferred."""
     local = open_data("tfds:stored", str(prepared["array_record"])).train
-    remote = tuple(shard_file(bucket / shard.name) for shard in local.shards)
-    for here, there in zip(local.shards, remote, strict=True):
-        object_store.write(there.path, here.read_bytes())
-    index = index_records(
-        remote, np.bincount(local.index.shard).tolist(), "train", ArrayRecordIndex
-    )
-    for column in ("shard", "offset", "length"):
-        np.testing.assert_array_equal(getattr(index, column), getattr(local.index, column))
-    expected = [local.index.read(local.files, i) for i in range(_COUNT)]
-    assert [index.read(remote, i) for i in range(_COUNT)] == expected
+    remote = open_data("tfds:stored", str(uploaded)).train
+    for one, other in zip(records_of(local), records_of(remote), strict=True):
+        np.testing.assert_array_equal(one, other)
+    expected = [local.read(i) for i in range(_COUNT)]
+    assert [remote.read(i) for i in range(_COUNT)] == expected
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(_COUNT), 4)).tolist()
     bucket_proxy.requests.clear()
     with ThreadPoolExecutor(8) as pool:
-        order = np.random.default_rng(0).permutation(np.repeat(np.arange(_COUNT), 4)).tolist()
-        found = list(pool.map(lambda i: index.read(remote, i), order))
-    assert found == [expected[i] for i in order]
+        assert list(pool.map(remote.read, order)) == [expected[i] for i in order]
     assert len(bucket_proxy.requests) == len(order)
+
+
+def test_damage_in_a_bucket(uploaded):
+    train = open_data("tfds:stored", str(uploaded)).train
+    place, number = train.shards[1], int(np.searchsorted(train.index.shard, 1))
+    content = object_store.read(place)
+    changed = bytearray(content)
+    changed[train.index.offset[number] + 70] ^= 1
+    object_store.write(place, bytes(changed))
+    name = f"record {place.name}#0 is damaged: .*hash mismatch"
+    with pytest.raises(DamagedRecord, match=name):
+        train.read(number)
+    with pytest.raises(DamagedRecord, match=name):  # also by the reader that a second try opens
+        train.read(number)
+    train.read(number + 1)
+    object_store.write(place, content[:-1])
+    with pytest.raises(DataError, match=f"{place.name} is damaged"):
+        open_data("tfds:stored", str(uploaded))
+    object_store.delete(place)
+    with pytest.raises(DataError, match=rf"cannot read {place}: there is no such object"):
+        train.read(number + 1)
+    with pytest.raises(DataError, match="1 of 3 files of the data set are missing"):
+        open_data("tfds:stored", str(uploaded))
