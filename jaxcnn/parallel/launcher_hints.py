@@ -139,8 +139,10 @@ def _launched(environment: Environment, launcher: Launcher, count: int) -> Proce
         environment.get("JAX_COORDINATOR_ADDRESS"),
         detection,
         task_gpus(environment, number(environment, launcher.local_index, 0), tasks),
-        # Above Linux's ephemeral port range.
-        number(environment, "JAX_COORDINATOR_PORT", 61440 + zlib.crc32(job.encode()) % 4096),
+        # Above Linux's ephemeral port range. MPICH does not say its job; JAX then takes any port.
+        number(environment, "JAX_COORDINATOR_PORT", 61440 + zlib.crc32(job.encode()) % 4096)
+        if job
+        else None,
     )
 
 
