@@ -2,12 +2,19 @@
 
 An error of a disk, a network file system, object storage or the system's limits says nothing of what was
 read. It must not count as a corrupt image, and need not end a run.
+
+Many threads meet the same outage: they say together that they wait, a line for each pause and not for each
+thread, and that it is over.
 """
 
+from __future__ import annotations
+
 import errno
+import functools
 import logging
 import math
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -42,26 +49,84 @@ def retry(work: Callable[[], _T], path: str | os.PathLike[str], doing: str = "re
       StillFailing: each try failed with a transient error.
       OSError: another error.
     """
-    pauses, began, tries = iter(PAUSES), time.monotonic(), 0
+    began = time.monotonic()
+    try:
+        return work()
+    except OSError as error:
+        if error.errno not in TRANSIENT:
+            raise
+        first = error
+    with (outage := _outage(_place(path))):
+        result = _try_again(work, first, f"cannot {doing} {path}", began, outage)
+        outage.answered = True
+    return result
+
+
+def _try_again(
+    work: Callable[[], _T], error: OSError, problem: str, began: float, outage: _Outage
+) -> _T:
+    pauses, tries = iter(PAUSES), 1
     while True:
-        tries += 1
+        assert error.errno is not None
+        code = f"{error.strerror or os.strerror(error.errno)} ({errno.errorcode[error.errno]})"
+        pause = next(pauses, None)
+        if pause is None or time_left(began, math.inf) <= pause:
+            seconds = time.monotonic() - began
+            raise StillFailing(
+                error.errno,
+                f"{problem}: {code}, {tries} times in {seconds:.0f} s; this is an error of the disk, the "
+                "network or a limit of the system, not of one file; mend it, and give the same command again",
+            ) from error
+        outage.say(tries, f"{problem}: {code}", pause)
+        _sleep(pause, began)
         try:
             return work()
-        except OSError as error:
-            if error.errno not in TRANSIENT:
+        except OSError as again:
+            if again.errno not in TRANSIENT:
                 raise
-            code = f"{error.strerror or os.strerror(error.errno)} ({errno.errorcode[error.errno]})"
-            pause = next(pauses, None)
-            seconds = time.monotonic() - began
-            if pause is None or time_left(began, math.inf) <= pause:
-                raise StillFailing(
-                    error.errno,
-                    f"cannot {doing} {path}: {code}, {tries} times in {seconds:.0f} s; this is "
-                    "an error of the disk, the network or a limit of the system, not of one file; mend it, "
-                    "and give the same command again",
-                ) from error
-            _LOGGER.warning("cannot %s %s: %s; trying again in %g s", doing, path, code, pause)
-            _sleep(pause, began)
+            error, tries = again, tries + 1
+
+
+class _Outage:
+    """What the threads of this process say together while a place does not answer; entered by each."""
+
+    def __init__(self, place: str) -> None:
+        self._place, self._lock = place, threading.Lock()
+        self._waiting = self._said = 0
+        self._since = 0.0
+        self.answered = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._waiting:
+                self._said, self._since, self.answered = 0, time.monotonic(), False
+            self._waiting += 1
+
+    def __exit__(self, *unused: object) -> None:
+        with self._lock:
+            self._waiting -= 1
+            over = not self._waiting and self.answered
+        if over:
+            seconds = time.monotonic() - self._since
+            _LOGGER.warning("%s answers again, after %.1f s", self._place, seconds)
+
+    def say(self, number: int, problem: str, pause: float) -> None:
+        """Says that a thread makes its pause `number`, unless another thread said that of its own."""
+        with self._lock:
+            said, self._said = self._said, max(self._said, number)
+        if number > said:
+            _LOGGER.warning("%s; trying again in %g s", problem, pause)
+
+
+@functools.cache
+def _outage(place: str) -> _Outage:
+    return _Outage(place)
+
+
+def _place(path: str | os.PathLike[str]) -> str:
+    """What may be out of order as a whole: a bucket, or this machine's disks."""
+    scheme, separator, rest = os.fspath(path).partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}" if separator else "the disk"
 
 
 def time_left(began: float, limit: float) -> float:

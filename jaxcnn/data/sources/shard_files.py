@@ -8,6 +8,7 @@ import resource
 from collections.abc import Callable, Iterator, Sequence
 
 from jaxcnn import object_store
+from jaxcnn.data.errors import DataError
 from jaxcnn.data.sources.retries import retry
 from jaxcnn.paths import Path, file_size, is_remote
 
@@ -27,7 +28,7 @@ class ShardFile(abc.ABC):
         """Returns `length` bytes from `offset` on; fewer at the file's end.
 
         Raises:
-          DataError: the disk or the bucket does not answer.
+          DataError: the disk or the bucket does not answer, or the file was replaced.
           OSError: it cannot be read for another reason.
         """
 
@@ -35,6 +36,10 @@ class ShardFile(abc.ABC):
     def opened(self) -> Iterator[Callable[[int, int], bytes]]:
         """`read`, for many reads in a row."""
         yield self.read
+
+    def distrust(self) -> bool:
+        """Whether what was read may have come from a copy, which is not used from here on."""
+        return False
 
     @abc.abstractmethod
     def size(self) -> int:
@@ -110,10 +115,27 @@ class LocalFile(ShardFile):
 
 
 class BucketFile(ShardFile):
-    """An object in a bucket."""
+    """An object in a bucket.
+
+    `generation` is that of the first read, b"" before. Every read returns it, at no cost, so that an object
+    that is replaced by another is an error at the next read.
+    """
+
+    generation = b""
 
     def read(self, offset: int, length: int) -> bytes:
-        return retry(lambda: object_store.read(self.path, offset, offset + length), self.path)
+        def content() -> object_store.Content:
+            return object_store.read_content(self.path, offset, offset + length)
+
+        data, generation = retry(content, self.path)
+        if generation:  # not of a read that begins beyond the end
+            self.generation = self.generation or generation
+            if generation != self.generation:
+                raise DataError(
+                    f"{self.path} was replaced while it was in use: start again, and do not write to a data "
+                    "set that runs read"
+                )
+        return data
 
     def size(self) -> int:
         return retry(lambda: file_size(self.path), self.path)

@@ -67,13 +67,18 @@ class PreparedSource(Recorded):
         return Records(names, unknown, self.index.length, self.index.checksums)
 
     def read(self, index: int) -> tuple[bytes, int]:
+        file = self.files[self.index.shard.item(index)]
         try:
-            data = self.index.read(self.files, index)
+            try:
+                data = self.index.read(self.files, index)
+            except DataError:
+                if not file.distrust():
+                    raise
+                data = self.index.read(self.files, index)
         except OSError as error:
-            path = self.files[self.index.shard.item(index)].path
             raise DataError(
-                f"cannot read {path}: {error.strerror}; check the disk or the network file system of the "
-                "data set"
+                f"cannot read {file.path}: {error.strerror}; check the disk, the network file system or the "
+                "bucket of the data set"
             ) from error
         tf = load_tensorflow()
         try:

@@ -1,0 +1,196 @@
+"""Shards of data sets in buckets, kept whole in a local folder (`data.cache_dir`).
+
+The first read of a shard starts one download of it in the background, while reads go on by range. When it is
+complete, reads come from the disk. A copy's name has the object's generation, which every read of a range
+returns, so that a data set that changed never gives old bytes. A copy that is not complete has another name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pathlib
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import IO, TypeVar
+
+from jaxcnn.data.errors import DataError
+from jaxcnn.data.sources.cache_folder import CacheFolder
+from jaxcnn.data.sources.shard_files import BucketFile, LocalFile, ShardFile, shard_file
+from jaxcnn.data.threads import ThreadPool
+from jaxcnn.file_errors import disk_advice
+from jaxcnn.paths import Path, is_remote
+
+_LOGGER = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+# Downloads at a time, each with one read of a chunk in flight.
+_DOWNLOADS = 4
+_CHUNK = 8 << 20
+
+
+def open_shards(paths: Sequence[Path], cache: ShardCache | None = None) -> tuple[ShardFile, ...]:
+    """Returns the files at `paths`; those in buckets are kept in `cache`, if there is one."""
+    return tuple(
+        CachedFile(path, cache) if cache and is_remote(path) else shard_file(path) for path in paths
+    )
+
+
+class CachedFile(BucketFile):
+    """An object in a bucket, read from its copy on a disk as soon as there is one."""
+
+    def __init__(self, path: Path, cache: ShardCache) -> None:
+        super().__init__(path)
+        self._cache, self.folder = cache, cache.use(path.parent)
+        self.copy: LocalFile | None = None
+        self.asked, self._lost = False, False
+
+    def read(self, offset: int, length: int) -> bytes:
+        if (copy := self.copy) is not None:
+            data = self._read_copy(copy, offset, length)
+            if data is not None:
+                return data
+        data = self.read_object(offset, length)
+        if not self.asked and self.generation:
+            self.asked = True
+            self._cache.keep(self)
+        return data
+
+    def read_object(self, offset: int, length: int) -> bytes:
+        return super().read(offset, length)
+
+    def distrust(self) -> bool:
+        if (copy := self.copy) is not None:
+            self._lose(copy, "is damaged")
+            _remove(copy)
+        return self._lost
+
+    def make_copy(self) -> None:
+        self._cache.download(self)
+
+    def place(self) -> pathlib.Path:
+        """Where the copy of the object of this generation is, or will be."""
+        return self.folder / f"{self.name}.{self.generation.hex()}"
+
+    def _read_copy(self, copy: LocalFile, offset: int, length: int) -> bytes | None:
+        try:
+            data = copy.read(offset, length)
+        except OSError as error:
+            self._lose(copy, f"cannot be read ({error.strerror})")
+            return None
+        if len(data) < length:
+            self._lose(copy, "was cut short")
+            _remove(copy)
+            return None
+        return data
+
+    def _lose(self, copy: LocalFile, problem: str) -> None:
+        """Reads the object from the bucket from here on."""
+        if self.copy is copy:
+            self.copy, self._lost = None, True
+            text = "a copy in data.cache_dir %s, and is not used any more: %s; its original is read instead"
+            self._cache.warn(text, problem, copy.path)
+
+
+class ShardCache:
+    """Makes copies of shards, in threads. Thread-safe; several processes may use one folder."""
+
+    def __init__(self, folder: pathlib.Path, gigabytes: float = 0.0) -> None:
+        """`gigabytes` (10^9 bytes) is the most that the folder may hold; 0: all of the disk but a tenth.
+
+        Raises:
+          DataError: files cannot be written or locked there.
+        """
+        self._limit = f"data.cache_gb={gigabytes:g}" if gigabytes else "a tenth of the disk is free"
+        self._guard, self._said, self._closed = threading.Lock(), set[str](), False
+        try:
+            self._folder = CacheFolder(folder, gigabytes * 1e9)
+        except OSError as error:
+            raise DataError(
+                f"data.cache_dir={folder} cannot be used ({error.strerror}): give a folder on a local disk "
+                "that has room and that you may write to, or none: --config.data.cache_dir=''"
+            ) from error
+        self._pool = ThreadPool(_DOWNLOADS, "jaxcnn-cache")
+
+    def use(self, data_set: Path) -> pathlib.Path:
+        """Returns the folder of the copies of a data set, which no process empties while this one has it."""
+        try:
+            self._folder.use(data_set)
+        except OSError as error:
+            self._give_up(error)
+        return self._folder.of(data_set)
+
+    def keep(self, file: CachedFile) -> None:
+        """Gives `file` its copy, or begins to make one."""
+        if os.path.exists(file.place()):
+            file.copy = LocalFile(file.place())
+        elif not self._closed:
+            # What is not needed any more, at the end of a run, is not downloaded.
+            self._pool.submit(_download, weakref.ref(file))
+
+    def download(self, file: CachedFile) -> None:
+        """Makes the copy of a file, if there is room."""
+        place = file.place()
+        try:
+            if not self._closed:
+                size = _from_bucket(file.size)
+                with self._folder.new_copy(place, file.name, size) as part:
+                    if part is not None:
+                        _copy(file, part, size)
+                if place.exists():
+                    file.copy = LocalFile(place)
+                else:
+                    self._closed = True
+                    text = "data.cache_dir %s is full (%s): other shards are read from the bucket"
+                    self.warn(text, self._folder.path, self._limit)
+        except (BlockingIOError, _NotRead):
+            # Another process makes this copy; or the bucket does not answer, as it does not to others.
+            file.asked = False
+        except OSError as error:
+            self._give_up(error)
+
+    def warn(self, text: str, *arguments: object) -> None:
+        """Logs a warning, the first of its kind."""
+        with self._guard:
+            said = text in self._said
+            self._said.add(text)
+        if not said:
+            _LOGGER.warning(text, *arguments)
+
+    def _give_up(self, error: OSError) -> None:
+        self._closed = True
+        text = "no further shards are kept in data.cache_dir %s (%s; %s): they are read from the bucket"
+        self.warn(text, self._folder.path, error.strerror, disk_advice(error))
+
+
+def _remove(copy: LocalFile) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(copy.path)
+
+
+class _NotRead(Exception):
+    """A shard cannot be read from the bucket."""
+
+
+def _download(reference: weakref.ref[CachedFile]) -> None:
+    if (file := reference()) is not None:
+        file.make_copy()
+
+
+def _from_bucket(read: Callable[[], _T]) -> _T:
+    try:
+        return read()
+    except Exception as error:  # gcsfs raises many types
+        raise _NotRead from error
+
+
+def _copy(file: CachedFile, part: IO[bytes], size: int) -> None:
+    """Writes an object of `size` bytes into a partial file."""
+    for offset in range(0, size, _CHUNK):
+        length = min(_CHUNK, size - offset)
+        data = _from_bucket(lambda: file.read_object(offset, length))  # noqa: B023 (called at once)
+        if len(data) != length:
+            raise _NotRead
+        part.write(data)
