@@ -26,7 +26,7 @@ from typing import IO
 
 from jaxcnn.paths import Path
 
-# Without a limit, this share of the disk stays free.
+# Without a limit, this share of what the cache may have stays free.
 _FREE = 0.1
 _SOURCE, _LOCK, _PART = "source", "lock", ".part"
 
@@ -39,7 +39,7 @@ class CacheFolder:
 
         Args:
           path: of the folder.
-          limit: bytes that it may hold; 0: all of the disk but a tenth.
+          limit: bytes that it may hold; 0: nine tenths of what is free.
         """
         self.path, self._limit = path, limit
         self._in_use: set[Path] = set()
@@ -103,14 +103,14 @@ class CacheFolder:
 
     def _room(self) -> float:
         """How many bytes may be added."""
-        if not self._limit:
-            disk = shutil.disk_usage(self.path)
-            return disk.free - _FREE * disk.total
         used = 0
         for path in self.path.glob("*/*"):
             with contextlib.suppress(FileNotFoundError):
                 used += path.stat().st_size
-        return self._limit - used
+        if self._limit:
+            return self._limit - used
+        free = shutil.disk_usage(self.path).free
+        return free - _FREE * (free + used)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[IO[bytes]]:

@@ -16,8 +16,10 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import IO, TypeVar
 
+from jaxcnn import object_store
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sources.cache_folder import CacheFolder
+from jaxcnn.data.sources.retries import retry
 from jaxcnn.data.sources.shard_files import BucketFile, LocalFile, ShardFile, shard_file
 from jaxcnn.data.threads import ThreadPool
 from jaxcnn.file_errors import disk_advice
@@ -98,13 +100,16 @@ class ShardCache:
     """Makes copies of shards, in threads. Thread-safe; several processes may use one folder."""
 
     def __init__(self, folder: pathlib.Path, gigabytes: float = 0.0) -> None:
-        """`gigabytes` (10^9 bytes) is the most that the folder may hold; 0: all of the disk but a tenth.
+        """`gigabytes` (10^9 bytes) is the most that the folder may hold; 0: nine tenths of what is free.
 
         Raises:
           DataError: files cannot be written or locked there.
         """
-        self._limit = f"data.cache_gb={gigabytes:g}" if gigabytes else "a tenth of the disk is free"
-        self._guard, self._said, self._closed = threading.Lock(), set[str](), False
+        self._limit = (
+            f"data.cache_gb={gigabytes:g}" if gigabytes else "a tenth of the free space is left"
+        )
+        self._guard, self._said, self._closed = threading.RLock(), set[str](), False
+        self._sizes: dict[Path, dict[str, int]] = {}
         try:
             self._folder = CacheFolder(folder, gigabytes * 1e9)
         except OSError as error:
@@ -135,7 +140,7 @@ class ShardCache:
         place = file.place()
         try:
             if not self._closed:
-                size = _from_bucket(file.size)
+                size = _from_bucket(lambda: self._size(file.path))
                 with self._folder.new_copy(place, file.name, size) as part:
                     if part is not None:
                         _copy(file, part, size)
@@ -150,6 +155,13 @@ class ShardCache:
             file.asked = False
         except OSError as error:
             self._give_up(error)
+
+    def _size(self, path: Path) -> int:
+        with self._guard:
+            if path.parent not in self._sizes:
+                listed = retry(lambda: object_store.list_sizes(path.parent), path.parent)
+                self._sizes[path.parent] = listed
+        return self._sizes[path.parent][path.name]
 
     def warn(self, text: str, *arguments: object) -> None:
         """Logs a warning, the first of its kind."""
