@@ -23,6 +23,7 @@ from jaxcnn.paths import Path, local_path
 MAY_DIFFER = (
     "epochs", "evals", "checkpoint", "log", "mesh", "grad_accum_steps",
     "model.remat", "data.threads", "data.prefetch",
+    "data.cache_dir", "data.cache_gb",
 )  # fmt: skip
 # Sources whose place in `data.source` may differ if the images are the same.
 _PLACED = ("folder", "packed")

@@ -15,6 +15,7 @@ from jaxcnn.data.sampler import RandomStream, permutation
 from jaxcnn.data.sources.digits import prepare_digits
 from jaxcnn.data.sources.folder import open_folder
 from jaxcnn.data.sources.packed import open_packed
+from jaxcnn.data.sources.shard_cache import open_cache
 from jaxcnn.data.sources.source import Opened, Recorded, Renumbered, Source, Subset
 from jaxcnn.data.sources.synthetic import open_synthetic
 from jaxcnn.data.sources.tfds import open_prepared
@@ -64,6 +65,8 @@ def open_data(
     image_key: str = "",
     label_key: str = "",
     classes: tuple[str, ...] = (),
+    cache_dir: str = "",
+    cache_gb: float = 0.0,
 ) -> DataSplits:
     """Opens a data set by name; never downloads.
 
@@ -83,11 +86,14 @@ def open_data(
       classes: names by label of a trained net that is evaluated. Labels are numbered by them, also where
         the data have only some of the classes; and a folder may lack the training split, or consist of
         class folders, or of ImageNet's validation images, without folders of splits.
+      cache_dir: local folder in which shards of data sets in buckets are kept; '' keeps none.
+      cache_gb: what it may hold, in 10^9 bytes; 0: nine tenths of what is free.
 
     Raises:
       DataError: the data are missing or cannot be used; the message says what to do.
     """
-    opened = _open(source, data_dir, (train_split, eval_split), (image_key, label_key), classes)
+    splits, keys, kept = (train_split, eval_split), (image_key, label_key), (cache_dir, cache_gb)
+    opened = _open(source, data_dir, splits, keys, classes, kept)
     train, evaluation, eval_split, origin, note = opened
     if eval_split == train_split:
         text = "data.eval_split and data.train_split are both %s: what is evaluated was trained on"
@@ -142,6 +148,7 @@ def _open(
     splits: tuple[str, str],
     keys: tuple[str, str],
     classes: tuple[str, ...],
+    kept: tuple[str, float],
 ) -> Opened:
     kind, _, argument = source.partition(":")
     train_split, eval_split = splits
@@ -152,7 +159,7 @@ def _open(
             root = _prepare_digits(data_dir)
         else:
             root = user_path(data_dir) if data_dir else default_data_dir()
-        return open_prepared(argument, root, *splits, *keys)
+        return open_prepared(argument, root, *splits, *keys, open_cache(root, *kept))
     if kind == "folder" and argument:
         return open_folder(user_path(argument), train_split, eval_split or "val", classes)
     if kind == "packed" and argument:

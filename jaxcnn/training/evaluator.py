@@ -157,6 +157,9 @@ def open_splits(
     Raises:
         DataError: the data is missing or cannot be used; the message says what to do.
     """
-    keys = ("source", "data_dir", "held_out", "train_split", "eval_split", "image_key", "label_key")
+    keys = (
+        "source", "data_dir", "held_out", "train_split", "eval_split", "image_key", "label_key",
+        "cache_dir", "cache_gb",
+    )  # fmt: skip
     chosen = {key: settings[key] for key in keys}
     return run_in_thread(lambda: open_data(**chosen, classes=classes), check_stop)

@@ -13,7 +13,7 @@ from jaxcnn.files import FileError
 from jaxcnn.losses import Objective
 from jaxcnn.models import NETS
 from jaxcnn.parallel import Parallelism
-from jaxcnn.paths import Path
+from jaxcnn.paths import Path, local_path
 from jaxcnn.preprocessing import Augment
 from jaxcnn.training.ema import WeightAverage
 from jaxcnn.training.metrics_writer import LogConfig
@@ -40,6 +40,9 @@ class DataConfig:
         threads: threads that read and decode. 0: one per core, plus one in training, because one may
             wait for the disk.
         prefetch: batches decoded ahead.
+        cache_dir: local folder in which shards of prepared data sets in buckets are kept, so that they are
+            read from there from the second epoch on; '' keeps none.
+        cache_gb: what `cache_dir` may hold, in 10^9 bytes; 0: nine tenths of what is free.
     """
 
     source: str
@@ -52,6 +55,8 @@ class DataConfig:
     seed: int = -1
     threads: int = 0
     prefetch: int = 2
+    cache_dir: str = ""
+    cache_gb: float = 0.0
 
     def __post_init__(self) -> None:
         kind = self.source.partition(":")[0]
@@ -62,9 +67,11 @@ class DataConfig:
             )
         if (self.image_key or self.label_key) and kind != "tfds":
             raise ValueError(f"image_key and label_key are for tfds:NAME, not for {self.source!r}")
-        for name in ("held_out", "threads"):
+        for name in ("held_out", "threads", "cache_gb"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.cache_dir:
+            local_path(self.cache_dir, "cache_dir")
         if self.prefetch < 1:
             raise ValueError(f"prefetch must be at least 1, got {self.prefetch}")
 

@@ -23,7 +23,7 @@ from jaxcnn.data.sources.retries import retry
 from jaxcnn.data.sources.shard_files import BucketFile, LocalFile, ShardFile, shard_file
 from jaxcnn.data.threads import ThreadPool
 from jaxcnn.file_errors import disk_advice
-from jaxcnn.paths import Path, is_remote
+from jaxcnn.paths import Path, is_remote, local_path
 
 _LOGGER = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -38,6 +38,14 @@ def open_shards(paths: Sequence[Path], cache: ShardCache | None = None) -> tuple
     return tuple(
         CachedFile(path, cache) if cache and is_remote(path) else shard_file(path) for path in paths
     )
+
+
+def open_cache(data: Path, folder: str, gigabytes: float) -> ShardCache | None:
+    """Returns the cache in `folder` (see `ShardCache`) of the data at `data`; None if `folder` is '' or the
+    data are on a disk. Raises DataError."""
+    if not folder or not is_remote(data):
+        return None
+    return ShardCache(local_path(folder, "data.cache_dir"), gigabytes)
 
 
 class CachedFile(BucketFile):

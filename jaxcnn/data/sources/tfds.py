@@ -22,6 +22,7 @@ from jaxcnn.data.sources.array_record_files import (
     ArrayRecordIndex,
     load_array_record,
 )
+from jaxcnn.data.sources.shard_cache import ShardCache, open_shards
 from jaxcnn.data.sources.shard_files import ShardFile, shard_file
 from jaxcnn.data.sources.source import Opened, Recorded, Records, Source, Subset
 from jaxcnn.data.sources.tfds_features import Keys, choose_features, number_classes, read_labels
@@ -105,11 +106,13 @@ def open_prepared(
     eval_split: str,
     image_key: str = "",
     label_key: str = "",
+    cache: ShardCache | None = None,
 ) -> Opened:
     """Opens the data set `name` under `data_dir`.
 
     `name` may end in a version (imagenet2012:5.1.0) and contain a configuration (imagenette/320px-v2). A
     split may be a slice or a sum, as TFDS writes them: 'train[:80%]', 'train[80%:]', 'train+test[:100]'.
+    Files in a bucket are kept in `cache`, if there is one.
 
     Raises:
       DataError: it is not prepared, or not in a supported form.
@@ -133,6 +136,7 @@ def open_prepared(
     if keys.class_names is None:
         classes = number_classes(train.labels(keys.label), keys.label, train_split)
         train, evaluation = (part.with_classes(classes) for part in (train, evaluation))
+    train, evaluation = (part.kept_in(cache) for part in (train, evaluation))
     shared = len(np.intersect1d(train.records(), evaluation.records()))
     if shared and train_split != eval_split:
         text = "%d of the %d images of data.eval_split=%s are in data.train_split=%s too"
@@ -223,6 +227,10 @@ class _Part:
 
     def with_classes(self, names: tuple[str, ...]) -> "_Part":
         whole = dataclasses.replace(self.whole, class_names=names)
+        return dataclasses.replace(self, whole=whole)
+
+    def kept_in(self, cache: ShardCache | None) -> "_Part":
+        whole = dataclasses.replace(self.whole, files=open_shards(self.whole.shards, cache))
         return dataclasses.replace(self, whole=whole)
 
     def labels(self, key: str) -> np.ndarray:

@@ -2,10 +2,11 @@ import errno
 import os
 import re
 import shutil
-import time
+from types import SimpleNamespace
 
 import pytest
 
+from jaxcnn import retries
 from jaxcnn.data import CorruptImage, DataError, display_names, open_data
 from jaxcnn.data.classes import check_same_classes
 from jaxcnn.data.fingerprint import take_fingerprint
@@ -129,7 +130,8 @@ def test_transient_errors_are_tried_again_and_then_stop_the_run(image_folder, mo
             raise OSError(failures.pop(), "no")
         return read_regular_file(path)
 
-    monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setattr(retries, "_sleep", lambda pause, _: pauses.append(pause))
+    monkeypatch.setattr(retries, "time", SimpleNamespace(monotonic=lambda: float(sum(pauses))))
     monkeypatch.setattr(folder_module, "read_regular_file", failing_read)
     assert source.read(0) == content
     assert pauses == [0.1, 0.5, 2.0]
