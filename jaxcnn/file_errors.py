@@ -7,6 +7,8 @@ import errno
 import os
 from collections.abc import Iterator
 
+from jaxcnn.retries import StillFailing
+
 _ADVICE = {
     errno.ENOSPC: "the disk is full: make room",
     errno.EDQUOT: "the disk quota is used up: make room, or ask for more",
@@ -68,10 +70,10 @@ def system_error(error: BaseException | None) -> OSError | None:
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns an OSError of the block, which writes `path`, into a WriteError."""
+    """Turns an OSError of the block, which writes `path`, into a WriteError, unless it says more already."""
     try:
         yield
-    except WriteError:
+    except (WriteError, StillFailing):
         raise
     except OSError as error:
         text = error.strerror or str(error) or type(error).__name__

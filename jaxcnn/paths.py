@@ -137,6 +137,7 @@ def _quiet() -> None:
     processes write too."""
     from fsspec.config import conf
 
-    logging.getLogger("gcsfs").setLevel(logging.ERROR)
+    for name in ("gcsfs", "google.auth"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     for protocol in ("gs", "gcs"):
         conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)

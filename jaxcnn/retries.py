@@ -41,6 +41,9 @@ _stop_asked = math.inf
 class StillFailing(OSError):
     """Each try failed with a transient error; the message says of what."""
 
+    def __str__(self) -> str:
+        return str(self.strerror)
+
 
 def retry(work: Callable[[], _T], path: str | os.PathLike[str], doing: str = "read") -> _T:
     """Returns `work()`, which is tried again after a transient error.

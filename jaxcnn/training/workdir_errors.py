@@ -41,7 +41,7 @@ def _of_bucket(folder: Path, error: OSError) -> WorkdirError:
     elif error.errno == errno.EACCES:
         advice = (
             "log in (gcloud auth application-default login), or give the machine's service account the role "
-            f"'Storage Object Admin' on {bucket}"
+            f"'Storage Object User' on {bucket}"
         )
     elif error.errno != errno.EINVAL:
         advice = "check the network, and give the same command again"

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxcnn.evaluation import run_protocol
+from jaxcnn.paths import user_path
 from jaxcnn.training import schema
 from jaxcnn.training.console import Compiler
 from jaxcnn.training.prefetch import Prefetcher
@@ -71,7 +72,8 @@ def start_main(*arguments, kilobytes="unlimited", **options):
 
 
 def events(folder):
-    return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    text = (user_path(folder) / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def events_without_times(folder):
@@ -81,7 +83,7 @@ def events_without_times(folder):
 
 def state_of(folder):
     """The newest saved state of a run, as NumPy arrays."""
-    return jax.device_get(read_run(Path(folder))[2])
+    return jax.device_get(read_run(user_path(folder))[2])
 
 
 def assert_same_state(a, b):
