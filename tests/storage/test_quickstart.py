@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 # One epoch of the quickstart's 20, with saves in its middle.
 SHORT = ("--config=quickstart", "--config.epochs=2.0", "--config.checkpoint.every_epochs=0.5",
-         "--config.evals[0].every_epochs=1.0", "--config.log.every_steps=5")  # fmt: skip
+         "--config.evals=({'name':'centre','scale':56,'every_epochs':1.0},)", "--config.log.every_steps=5")  # fmt: skip
 GUARD = 300.0
 
 
