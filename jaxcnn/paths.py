@@ -16,8 +16,8 @@ import pathlib
 import re
 from typing import TypeAlias, TypeGuard
 
-# etils would choose TensorFlow's client where TensorFlow is installed. That cannot be pointed to another server
-# (a private endpoint, or one on this machine), waits for minutes, and would be a third set of credentials.
+# etils would choose TensorFlow's client where TensorFlow is installed. That cannot be pointed to another
+# server (a private endpoint, or one on this machine), waits for minutes, and would be a third set of credentials.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
 from etils import epath
