@@ -18,9 +18,14 @@ from tests.training.runs import ROOT, assert_same_state
 
 pytestmark = pytest.mark.slow
 
-# One epoch of the quickstart's 20, with saves in its middle.
-SHORT = ("--config=quickstart", "--config.epochs=2.0", "--config.checkpoint.every_epochs=0.5",
-         "--config.evals=({'name':'centre','scale':56,'every_epochs':1.0},)", "--config.log.every_steps=5")  # fmt: skip
+# Two epochs of the quickstart's 20, with saves in its middle.
+SHORT = (
+    "--config=quickstart",
+    "--config.epochs=2.0",
+    "--config.checkpoint.every_epochs=0.5",
+    "--config.evals=({'name':'centre','scale':56,'every_epochs':1.0},)",
+    "--config.log.every_steps=5",
+)
 GUARD = 300.0
 
 
