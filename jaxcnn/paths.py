@@ -17,7 +17,7 @@ import re
 from typing import TypeAlias, TypeGuard
 
 # etils would choose TensorFlow's client where TensorFlow is installed. That cannot be pointed to another
-# server (a private endpoint, or one on this machine), waits for minutes, and would be a third set of credentials.
+# server (a private endpoint, or one on this machine), waits for minutes, and has credentials of its own.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
 from etils import epath
