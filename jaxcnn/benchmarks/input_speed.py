@@ -1,4 +1,4 @@
-"""Training input: JPEGs to augmented uint8 batches of 224 pixels, compared with bare decoding.
+"""Training input: JPEGs to augmented uint8 batches, compared with bare decoding.
 
 The bound is a full decode of the same images by libjpeg-turbo (simplejpeg), bytes in memory, one thread per
 core. The peer is a PyTorch DataLoader with two workers and torchvision's RandomResizedCrop on Pillow, on the
@@ -25,12 +25,13 @@ from jaxcnn.data.sampler import train_indices
 from jaxcnn.data.train_crops import Sampling
 from jaxcnn.paths import user_path
 
-SAMPLINGS = {
-    "random_resized_crop": Sampling("random_resized_crop"),
-    "random_crop": Sampling("random_crop", (256, 512)),
-    "random_crop_in_square": Sampling("random_crop_in_square", (256, 256)),
-}
 SIDE = 224
+# By name: the scales of the papers' recipes, for crops of `SIDE` pixels.
+SAMPLINGS = {
+    "random_resized_crop": (256, 256),  # not used
+    "random_crop": (256, 512),
+    "random_crop_in_square": (256, 256),
+}
 WORKERS = 2  # of the DataLoader
 IMAGES = 1000  # at most so many images of a source are timed
 PASSES = 4  # over them in one timing
@@ -57,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     parser.add_argument("--batch", type=int, default=32, help="images per batch (%(default)s)")
     parser.add_argument(
+        "--side", type=int, default=SIDE, help="side of the crops in pixels (%(default)s)"
+    )
+    parser.add_argument(
         "--threads", type=int, default=0, help="0: one more than cores (%(default)s)"
     )
     parser.add_argument(
@@ -76,7 +80,9 @@ def measure(options: argparse.Namespace) -> Iterator[Measurement]:
     Raises:
         ValueError: no images; or, after all other rows, a peer is not installed.
     """
+    start = time.perf_counter()
     source = source_of(options)
+    opened = {"images": len(source), "seconds_to_open": time.perf_counter() - start}
     count = max(4, PASSES * min(len(source), IMAGES) // options.batch)
     others, missing = {}, []
     try:
@@ -86,7 +92,7 @@ def measure(options: argparse.Namespace) -> Iterator[Measurement]:
         missing.append(str(error))
     try:
         if options.peer:
-            others["loader"] = data_loader(options.source, options.batch, count)
+            others["loader"] = data_loader(options.source, options.batch, options.side, count)
     except ValueError as error:
         missing.append(str(error))
     for name in options.sampling or SAMPLINGS:
@@ -94,7 +100,7 @@ def measure(options: argparse.Namespace) -> Iterator[Measurement]:
         if name != "random_resized_crop":
             used.pop("loader", None)
         for threads in (1, 2, 3, 4) if options.growth else (options.threads,):
-            yield _row(name, threads, source, used, count, options)
+            yield _row(name, threads, source, used, count, options, opened)
     if options.growth:
         yield from map(_index_row, RECORDS)
     if missing:
@@ -113,11 +119,15 @@ def _row(
     others: Mapping[str, Other],
     count: int,
     options: argparse.Namespace,
+    opened: Mapping[str, Any],
 ) -> Measurement:
-    settings = {"seed": 0, "batch_size": options.batch, "image_size": SIDE, "threads": threads}
+    side = options.side
+    low, high = (scale * side // SIDE for scale in SAMPLINGS[name])
+    settings = {"seed": 0, "batch_size": options.batch, "image_size": side, "threads": threads}
 
     def ours() -> float:
-        with TrainLoader(source, sampling=SAMPLINGS[name], **settings) as batches:
+        sampling = Sampling(name, (low, high))
+        with TrainLoader(source, sampling=sampling, **settings) as batches:
             return steady_seconds(batches, count) / options.batch
 
     ours()
@@ -125,12 +135,12 @@ def _row(
     seconds = in_turns(options.repeats, timers)
     speed = {key: 1.0 / float(np.median(values)) for key, values in seconds.items()}
     threads = threads or available_cores() + 1
-    facts: dict[str, Any] = {"threads": threads, "images": len(source)}
+    facts: dict[str, Any] = {"threads": threads, **opened}
     if "bare" in others:
         facts["megapixels"] = others["bare"].megapixels
         facts["share_of_bare_decoding"] = float(np.median(seconds["bare"] / seconds["ours"]))
     return Measurement(
-        what=f"input {name}, {SIDE} px, batch {options.batch}, {threads} threads",
+        what=f"input {name}, {side} px, batch {options.batch}, {threads} threads",
         images_per_second=speed["ours"],
         seconds=options.batch / speed["ours"],
         memory_bytes=peak_memory(),
@@ -179,14 +189,14 @@ def bare_decoding(source: Source) -> Other:
     )
 
 
-def data_loader(source: str, batch: int, count: int) -> Other:
+def data_loader(source: str, batch: int, side: int, count: int) -> Other:
     """PyTorch's DataLoader, over `count` batches."""
     kind, _, path = source.partition(":")
     if kind != "folder":
         raise ValueError("the DataLoader of --peer reads files: give --source=folder:PATH")
     torch, vision = import_torch("torch"), import_torch("torchvision")
     transforms = vision.transforms
-    crop, flip = transforms.RandomResizedCrop(SIDE), transforms.RandomHorizontalFlip()
+    crop, flip = transforms.RandomResizedCrop(side), transforms.RandomHorizontalFlip()
     augment = transforms.Compose([crop, flip, transforms.PILToTensor()])
     images = vision.datasets.ImageFolder(user_path(path) / "train", augment)
     # Several epochs, and more batches than are timed, so that no worker runs out of work.

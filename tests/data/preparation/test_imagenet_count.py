@@ -1,0 +1,29 @@
+"""ImageNet at its true count, measured by a child process without type checks."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from jaxcnn.data.sources.tfds import FILE_FORMATS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file_format", FILE_FORMATS)
+def test_the_true_count(file_format, tmp_path, bucket, capsys):
+    """Each of 1,281,167 + 50,000 images with its own label, each once an epoch, and the same from a bucket."""
+    command = [
+        sys.executable,
+        "-m",
+        "tests.imagenet_count",
+        str(tmp_path),
+        file_format,
+        str(bucket),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed = done.stdout.splitlines()[-1]
+    assert json.loads(printed)["format"] == file_format
+    with capsys.disabled():
+        print(f"\n{printed}")
