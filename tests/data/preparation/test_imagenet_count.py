@@ -12,7 +12,7 @@ from jaxcnn.data.sources.tfds import FILE_FORMATS
 @pytest.mark.slow
 @pytest.mark.parametrize("file_format", FILE_FORMATS)
 def test_the_true_count(file_format, tmp_path, bucket, capsys):
-    """Each of 1,281,167 + 50,000 images with its own label, each once an epoch, and the same from a bucket."""
+    """Each image has its own label and is in an epoch once; from a bucket the batches are the same."""
     command = [
         sys.executable,
         "-m",
