@@ -8,8 +8,8 @@
 #   launch/tpu_pod.sh stop       # send SIGTERM to all processes: they save, and the first command resumes
 #
 # docs/pods.md shows how to make the bucket and the slice. The slice's service account needs the role
-# storage.objectUser on the bucket; no key is copied. Each machine keeps the data that it has read in its own
-# data.cache_dir. Without it, every epoch reads the bucket.
+# storage.objectUser on the bucket; no key is copied. Each machine keeps the data that it has read in data.cache_dir
+# on its own disk, up to data.cache_gb. Without it, every epoch reads the bucket.
 #
 # The script replaces ~/jaxcnn on each machine by the current commit plus your changes to tracked files. It installs
 # Python and jaxcnn[tpu,gcs] in ~/jaxcnn-venv, which needs internet access and takes minutes the first time;

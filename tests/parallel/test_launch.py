@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from jaxcnn.training import schema
+
 ROOT = Path(__file__).parent.parent.parent
 LAUNCH = ROOT / "launch"
 SCRIPTS = ("slurm.sbatch", "tpu_pod.sh")
@@ -65,6 +67,11 @@ def test_the_jobset_is_consistent():
     assert f"kubectl create serviceaccount {pod['serviceAccountName']}\n" in text
     cache = [m["mountPath"] for m in container["volumeMounts"] if m["name"] == "cache"]
     assert f"--config.data.cache_dir={cache[0]}" in container["args"]
+    # The keys of the config exist, and the cache is smaller than its volume, in GiB.
+    overrides = [a.removeprefix("--config.") for a in container["args"] if "config." in a]
+    limit = next(v for v in pod["volumes"] if v["name"] == "cache")["emptyDir"]["sizeLimit"]
+    config = schema.read_resolved("googlenet", overrides)[1]
+    assert config["data"]["cache_gb"] * 1e9 < int(limit.removesuffix("Gi")) * 2**30
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
     # The host name of JobSet's first pod, which is the coordinator, and the number of pods.
