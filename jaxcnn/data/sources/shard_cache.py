@@ -16,11 +16,15 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import IO, TypeVar
 
-from jaxcnn import object_store
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sources.cache_folder import CacheFolder
-from jaxcnn.data.sources.retries import retry
-from jaxcnn.data.sources.shard_files import BucketFile, LocalFile, ShardFile, shard_file
+from jaxcnn.data.sources.shard_files import (
+    BucketFile,
+    LocalFile,
+    ShardFile,
+    shard_file,
+    shard_sizes,
+)
 from jaxcnn.data.threads import ThreadPool
 from jaxcnn.file_errors import disk_advice
 from jaxcnn.paths import Path, is_remote, local_path
@@ -53,7 +57,7 @@ class CachedFile(BucketFile):
 
     def __init__(self, path: Path, cache: ShardCache) -> None:
         super().__init__(path)
-        self._cache, self.folder = cache, cache.use(path.parent)
+        self._cache, self.folder = cache, cache.use(path)
         self.copy: LocalFile | None = None
         self.asked, self._lost = False, False
 
@@ -117,7 +121,8 @@ class ShardCache:
             f"data.cache_gb={gigabytes:g}" if gigabytes else "a tenth of the free space is left"
         )
         self._guard, self._said, self._closed = threading.RLock(), set[str](), False
-        self._sizes: dict[Path, dict[str, int]] = {}
+        self._shards: dict[Path, list[BucketFile]] = {}
+        self._sizes: dict[Path, int | None] = {}
         try:
             self._folder = CacheFolder(folder, gigabytes * 1e9)
         except OSError as error:
@@ -127,8 +132,12 @@ class ShardCache:
             ) from error
         self._pool = ThreadPool(_DOWNLOADS, "jaxcnn-cache")
 
-    def use(self, data_set: Path) -> pathlib.Path:
-        """Returns the folder of the copies of a data set, which no process empties while this one has it."""
+    def use(self, shard: Path) -> pathlib.Path:
+        """Returns the folder of the copies of a shard's data set, which no process empties while this one has
+        it."""
+        data_set = shard.parent
+        with self._guard:
+            self._shards.setdefault(data_set, []).append(BucketFile(shard))
         try:
             self._folder.use(data_set)
         except OSError as error:
@@ -149,6 +158,8 @@ class ShardCache:
         try:
             if not self._closed:
                 size = _from_bucket(lambda: self._size(file.path))
+                if size is None:
+                    return
                 with self._folder.new_copy(place, file.name, size) as part:
                     if part is not None:
                         _copy(file, part, size)
@@ -164,12 +175,14 @@ class ShardCache:
         except OSError as error:
             self._give_up(error)
 
-    def _size(self, path: Path) -> int:
+    def _size(self, path: Path) -> int | None:
+        """The size of an object, by one listing for all of its data set."""
         with self._guard:
-            if path.parent not in self._sizes:
-                listed = retry(lambda: object_store.list_sizes(path.parent), path.parent)
-                self._sizes[path.parent] = listed
-        return self._sizes[path.parent][path.name]
+            if path not in self._sizes:
+                shards = self._shards[path.parent]
+                sizes = shard_sizes(shards)
+                self._sizes |= {one.path: size for one, size in zip(shards, sizes, strict=True)}
+            return self._sizes[path]
 
     def warn(self, text: str, *arguments: object) -> None:
         """Logs a warning, the first of its kind."""
