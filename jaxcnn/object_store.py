@@ -108,24 +108,32 @@ def delete(path: Path, if_generation: bytes | None = None) -> None:
         raise Changed(errno.EEXIST, "another process wrote it", str(path))
 
 
-def list_sizes(folder: Path) -> dict[str, int]:
-    """The sizes in bytes of the objects in a folder, by name; of none if there is no such folder. A request
-    for each 5,000. Not retried.
+def list_folder(folder: Path) -> dict[str, int | None]:
+    """The names in a folder, with the sizes of objects in bytes and None for folders. One request for each
+    5,000 objects. Not retried.
 
     Raises:
-        OSError: it cannot be listed.
+        OSError: it cannot be listed; FileNotFoundError: there is no such folder, or no such bucket.
     """
+    import aiohttp
     import fsspec
     from gcsfs.retry import HttpError
 
     try:
         found = fsspec.filesystem("gs").ls(os.fspath(folder), detail=True)
     except FileNotFoundError:
-        return {}
-    except HttpError as error:
-        code = errno.EACCES if error.code in (401, 403) else errno.EIO
-        raise OSError(code, str(error)[:200], str(folder)) from error
-    return {one["name"].rpartition("/")[2]: one["size"] for one in found if one["type"] == "file"}
+        raise FileNotFoundError(
+            errno.ENOENT, "there is no such folder, or no such bucket", str(folder)
+        ) from None
+    except (HttpError, aiohttp.ClientError, OSError) as error:
+        # gcsfs makes an OSError without a number of the status 403.
+        refused = getattr(error, "code", 0) == 401 or str(error).startswith("Forbidden")
+        code = errno.EACCES if refused else errno.EIO
+        raise OSError(code, " ".join(str(error).split())[:200], str(folder)) from error
+    return {
+        one["name"].rstrip("/").rpartition("/")[2]: one["size"] if one["type"] == "file" else None
+        for one in found
+    }
 
 
 def read_again(path: Path, start: int = 0, stop: int | None = None) -> bytes:

@@ -134,8 +134,8 @@ def _bucket_path(text: str, scheme: str) -> epath.Path:
 
 
 def _quiet() -> None:
-    """Sets up gcsfs, the client of etils: no warning a call, and no listing from memory, since other
-    processes write too."""
+    """Sets up gcsfs, the client of etils: no lines of its own besides its errors, and no listing from memory,
+    since other processes write too."""
     from fsspec.config import conf
 
     for name in ("gcsfs", "google.auth"):

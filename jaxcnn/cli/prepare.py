@@ -172,7 +172,7 @@ def _prepare(name: str, data_dir: Path, options: argparse.Namespace) -> None:
     from jaxcnn.data.preparation.imagenet import NAME as IMAGENET
     from jaxcnn.data.preparation.imagenet import prepare_imagenet
     from jaxcnn.data.sources.digits import prepare_digits
-    from jaxcnn.data.sources.tfds import find_in_format
+    from jaxcnn.data.sources.tfds_metadata import find_in_format
 
     file_format = options.file_format
     base = name.partition(":")[0]
@@ -190,15 +190,19 @@ def _prepare(name: str, data_dir: Path, options: argparse.Namespace) -> None:
 
 def _download(name: str, data_dir: Path, file_format: str) -> None:
     from jaxcnn.data import DataError
-    from jaxcnn.data.sources.tfds import TFRECORD
+    from jaxcnn.data.preparation.upload import prepared_in
+    from jaxcnn.data.sources.tfds_metadata import TFRECORD
     from jaxcnn.data.tensorflow import load_tfds
 
     tfds = load_tfds()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            builder = tfds.builder(name, data_dir=str(data_dir))
-            builder.download_and_prepare(file_format=file_format or TFRECORD)
+            with prepared_in(data_dir, name) as local:
+                builder = tfds.builder(name, data_dir=str(local))
+                builder.download_and_prepare(file_format=file_format or TFRECORD)
+        except DataError:
+            raise
         except Exception as error:  # unknown name, no network, no disk: TFDS explains it
             raise DataError(
                 f"TFDS could not prepare {name!r}: {error}; see "

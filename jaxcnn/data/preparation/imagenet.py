@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from jaxcnn.data.errors import DataError
-from jaxcnn.data.sources.tfds import TFRECORD, find_in_format
+from jaxcnn.data.preparation.upload import prepared_in
+from jaxcnn.data.sources.tfds_metadata import TFRECORD, find_in_format
 from jaxcnn.data.tensorflow import load_tfds
-from jaxcnn.paths import Path, file_size
+from jaxcnn.paths import Path, file_size, is_remote
 from jaxcnn.printable import say
 
 NAME, VERSION = "imagenet2012", "5.1.0"
@@ -53,15 +54,16 @@ def check_tars(folder: Path, expected: Mapping[str, Tar] = TARS, *, checksums: b
         )
 
 
-def check_disk(data_dir: Path, needed: int) -> None:
-    """Raises a DataError if the disk of `data_dir` has less than `needed` bytes free."""
+def check_disk(data_dir: Path, needed: int, option: str = "--data_dir") -> None:
+    """Raises a DataError if the disk of `data_dir`, has less than `needed` bytes free; `option`
+    names another."""
     place = next(p for p in [data_dir.absolute(), *data_dir.absolute().parents] if p.exists())
     free = shutil.disk_usage(place).free
     if free < needed:
         raise DataError(
             f"{place} has {free / 1e9:.0f} GB free, the prepared data set needs "
             f"{needed / 1e9:.0f} GB in addition to the tars; free some, or name another disk with "
-            "--data_dir=DIR"
+            f"{option}=DIR"
         )
 
 
@@ -89,7 +91,13 @@ def prepare_imagenet(
         return found
     check_tars(tars, expected, checksums=checksums)
     size = sum(tar.size for tar in expected.values())
-    check_disk(data_dir, size)
+    with prepared_in(data_dir, NAME) as local:
+        check_disk(local, size, "TMPDIR" if is_remote(data_dir) else "--data_dir")
+        _prepare(tars, local, size, file_format)
+    return data_dir / NAME / VERSION
+
+
+def _prepare(tars: Path, data_dir: Path, size: int, file_format: str) -> None:
     for entry in sorted((data_dir / NAME).glob("*incomplete*")):
         say(f"{entry} was left by an interrupted run and can be deleted")
     # Four passes: read the tars, write and read the shuffle's files, write the records.
@@ -105,7 +113,6 @@ def prepare_imagenet(
             download_config=tfds.download.DownloadConfig(manual_dir=str(tars.absolute())),
             file_format=file_format or TFRECORD,
         )
-    return data_dir / NAME / VERSION
 
 
 def _sha256(path: Path) -> str:

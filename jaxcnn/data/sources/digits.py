@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from jaxcnn.data.errors import DataError
+from jaxcnn.data.preparation.upload import prepared_in
 from jaxcnn.data.sampler import RandomStream, permutation
-from jaxcnn.data.sources.tfds import TFRECORD, find_in_format, find_prepared
+from jaxcnn.data.sources.tfds_metadata import TFRECORD, find_in_format, find_prepared
 from jaxcnn.data.tensorflow import load_tfds
 from jaxcnn.files import system_error, writing
 from jaxcnn.paths import Path
@@ -39,6 +40,13 @@ def prepare_digits(data_dir: Path, file_format: str = "") -> Path:
     """
     if find_in_format(NAME, data_dir, file_format) is not None:
         return data_dir
+    with prepared_in(data_dir, NAME) as local:
+        _prepare(local, file_format)
+    say(f"prepared the handwritten digits in {data_dir / NAME / VERSION}")
+    return data_dir
+
+
+def _prepare(data_dir: Path, file_format: str) -> None:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -59,8 +67,6 @@ def prepare_digits(data_dir: Path, file_format: str = "") -> Path:
             if find_prepared(NAME, data_dir) is None:
                 with writing(data_dir / NAME):
                     raise system_error(error) or error from error
-    say(f"prepared the handwritten digits in {data_dir / NAME / VERSION}")
-    return data_dir
 
 
 def split_digits(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

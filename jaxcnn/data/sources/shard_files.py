@@ -12,6 +12,9 @@ from jaxcnn.data.errors import DataError
 from jaxcnn.data.sources.retries import retry
 from jaxcnn.paths import Path, file_size, is_remote
 
+# 256 scans at a time hold a block each.
+_BLOCK, _READS_A_BLOCK = 1 << 20, 16
+
 
 class ShardFile(abc.ABC):
     """A file of records, `path`. Reads are thread-safe."""
@@ -33,8 +36,9 @@ class ShardFile(abc.ABC):
         """
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[Callable[[int, int], bytes]]:
-        """`read`, for many reads in a row."""
+    def opened(self, size: int, reads: int) -> Iterator[Callable[[int, int], bytes]]:
+        """`read`, for about `reads` small reads with growing offsets, of a file of `size` bytes."""
+        del size, reads
         yield self.read
 
     def distrust(self) -> bool:
@@ -106,7 +110,8 @@ class LocalFile(ShardFile):
         return file
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[Callable[[int, int], bytes]]:
+    def opened(self, size: int, reads: int) -> Iterator[Callable[[int, int], bytes]]:
+        del size, reads
         with open(self.path, "rb", buffering=0) as file:
             yield lambda offset, length: os.pread(file.fileno(), length, offset)
 
@@ -137,6 +142,22 @@ class BucketFile(ShardFile):
                 )
         return data
 
+    @contextlib.contextmanager
+    def opened(self, size: int, reads: int) -> Iterator[Callable[[int, int], bytes]]:
+        """Reads whole blocks if a block has many of the reads, since each request waits for the network."""
+        least = _BLOCK if reads * _BLOCK > size * _READS_A_BLOCK else 0
+        begin, block = 0, b""
+
+        def read(offset: int, length: int) -> bytes:
+            nonlocal begin, block
+            stop = min(offset + length, size)
+            if offset < stop and not begin <= offset < stop <= begin + len(block):
+                begin = offset
+                block = self.read(offset, min(max(length, least), size - offset))
+            return block[offset - begin : stop - begin]
+
+        yield read
+
     def size(self) -> int:
         return retry(lambda: file_size(self.path), self.path)
 
@@ -151,6 +172,29 @@ def shard_sizes(files: Sequence[ShardFile]) -> list[int | None]:
     folder = files[0].path.parent
     if not is_remote(folder):
         return [file_size(file.path) if file.path.is_file() else None for file in files]
-    # One request for a thousand objects.
-    found = retry(lambda: object_store.list_sizes(folder), folder)
+    found = list_bucket_folder(folder)
     return [found.get(file.name) for file in files]
+
+
+def list_bucket_folder(folder: Path) -> dict[str, int | None]:
+    """Returns the names in a folder in a bucket, with the sizes of objects in bytes and None for folders; no
+    names if there is no such folder. One request for thousands of objects.
+
+    Raises:
+      DataError: there is no such bucket, it does not answer, or access is denied.
+    """
+    try:
+        return retry(lambda: object_store.list_folder(folder), folder)
+    except FileNotFoundError:
+        # A bucket without objects is listed as one of no names, if it exists.
+        bucket = type(folder)(f"gs://{os.fspath(folder).removeprefix('gs://').partition('/')[0]}")
+        if bucket != folder:
+            list_bucket_folder(bucket)
+            return {}
+        raise DataError(f"there is no bucket {bucket}; give the path of one that exists") from None
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be listed ({error.strerror}): give this machine's account the right to list "
+            "and read the bucket's objects (storage.objects.list and .get), and see that its credentials are "
+            "found"
+        ) from error

@@ -9,7 +9,6 @@ import logging
 import os
 import pathlib
 import re
-import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,28 +16,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.data.errors import CorruptImage, DamagedRecord, DataError
-from jaxcnn.data.sources.array_record_files import (
-    ARRAY_RECORD,
-    ArrayRecordIndex,
-    load_array_record,
-)
+from jaxcnn.data.sources.array_record_files import ARRAY_RECORD, ArrayRecordIndex
 from jaxcnn.data.sources.shard_cache import ShardCache, open_shards
 from jaxcnn.data.sources.shard_files import ShardFile, shard_file
 from jaxcnn.data.sources.source import Opened, Recorded, Records, Source, Subset
 from jaxcnn.data.sources.tfds_features import Keys, choose_features, number_classes, read_labels
+from jaxcnn.data.sources.tfds_metadata import (
+    METADATA_FILE,
+    TFRECORD,
+    find_prepared,
+    read_metadata,
+)
 from jaxcnn.data.sources.tfrecord_index import RecordIndex, index_records
-from jaxcnn.data.tensorflow import load_tensorflow, load_tfds
+from jaxcnn.data.tensorflow import load_tensorflow
 from jaxcnn.paths import Path
 from jaxcnn.printable import shell_quote
 
 _LOGGER = logging.getLogger(__name__)
-_VERSION = re.compile(r"\d+\.\d+\.\d+")
-_NAME = re.compile(r"[a-z][a-z0-9_]*(?:/[A-Za-z0-9_.+-]+)?(?::\d+\.\d+\.\d+)?")
-METADATA_FILE = "dataset_info.json"
-TFRECORD = "tfrecord"
 # By the name that TFDS gives a file format.
 _INDEXES: Mapping[str, type[RecordIndex]] = {TFRECORD: RecordIndex, ARRAY_RECORD: ArrayRecordIndex}
-FILE_FORMATS = tuple(_INDEXES)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,7 +124,7 @@ def open_prepared(
             f"{arguments}{'' if imagenet else ' (this downloads it)'}, or name its folder with "
             "--config.data.data_dir=DIR"
         )
-    info = _metadata(folder)
+    info = read_metadata(folder)
     keys = choose_features(info, folder, image_key, label_key)
     eval_split = eval_split or ("validation" if "validation" in info.splits else "test")
     names = train_split, eval_split
@@ -143,67 +139,6 @@ def open_prepared(
         _LOGGER.warning(text, shared, len(evaluation.records()), eval_split, train_split)
     origin = f"tfds {info.full_name} in {data_dir}"
     return Opened(train.source(), evaluation.source(), eval_split, origin)
-
-
-def find_prepared(name: str, data_dir: Path) -> Path | None:
-    """Returns the folder of the newest prepared version of `name` (or of its version), or None."""
-    if not _NAME.fullmatch(name):
-        raise DataError(
-            f"tfds:{name} is not a data set's name: expected NAME, NAME/CONFIGURATION or "
-            "NAME:VERSION, for example tfds:imagenet2012 or tfds:imagenet2012:5.1.0"
-        )
-    base, _, version = name.partition(":")
-    if not (data_dir / base).is_dir():
-        return None
-    # Not a glob, which takes a folder that may not be read for an empty one.
-    found = [
-        entry
-        for entry in (data_dir / base).iterdir()
-        if _VERSION.fullmatch(entry.name)
-        and entry.name == (version or entry.name)
-        and (entry / METADATA_FILE).is_file()
-    ]
-    newest_last = sorted(found, key=lambda entry: [int(n) for n in entry.name.split(".")])
-    return newest_last[-1] if newest_last else None
-
-
-def find_in_format(name: str, data_dir: Path, file_format: str) -> Path | None:
-    """As `find_prepared`, of a data set that is to be stored as `file_format`; '' is any that is supported.
-
-    Raises:
-      DataError: it is stored in another format, or the package for `file_format` is missing. TFDS keeps one
-        format in a `data_dir`, and takes what is there whatever format it is asked for.
-    """
-    if file_format == ARRAY_RECORD:
-        load_array_record()
-    found = find_prepared(name, data_dir)
-    if found is not None and file_format:
-        stored = _metadata(found).file_format.value
-        if stored != file_format:
-            raise DataError(
-                f"{name} is already prepared in {found} as {stored}, and a folder holds it in one format; "
-                f"use it as it is, or name another folder with --data_dir=DIR to store it as {file_format}"
-            )
-    return found
-
-
-def _metadata(folder: Path) -> Any:
-    """Returns TFDS's description of a prepared data set."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            info = load_tfds().builder_from_directory(str(folder)).info
-        except Exception as error:  # TFDS raises many types on damaged metadata
-            raise DataError(
-                f"the metadata of the data set in {folder} cannot be read ({error}); copy or "
-                "prepare it again"
-            ) from error
-    if info.file_format.value not in _INDEXES:
-        raise DataError(
-            f"the data set in {folder} is stored as {info.file_format.value}; only "
-            f"{' and '.join(FILE_FORMATS)} are supported; prepare it again in another --data_dir"
-        )
-    return info
 
 
 class _FilePart(NamedTuple):
@@ -262,6 +197,13 @@ def _open_split(folder: Path, info: Any, split: str, keys: Keys) -> _Part:
     first = np.searchsorted(whole.index.shard, np.arange(len(numbers)))
     ranges = (np.arange(part.take) + part.skip + first[numbers[part.name]] for part in parts)
     return _Part(whole, splits, np.concatenate([*ranges]))
+
+
+def index_all(folder: Path) -> None:
+    """Indexes the records of all splits of the prepared data set in `folder`. Raises DataError."""
+    info = read_metadata(folder)
+    for split in info.splits:
+        _open_whole(folder, info, (split,), Keys("", "", None))
 
 
 def _file_parts(folder: Path, info: Any, split: str) -> list[_FilePart]:

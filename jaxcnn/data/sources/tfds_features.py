@@ -22,7 +22,8 @@ from jaxcnn.files import FileError, read_arrays, write_arrays
 from jaxcnn.paths import Path, is_remote
 
 _LOGGER = logging.getLogger(__name__)
-_THREADS, _TASK = 16, 512
+# Of a disk, and of a bucket.
+_THREADS, _THREADS_REMOTE, _TASK = 16, 128, 512
 
 
 class Keys(NamedTuple):
@@ -127,7 +128,8 @@ def read_labels(
     _LOGGER.warning(
         "reading %d labels of %s once, since %s has no class names", len(index), cache_name, key
     )
-    pool = ThreadPool(_THREADS, "jaxcnn-labels")
+    remote = is_remote(files[0].path)
+    pool = ThreadPool(_THREADS_REMOTE if remote else _THREADS, "jaxcnn-labels")
     with contextlib.closing(pool):
         tasks = [
             pool.submit(_labels, files, index, key, range(start, min(start + _TASK, len(index))))

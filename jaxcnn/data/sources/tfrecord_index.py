@@ -28,8 +28,8 @@ from jaxcnn.data.threads import ThreadPool
 from jaxcnn.files import FileError, read_arrays, write_arrays
 from jaxcnn.paths import Path, is_remote
 
-# Scanning waits for the disk, not for a core.
-_SCAN_THREADS = 16
+# Scanning waits for the disk, or for the network of a bucket, not for a core.
+_SCAN_THREADS, _SCAN_THREADS_REMOTE = 16, 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,7 +106,8 @@ def index_records(
         index = _load(place, facts, kind)
         if index is not None and len(index) == sum(counts):
             return index
-    pool = ThreadPool(min(_SCAN_THREADS, len(files)), "jaxcnn-scan")
+    threads = _SCAN_THREADS_REMOTE if is_remote(files[0].path) else _SCAN_THREADS
+    pool = ThreadPool(min(threads, len(files)), "jaxcnn-scan")
     with contextlib.closing(pool):
         begun = [pool.submit(kind.scan, *scan) for scan in zip(files, counts, sizes, strict=True)]
         scans = [pool.wait_for(scan) for scan in begun]
@@ -125,7 +126,7 @@ def _scan(file: ShardFile, count: int, size: int) -> tuple[np.ndarray, np.ndarra
     offsets, lengths = np.empty(count, np.int64), np.empty(count, np.int64)
     checksums = np.empty(count, np.uint32)
     position = found = 0
-    with file.opened() as read:
+    with file.opened(size, count) as read:
         header = read(0, HEADER)
         while found < count and len(header) == HEADER:
             length = read_length(header)

@@ -16,7 +16,7 @@ from jaxcnn.data.crops import rescaled_crop
 from jaxcnn.data.decode import decode, peek
 from jaxcnn.data.sources import tfrecord_index as records_module
 from jaxcnn.data.sources.shard_files import shard_file
-from jaxcnn.data.sources.tfds import find_prepared
+from jaxcnn.data.sources.tfds_metadata import find_prepared
 from jaxcnn.data.sources.tfrecord import masked_crc
 from jaxcnn.data.tensorflow import load_tfds
 
