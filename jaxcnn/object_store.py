@@ -136,6 +136,11 @@ def list_folder(folder: Path) -> dict[str, int | None]:
     }
 
 
+def list_sizes(folder: Path) -> dict[str, int]:
+    """The sizes in bytes of the objects in a folder, by name. Raises as `list_folder`."""
+    return {name: size for name, size in list_folder(folder).items() if size is not None}
+
+
 def read_again(path: Path, start: int = 0, stop: int | None = None) -> bytes:
     """`read`, tried again after transient errors."""
     return retry(lambda: read(path, start, stop), path)
