@@ -20,7 +20,7 @@ from jaxcnn.data import Sampling, TrainLoader, class_table, open_data
 from jaxcnn.data.decode import load_decoders
 from jaxcnn.data.loader import available_cores, processor_name
 from jaxcnn.data.preparation import imagenet
-from jaxcnn.data.sources.tfds import find_prepared
+from jaxcnn.data.sources.tfds_metadata import find_prepared
 from jaxcnn.data.tensorflow import load_tfds
 from jaxcnn.paths import user_path
 from tests.imagenet_tars import TRAIN_IMAGES, VAL_IMAGES, name_in, write_tars

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from jaxcnn.data.sources.tfds import FILE_FORMATS
+from jaxcnn.data.sources.tfds_metadata import FILE_FORMATS
 
 
 @pytest.mark.slow
