@@ -13,6 +13,7 @@ import faulthandler
 import os
 import pathlib
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,6 +31,7 @@ from jaxcnn.cli.exit_codes import (
 )  # fmt: skip
 from jaxcnn.paths import Path, user_path
 from jaxcnn.printable import say, shell_join
+from jaxcnn.retries import STOP_SECONDS
 
 KEPT = "nothing was trained yet"
 
@@ -114,11 +116,26 @@ def kept_text(folder: Path, command: Sequence[str]) -> Callable[[], str]:
     """What to print after a stop: whether the workdir holds a state, and how to resume."""
 
     def text() -> str:
-        saved = any(entry.name.isdigit() for entry in (folder / "checkpoints").glob("*"))
-        state = "the state is saved in" if saved else "nothing was trained yet in"
+        try:
+            state = "the state is saved in" if _has_state(folder) else "nothing was trained yet in"
+        except OSError as error:
+            state = f"whether a state is saved cannot be read ({error}) in"
         return f"{state} {folder}. To go on: {shell_join(command)}"
 
     return text
+
+
+def _has_state(folder: Path) -> bool:
+    from jaxcnn.data.threads import run_in_thread
+
+    began = time.monotonic()
+
+    def check() -> None:
+        if time.monotonic() - began > STOP_SECONDS:
+            raise TimeoutError(f"no answer in {STOP_SECONDS:.0f} s")
+
+    checkpoints = folder / "checkpoints"
+    return run_in_thread(lambda: any(e.name.isdigit() for e in checkpoints.glob("*")), check)
 
 
 def _lost_advice(error: Exception) -> str:

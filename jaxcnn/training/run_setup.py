@@ -187,7 +187,9 @@ def open_run(config: Any, folder: Path, *, accept_changed_data: bool = False) ->
         prove_saving(folder, experiment.placement.replicated, group)
         fingerprint = group.run_on_all(lambda: run_in_thread(data.fingerprint, stop_signal.check))
         check_same(group, "data", fingerprint, "give all of them the same files")
-        begun = group.run_on_primary(lambda: has_begun(folder))
+        begun = group.run_on_primary(
+            lambda: run_in_thread(lambda: has_begun(folder), stop_signal.check)
+        )
         warm_start = None if begun else group.run_on_all(lambda: read_warm_start(experiment))
         claim = group.run_on_primary(
             lambda: claim_workdir(
