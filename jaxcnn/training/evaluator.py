@@ -162,4 +162,6 @@ def open_splits(
         "cache_dir", "cache_gb",
     )  # fmt: skip
     chosen = {key: settings[key] for key in keys}
+    if classes:  # a finished run, also on a machine without the folder of the one that trained it
+        chosen["cache_dir"] = ""
     return run_in_thread(lambda: open_data(**chosen, classes=classes), check_stop)

@@ -97,6 +97,7 @@ def test_a_bucket_that_goes_away_for_long_stops_the_run_with_its_state_saved(
     assert_equal_runs(tmp_path / "run", tmp_path / "disk")
 
 
+@pytest.mark.slow
 def test_a_stop_does_not_wait_for_a_bucket_that_hangs(uploaded, bucket_proxy, tmp_path):
     def hang():
         bucket_proxy.answers.clear()
