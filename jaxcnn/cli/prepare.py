@@ -35,7 +35,7 @@ from typing import Any
 
 from jaxcnn.cli.arguments import Output, add_json, at_least, path, show_progress
 from jaxcnn.cli.exit_codes import EXIT_ERROR, UsageError
-from jaxcnn.paths import Path, user_path
+from jaxcnn.paths import Path, is_remote, user_path
 from jaxcnn.printable import say, shell_quote
 
 KEPT = "give the same command again"
@@ -164,6 +164,8 @@ def _problem(options: argparse.Namespace) -> str:
         return f"{name} is packed already; pack what it was made from"
     if options.out is None or options.shorter_side is None:
         return "--pack needs --out=DIR and --shorter_side=N, for example --shorter_side=256"
+    if is_remote(options.out):
+        return f"--out={options.out}: packed data sets are read from a disk; name a folder on one"
     return ""
 
 

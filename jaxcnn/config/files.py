@@ -22,7 +22,7 @@ from jaxcnn.paths import Path, local_path
 # Sections and keys that may differ when a run resumes in its workdir. The update rule and the data may not.
 MAY_DIFFER = (
     "epochs", "evals", "checkpoint", "log", "mesh", "grad_accum_steps",
-    "model.remat", "data.threads", "data.prefetch",
+    "model.remat", "data.threads", "data.prefetch", "data.readers",
     "data.cache_dir", "data.cache_gb",
 )  # fmt: skip
 # Sources whose place in `data.source` may differ if the images are the same.

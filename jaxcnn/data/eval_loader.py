@@ -13,7 +13,7 @@ from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.decode import DecodeTask, Encoded, decode_many, examine, load_decoders
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.eval_crops import EvalCrop, bounding_crops, center_crop
-from jaxcnn.data.loader import MID_GREY, Loader, available_cores
+from jaxcnn.data.loader import MID_GREY, Loader, Read, available_cores, default_readers
 from jaxcnn.data.regular_file import read_regular_file
 from jaxcnn.data.sources.source import Source
 from jaxcnn.data.train_crops import check_holds_crop
@@ -54,7 +54,8 @@ class EvalLoader(Loader[EvalImage]):
       source: the images.
       choose: the crops wanted of an image, by its size.
       threads: decoding threads; 0 for one per core.
-      ahead: images decoded ahead.
+      ahead: images decoded ahead; with threads that only read, at least one for each of these.
+      readers: threads that only read; 0 for `default_readers`.
       check_stop: called now and then while `next()` waits for an image; raises to leave.
 
     Raises:
@@ -68,27 +69,32 @@ class EvalLoader(Loader[EvalImage]):
         *,
         threads: int = 0,
         ahead: int = 16,
+        readers: int = 0,
         check_stop: Callable[[], None] = lambda: None,
     ):
         if len(source) == 0:
             raise DataError("the source holds no images")
         if threads < 0 or ahead < 0:
             raise DataError(f"threads={threads}, ahead={ahead}: expected 0 or more")
+        if readers < 0:
+            raise DataError(f"readers={readers}: expected 0 or more")
         self._source = source
         self._choose = choose
         load_decoders()
-        super().__init__(range(len(source)), threads or available_cores(), ahead, check_stop)
+        readers = readers or default_readers(source)
+        threads, ahead = threads or available_cores(), max(ahead, readers)
+        super().__init__(range(len(source)), threads, ahead, check_stop, readers)
 
     def _submit(self, given: int) -> Future[EvalImage]:
-        return self._pool.submit(self._load, given)
+        return self._submit_reads(self._source, [given], self._load, given)
 
     def _finish(self, submitted: Future[EvalImage]) -> EvalImage:
         return self._result(submitted)
 
-    def _load(self, position: int) -> EvalImage:
+    def _load(self, reads: Sequence[Read], position: int) -> EvalImage:
         label = -1
         try:
-            data, label = self._source.read(position)
+            data, label = reads[0]()
             image = examine(data)
             pixels = _decode_eval_crops(image, self._choose(*image.size))
             return EvalImage(position, label, image.size, pixels)

@@ -2,13 +2,14 @@
 
 import abc
 import contextlib
+import functools
 import itertools
 import logging
 import os
 import pathlib
 import platform
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +27,11 @@ _Self = TypeVar("_Self", bound="Loader")
 MID_GREY = 128
 # A data set is damaged if more than this share of its images is corrupt, and at least this many.
 _MAX_CORRUPT, _MIN_COUNT = 0.01, 10
+# Reads in flight from a bucket, each of which waits for tens of milliseconds.
+_READERS = 64
+
+# Returns the encoded image and the label, or raises, as `Source.read`.
+Read = Callable[[], tuple[bytes | memoryview, int]]
 
 
 def available_cores() -> int:
@@ -44,11 +50,21 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def default_readers(source: Source) -> int:
+    """Returns the number of threads that only read: 64 for a source in a bucket, else none."""
+    while (base := getattr(source, "base", None)) is not None:
+        source = base
+    return _READERS if getattr(source, "in_bucket", False) else 0
+
+
 class Loader(abc.ABC, Generic[_T]):
     """An iterator that makes an item of each input, by threads that work ahead of the consumer, in order.
 
     Use it in a `with` block, or call `close()`. At most `ahead` + 1 items are in preparation or ready. An
     exception in a thread is raised by the `next()` of its item, and closes the loader.
+
+    With `readers`, that many further threads read, and the others only decode what was read, so that the
+    latency of a network does not cost a core.
 
     `check_stop` is called now and then while `next()` waits, since a read may hang; it raises to leave.
     """
@@ -59,9 +75,11 @@ class Loader(abc.ABC, Generic[_T]):
         threads: int,
         ahead: int,
         check_stop: Callable[[], None] = lambda: None,
+        readers: int = 0,
     ):
         self._ahead, self._check_stop = ahead, check_stop
         self._pool = ThreadPool(threads, "jaxcnn-data")
+        self._readers = ThreadPool(readers, "jaxcnn-reader") if readers else None
         self._inputs = iter(inputs)
         self._pending: deque[Any] = deque()
         self._fill()  # the first items are prepared while the caller compiles
@@ -99,6 +117,23 @@ class Loader(abc.ABC, Generic[_T]):
         self._inputs = iter(())
         self._pending.clear()
         self._pool.close()
+        if self._readers:
+            self._readers.close()
+
+    def _submit_reads(
+        self,
+        source: Source,
+        positions: Sequence[int],
+        function: Callable[..., Any],
+        *arguments: Any,
+    ) -> "Future[Any]":
+        """Calls `function(reads, *arguments)` in `_pool`, with a `Read` for each of the positions."""
+        if self._readers is None:
+            reads = [functools.partial(source.read, position) for position in positions]
+            return self._pool.submit(function, reads, *arguments)
+        begun = [self._readers.submit(source.read, position) for position in positions]
+        done = [one.result for one in begun]
+        return self._pool.submit_after(begun, function, done, *arguments)
 
     def _result(self, future: "Future[Any]") -> Any:
         return self._pool.wait_for(future, self._check_stop)

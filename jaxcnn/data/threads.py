@@ -5,11 +5,12 @@ so a read that hangs would keep a process from saving its state or from ending.
 """
 
 import contextlib
+import itertools
 import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
@@ -64,6 +65,23 @@ class ThreadPool:
             raise PoolClosed("this pool of threads was closed")
         future: Future[Value] = Future()
         self._work.put((future, function, arguments))
+        return future
+
+    def submit_after(
+        self, others: "Sequence[Future[Any]]", function: Callable[..., Value], *arguments: Any
+    ) -> "Future[Value]":
+        """As `submit`, as soon as all of `others`, at least one, are done or have failed."""
+        if self.closed:
+            raise PoolClosed("this pool of threads was closed")
+        future: Future[Value] = Future()
+        done = itertools.count(1)  # whose `next` no other thread can interrupt
+
+        def count(_: "Future[Any]") -> None:
+            if next(done) == len(others):
+                self._work.put((future, function, arguments))
+
+        for other in others:
+            other.add_done_callback(count)
         return future
 
     def wait_for(

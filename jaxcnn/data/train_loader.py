@@ -1,9 +1,11 @@
 """The training stream: batches of random crops, decoded by threads ahead of the training step.
 
 Each thread reads and decodes a few rows of a batch at a time and writes them into the batch, so its content
-does not depend on the threads. At most `prefetch` + 2 batches exist, the consumer's included.
+does not depend on the threads. At most `prefetch` + 2 batches exist, the consumer's included; and with
+threads that only read, the encoded images of `prefetch` + 1 batches.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TypedDict
 
@@ -11,7 +13,14 @@ import numpy as np
 
 from jaxcnn.data.decode import DecodeTask, decode_many, examine, load_decoders
 from jaxcnn.data.errors import CorruptImage, DataError
-from jaxcnn.data.loader import MID_GREY, CorruptCounter, Loader, available_cores
+from jaxcnn.data.loader import (
+    MID_GREY,
+    CorruptCounter,
+    Loader,
+    Read,
+    available_cores,
+    default_readers,
+)
 from jaxcnn.data.sampler import SampleIndex, train_indices
 from jaxcnn.data.sources.source import Source
 from jaxcnn.data.train_crops import Sampling, check_holds_crop, draw_train_crop
@@ -58,6 +67,7 @@ class TrainLoader(Loader[Batch]):
       process_index, process_count: this process's number among those that share each batch.
       threads: decoding threads; 0 for one more than cores, because one may wait for the disk.
       prefetch: batches decoded ahead.
+      readers: threads that only read; 0 for `default_readers`.
 
     Raises:
       DataError: the arguments do not fit each other or the source.
@@ -76,8 +86,9 @@ class TrainLoader(Loader[Batch]):
         process_count: int = 1,
         threads: int = 0,
         prefetch: int = 2,
+        readers: int = 0,
     ):
-        _check(source, batch_size, process_count, threads, prefetch)
+        _check(source, batch_size, process_count, min(threads, readers), prefetch)
         resized = sampling.sampling == "random_resized_crop"  # any region fits
         check_holds_crop((image_size,) if resized else sampling.scale, image_size)
         self._corrupt = CorruptCounter(source, "left out")
@@ -97,14 +108,20 @@ class TrainLoader(Loader[Batch]):
             process_count=process_count,
         )
         load_decoders()
-        super().__init__(indices, threads or available_cores() + 1, prefetch)
+        readers = readers or default_readers(source)
+        super().__init__(indices, threads or available_cores() + 1, prefetch, readers=readers)
 
     def _submit(self, given: list[SampleIndex]) -> _Submitted:
         batch, count = self._empty_batch(given), len(given)
         # A small batch is spread over all cores too.
         size = min(_GROUP, -(-count // available_cores()))
         groups = [range(i, min(i + size, count)) for i in range(0, count, size)]
-        futures = [self._pool.submit(self._load, batch, given, rows) for rows in groups]
+        futures = []
+        for rows in groups:
+            positions = [given[row].position for row in rows]
+            futures.append(
+                self._submit_reads(self._source, positions, self._load, batch, given, rows)
+            )
         return batch, given, futures
 
     def _finish(self, submitted: _Submitted) -> Batch:
@@ -127,12 +144,14 @@ class TrainLoader(Loader[Batch]):
             mask=np.zeros(count, np.bool_),
         )
 
-    def _load(self, batch: Batch, indices: list[SampleIndex], rows: range) -> dict[int, str]:
+    def _load(
+        self, reads: Sequence[Read], batch: Batch, indices: list[SampleIndex], rows: range
+    ) -> dict[int, str]:
         """Fills some rows of a batch, in a worker thread; returns {row: problem} of the corrupt images."""
         tasks, corrupt = dict[int, DecodeTask](), dict[int, CorruptImage]()
-        for row in rows:
+        for row, read in zip(rows, reads, strict=True):
             try:
-                data, batch["label"][row] = self._source.read(indices[row].position)
+                data, batch["label"][row] = read()
                 image = examine(data)
                 crop = draw_train_crop(
                     *image.size,

@@ -43,6 +43,7 @@ def evaluate(
     *,
     split: str,
     threads: int = 0,
+    readers: int = 0,
     keep: bool = False,
     process_group: ProcessGroup = SINGLE_PROCESS,
     check_stop: Callable[[], None] = lambda: None,
@@ -53,6 +54,7 @@ def evaluate(
     Args:
         params: on the devices.
         threads: decoding threads; 0 for one per core.
+        readers: threads that only read; 0 for as many as the source needs.
         keep: whether to return posteriors; needs a single process.
         process_group: each process evaluates its share of the images; all of them must call this.
         check_stop: called before each image and batch, and while an image is read; raises to leave early.
@@ -73,7 +75,9 @@ def evaluate(
 
     def evaluate_shard() -> tuple[Any, list[str]]:
         corrupt, tally, ids = CorruptCounter(shard, "evaluated as mid-grey"), Tally(), shard.ids
-        with EvalLoader(shard, choose, threads=threads, check_stop=check_stop) as loader:
+        with EvalLoader(
+            shard, choose, threads=threads, readers=readers, check_stop=check_stop
+        ) as loader:
             images = _with_placeholders(loader, corrupt, choose)
             for image, log_posterior in image_posteriors(
                 forward, params, images, protocol, check_stop

@@ -132,6 +132,7 @@ class Evaluator:
             task.protocol,
             split=task.split,
             threads=self.experiment.config["data"]["threads"],
+            readers=self.experiment.config["data"]["readers"],
             process_group=self.process_group,
             check_stop=self.check_stop,
             progress=lambda done, total: self.console.progress(

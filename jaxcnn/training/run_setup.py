@@ -114,6 +114,7 @@ class Run:
             process_count=self.process_group.count,
             threads=config["data"]["threads"],
             prefetch=config["data"]["prefetch"],
+            readers=config["data"]["readers"],
         )
 
     def prefetch(self, batches: Any) -> Prefetcher:

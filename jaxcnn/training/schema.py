@@ -40,6 +40,8 @@ class DataConfig:
         threads: threads that read and decode. 0: one per core, plus one in training, because one may
             wait for the disk.
         prefetch: batches decoded ahead.
+        readers: threads that only read, apart from those that decode. 0: none for a disk, 64 for a bucket,
+            where each read waits for the network.
         cache_dir: local folder in which shards of prepared data sets in buckets are kept, so that they are
             read from there from the second epoch on; '' keeps none.
         cache_gb: what `cache_dir` may hold, in 10^9 bytes; 0: nine tenths of what is free.
@@ -55,6 +57,7 @@ class DataConfig:
     seed: int = -1
     threads: int = 0
     prefetch: int = 2
+    readers: int = 0
     cache_dir: str = ""
     cache_gb: float = 0.0
 
@@ -67,7 +70,7 @@ class DataConfig:
             )
         if (self.image_key or self.label_key) and kind != "tfds":
             raise ValueError(f"image_key and label_key are for tfds:NAME, not for {self.source!r}")
-        for name in ("held_out", "threads", "cache_gb"):
+        for name in ("held_out", "threads", "readers", "cache_gb"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.cache_dir:

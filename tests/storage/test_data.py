@@ -141,6 +141,11 @@ def test_half_an_upload_is_no_data_set(prepared, bucket, bucket_proxy, monkeypat
     assert len(open_data("tfds:photos", str(bucket)).train) == _COUNT
 
 
+def test_packed_data_are_read_from_a_disk(bucket):
+    with pytest.raises(DataError, match="packed data sets are read from a disk, not from a bucket"):
+        open_data(f"packed:{bucket}/packed")
+
+
 @pytest.mark.parametrize("status", [404, 403])
 def test_a_data_set_that_is_deleted_while_it_is_read(uploaded, bucket_proxy, status):
     data = open_data("tfds:photos", str(uploaded))

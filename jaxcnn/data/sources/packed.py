@@ -38,7 +38,7 @@ from jaxcnn.data.sources.packed_files import (
 )
 from jaxcnn.data.sources.source import Opened, Recorded, Records
 from jaxcnn.files import FileError, read_json
-from jaxcnn.paths import Path
+from jaxcnn.paths import Path, is_remote
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -190,6 +190,11 @@ def open_packed(root: Path, train_split: str, eval_split: str) -> Opened:
     Raises:
       DataError: it is missing, incomplete, damaged, or of another version.
     """
+    if is_remote(root):
+        raise DataError(
+            f"packed data sets are read from a disk, not from a bucket: copy {root} to one (gcloud storage "
+            "cp -r) and give packed:DIR, or read the data set that was packed: tfds:NAME with data_dir=gs://..."
+        )
     if not root.is_dir():
         raise DataError(f"no folder {root}; {how_to_pack(root)}")
     found = sorted(path.parent.name for path in root.glob(f"[!.]*/{METADATA}"))

@@ -29,7 +29,7 @@ from jaxcnn.data.sources.tfds_metadata import (
 )
 from jaxcnn.data.sources.tfrecord_index import RecordIndex, index_records
 from jaxcnn.data.tensorflow import load_tensorflow
-from jaxcnn.paths import Path
+from jaxcnn.paths import Path, is_remote
 from jaxcnn.printable import shell_quote
 
 _LOGGER = logging.getLogger(__name__)
@@ -50,6 +50,10 @@ class PreparedSource(Recorded):
     @property
     def shards(self) -> tuple[Path, ...]:
         return tuple(file.path for file in self.files)
+
+    @property
+    def in_bucket(self) -> bool:
+        return is_remote(self.files[0].path)
 
     def __len__(self) -> int:
         return len(self.index)
