@@ -14,11 +14,11 @@ import functools
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from jaxcnn.paths import Path, bucket_and_key
-from jaxcnn.retries import POLL_SECONDS, retry, time_left
+from jaxcnn.retries import POLL_SECONDS, TRANSIENT, retry, time_left
 
 # Of one request; TensorStore itself would wait for ever.
 TIMEOUT_SECONDS = 60.0
@@ -108,6 +108,16 @@ def delete(path: Path, if_generation: bytes | None = None) -> None:
         raise Changed(errno.EEXIST, "another process wrote it", str(path))
 
 
+def answers(folder: Path, seconds: float) -> bool:
+    """Whether object storage answers a read in `folder`, with an object or a refusal, within `seconds`."""
+    store, key = _locate(folder / ".answers")
+    try:
+        _result(folder, lambda: store.read(key), seconds)
+    except OSError as error:
+        return error.errno not in TRANSIENT
+    return True
+
+
 def list_folder(folder: Path) -> dict[str, int | None]:
     """The names in a folder, with the sizes of objects in bytes and None for folders. One request for each
     5,000 objects. Not retried.
@@ -141,6 +151,35 @@ def list_sizes(folder: Path) -> dict[str, int]:
     return {name: size for name, size in list_folder(folder).items() if size is not None}
 
 
+def keys(folder: Path) -> list[str]:
+    """The names of all objects in a folder and the folders in it, relative to it, in alphabetical order. A
+    request for each 1,000. gcsfs tries again after transient errors, for half a minute.
+
+    TensorStore lists faster, but gives no keys and no error where it has no rights.
+
+    Raises:
+        OSError: it cannot be listed; FileNotFoundError: there is no such bucket.
+    """
+    with errors_of_gcsfs(folder):
+        found = _gcsfs().find(os.fspath(folder))
+    start = len(os.fspath(folder).removeprefix("gs://").rstrip("/")) + 1
+    return sorted(name[start:] for name in found if not name.endswith("/"))
+
+
+def copy(path: Path, to: Path) -> None:
+    """Copies an object within object storage, all of it or nothing. Raises OSError."""
+    with errors_of_gcsfs(path):
+        _gcsfs().cp_file(os.fspath(path), os.fspath(to))
+
+
+def remove_tree(folder: Path) -> None:
+    """Deletes all that a folder holds. Raises OSError."""
+    with errors_of_gcsfs(folder):
+        for _ in range(2):  # folders that servers keep are empty only after the first
+            with contextlib.suppress(FileNotFoundError):
+                _gcsfs().rm(os.fspath(folder), recursive=True)
+
+
 def read_again(path: Path, start: int = 0, stop: int | None = None) -> bytes:
     """`read`, tried again after transient errors."""
     return retry(lambda: read(path, start, stop), path)
@@ -169,6 +208,37 @@ def _result(path: Path, begin: Callable[[], Any], seconds: float | None = None) 
         code = _ERRNO.get(status[1], errno.EIO) if status else errno.EIO
         shown = (status[2] if status else text).partition(" [http_response")[0]
         raise OSError(code, shown[:200], str(path)) from error
+
+
+@contextlib.contextmanager
+def errors_of_gcsfs(path: Path) -> Iterator[None]:
+    """Turns what gcsfs raises in the block into an OSError with an errno, of `path`."""
+    import aiohttp
+    import google.auth.exceptions
+    from gcsfs.retry import HttpError
+
+    try:
+        yield
+    except (HttpError, google.auth.exceptions.GoogleAuthError) as error:
+        refused = not isinstance(error, HttpError) or error.code in (401, 403)
+        code, cause = errno.EACCES if refused else errno.EIO, error
+    except aiohttp.ClientError as error:
+        code, cause = errno.EIO, error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        missing, refused = isinstance(error, FileNotFoundError), str(error).startswith("Forbidden")
+        code, cause = errno.ENOENT if missing else errno.EACCES if refused else errno.EIO, error
+    else:
+        return
+    text = " ".join(str(cause).split()) or "object storage did not answer"
+    raise OSError(code, text[:300], str(path)) from cause
+
+
+def _gcsfs() -> Any:
+    import fsspec
+
+    return fsspec.filesystem("gs")
 
 
 def _locate(path: Path) -> tuple[Any, str]:

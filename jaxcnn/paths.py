@@ -28,6 +28,12 @@ SERVED = "a path on a local disk or file server, or gs://BUCKET/..."
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//?)")
 # https://cloud.google.com/storage/docs/buckets#naming
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+# https://google.github.io/tensorstore/environment.html: less than a byte a second for half a minute.
+_TENSORSTORE = {
+    "CONNECT_TIMEOUT_SECONDS": "10",
+    "LOW_SPEED_TIME_SECONDS": "30",
+    "LOW_SPEED_LIMIT_BYTES": "1",
+}
 _REFUSED = {
     "s3": "Orbax 0.12 saves no checkpoint there ('Checkpoint path should be absolute')",
     "file": "give the path without file://",
@@ -135,10 +141,13 @@ def _bucket_path(text: str, scheme: str) -> epath.Path:
 
 def _quiet() -> None:
     """Sets up gcsfs, the client of etils: no lines of its own besides its errors, and no listing from memory,
-    since other processes write too."""
+    since other processes write too. A request of TensorStore that hangs ends, so that it is tried
+    again."""
     from fsspec.config import conf
 
     for name in ("gcsfs", "google.auth"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     for protocol in ("gs", "gcs"):
         conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
+    for name, value in _TENSORSTORE.items():
+        os.environ.setdefault(f"TENSORSTORE_CURL_{name}", value)

@@ -6,11 +6,10 @@ import dataclasses
 import errno
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 
 from jaxcnn.parallel import SINGLE_PROCESS, PeersLost, ProcessGroup
 from jaxcnn.paths import Path, is_remote
@@ -24,8 +23,9 @@ from jaxcnn.training.checkpoint_errors import (
     unreadable,
 )
 from jaxcnn.training.disk_errors import is_about_this_process, short
-from jaxcnn.training.library_logs import silence_orbax
+from jaxcnn.training.orbax_manager import OrbaxManager
 from jaxcnn.training.retention import Retention
+from jaxcnn.training.store_watch import StoreWatch
 from jaxcnn.training.train_state import TrainState, describe_leaves
 
 
@@ -54,30 +54,22 @@ class Checkpoints:
             images: the digest of the training and held-out images. The accuracy of a checkpoint that was
                 evaluated on other ones is not compared.
         """
-        silence_orbax()
         self._process_group, self._read_only = process_group, read_only
         # Orbax rejects relative paths, but only later.
         self.folder = folder if is_remote(folder) else folder.absolute()
         self.notices: list[str] = []
+        self._watch = StoreWatch(self.folder, process_group)
         if not read_only:
-            process_group.run_on_primary(lambda: files.put_back_replaced(self.folder))
+            self._on_primary(lambda: files.put_back_replaced(self.folder))
         self._images = images
-        known = process_group.run_on_primary(
-            lambda: sorted(files.known_top1(self.folder, images).items())
-        )
+        known = self._on_primary(lambda: sorted(files.known_top1(self.folder, images).items()))
         self._retention = Retention(keep, dict(known))
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._retention, create=not read_only, read_only=read_only
-        )
-        # Given here too, because a manager that has not saved yet needs them to read metadata.
-        handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
-        path = self.folder if is_remote(folder) else files.LiteralPath(self.folder)
-        self._manager = ocp.CheckpointManager(path, options=options, item_handlers=handlers)
+        self._manager = OrbaxManager(self._watch, self._retention, read_only)
         self._last: int | None = None  # the step of the latest save, which may still be in progress
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, in ascending order."""
-        return files.complete_steps(self.folder)
+        return self._watch.call(lambda: files.complete_steps(self.folder))
 
     def save(self, state: TrainState, meta: Mapping[str, Any], best: float | None = None) -> None:
         """Saves `state` under its step, with checksums. A step that is already saved is not written again.
@@ -90,30 +82,29 @@ class Checkpoints:
         Raises:
             CheckpointError: this or an earlier save could not be written.
         """
-        step, primary = int(state.step), self._process_group.run_on_primary
+        step, primary = int(state.step), self._on_primary
         if step == self._last:
             return
-        exists = primary(lambda: step in self.steps())
-        if exists and (best is None or step in self._retention.top1):
-            return
-        primary(lambda: self._check_space(step, state))
-        if exists:  # a stop saved it before the held-out images were evaluated
-            primary(lambda: files.move_replaced(self.folder, step))
-            self._manager.reload()
+        try:
+            exists = primary(lambda: step in files.complete_steps(self.folder))
+            if exists and (best is None or step in self._retention.top1):
+                return
+            primary(lambda: self._make_room(step, state))
+            if exists:  # a stop saved it before the held-out images were evaluated
+                primary(lambda: files.move_replaced(self.folder, step))
+                self._manager.reload()
+        except OSError as error:
+            raise self._not_written(f"checkpoint {step}", error) from error
         sums = checksums.merge(
             self._process_group.gather_results(lambda: checksums.local_checksums(state))
         )
         saved = files.SavedMeta(
             {**meta, "images": self._images}, best, describe_leaves(state), sums
         )
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(saved.sealed())
-        )
         if best is not None:
             self._retention.top1[step] = best
         try:
-            self._manager.check_for_errors()
-            self._manager.save(step, args=items, force=True)
+            self._manager.save(step, state, saved.sealed())
             self._last = step
         except Exception as error:
             raise self._not_written(f"checkpoint {step}", error) from error
@@ -121,12 +112,11 @@ class Checkpoints:
     def wait(self) -> None:
         """Waits until the last save is complete on disk."""
         try:
-            self._manager.wait_until_finished()
-            self._manager.check_for_errors()
+            self._manager.wait()
         except Exception as error:
             raise self._not_written("a checkpoint", error) from error
         if not self._read_only:
-            self._process_group.run_on_primary(lambda: files.put_back_replaced(self.folder))
+            self._on_primary(self._tidy)
 
     def restore(
         self, like: TrainState, step: int | None = None
@@ -152,7 +142,7 @@ class Checkpoints:
             except (CheckpointError, MemoryError, PeersLost):
                 raise
             except Exception as error:
-                if is_about_this_process(error):
+                if is_about_this_process(error, is_remote(self.folder)):
                     what = f"checkpoint {candidate} in {self.folder}"
                     raise not_for_this_process(what, error) from error
                 failures[candidate] = short(error)
@@ -174,20 +164,20 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for the last save. Raises CheckpointError if it could not be written."""
         try:
-            self._manager.close()
+            if not self._watch.lost:
+                self._manager.close()
         except Exception as error:
             raise self._not_written("a checkpoint", error) from error
         finally:
-            if self._process_group.is_primary and not self._read_only:
-                files.put_back_replaced(self.folder)
+            if self._process_group.is_primary and not self._read_only and not self._watch.lost:
+                self._watch.call(self._tidy)
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Restores and verifies a checkpoint; in steps, so that all processes leave together at an error."""
         together = self._process_group.run_on_all
-        saved = together(lambda: files.read_meta(self.folder, step))
+        saved = together(lambda: self._watch.call(lambda: files.read_meta(self.folder, step)))
         together(lambda: self._check_fits(step, like, saved))
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-        state = together(lambda: self._manager.restore(step, args=items)["state"])
+        state = together(lambda: self._manager.restore(step, like))
         if int(state.step) != step:
             raise ValueError(f"it holds the state of step {int(state.step)}")
         meta = {key: value for key, value in saved.meta.items() if key != "images"}
@@ -211,7 +201,7 @@ class Checkpoints:
         run goes on stays until a later start has read a newer one."""
         if self._read_only:
             return
-        primary = self._process_group.run_on_primary
+        primary = self._on_primary
         incomplete = primary(lambda: files.incomplete_entries(self.folder, good))
         for step, problem in [*corrupt.items(), *incomplete]:
             aside = primary(lambda step=step: str(files.set_aside(self.folder, step)))
@@ -231,21 +221,44 @@ class Checkpoints:
     def _check_fits(self, step: int, like: TrainState, saved: files.SavedMeta) -> None:
         old, new, ignored = saved.leaves, describe_leaves(like), ()
         if not old:
-            found = self._manager.item_metadata(step)["state"]
+            found = self._manager.saved_tree(step)
             if found is None:
                 raise ValueError("the saved state has no metadata")
             wanted = {field.name: getattr(like, field.name) for field in dataclasses.fields(like)}
-            old, new = describe_leaves(found.tree), describe_leaves(wanted)
+            old, new = describe_leaves(found), describe_leaves(wanted)
             ignored = ("opt_state",)  # Orbax's names of its parts differ
         if problem := other_net(f"checkpoint {step} in {self.folder}", old, new, ignored):
             raise problem
 
-    def _check_space(self, step: int, state: TrainState) -> None:
+    def _make_room(self, step: int, state: TrainState) -> None:
+        if is_remote(self.folder):
+            self._tidy()
+            return
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.folder).free
         if free < needed * 1.05:
             text = f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free"
             raise self._not_written(f"checkpoint {step}", OSError(errno.ENOSPC, text))
 
+    def _tidy(self) -> None:
+        """Ends what a replacement began; deletes old checkpoints in a bucket, where Orbax does not."""
+        try:
+            files.put_back_replaced(self.folder)
+            if is_remote(self.folder):
+                steps = files.complete_steps(self.folder)
+                kept = self._retention.kept(steps)
+                files.remove_steps(self.folder, [step for step in steps if step not in kept])
+        except OSError as error:
+            raise self._not_written("a checkpoint", error) from error
+
+    def _on_primary(self, work: Callable[[], Any]) -> Any:
+        return self._process_group.run_on_primary(lambda: self._watch.call(work))
+
     def _not_written(self, what: str, error: Exception) -> CheckpointError:
-        return not_written(f"{what} could not be written to {self.folder}", error, self.steps())
+        what = f"{what} could not be written to {self.folder}"
+        if self._watch.lost:
+            return not_written(what, error, None)
+        try:
+            return not_written(what, error, self.steps())
+        except OSError:
+            return not_written(what, error, None)

@@ -37,13 +37,17 @@ def not_for_this_process(what: str, error: BaseException) -> CheckpointError:
     """The process lacks rights, memory or descriptors to read `what`, or a network disk does not answer."""
     return CheckpointError(
         f"{what} cannot be read by this process: {short(error)}\nNothing was changed; see the rights, the "
-        "free memory and `ulimit -a`; if a network disk does not answer, give the same command again later"
+        "free memory and `ulimit -a`; if a network disk or object storage does not answer, give the "
+        "same command again later"
     )
 
 
-def not_written(what: str, error: BaseException, steps: Sequence[int]) -> CheckpointError:
-    """`what` says that a save failed; `steps` are those of the complete checkpoints."""
+def not_written(what: str, error: BaseException, steps: Sequence[int] | None) -> CheckpointError:
+    """`what` says that a save failed; `steps` are those of the complete checkpoints, None if the object
+    storage does not say."""
     left = f"the last complete one is step {steps[-1]}" if steps else "there is no complete one"
+    if steps is None:
+        left = "the complete ones that are there stay"
     return CheckpointError(
         f"{what}: {short(error)}\n{left}; {write_advice(error)}, then run the same command again to resume"
     )

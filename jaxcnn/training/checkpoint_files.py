@@ -8,10 +8,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from jaxcnn.paths import Path, epath
+from jaxcnn import object_store
+from jaxcnn.paths import Path, epath, is_remote
+from jaxcnn.training import checkpoint_objects as objects
 from jaxcnn.training.checksums import Checksums, is_sealed, seal
 
 UNREADABLE = "unreadable_checkpoints"
@@ -61,6 +63,11 @@ class SavedMeta:
 
 def complete_steps(folder: Path) -> list[int]:
     """Steps of the checkpoints in `folder` that hold a state, in ascending order."""
+    if is_remote(folder):
+        entries = objects.list_entries(folder).items()
+        return sorted(
+            int(name) for name, inside in entries if _is_step(name) and objects.is_complete(inside)
+        )
     return sorted(int(entry.name) for entry in _numbered(folder) if _has_state(entry))
 
 
@@ -68,8 +75,10 @@ def incomplete_entries(folder: Path, good: int | None) -> list[tuple[int, str]]:
     """Entries in the place of a checkpoint that hold no state, with what they are: they block their step.
 
     Those before the checkpoint `good` that hold nothing but remnants of one are removed: a deletion of old
-    checkpoints was interrupted there.
+    checkpoints was interrupted there. In a bucket all such are, since a save may have been as well.
     """
+    if is_remote(folder):
+        return _incomplete_objects(folder)
     found = []
     for entry in _numbered(folder):
         if _has_state(entry):
@@ -90,7 +99,7 @@ def read_meta(folder: Path, step: int) -> SavedMeta:
     """
     path = folder / str(step) / "meta" / "metadata"  # where Orbax's handler of JSON writes it
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON") from error
     if not isinstance(found, dict):
@@ -124,6 +133,10 @@ def known_top1(folder: Path, images: str) -> dict[int, float]:
 def set_aside(folder: Path, step: int) -> Path:
     """Moves a checkpoint out of the way, so that its step can be saved again; nothing deletes it there."""
     aside = folder.with_name(UNREADABLE)
+    if is_remote(folder):
+        inside = objects.list_entries(folder)[str(step)]
+        objects.move(folder / str(step), aside / f"{step}_{time.time_ns()}", inside)
+        return aside
     aside.mkdir(exist_ok=True)
     # Not a rename: `checkpoints` may be a link to another file system.
     shutil.move(folder / str(step), aside / f"{step}_{time.time_ns()}")
@@ -132,6 +145,9 @@ def set_aside(folder: Path, step: int) -> Path:
 
 def put_back_replaced(folder: Path) -> None:
     """Removes what `move_replaced` kept, or puts it back if its new checkpoint was not completed."""
+    if is_remote(folder):
+        _put_back_objects(folder)
+        return
     for entry in folder.glob(f"*{REPLACED}"):
         step = folder / entry.name.removesuffix(REPLACED)
         if _has_state(step):
@@ -142,12 +158,64 @@ def put_back_replaced(folder: Path) -> None:
 
 def move_replaced(folder: Path, step: int) -> None:
     """Makes room for a new checkpoint of `step`; the old one is kept until `put_back_replaced`."""
+    if is_remote(folder):
+        inside = objects.list_entries(folder)[str(step)]
+        objects.move(folder / str(step), folder / f"{step}{REPLACED}", inside)
+        return
     (folder / str(step)).rename(folder / f"{step}{REPLACED}")
+
+
+def remove_steps(folder: Path, steps: Iterable[int]) -> None:
+    """Deletes checkpoints in a bucket."""
+    entries = objects.list_entries(folder)
+    for step in steps:
+        objects.remove(folder / str(step), entries[str(step)])
+
+
+def remove_tree(folder: Path) -> None:
+    """Deletes a folder with all that it holds, if there is one."""
+    if is_remote(folder):
+        object_store.remove_tree(folder)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _incomplete_objects(folder: Path) -> list[tuple[int, str]]:
+    found = []
+    for name, inside in objects.list_entries(folder).items():
+        if not _is_step(name) or objects.is_complete(inside):
+            continue
+        if {one.partition("/")[0] for one in inside} <= _ORBAX:
+            objects.remove(folder / name, inside)
+        else:
+            found.append((int(name), f"it has no state or no {objects.COMMITTED}"))
+    return found
+
+
+def _put_back_objects(folder: Path) -> None:
+    entries = objects.list_entries(folder)
+    for name, inside in entries.items():
+        step = name.removesuffix(REPLACED)
+        if step == name:
+            continue
+        if objects.is_complete(entries.get(step, ())):
+            objects.remove(folder / name, inside)
+        elif objects.is_complete(inside):
+            objects.remove(folder / step, entries.get(step, ()))  # of an interrupted save
+            objects.move(folder / name, folder / step, inside)
 
 
 def _numbered(folder: Path) -> Iterator[Path]:
     entries = folder.iterdir() if folder.is_dir() else ()
-    return (e for e in entries if e.name.isdecimal() and str(int(e.name)) == e.name)
+    return (entry for entry in entries if _is_step(entry.name))
+
+
+def _is_step(name: str) -> bool:
+    return name.isdecimal() and str(int(name)) == name
+
+
+def _read(path: Path) -> bytes:
+    return object_store.read_again(path) if is_remote(path) else path.read_bytes()
 
 
 def _is_remnant(entry: Path) -> bool:
@@ -163,6 +231,6 @@ def _has_state(entry: Path) -> bool:
 def _old_top1(checkpoint: Path) -> float | None:
     """Earlier versions had it in a file of its own."""
     try:
-        return float(json.loads((checkpoint / "metrics" / "metrics").read_bytes())["top1"])
+        return float(json.loads(_read(checkpoint / "metrics" / "metrics"))["top1"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
@@ -11,6 +10,7 @@ from jax.sharding import NamedSharding
 from jaxcnn.parallel import ProcessGroup, put
 from jaxcnn.paths import Path
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
+from jaxcnn.training.checkpoint_files import remove_tree
 from jaxcnn.training.train_state import TrainState
 
 
@@ -29,7 +29,7 @@ def prove_saving(folder: Path, sharding: NamedSharding, group: ProcessGroup) -> 
             "writes checkpoints, takes for a slash; use another --workdir"
         )
     probe = folder / ".checkpoint_probe"
-    remove = lambda: shutil.rmtree(probe, ignore_errors=True)  # noqa: E731
+    remove = lambda: remove_tree(probe)  # noqa: E731
     group.run_on_primary(remove)
     empty = {"opt_state": {}, "plateau": {}, "average": {}}
     make = lambda x: put(x, sharding)  # noqa: E731

@@ -11,6 +11,10 @@ from jaxcnn.retries import TRANSIENT
 # Of this process's limits and rights, or of a network file system that may answer again later. EIO is not
 # among them: a disk's bad block stays bad.
 _LIMITS = {errno.EACCES, errno.EPERM} | TRANSIENT - {errno.EIO}
+# TensorStore's words for a refusal, or no answer.
+_OF_STORE = re.compile(
+    r"PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|retry attempts failed"
+)
 
 
 def error_number(error: BaseException) -> int | None:
@@ -21,8 +25,14 @@ def error_number(error: BaseException) -> int | None:
     return int(found[found.lastindex or 0]) if found else None
 
 
-def is_about_this_process(error: BaseException) -> bool:
-    """Whether a file could not be read for lack of rights, memory or descriptors: it may be a good one."""
+def is_about_this_process(error: BaseException, remote: bool = False) -> bool:
+    """Whether a file could not be read for lack of rights, memory or descriptors: it may be a good one.
+
+    Args:
+        remote: it is in object storage, which may answer later.
+    """
+    if remote and (error_number(error) == errno.EIO or _OF_STORE.search(str(error))):
+        return True
     return error_number(error) in _LIMITS or "RESOURCE_EXHAUSTED" in str(error)
 
 

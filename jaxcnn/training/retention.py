@@ -45,9 +45,13 @@ class Retention:
         known = [(self.top1[step], step) for step in steps if step in self.top1]
         return max(known)[1] if known else None
 
+    def kept(self, steps: Sequence[int]) -> set[int | None]:
+        """Those of `steps` that stay."""
+        return {*sorted(steps)[-self.keep :], self.best(steps), self.pinned}
+
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Orbax's protocol `PreservationPolicy`."""
         del context
         steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = {*sorted(steps)[-self.keep :], self.best(steps), self.pinned}
+        kept = self.kept(steps)
         return [step in kept for step in steps]
