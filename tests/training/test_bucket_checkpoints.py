@@ -61,8 +61,8 @@ def test_the_latest_and_the_best_stay(bucket):
 
 
 def test_a_damaged_object_is_set_aside_and_the_checkpoint_before_is_restored(saved):
-    sizes = {k: len(object_store.read(saved / "checkpoints" / k)) for k in of_step(saved, 16)}
-    flip(saved / "checkpoints" / max(sizes, key=sizes.get))
+    paths = [saved / "checkpoints" / key for key in of_step(saved, 16)]
+    flip(max(paths, key=lambda path: len(object_store.read(path))))
     with pytest.raises(CheckpointError, match="step 16"):
         restored(saved, read_only=True)
     before = of_step(saved, 16)
@@ -89,31 +89,14 @@ def test_a_step_that_was_not_committed_does_not_count_and_is_removed(saved):
     assert aside.endswith("/notes.txt")
 
 
-def test_a_checkpoint_is_there_until_its_replacement_is(bucket, monkeypatch):
-    """A stop saves a step before its evaluation; the save after the evaluation fails or is killed."""
-    with opened(bucket) as checkpoints:
-        checkpoints.save(random_state(8), {"seconds": 8.5})
-        checkpoints.wait()
-    with opened(bucket) as checkpoints, monkeypatch.context() as patched:
-        patched.setattr(checkpoints._manager._manager, "save", lambda *_, **__: 1 / 0)
-        with pytest.raises(CheckpointError, match="no complete one"):
-            checkpoints.save(random_state(8), {"seconds": 8.5}, best=0.5)
-        assert {key.split("/")[0] for key in keys(bucket)} == {"8.replaced"}
-        object_store.write(bucket / "checkpoints" / "8" / "meta" / "metadata", b"of a killed save")
-    with opened(bucket) as checkpoints:
-        assert checkpoints.steps() == [8]
-        checkpoints.save(random_state(8), {"seconds": 8.5}, best=0.5)
-        checkpoints.wait()
-    assert {key.split("/")[0] for key in keys(bucket)} == {"8"}
-    assert restored(bucket) == (8, {"seconds": 8.5}, [])
-
-
 def test_what_another_process_writes_and_deletes_is_seen(saved):
     with opened(saved) as one, opened(saved, read_only=True) as other:
         one.save(random_state(24), {}, best=0.9)
         one.wait()
         assert other.steps() == [16, 24]
-        assert int(other.restore(jax.eval_shape(lambda: random_state(0)))[0].step) == 24
+        found = other.restore(jax.eval_shape(lambda: random_state(0)))
+        assert found is not None
+        assert int(found[0].step) == 24
         for key in of_step(saved, 24):
             drop(saved, key)
         assert other.steps() == [16]
@@ -140,13 +123,11 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_damaged(saved, bucket_proxy
     assert keys(saved) == before
 
 
-def test_a_start_proves_that_a_save_can_be_read_back(bucket, bucket_proxy):
+def test_a_start_proves_that_a_save_can_be_read_back(bucket):
     sharding = make_placement().replicated
-    prove_saving(bucket / "run", sharding, SINGLE_PROCESS)
-    assert object_store.keys(bucket) == []
-    bucket_proxy.wrong = lambda method, _: 403 if method == "POST" else 0
-    with pytest.raises(CheckpointError, match=r"cannot be saved in gs://.*refused"):
+    for _ in range(2):
         prove_saving(bucket / "run", sharding, SINGLE_PROCESS)
+        assert object_store.keys(bucket) == []
 
 
 def test_a_save_ends_when_object_storage_stays_away(saved, bucket_proxy, monkeypatch):
