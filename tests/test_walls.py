@@ -46,7 +46,7 @@ ONE_PLACE = {
     "jax.experimental.jax2tf": ("weights/programs/savedmodel.py", False),
     "flax.linen": ("models", True),
     "clu": ("training/metrics_writer.py", False),
-    "orbax": ("training/checkpoint.py", True),
+    "orbax": ("training/orbax_manager.py", True),
     "tensorstore": ("object_store.py", False),
     "etils": ("paths.py", True),
 }
