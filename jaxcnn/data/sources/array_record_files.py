@@ -162,6 +162,9 @@ class _RangeReader:
 
 
 def _room() -> int | None:
-    """How many files may stay open: half of what the process may open; None is any number."""
+    """How many readers may stay open; None is any number.
+
+    Each has up to two files, and may have half of those that the process may open.
+    """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if limit == resource.RLIM_INFINITY else max(1, limit // 2)
+    return None if limit == resource.RLIM_INFINITY else max(1, limit // 4)

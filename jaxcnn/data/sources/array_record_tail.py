@@ -5,6 +5,7 @@ doc/riegeli_records_file_format.md has the form of a chunk, array_record's cpp/l
 """
 
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -58,18 +59,23 @@ def read_tail(file: ShardFile, size: int) -> Tail:
     """Reads the end of a file of `size` bytes. Raises DataError or OSError."""
     if size < 2 * BLOCK:
         raise damaged(file.path, f"it has {size:,} bytes, expected at least {2 * BLOCK:,}")
+    with file.opened() as read:
+        return _read_tail(read, size, file.path)
+
+
+def _read_tail(read: Callable[[int, int], bytes], size: int, path: Path) -> Tail:
     end = size - BLOCK
     # One request to a bucket: the index is mostly in the last block but one.
-    blocks = file.read(end - BLOCK, 2 * BLOCK)
+    blocks = read(end - BLOCK, 2 * BLOCK)
     last = blocks[BLOCK:]
     try:
         start = _varints(_decode(last, end)[1]).item(1)
     except Exception as error:  # other bytes fail in many ways
-        raise damaged(file.path, f"its last {BLOCK:,} bytes are not an end") from error
+        raise damaged(path, f"its last {BLOCK:,} bytes are not an end") from error
     if not 0 < start < end:
-        raise damaged(file.path, f"its index would begin at byte {start:,} of {size:,}")
+        raise damaged(path, f"its index would begin at byte {start:,} of {size:,}")
     rest = start - end + BLOCK
-    return Tail(start, blocks[rest:BLOCK] if rest >= 0 else file.read(start, end - start), last)
+    return Tail(start, blocks[rest:BLOCK] if rest >= 0 else read(start, end - start), last)
 
 
 def _decode(raw: bytes, offset: int) -> tuple[np.ndarray, bytes]:
