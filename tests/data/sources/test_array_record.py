@@ -18,12 +18,14 @@ from jaxcnn.cli.main import main
 from jaxcnn.data import DataError, Sampling, TrainLoader, open_data
 from jaxcnn.data.errors import DamagedRecord
 from jaxcnn.data.fingerprint import records_of, take_fingerprint
+from jaxcnn.data.preparation.imagenet import prepare_imagenet
 from jaxcnn.data.sources import array_record_files, array_record_tail
 from jaxcnn.data.sources.array_record_files import ArrayRecordIndex
 from jaxcnn.data.sources.array_record_tail import BLOCK
 from jaxcnn.data.sources.shard_files import shard_file
 from jaxcnn.data.sources.tfds_features import read_labels
 from jaxcnn.data.tensorflow import load_tfds
+from tests.imagenet_tars import write_tars
 
 FORMATS = ("tfrecord", "array_record")
 _COUNT = 40
@@ -387,3 +389,16 @@ def test_damage_in_a_bucket(uploaded):
         train.read(number + 1)
     with pytest.raises(DataError, match="1 of 3 files of the data set are missing"):
         open_data("tfds:stored", str(uploaded))
+
+
+@pytest.mark.slow
+def test_imagenet_from_its_tars(tmp_path):
+    (tmp_path / "tars").mkdir()
+    expected, data = write_tars(tmp_path / "tars", train=30, val=4, classes=2), []
+    for form in FORMATS:
+        prepare_imagenet(tmp_path / "tars", tmp_path / form, expected, file_format=form)
+        data.append(open_data("tfds:imagenet2012", str(tmp_path / form)))
+    for one, other in zip(*((each.train, each.evaluation) for each in data), strict=True):
+        assert isinstance(other.index, ArrayRecordIndex)
+        assert [one.read(i) for i in range(len(one))] == [other.read(i) for i in range(len(other))]
+    assert len(data[1].train) == 30
