@@ -59,7 +59,7 @@ def read_tail(file: ShardFile, size: int) -> Tail:
     """Reads the end of a file of `size` bytes. Raises DataError or OSError."""
     if size < 2 * BLOCK:
         raise damaged(file.path, f"it has {size:,} bytes, expected at least {2 * BLOCK:,}")
-    with file.opened() as read:
+    with file.opened(size, 1) as read:
         return _read_tail(read, size, file.path)
 
 
