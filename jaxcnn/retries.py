@@ -42,7 +42,7 @@ class StillFailing(OSError):
     """Each try failed with a transient error; the message says of what."""
 
     def __str__(self) -> str:
-        return str(self.strerror)
+        return str(self.strerror or super().__str__())
 
 
 def retry(work: Callable[[], _T], path: str | os.PathLike[str], doing: str = "read") -> _T:
