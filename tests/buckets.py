@@ -19,7 +19,7 @@ import time
 import urllib.parse
 from pathlib import Path
 
-from etils import epath
+from jaxcnn.paths import user_path
 
 _NUMBERS = itertools.count()
 
@@ -86,13 +86,13 @@ class Server:
             answer = connection.getresponse()
             return answer.status, answer.getheaders(), answer.read()
 
-    def make_bucket(self, name: str = "") -> epath.Path:
+    def make_bucket(self, name: str = ""):
         """Makes a bucket; returns its path."""
         name = name or f"jaxcnn-{os.getpid()}-{next(_NUMBERS)}"
         headers = {"Content-Type": "application/json"}
         made = self.ask("POST", "/storage/v1/b", json.dumps({"name": name}).encode(), headers)
         assert made[0] == 200
-        return epath.Path(f"gs://{name}")
+        return user_path(f"gs://{name}")  # which sets up gcsfs, as for a user
 
 
 class Proxy:

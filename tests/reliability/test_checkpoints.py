@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import os
 import random
 import shutil
 import time
@@ -15,13 +16,14 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxcnn.files import write_text
+from jaxcnn.paths import user_path
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.training.train_state import TrainState
-from tests import forked
+from tests import buckets, forked
 
 pytestmark = pytest.mark.slow
 
-FLIPS, SAVES, KILLS = 300, 10, 50
+FLIPS, SAVES, KILLS, BUCKET_KILLS = 300, 10, 50, 20
 
 
 def sharding(spec):
@@ -139,7 +141,7 @@ def state_of_step(step, size=500_000):
 
 def save_for_ever(arguments):
     """Saves step after step, and writes which ones are complete into a file."""
-    folder, acknowledged = map(Path, arguments)
+    folder, acknowledged = user_path(arguments[0]), Path(arguments[1])
     with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:
         found = checkpoints.restore(state_of_step(0))
         first = int(found[0].step) if found else 0
@@ -149,20 +151,28 @@ def save_for_ever(arguments):
                 write_text(acknowledged, str(step - 1))
 
 
-def test_a_kill_inside_a_save_loses_no_complete_checkpoint(tmp_path):
+@pytest.mark.parametrize("place", ["disk", "bucket"])
+def test_a_kill_inside_a_save_loses_no_complete_checkpoint(tmp_path, request, place):
     """Of a run that saves all the time and keeps one checkpoint, killed at random moments."""
-    chance, folder, acknowledged = random.Random(0), tmp_path / "checkpoints", tmp_path / "steps"
-    for kill in range(KILLS):
+    around = tmp_path if place == "disk" else request.getfixturevalue("bucket")
+    longest, kills = (0.3, KILLS) if place == "disk" else (1.0, BUCKET_KILLS)
+    environment = {name: os.environ[name] for name in buckets.environment("") if name in os.environ}
+    chance, folder, acknowledged = random.Random(0), around / "checkpoints", tmp_path / "steps"
+    for kill in range(kills):
         before = acknowledged.read_text() if acknowledged.exists() else ""
         child = forked.start(
-            save_for_ever, [folder, acknowledged], out=tmp_path / "out", err=tmp_path / "err"
+            save_for_ever,
+            [folder, acknowledged],
+            out=tmp_path / "out",
+            err=tmp_path / "err",
+            environment=environment,
         )
         limit = time.monotonic() + 60
         while (acknowledged.read_text() if acknowledged.exists() else "") == before:
             assert child.is_alive(), (tmp_path / "err").read_text()
             assert time.monotonic() < limit
             time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.3))
+        time.sleep(chance.uniform(0, longest))
         child.kill()
         child.join()
         complete = int(acknowledged.read_text())
@@ -172,4 +182,4 @@ def test_a_kill_inside_a_save_loses_no_complete_checkpoint(tmp_path):
         assert step >= complete, kill
         assert meta == {"step": step}
         assert same(state, state_of_step(step)), kill
-    assert not (tmp_path / "unreadable_checkpoints").exists()
+    assert not (around / "unreadable_checkpoints").exists()

@@ -50,6 +50,7 @@ def test_restore_returns_what_was_saved(saved):
     assert restored(saved, read_only=True) == (16, {"seconds": 16.5}, [])
 
 
+@pytest.mark.slow
 def test_the_latest_and_the_best_stay(bucket):
     with opened(bucket, keep=1) as checkpoints:
         for step, top1 in ((1, 0.5), (2, 0.9), (3, 0.1), (4, 0.2)):
@@ -89,6 +90,27 @@ def test_a_step_that_was_not_committed_does_not_count_and_is_removed(saved):
     assert aside.endswith("/notes.txt")
 
 
+@pytest.mark.slow
+def test_a_checkpoint_is_there_until_its_replacement_is(bucket, monkeypatch):
+    """A stop saves a step before its evaluation; the save after the evaluation fails or is killed."""
+    with opened(bucket) as checkpoints:
+        checkpoints.save(random_state(8), {"seconds": 8.5})
+        checkpoints.wait()
+    with opened(bucket) as checkpoints, monkeypatch.context() as patched:
+        patched.setattr(checkpoints._manager, "save", lambda *_: 1 / 0)
+        with pytest.raises(CheckpointError, match="no complete one"):
+            checkpoints.save(random_state(8), {"seconds": 8.5}, best=0.5)
+        assert {key.split("/")[1] for key in object_store.keys(bucket)} == {"8.replaced"}
+        object_store.write(bucket / "checkpoints" / "8" / "meta" / "metadata", b"of a killed save")
+    with opened(bucket) as checkpoints:
+        assert checkpoints.steps() == [8]
+        checkpoints.save(random_state(8), {"seconds": 8.5}, best=0.5)
+        checkpoints.wait()
+    assert {key.split("/")[1] for key in object_store.keys(bucket)} == {"8"}
+    assert restored(bucket) == (8, {"seconds": 8.5}, [])
+
+
+@pytest.mark.slow
 def test_what_another_process_writes_and_deletes_is_seen(saved):
     with opened(saved) as one, opened(saved, read_only=True) as other:
         one.save(random_state(24), {}, best=0.9)
@@ -123,13 +145,18 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_damaged(saved, bucket_proxy
     assert keys(saved) == before
 
 
-def test_a_start_proves_that_a_save_can_be_read_back(bucket):
+@pytest.mark.slow
+def test_a_start_proves_that_a_save_can_be_read_back(bucket, bucket_proxy):
     sharding = make_placement().replicated
     for _ in range(2):
         prove_saving(bucket / "run", sharding, SINGLE_PROCESS)
         assert object_store.keys(bucket) == []
+    bucket_proxy.wrong = lambda method, _: 403 if method == "POST" else 0
+    with pytest.raises(CheckpointError, match=r"(?s)cannot be saved in gs://.*refused"):
+        prove_saving(bucket / "run", sharding, SINGLE_PROCESS)
 
 
+@pytest.mark.slow
 def test_a_save_ends_when_object_storage_stays_away(saved, bucket_proxy, monkeypatch):
     with opened(saved) as checkpoints:
         monkeypatch.setattr(store_watch, "LIMIT_SECONDS", 0.0)
