@@ -165,7 +165,8 @@ def _problem(options: argparse.Namespace) -> str:
     if options.out is None or options.shorter_side is None:
         return "--pack needs --out=DIR and --shorter_side=N, for example --shorter_side=256"
     if is_remote(options.out):
-        return f"--out={options.out}: packed data sets are read from a disk; name a folder on one"
+        copy = "gcloud storage cp -r DIR gs://BUCKET/..."
+        return f"--out={options.out}: pack into a folder on a disk, and copy it: {copy}"
     return ""
 
 

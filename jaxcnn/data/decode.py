@@ -32,7 +32,7 @@ from jaxcnn.data import jpeg, pillow
 from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.errors import CorruptImage
 from jaxcnn.data.limits import MAX_PIXELS, OUT_OF_MEMORY, check_bytes
-from jaxcnn.data.sources import packed
+from jaxcnn.data.sources import packed_record
 from jaxcnn.data.tensorflow import JpegWindow, load_decoder
 
 # Added to the filter's reach, because chroma upsampling reads neighbours at the window's edge.
@@ -98,8 +98,8 @@ def examine(data: bytes | memoryview) -> Encoded:
     """
     if not data:
         raise CorruptImage("the file is empty")
-    if packed.is_record(data):
-        return Encoded(data, packed.read_record(data)[0].size)
+    if packed_record.is_record(data):
+        return Encoded(data, packed_record.read_record(data)[0].size)
     try:
         data, header = _read_header(data)
         if header is not None:
@@ -169,7 +169,7 @@ def _open(task: DecodeTask) -> Sequence[Pixels] | JpegWindow | CorruptImage:
     """Decodes an image, or gives the window to decode if it is a JPEG for TensorFlow."""
     try:
         _check_crops(task.crops)
-        if packed.is_record(task.data):
+        if packed_record.is_record(task.data):
             return _decode_packed(task)
         if task.header is None:
             data, header = _read_header(task.data)
@@ -190,7 +190,7 @@ def _open(task: DecodeTask) -> Sequence[Pixels] | JpegWindow | CorruptImage:
 
 
 def _decode_packed(task: DecodeTask) -> Sequence[Pixels]:
-    stored, pixels = packed.read_record(task.data)
+    stored, pixels = packed_record.read_record(task.data)
     crops = [stored.place(crop) for crop in task.crops]
     top, left, height, width = _window(crops)
     # Copy the window, so that the mapped file is read once, sequentially.

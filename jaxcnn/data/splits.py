@@ -163,7 +163,8 @@ def _open(
     if kind == "folder" and argument:
         return open_folder(user_path(argument), train_split, eval_split or "val", classes)
     if kind == "packed" and argument:
-        return open_packed(user_path(argument), train_split, eval_split)
+        root = user_path(argument)
+        return open_packed(root, train_split, eval_split, open_cache(root, *kept))
     if kind == "synthetic":
         return open_synthetic(argument)
     if source == NO_DATA and classes:

@@ -8,7 +8,9 @@ import pytest
 from jaxcnn import object_store, retries
 from jaxcnn.data import DataError, Sampling, TrainLoader, open_data
 from jaxcnn.data.decode import load_decoders
+from jaxcnn.data.preparation.packing import pack
 from jaxcnn.data.preparation.upload import upload
+from jaxcnn.data.sources.packed_check import checked_in_background, packed_problems
 from jaxcnn.data.sources.tfds import index_all
 from jaxcnn.data.tensorflow import load_tfds
 from tests.data.conftest import encode, make_pixels
@@ -141,9 +143,55 @@ def test_half_an_upload_is_no_data_set(prepared, bucket, bucket_proxy, monkeypat
     assert len(open_data("tfds:photos", str(bucket)).train) == _COUNT
 
 
-def test_packed_data_are_read_from_a_disk(bucket):
-    with pytest.raises(DataError, match="packed data sets are read from a disk, not from a bucket"):
-        open_data(f"packed:{bucket}/packed")
+@pytest.fixture
+def packed(prepared, bucket, tmp_path):
+    """(a packed data set on a disk, the same in a bucket)."""
+    data = open_data("tfds:photos", str(prepared))
+    splits = {"train": data.train, "test": data.evaluation}
+    pack(splits, tmp_path / "packed", origin="tfds:photos", shorter_side=24)
+    for file in (tmp_path / "packed").rglob("*"):
+        if file.is_file():
+            name = str(file.relative_to(tmp_path))
+            object_store.write(bucket / name, file.read_bytes())
+    return tmp_path / "packed", bucket / "packed"
+
+
+def test_packed_data_in_a_bucket_give_the_same_batches(packed):
+    batches = []
+    for root in packed:
+        data = open_data(f"packed:{root}", train_split="train", eval_split="test")
+        assert (
+            data.fingerprint() == open_data(f"packed:{packed[0]}", eval_split="test").fingerprint()
+        )
+        settings = {"batch_size": 5, "image_size": 16, "sampling": Sampling(scale=(16, 20))}
+        with TrainLoader(data.train, seed=0, **settings) as loader:
+            batches.append([next(loader) for _ in range(5)])
+        assert list(packed_problems(data.train)) == []
+        with checked_in_background([data.train]) as thread:
+            assert (thread.ident is None) == (root is packed[1])
+    for ours, expected in zip(*batches, strict=True):
+        for key, value in expected.items():
+            np.testing.assert_array_equal(ours[key], value)
+
+
+def test_packed_data_in_a_bucket_that_are_not_whole(packed):
+    _, root = packed
+    with pytest.raises(DataError, match=r"no folder .*nothing.*pack with"):
+        open_data(f"packed:{root}/nothing")
+    shard = root / "train" / "00000.rgb"
+    whole = object_store.read(shard)
+    object_store.write(shard, whole[:-1])
+    with pytest.raises(
+        DataError, match=r"00000[.]rgb has .* bytes, expected .*pack or copy it again"
+    ):
+        open_data(f"packed:{root}", eval_split="test")
+    object_store.write(shard, bytes([whole[0] ^ 1]) + whole[1:])
+    data = open_data(f"packed:{root}", eval_split="test")
+    (problem,) = packed_problems(data.train)
+    assert "00000.rgb does not have the recorded SHA-256" in problem
+    object_store.delete(shard)
+    with pytest.raises(DataError, match=r"00000[.]rgb cannot be read"):
+        data.train.read(0)
 
 
 @pytest.mark.parametrize("status", [404, 403])

@@ -13,9 +13,9 @@ import numpy as np
 
 from jaxcnn.data.crops import rescaled_size
 from jaxcnn.data.eval_loader import EvalImage
-from jaxcnn.data.sources.packed import PackedImage
 from jaxcnn.data.sources.packed_check import metadata_digest
 from jaxcnn.data.sources.packed_files import INDEX, INDEX_FIELDS, METADATA, shard_name
+from jaxcnn.data.sources.packed_record import PackedImage
 from jaxcnn.data.sources.source import Source
 from jaxcnn.files import atomic_file, read_text, write_text, writing
 from jaxcnn.paths import Path, file_size

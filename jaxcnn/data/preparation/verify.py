@@ -9,7 +9,7 @@ from jaxcnn.data.decode import is_jpeg, load_decoders
 from jaxcnn.data.errors import CorruptImage, DamagedRecord
 from jaxcnn.data.limits import BUDGET, OUT_OF_MEMORY, check_bytes
 from jaxcnn.data.loader import Loader, available_cores
-from jaxcnn.data.sources import packed
+from jaxcnn.data.sources import packed_record
 from jaxcnn.data.sources.source import Source
 from jaxcnn.data.tensorflow import decode_strictly
 
@@ -75,8 +75,8 @@ def verify_image(data: bytes | memoryview) -> None:
     """
     if not data:
         raise CorruptImage("the file is empty")
-    if packed.is_record(data):
-        packed.read_record(data)
+    if packed_record.is_record(data):
+        packed_record.read_record(data)
         return
     check_bytes(len(data))
     data = bytes(data)

@@ -33,6 +33,11 @@ class MappedFile:
     def __len__(self) -> int:
         return self._size
 
+    def read(self, offset: int, length: int) -> memoryview:
+        """Returns a part of the file, which is not copied. Raises as `check`."""
+        self.check()
+        return self.data[offset : offset + length]
+
     def check(self) -> None:
         """Raises a DataError if the file is shorter than when it was opened."""
         seen = self._map.size()  # by fstat

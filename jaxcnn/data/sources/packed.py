@@ -3,28 +3,26 @@
 DIR/SPLIT/ holds `split.json` (source, settings, file sizes, checksums), `index.npy` (a row of `INDEX_FIELDS`
 per image) and the shards `00000.rgb`, `00001.rgb`, ..., which are concatenated records. A record is a header
 and the RGB pixels, row by row; for a corrupt image, the reason. preparation/packing.py and shards.py write
-them, packed_files.py names them.
+them, packed_files.py names them, and packed_record.py reads a record.
 
 Crops are drawn for the original image, so ids, draws and boxes of a batch equal those of the source that was
 packed. At the packed scale the pixels of a crop are copied; at other scales they are resized from the packed
-pixels. Index and records are memory-mapped: the system reclaims their pages when it needs memory.
+pixels. On a disk, index and records are memory-mapped: the system reclaims their pages when it needs memory.
+In a bucket, the index is read once, and each record by its range.
 """
 
 import dataclasses
-import functools
 import hashlib
+import io
 import logging
 import os
-import struct
-import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from fnmatch import fnmatch
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from jaxcnn.data.classes import check_same_classes
-from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.errors import CorruptImage, DataError
 from jaxcnn.data.sources.mapped import MappedFile
 from jaxcnn.data.sources.packed_files import (
@@ -36,104 +34,13 @@ from jaxcnn.data.sources.packed_files import (
     how_to_pack,
     shard_name,
 )
+from jaxcnn.data.sources.shard_cache import ShardCache, open_shards
+from jaxcnn.data.sources.shard_files import ShardFile, list_bucket_folder, shard_sizes
 from jaxcnn.data.sources.source import Opened, Recorded, Records
-from jaxcnn.files import FileError, read_json
+from jaxcnn.files import FileError, read_bytes, read_json
 from jaxcnn.paths import Path, is_remote
 
 _LOGGER = logging.getLogger(__name__)
-
-_MAGIC = b"\x89JCNNP1\n"
-_HEADER = struct.Struct("<8s8I")
-# Edges closer than this to a whole pixel count as whole: the rounding error of two divisions.
-_ROUNDING = 1e-6
-
-
-class PackedImage(NamedTuple):
-    """What a record stores: the part `box` = (top, left, height, width) of an image of `size`, rescaled to
-    `rescaled`; both are (height, width)."""
-
-    size: tuple[int, int]
-    rescaled: tuple[int, int]
-    box: tuple[int, int, int, int]
-
-    def header(self) -> bytes:
-        return _HEADER.pack(_MAGIC, *self.size, *self.rescaled, *self.box)
-
-    def place(self, crop: ResizedCrop) -> ResizedCrop:
-        """Maps a crop of the original image to the stored pixels.
-
-        Raises:
-          DataError: the crop reads pixels that are not stored.
-        """
-        (height, width), (tall, wide), (top, left, rows, columns) = self
-        x, y = crop.region[0::2], crop.region[1::2]
-        across = _along(x, wide / width, left, columns, crop.size[1])
-        down = _along(y, tall / height, top, rows, crop.size[0])
-        if across is None or down is None:
-            raise DataError(
-                f"a crop reads columns {x[0]:.0f} to {x[1]:.0f} and rows {y[0]:.0f} to {y[1]:.0f} of an "
-                f"image of {width} x {height} pixels, of which only the central square is packed; use "
-                "--config.augment.sampling=random_crop_in_square (or center_crop) and protocols whose crops "
-                "lie in the central square, or pack without --square"
-            )
-        shrunk, (rows_out, columns_out) = tall < height, crop.size
-        if shrunk and (across[1] - across[0] < columns_out or down[1] - down[0] < rows_out):
-            with _WARNING:  # threads that crop at the same time
-                _warn_of_enlarging(min(tall, wide))
-        region = (across[0], down[0], across[1], down[1])
-        return crop._replace(image_height=rows, image_width=columns, region=region)
-
-
-def _along(
-    edges: Sequence[float], scale: float, first: int, count: int, size: int
-) -> tuple[float, float] | None:
-    """Returns a crop's edges in the stored pixels along one axis; None if it lies outside them."""
-    low, high = (_on_whole(edge * scale - first) for edge in edges)
-    # Rescaled sizes and the square's corner are rounded, so the square moves by a pixel between two scales.
-    if max(-low, high - count) > 1 + (high - low) / size:
-        return None
-    shift = max(-low, 0.0) - max(high - count, 0.0)
-    return max(low + shift, 0.0), min(high + shift, float(count))
-
-
-def _on_whole(value: float) -> float:
-    return float(round(value)) if abs(value - round(value)) < _ROUNDING else value
-
-
-_WARNING = threading.Lock()
-
-
-@functools.cache  # once
-def _warn_of_enlarging(shorter_side: int) -> None:
-    _LOGGER.warning(
-        "crops enlarge images that were packed with shorter side %d, and are less sharp than crops of the "
-        "original images; pack with a larger --shorter_side",
-        shorter_side,
-    )
-
-
-def is_record(data: bytes | memoryview) -> bool:
-    """Whether the bytes are a record of a packed data set, not an encoded image."""
-    return data[: len(_MAGIC)] == _MAGIC
-
-
-def read_record(data: bytes | memoryview) -> tuple[PackedImage, UInt8[np.ndarray, "h w 3"]]:
-    """Returns a record's header and its pixels, which are a view of `data`.
-
-    Raises:
-      CorruptImage: the record is damaged.
-    """
-    if len(data) < _HEADER.size:
-        raise CorruptImage(f"damaged record: {len(data)} bytes, shorter than its header")
-    _, *numbers = _HEADER.unpack_from(data)
-    stored = PackedImage((numbers[0], numbers[1]), (numbers[2], numbers[3]), tuple(numbers[4:]))
-    rows, columns = stored.box[2:]
-    if len(data) != _HEADER.size + rows * columns * 3 or min(numbers[:4] + numbers[6:]) < 1:
-        raise CorruptImage(
-            f"damaged record: {len(data)} bytes for {columns} x {rows} pixels and a header of "
-            f"{_HEADER.size}"
-        )
-    return stored, np.frombuffer(data, np.uint8, offset=_HEADER.size).reshape(rows, columns, 3)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -143,8 +50,8 @@ class PackedSource(Recorded):
     folder: Path
     class_names: tuple[str, ...]
     index: np.ndarray
-    index_file: MappedFile
-    shards: tuple[MappedFile, ...]
+    index_file: MappedFile | None  # None: in a bucket, whose index was read
+    shards: tuple[MappedFile, ...] | tuple[ShardFile, ...]
     metadata: dict[str, Any]
     # What packed_check.py finds during a run: no image is read any more.
     damage: list[str] = dataclasses.field(default_factory=list)
@@ -171,37 +78,47 @@ class PackedSource(Recorded):
             :, 0
         ]
 
-    def read(self, index: int) -> tuple[memoryview, int]:
+    @property
+    def in_bucket(self) -> bool:
+        return self.index_file is None
+
+    def read(self, index: int) -> tuple[bytes | memoryview, int]:
         if self.damage:
             raise DataError(self.damage[0])
-        self.index_file.check()
+        if self.index_file is not None:
+            self.index_file.check()
         number, offset, length, label, readable, _ = self.index[index].item()
-        shard = self.shards[number]
-        shard.check()
-        record = shard.data[offset : offset + length]
+        try:
+            record = self.shards[number].read(offset, length)
+        except OSError as error:
+            path = self.folder / shard_name(number)
+            raise DataError(f"{path} cannot be read ({error.strerror}); {self._again}") from error
+        if len(record) != length:
+            path = self.folder / shard_name(number)
+            raise DataError(f"{path} is shorter than its index says; {self._again}")
         if not readable:
             raise CorruptImage(bytes(record).decode(errors="replace"), label)
         return record, label
 
+    @property
+    def _again(self) -> str:
+        return f"pack or copy it again ({how_to_pack(self.folder.parent)})"
 
-def open_packed(root: Path, train_split: str, eval_split: str) -> Opened:
-    """Opens the packed data set in `root`.
+
+def open_packed(
+    root: Path, train_split: str, eval_split: str, cache: ShardCache | None = None
+) -> Opened:
+    """Opens the packed data set in `root`. Files in a bucket are kept in `cache`, if there is one.
 
     Raises:
       DataError: it is missing, incomplete, damaged, or of another version.
     """
-    if is_remote(root):
-        raise DataError(
-            f"packed data sets are read from a disk, not from a bucket: copy {root} to one (gcloud storage "
-            "cp -r) and give packed:DIR, or read the data set that was packed: tfds:NAME with data_dir=gs://..."
-        )
-    if not root.is_dir():
-        raise DataError(f"no folder {root}; {how_to_pack(root)}")
-    found = sorted(path.parent.name for path in root.glob(f"[!.]*/{METADATA}"))
+    folders = _folders(root)
+    found = sorted(name for name in folders if not name.startswith("."))
     others = [name for name in found if name != train_split]
     wanted = eval_split or (others[0] if len(others) == 1 else "")
     missing = [split for split in (train_split, wanted) if split not in found]
-    if missing and any(root.glob(PARTIAL.format("*"))):
+    if missing and any(fnmatch(name, PARTIAL.format("*")) for name in folders):
         raise DataError(
             f"the packing of {root} is not complete: wait for it, or run the same command again"
         )
@@ -211,7 +128,7 @@ def open_packed(root: Path, train_split: str, eval_split: str) -> Opened:
             f"{', '.join(found) or 'none'}: set --config.data.train_split and --config.data.eval_split to "
             f"two of these, or {how_to_pack(root)}"
         )
-    train, evaluation = (open_split(root / split) for split in (train_split, wanted))
+    train, evaluation = (open_split(root / split, cache) for split in (train_split, wanted))
     metadata = train.metadata
     sources = metadata["source"], evaluation.metadata["source"]
     check_same_classes(
@@ -225,8 +142,21 @@ def open_packed(root: Path, train_split: str, eval_split: str) -> Opened:
     return Opened(train, evaluation, wanted, origin)
 
 
-def open_split(folder: Path) -> PackedSource:
-    """Opens one packed split; checks the sizes of its files and the index's SHA-256."""
+def _folders(root: Path) -> list[str]:
+    """Names of the folders in `root` that are packed splits, or begin with a dot. Raises DataError."""
+    if is_remote(root):
+        names = [name for name, size in list_bucket_folder(root).items() if size is None]
+    elif root.is_dir():
+        names = [entry.name for entry in root.iterdir() if entry.is_dir()]
+    else:
+        names = []
+    if not names and (is_remote(root) or not root.is_dir()):
+        raise DataError(f"no folder {root}; {how_to_pack(root)}")
+    return [name for name in names if name.startswith(".") or (root / name / METADATA).is_file()]
+
+
+def open_split(folder: Path, cache: ShardCache | None = None) -> PackedSource:
+    """Opens one packed split; checks the index's SHA-256 and, on a disk, the sizes of its files."""
     again = f"pack or copy it again ({how_to_pack(folder.parent)})"
     try:
         metadata = read_json(folder / METADATA, {"format": int}, advice=again)
@@ -237,15 +167,18 @@ def open_split(folder: Path) -> PackedSource:
             )
         metadata = read_json(folder / METADATA, SPLIT, advice=again)
         names, sizes = tuple(metadata["class_names"]), metadata["shards"]
-        with open(folder / INDEX, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != metadata["index_sha256"]:
-                raise DataError(f"{folder / INDEX} does not have the recorded SHA-256; {again}")
-        index_file = MappedFile(folder / INDEX, None, again)
-        found = np.load(folder / INDEX, mmap_mode="r")
-        index = np.ndarray(found.shape, found.dtype, index_file.data, offset=found.offset)
-        shards = tuple(
-            MappedFile(folder / shard_name(k), size, again) for k, size in enumerate(sizes)
-        )
+        paths = [folder / shard_name(number) for number in range(len(sizes))]
+        index_file = None if is_remote(folder) else MappedFile(folder / INDEX, None, again)
+        data = index_file.data if index_file else read_bytes(folder / INDEX, advice=again)
+        if hashlib.sha256(data).hexdigest() != metadata["index_sha256"]:
+            raise DataError(f"{folder / INDEX} does not have the recorded SHA-256; {again}")
+        if index_file is None:
+            index, shards = np.load(io.BytesIO(data)), open_shards(paths, cache)
+            _check_sizes(shards, sizes, again)
+        else:
+            found = np.load(folder / INDEX, mmap_mode="r")
+            index = np.ndarray(found.shape, found.dtype, data, offset=found.offset)
+            shards = tuple(map(MappedFile, paths, sizes, [again] * len(sizes)))
         if len(metadata.get("shard_sha256", sizes)) != len(sizes):
             raise ValueError(f"{len(metadata['shard_sha256'])} checksums of {len(sizes)} shards")
     except FileError as error:
@@ -256,3 +189,9 @@ def open_split(folder: Path) -> PackedSource:
         problem = f"{type(error).__name__}: {error}"
         raise DataError(f"{folder} cannot be read ({problem}); {again}") from error
     return PackedSource(folder, names, index, index_file, shards, metadata)
+
+
+def _check_sizes(shards: Sequence[ShardFile], sizes: Sequence[int], again: str) -> None:
+    for shard, size, seen in zip(shards, sizes, shard_sizes(shards), strict=True):
+        if seen != size:
+            raise DataError(f"{shard.path} has {seen or 0:,} bytes, expected {size:,}; {again}")

@@ -12,6 +12,7 @@ from typing import Any
 from jaxcnn.data.sources.packed import PackedSource
 from jaxcnn.data.sources.packed_files import METADATA, how_to_pack, shard_name
 from jaxcnn.data.sources.retries import retry
+from jaxcnn.data.sources.shard_files import shard_file
 from jaxcnn.data.sources.source import Source, Subset
 
 _LOGGER = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ def packed_problems(source: PackedSource) -> Iterator[str]:
     elif metadata.get("sha256") != metadata_digest(metadata):
         yield f"{folder / METADATA} does not have the recorded SHA-256; {again}"
     known = {shard_name(number) for number in range(len(source.shards))}
-    for name in sorted({path.name for path in folder.glob("*.rgb")} - known):
+    seen = {path.name for path in folder.iterdir() if path.name.endswith(".rgb")}
+    for name in sorted(seen - known):
         yield f"{folder / name} belongs to no packed data set; move it away"
     yield from shard_problems(source, range(len(source.shards)))
 
@@ -51,12 +53,12 @@ def shard_problems(
     expected = source.metadata.get("shard_sha256", ())
     for number in numbers if expected else ():
         path = source.folder / shard_name(number)
-        digest = hashlib.sha256()
+        digest, file, position = hashlib.sha256(), shard_file(path), 0
         try:
-            with open(path, "rb", buffering=0) as file:
-                while part := retry(lambda: file.read(_CHUNK), path):
-                    digest.update(part)
-                    pause()
+            while part := retry(lambda: file.read(position, _CHUNK), path):  # noqa: B023 (called at once)
+                digest.update(part)
+                position += len(part)
+                pause()
         except OSError as error:
             yield f"{path} cannot be read ({error.strerror})"
             continue
@@ -75,9 +77,14 @@ def checked_in_background(
 ) -> Iterator[threading.Thread]:
     """Checks this process's share of the shards of packed sources during the block, in a slow thread.
 
-    Damage is logged; then every `read` of the source raises it as a DataError.
+    Damage is logged; then every `read` of the source raises it as a DataError. Sources in a bucket are left
+    out, because each run would download all of them: `prepare packed:DIR --verify` checks them.
     """
-    packed = {id(base): base for base in map(_base, sources) if isinstance(base, PackedSource)}
+    packed = {
+        id(base): base
+        for base in map(_base, sources)
+        if isinstance(base, PackedSource) and not base.in_bucket
+    }
     stop = threading.Event()
 
     def pause() -> None:

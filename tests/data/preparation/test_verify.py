@@ -9,7 +9,7 @@ from PIL import Image
 from jaxcnn.cli.main import main
 from jaxcnn.data.errors import CorruptImage
 from jaxcnn.data.preparation.verify import DamagedImage, verify, verify_image
-from jaxcnn.data.sources.packed import PackedImage
+from jaxcnn.data.sources.packed_record import PackedImage
 
 
 def flipped(data, position):

@@ -28,10 +28,10 @@ from jaxcnn.data.eval_crops import five_crops, whole_image_crop
 from jaxcnn.data.eval_loader import decode_eval_crops
 from jaxcnn.data.preparation import packing as packing_module
 from jaxcnn.data.preparation.packing import pack
-from jaxcnn.data.sources import packed as packed_module
-from jaxcnn.data.sources.packed import PackedImage, read_record
+from jaxcnn.data.sources import packed_record
 from jaxcnn.data.sources.packed_check import checked_in_background, packed_problems
 from jaxcnn.data.sources.packed_files import partial_folder
+from jaxcnn.data.sources.packed_record import PackedImage, read_record
 
 # The fixture's images are of 40..44 x 40..52 pixels: 32 shrinks all, 42 some, 64 would enlarge all.
 SQUARE, WHOLE = Sampling("random_crop_in_square", (32, 32)), Sampling("random_crop", (32, 32))
@@ -223,7 +223,7 @@ def test_crops_in_the_square_at_any_scale_lie_in_the_packed_square():
 
 
 def test_enlarging_is_logged_once(packer, caplog):
-    packed_module._warn_of_enlarging.cache_clear()
+    packed_record._warn_of_enlarging.cache_clear()
     packed = packer()
     with caplog.at_level(logging.WARNING):
         take(packed.train, Sampling("random_crop", (24, 32)))
