@@ -11,6 +11,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from jaxcnn.paths import cache_folder, home_folder
+
 
 @functools.cache
 def use_writable_caches() -> None:
@@ -19,13 +21,13 @@ def use_writable_caches() -> None:
     Call it before numba, matplotlib or Keras is imported. Without a home folder some of them make a folder
     whose name is `~`, and matplotlib raises.
     """
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    caches = usual if _writable(usual) else temporary_folder()
+    usual = cache_folder()
+    caches = usual if usual and _writable(usual) else temporary_folder()
     if caches is not usual:
         kept = f"they are in {caches} until this process ends" if caches else "there are none"
         logging.getLogger(__name__).warning(
             "cannot write to the folder for caches %s: %s, and each start compiles the image resize again; "
-            "to keep them name a folder: XDG_CACHE_HOME=DIR", usual, kept
+            "to keep them name a folder: XDG_CACHE_HOME=DIR", usual or "~/.cache", kept
         )  # fmt: skip
     try:
         tempfile.gettempdir()
@@ -33,7 +35,9 @@ def use_writable_caches() -> None:
         FileNotFoundError
     ):  # TensorFlow asks for one when it is imported, and does not write there
         tempfile.tempdir = str(caches or "/tmp")
-    if caches and not (caches is usual and _writable(Path(os.path.expanduser("~")))):
+    named, home = os.environ.get("XDG_CACHE_HOME"), home_folder()
+    as_named = caches is usual and named in (None, "", str(caches))
+    if caches and not (as_named and home and _writable(home)):
         os.environ["XDG_CACHE_HOME"] = str(caches)
         os.environ.setdefault("MPLCONFIGDIR", str(caches / "matplotlib"))
         os.environ.setdefault("KERAS_HOME", str(caches / "keras"))
@@ -60,8 +64,6 @@ def _remove(folder: str, owner: int) -> None:
 def _writable(folder: Path) -> bool:
     """Whether a file can be written in `folder`, which is created if absent. Permissions do not tell: the
     disk may be full or read-only."""
-    if not folder.is_absolute():  # ~, which could not be expanded
-        return False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:

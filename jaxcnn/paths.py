@@ -93,8 +93,14 @@ def cache_folder() -> pathlib.Path | None:
     """
     if named := os.environ.get("XDG_CACHE_HOME"):
         return local_path(named, "the folder for caches, XDG_CACHE_HOME,")
+    home = home_folder()
+    return home / ".cache" if home else None
+
+
+def home_folder() -> pathlib.Path | None:
+    """The user's home folder, if there is one."""
     home = pathlib.Path(os.path.expanduser("~"))
-    return home / ".cache" if home.is_absolute() else None
+    return home if home.is_absolute() else None
 
 
 def is_remote(path: str | os.PathLike[str]) -> TypeGuard[epath.Path]:

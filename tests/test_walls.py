@@ -182,3 +182,34 @@ def test_everything_but_data_works_without_tensorflow():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("done []")
+
+
+_MAKERS = ("expanduser", "expandvars", "abspath")
+
+
+def _decides_what_a_path_is(node):
+    """Whether a node expands `~`, makes a path absolute as text, or looks for a scheme in it."""
+    if isinstance(node, ast.Attribute) and node.attr in _MAKERS:
+        return True
+    looks = ("startswith", "removeprefix", "partition", "split", "find", "match", "fullmatch")
+    parts = []
+    if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in looks:
+        parts = node.args
+    elif isinstance(node, ast.Compare):
+        parts = [node.left, *node.comparators]
+    texts = [p.value for part in parts for p in ast.walk(part) if isinstance(p, ast.Constant)]
+    return any(isinstance(text, str) and "://" in text for text in texts)
+
+
+def test_only_paths_decides_what_a_path_is():
+    signs = ("://", *_MAKERS)
+    texts = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in FILES.values()}
+    found = [
+        (name, ast.unparse(node))
+        for name, text in texts.items()
+        if any(sign in text for sign in signs)
+        for node in ast.walk(ast.parse(text))
+        if _decides_what_a_path_is(node)
+    ]
+    assert [one for one in found if one[0] != "paths.py"] == []
+    assert len(found) > 3

@@ -23,7 +23,7 @@ from jaxcnn.data.jpeg import read_header
 from jaxcnn.data.loader import available_cores
 from jaxcnn.data.sampler import train_indices
 from jaxcnn.data.train_crops import Sampling
-from jaxcnn.paths import user_path
+from jaxcnn.paths import local_path
 
 SIDE = 224
 # By name: the scales of the papers' recipes, for crops of `SIDE` pixels.
@@ -198,7 +198,7 @@ def data_loader(source: str, batch: int, side: int, count: int) -> Other:
     transforms = vision.transforms
     crop, flip = transforms.RandomResizedCrop(side), transforms.RandomHorizontalFlip()
     augment = transforms.Compose([crop, flip, transforms.PILToTensor()])
-    images = vision.datasets.ImageFolder(user_path(path) / "train", augment)
+    images = vision.datasets.ImageFolder(local_path(path, "a folder of images") / "train", augment)
     # Several epochs, and more batches than are timed, so that no worker runs out of work.
     order = torch.utils.data.RandomSampler(images, num_samples=(count + 2 * AHEAD) * batch)
     # `run` below forks the workers now, before TensorFlow starts threads.

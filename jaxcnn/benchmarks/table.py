@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxcnn.caches import use_writable_caches
 from jaxcnn.files import parse_json, read_text, write_figure
-from jaxcnn.paths import Path, user_path
+from jaxcnn.paths import Path, path_argument
 from jaxcnn.research import text_tables
 
 ROW = {
@@ -24,9 +24,9 @@ ROW = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "files", nargs="+", type=user_path, help="JSON lines of jaxcnn bench --json"
+        "files", nargs="+", type=path_argument, help="JSON lines of jaxcnn bench --json"
     )
-    parser.add_argument("--plot", type=user_path, help="a PNG file to draw")
+    parser.add_argument("--plot", type=path_argument, help="a PNG file to draw")
 
 
 def make_table(options: argparse.Namespace) -> str:

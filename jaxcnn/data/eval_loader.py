@@ -17,7 +17,7 @@ from jaxcnn.data.loader import MID_GREY, Loader, Read, available_cores, default_
 from jaxcnn.data.regular_file import read_regular_file
 from jaxcnn.data.sources.source import Source
 from jaxcnn.data.train_crops import check_holds_crop
-from jaxcnn.paths import user_path
+from jaxcnn.paths import local_path
 
 # (image height, image width) -> the crops of a protocol.
 ChooseCrops = Callable[[int, int], Sequence[EvalCrop]]
@@ -153,7 +153,7 @@ def preprocess(
     """
     check_holds_crop((scale,), image_size)
     try:
-        data = read_regular_file(user_path(path))
+        data = read_regular_file(local_path(path, "an image file"))
     except (OSError, CorruptImage) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(

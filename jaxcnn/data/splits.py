@@ -19,7 +19,7 @@ from jaxcnn.data.sources.shard_cache import open_cache
 from jaxcnn.data.sources.source import Opened, Recorded, Renumbered, Source, Subset
 from jaxcnn.data.sources.synthetic import open_synthetic
 from jaxcnn.data.sources.tfds import open_prepared
-from jaxcnn.paths import Path, user_path
+from jaxcnn.paths import Path, is_remote, user_path
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _open(
     kept: tuple[str, float],
 ) -> Opened:
     kind, _, argument = source.partition(":")
-    train_split, eval_split = splits
+    place, (train_split, eval_split) = source_path(source), splits
     if any(keys) and kind != "tfds":
         raise DataError(f"data.image_key and data.label_key are for tfds:NAME, not for {source}")
     if kind == "tfds" and argument:
@@ -160,11 +160,10 @@ def _open(
         else:
             root = user_path(data_dir) if data_dir else default_data_dir()
         return open_prepared(argument, root, *splits, *keys, open_cache(root, *kept))
-    if kind == "folder" and argument:
-        return open_folder(user_path(argument), train_split, eval_split or "val", classes)
-    if kind == "packed" and argument:
-        root = user_path(argument)
-        return open_packed(root, train_split, eval_split, open_cache(root, *kept))
+    if kind == "folder" and place:
+        return open_folder(place, train_split, eval_split or "val", classes)
+    if kind == "packed" and place:
+        return open_packed(place, train_split, eval_split, open_cache(place, *kept))
     if kind == "synthetic":
         return open_synthetic(argument)
     if source == NO_DATA and classes:
@@ -176,6 +175,25 @@ def _open(
         f"unknown data source {source!r}: expected 'tfds:NAME' (for example 'tfds:imagenet2012'"
         " or 'tfds:digits'), 'folder:PATH', 'packed:DIR', 'synthetic' or 'synthetic:K'"
     )
+
+
+def source_path(source: str) -> Path | None:
+    """The place that a source names; None for those that name none.
+
+    Raises:
+        ValueError: it is no path that is served. DataError: it is a folder of images in a bucket.
+    """
+    kind, _, text = source.partition(":")
+    if kind not in ("folder", "packed") or not text:
+        return None
+    path = user_path(text)
+    if kind == "folder" and is_remote(path):
+        raise DataError(
+            f"a folder of images is read from a disk, not from a bucket: {path}. Copy it to a disk, or pack "
+            "it into few large files, which are read from a bucket too: jaxcnn prepare folder:PATH --pack "
+            "--out=DIR"
+        )
+    return path
 
 
 def _prepare_digits(data_dir: str) -> Path:

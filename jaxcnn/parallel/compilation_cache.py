@@ -27,12 +27,13 @@ def use_compilation_cache(environment: Environment, folder: str) -> tuple[str, s
     """
     if before := environment.get("JAX_COMPILATION_CACHE_DIR"):
         return "cache", f"{before}, from JAX_COMPILATION_CACHE_DIR; its permissions are not checked"
-    if "://" in folder:
+    try:
+        path = local_path(folder, "--compilation_cache").resolve()
+    except ValueError as error:
         raise ValueError(
-            f"--compilation_cache takes a folder of this machine, got {folder}; for another store set "
-            "JAX_COMPILATION_CACHE_DIR, and make sure that only you can write there"
-        )
-    path = local_path(folder, "--compilation_cache").resolve()
+            f"--compilation_cache takes a folder of this machine, got {folder} ({error}); for another store "
+            "set JAX_COMPILATION_CACHE_DIR, and make sure that only you can write there"
+        ) from error
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_ours(path)

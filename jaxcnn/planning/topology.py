@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcnn.parallel.accelerators import Environment
+from jaxcnn.paths import local_path
 from jaxcnn.planning.hardware import CHIPS, Chip
 
 # Slices that libtpu 0.0.42 supports; it cannot list them.
@@ -113,8 +114,8 @@ def library(environment: Environment) -> Path:
         ValueError: it is not found.
     """
     if named := environment.get("TPU_LIBRARY_PATH"):
-        if Path(named).is_file():
-            return Path(named)
+        if (path := local_path(named, "TPU_LIBRARY_PATH")).is_file():
+            return path
         raise ValueError(
             f"TPU_LIBRARY_PATH={named} is not a file; unset it, or set it to the path of libtpu.so"
         )

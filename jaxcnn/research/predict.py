@@ -15,6 +15,7 @@ from jaxcnn.data import DataError, EvalImage, EvalLoader, ImageFiles, display_na
 from jaxcnn.data.sources.image_files import FORMATS, LeftOut, find_images
 from jaxcnn.evaluation import Protocol, check_fits, choose_crops, image_posteriors, read_protocol
 from jaxcnn.evaluation.protocols import CenterCrop
+from jaxcnn.paths import local_path
 from jaxcnn.research.evaluate_run import FinishedRun
 from jaxcnn.training.schema import run_protocols
 
@@ -105,7 +106,8 @@ def with_small_batches(run: FinishedRun, protocol: Protocol, images: Sequence[st
     """`run` with batches no larger than the number of crops of all `images`. Call it before the weights are
     loaded; nothing is read again."""
     side, scale = run.image_size, protocol.all_scales()[0]
-    crops = len(protocol.crops(scale, scale, side)) * sum(map(os.path.isfile, images))
+    files = sum(local_path(image, "an image file").is_file() for image in images)
+    crops = len(protocol.crops(scale, scale, side)) * files
     small = copy.copy(run)
     small.batch_size = max(1, min(run.batch_size, crops))
     return small
@@ -116,15 +118,15 @@ def image_files(paths: Sequence[str]) -> list[str]:
     images stays, and its prediction has a problem."""
     found: list[str] = []
     for path in paths:
-        names: list[str] = []
-        if os.path.isdir(path):
+        place, names = local_path(path, "an image file"), []
+        if place.is_dir():
             with contextlib.suppress(DataError):  # it cannot be listed
-                names = find_images(path, LeftOut(), recursive=False)
+                names = find_images(str(place), LeftOut(), recursive=False)
         found += [os.path.join(path, name) for name in names] or [path]
     return found
 
 
 def _problem(path: str, image: EvalImage) -> str:
-    if os.path.isdir(path):
+    if local_path(path, "an image file").is_dir():
         return f"a folder without images ({FORMATS})"
     return image.problem

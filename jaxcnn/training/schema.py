@@ -8,12 +8,13 @@ from typing import Any
 
 from jaxcnn import config as configs
 from jaxcnn.data import SOURCE_KINDS
+from jaxcnn.data.splits import source_path
 from jaxcnn.evaluation import PROTOCOLS, Protocol
 from jaxcnn.files import FileError
 from jaxcnn.losses import Objective
 from jaxcnn.models import NETS
 from jaxcnn.parallel import Parallelism
-from jaxcnn.paths import Path, local_path
+from jaxcnn.paths import Path, local_path, user_path
 from jaxcnn.preprocessing import Augment
 from jaxcnn.training.ema import WeightAverage
 from jaxcnn.training.metrics_writer import LogConfig
@@ -179,6 +180,28 @@ def read_saved_config(path: Path) -> dict[str, Any]:
 
 
 def read_resolved(path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the config of the file, the resolved config) of a config file and overrides."""
+    """(the config of the file, the resolved config) of a config file and overrides.
+
+    Raises:
+        ConfigError: all errors at once, those of paths too.
+    """
     given = configs.read_config(configs.find_config(path))
-    return given, resolve_config(given, overrides)
+    resolved = resolve_config(given, overrides)
+    if errors := [*_path_errors(resolved)]:
+        raise configs.ConfigError("\n".join(errors))
+    return given, resolved
+
+
+def _path_errors(config: Mapping[str, Any]) -> Iterator[str]:
+    """Errors of the paths in a config that is used here; that of a finished run may name places of another
+    machine."""
+    for key in ("data.source", "data.data_dir", "init.from_run", "augment.statistics"):
+        section, name = key.split(".")
+        text = config[section][name]
+        try:
+            if key == "data.source":
+                source_path(text)
+            elif text:
+                user_path(text)
+        except ValueError as error:
+            yield f"{key}: {error}"

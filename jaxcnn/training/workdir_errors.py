@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from jaxcnn.paths import Path, is_remote
+from jaxcnn.paths import Path, bucket_and_key, is_remote
 
 
 class WorkdirError(RuntimeError):
@@ -33,7 +33,7 @@ def in_use(folder: Path, holder: str) -> WorkdirError:
 
 
 def _of_bucket(folder: Path, error: OSError) -> WorkdirError:
-    reason, bucket = error.strerror or str(error), str(folder).removeprefix("gs://").split("/")[0]
+    reason, (bucket, _) = error.strerror or str(error), bucket_and_key(folder)
     advice = "use another --workdir"
     if error.errno == errno.ENOENT:
         reason = f"there is no bucket {bucket!r}"

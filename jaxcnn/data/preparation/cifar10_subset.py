@@ -34,7 +34,7 @@ from PIL import Image
 
 from jaxcnn.data import DataError
 from jaxcnn.files import read_text, write_text
-from jaxcnn.paths import Path, user_path
+from jaxcnn.paths import Path, path_argument
 from jaxcnn.printable import say
 
 # In the order of the labels 0 to 9.
@@ -50,14 +50,18 @@ _GLOBALS = ("_reconstruct", "ndarray", "dtype")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=user_path, help="the subset's folder, with train/ and val/")
-    task = parser.add_mutually_exclusive_group(required=True)
-    task.add_argument("--source", type=user_path, help="make the folder from this; needs --list")
-    task.add_argument("--verify", type=user_path, metavar="LIST", help="check the folder")
-    task.add_argument(
-        "--write_list", type=user_path, metavar="LIST", help="list the folder's files"
+    parser.add_argument(
+        "folder", type=path_argument, help="the subset's folder, with train/ and val/"
     )
-    parser.add_argument("--list", type=user_path, help="the files to make and their SHA-256")
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument(
+        "--source", type=path_argument, help="make the folder from this; needs --list"
+    )
+    task.add_argument("--verify", type=path_argument, metavar="LIST", help="check the folder")
+    task.add_argument(
+        "--write_list", type=path_argument, metavar="LIST", help="list the folder's files"
+    )
+    parser.add_argument("--list", type=path_argument, help="the files to make and their SHA-256")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -28,7 +28,7 @@ from jaxcnn.data.sources.image_files import (
 from jaxcnn.data.sources.imagenet_labels import LABEL_FILE, flat_labels
 from jaxcnn.data.sources.retries import retry
 from jaxcnn.data.sources.source import Opened, Recorded, Records, Source
-from jaxcnn.paths import Path, user_path
+from jaxcnn.paths import Path, local_path
 
 _LOGGER = logging.getLogger(__name__)
 _FLAT_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.(?:JPEG|jpeg|jpg)")
@@ -76,7 +76,7 @@ class ImageFiles(Source):
     class_names = ()
 
     def __init__(self, paths: Sequence[str | Path]):
-        self._paths = [user_path(path) for path in paths]
+        self._paths = [local_path(path, "an image file") for path in paths]
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -107,7 +107,7 @@ def _read(path: str | Path, label: int) -> tuple[bytes, int]:
 def open_folder(
     root: Path, train_split: str, eval_split: str, classes: tuple[str, ...] = ()
 ) -> Opened:
-    """Opens the image folder `root`.
+    """Opens the image folder `root`, which is on a disk.
 
     Args:
       classes: of a trained net that is evaluated, which needs no images to train on; see `open_data`.

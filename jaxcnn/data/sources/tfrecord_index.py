@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,7 +25,7 @@ from jaxcnn.data.sources.tfrecord import (
 )
 from jaxcnn.data.threads import ThreadPool
 from jaxcnn.files import FileError, read_arrays, write_arrays
-from jaxcnn.paths import Path, is_remote
+from jaxcnn.paths import Path, cache_folder, is_remote, resolved
 
 # Scanning waits for the disk, or for the network of a bucket, not for a core.
 _SCAN_THREADS, _SCAN_THREADS_REMOTE = 16, 256
@@ -168,15 +167,11 @@ def cache_places(folder: Path, cache_name: str) -> list[Path]:
     """Where a cache of the files in `folder` may be: with them, else in the user's own cache."""
     name = f"jaxcnn-index-{cache_name}.npz"
     use_writable_caches()
-    home = (
-        pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "jaxcnn"
-    )
-    if not home.is_absolute():  # there is no home folder
+    caches = cache_folder()
+    if caches is None:
         return [folder / name]
-    key = hashlib.sha256(
-        os.fsencode(folder if is_remote(folder) else folder.resolve())
-    ).hexdigest()[:16]
-    return [folder / name, home / key / name]
+    key = hashlib.sha256(os.fsencode(resolved(folder))).hexdigest()[:16]
+    return [folder / name, caches / "jaxcnn" / key / name]
 
 
 def _load(place: Path, files: dict[str, np.ndarray], kind: type[RecordIndex]) -> RecordIndex | None:
