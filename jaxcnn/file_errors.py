@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Iterator
 
+from jaxcnn.paths import is_bucket_name
 from jaxcnn.retries import StillFailing
 
 _ADVICE = {
@@ -22,6 +23,13 @@ _ADVICE = {
     errno.ENOENT: "its folder does not exist any more",
     errno.ENOTDIR: "a file has the name of its folder: move it away",
     errno.ENAMETOOLONG: "use a shorter path",
+}  # fmt: skip
+
+
+_BUCKET_ADVICE = {
+    errno.ENOENT: "there is no such bucket: make it (gcloud storage buckets create NAME), or name another",
+    errno.EACCES: "log in (gcloud auth application-default login), or give the machine's service account the "
+    "role 'Storage Object Admin' on the bucket",
 }  # fmt: skip
 
 
@@ -50,6 +58,10 @@ class WriteError(OSError):
 
 def disk_advice(error: OSError) -> str:
     """What to do about an error of the system. It says 'full' only if the disk is full."""
+    if isinstance(error.filename, str) and is_bucket_name(error.filename):
+        return _BUCKET_ADVICE.get(
+            error.errno or 0, "check the network, and give the same command again"
+        )
     return _ADVICE.get(error.errno or 0, "check the disk or the network file system")
 
 

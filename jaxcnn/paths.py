@@ -105,7 +105,12 @@ def home_folder() -> pathlib.Path | None:
 
 def is_remote(path: str | os.PathLike[str]) -> TypeGuard[epath.Path]:
     """Whether a path that `user_path` made leads to a bucket."""
-    return isinstance(path, epath.Path) and os.fspath(path).startswith("gs://")
+    return isinstance(path, epath.Path) and is_bucket_name(os.fspath(path))
+
+
+def is_bucket_name(text: str) -> bool:
+    """Whether a text is how a path in a bucket is shown."""
+    return text.startswith("gs://")
 
 
 def bucket_and_key(path: Path) -> tuple[str, str]:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
 
+from jaxcnn.file_errors import WriteError, disk_advice
 from jaxcnn.folders import check_writable
-from jaxcnn.paths import Path
+from jaxcnn.paths import Path, is_bucket_name
 from jaxcnn.printable import say
 from jaxcnn.streams import is_paused
 
@@ -103,6 +104,12 @@ def _of_error(error: Exception, config: Mapping[str, Any]) -> tuple[str, object,
     if isinstance(error, Diverged):
         return "diverged", error, EXIT_DIVERGED
     known = (DataError, CheckpointError, WorkdirError, PeerFailed, StartError, ValueError, OSError)
+    if (
+        isinstance(error, OSError)
+        and is_bucket_name(str(error.filename))
+        and not isinstance(error, WriteError)  # which says it itself
+    ):
+        error = OSError(f"{error.filename}: {error.strerror}; {disk_advice(error)}")
     if isinstance(error, known):
         return "error", error, EXIT_ERROR
     if isinstance(error, MemoryError):
@@ -152,6 +159,5 @@ def make_folder(path: Path) -> None:
     try:
         check_writable(path)
     except OSError as error:
-        raise OSError(
-            f"cannot make the folder {path} ({error.strerror}); give another --out"
-        ) from error
+        advice = f"{disk_advice(error)}; or give another --out"
+        raise OSError(f"cannot make the folder {path} ({error.strerror}); {advice}") from error

@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 from jaxcnn.cli.arguments import Output, add_config, add_json, path, show_progress
+from jaxcnn.files import disk_advice
 from jaxcnn.folders import check_writable
 from jaxcnn.paths import Path, user_path
 from jaxcnn.printable import shell_join
@@ -108,5 +109,7 @@ def _check_writable(out: Path) -> None:
     try:
         check_writable(out.parent)
     except OSError as error:
-        text = f"cannot write in {out.parent} ({error.strerror}); give another file: --out=FILE"
-        raise OSError(error.errno, text) from error
+        raise OSError(
+            f"cannot write in {out.parent} ({error.strerror}): {disk_advice(error)}; or give another file: "
+            "--out=FILE"
+        ) from error

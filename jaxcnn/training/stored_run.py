@@ -15,7 +15,7 @@ import numpy as np
 from jaxcnn import config as configs
 from jaxcnn.data import pixel_statistics
 from jaxcnn.files import FileError, exists
-from jaxcnn.paths import Path, is_remote, user_path
+from jaxcnn.paths import Path, bucket_and_key, is_remote, local_path, user_path
 from jaxcnn.preprocessing import Augment, make_preprocess
 from jaxcnn.printable import shell_quote
 from jaxcnn.training.builder import net_and_rules
@@ -56,6 +56,7 @@ class StoredRun(abc.ABC):
         mean: what is subtracted from images: float32[3], or a mean image float32[S,S,3].
         origin: where imported weights come from; None for a run.
         is_imported: whether another program trained them.
+        is_file: whether the weights have no folder, so that nothing can be written.
     """
 
     path: Path
@@ -64,16 +65,11 @@ class StoredRun(abc.ABC):
     classes: Any
     mean: Any
     origin: Any
-    is_imported = False
+    is_imported = is_file = False
 
     @abc.abstractmethod
     def read(self, step: int | None = None) -> Stored:
         """The weights of a step; None takes the newest. Raises CheckpointError and FileError."""
-
-    @property
-    def is_file(self) -> bool:
-        """Whether the weights have no folder, so that nothing can be written."""
-        return not self.path.is_dir()
 
     def check_folder(self) -> None:
         """Raises:
@@ -167,7 +163,7 @@ class WeightsRun(StoredRun):
         FileError: it cannot be read, or does not say what its net reads.
     """
 
-    is_imported = True
+    is_imported = is_file = True
 
     def __init__(self, path: Path, choices: Choices) -> None:
         self.path, self.steps, self._weights = path, [0], read_weights(path, choices)
@@ -190,7 +186,7 @@ def find_run(path: str | os.PathLike[str], choices: Choices | None = None) -> St
         FileNotFoundError, FileError: as the classes of this module; `choices` for what says everything.
     """
     path, choices = user_path(path), choices or Choices()
-    if path.is_dir() or not is_weights_file(path):
+    if is_remote(path) or path.is_dir() or not is_weights_file(path):
         if choices != Choices():
             advice = "leave --source, --net and the other choices out: they are for weights files"
             raise FileError(path, "is not a weights file", advice)
@@ -240,6 +236,8 @@ def read_run_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not exists(path):
+        if is_remote(folder) and bucket_and_key(folder)[1] and exists(folder):
+            local_path(folder, "a weights file")
         lacks = "no config.json, or no such bucket" if is_remote(folder) else "no config.json"
         raise FileNotFoundError(
             f"{folder} holds no run ({lacks}); give the workdir of a run that has a checkpoint"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 from jaxcnn.files import FileError
+from jaxcnn.paths import Path, local_path
 from jaxcnn.weights.assemble import dtypes
 from jaxcnn.weights.choices import Choices, net_text
 from jaxcnn.weights.file_facts import class_names, file_hashes
@@ -40,7 +40,7 @@ def inspect_weights(path: Path, choices: Choices) -> Inspection:
     Raises:
         FileError: it is no weights file, or is damaged. ConfigError: wrong values in `choices`.
     """
-    file = open_weights(path)
+    file = open_weights(local_path(path, "a weights file"))
     hashes = file_hashes(file.path)
     facts = {**_contents(file), "sha256": hashes[0]}
     if "model" in file.facts:

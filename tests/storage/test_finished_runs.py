@@ -1,5 +1,7 @@
 """A finished run in a bucket: every command that reads it prints and writes what it does on a disk."""
 
+import contextlib
+import importlib.util
 import shutil
 
 import pytest
@@ -7,10 +9,15 @@ from PIL import Image
 
 from jaxcnn import object_store
 from jaxcnn.cli.main import main
+from jaxcnn.files import FileError
 from jaxcnn.folders import files_in
 from jaxcnn.paths import user_path
+from jaxcnn.training.imported_run import write_imported
+from jaxcnn.training.load_run import load
 from tests.evaluation.small import pixels_of
 from tests.research.untrained import untrained
+from tests.training.runs import assert_same_state
+from tests.weights.drawn import drawn_weights
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +86,50 @@ def test_commands(both, tmp_path, capsys, commands):
     # The JSON in a program names its time; the rest is equal byte by byte.
     assert [n for n in ours if ours[n] != theirs[n]] in ([], ["/program/program.stablehlo"])
     assert any(name.startswith("/posteriors/") for name in ours)
+
+
+def test_imported_weights(bucket, tmp_path):
+    """A folder is written whole, config.json last, and read like one on a disk; a kill leaves no run."""
+    weights, folder = drawn_weights(), user_path(str(bucket / "vgg"))
+    write_imported(folder, weights)
+    write_imported(tmp_path / "vgg", weights)
+    ours, theirs = contents(tmp_path / "vgg"), contents(folder)
+    assert ours == theirs
+    assert len(ours) == 4
+    a, b = (load(str(place)) for place in (tmp_path / "vgg", folder))
+    assert_same_state(a.variables, b.variables)
+    assert a.origin == b.origin
+    with pytest.raises(FileError, match=r"gs://.*/vgg exists already"):
+        write_imported(folder, weights)
+    object_store.delete(folder / "config.json")
+    with pytest.raises(FileError, match=r"config\.json is missing"):
+        load(str(folder))
+
+
+def failed(capsys, *arguments):
+    """The last line that a command prints when it fails."""
+    with contextlib.suppress(SystemExit):  # of argparse
+        assert main(arguments) in (1, 2)
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_bad_paths(bucket, bucket_proxy, monkeypatch, capsys):
+    evaluate, weights = ("evaluate", "--protocol=centre"), str(bucket / "vgg.pth")
+    object_store.write(bucket / "vgg.pth", b"\0" * 100)
+    assert "holds no run (no config.json, or" in failed(capsys, *evaluate, "gs://no-such/run")
+    assert "holds no run" in failed(capsys, *evaluate, str(bucket))
+    for command in (evaluate, ("inspect",), ("import", "--out=a")):
+        assert "a weights file cannot be in a bucket" in failed(capsys, *command, weights)
+    assert "with two slashes" in failed(capsys, *evaluate, "gs:/bucket/run")
+    assert "s3:// is not served" in failed(capsys, *evaluate, "s3://bucket/run")
+    assert "no such bucket: make it" in failed(capsys, "fuse", "a.npz", "--out=gs://no-such/b.npz")
+    assert "a config file, which is" in failed(capsys, "check", "gs://bucket/vgg.py")
+    options = ("data.data_dir=s3://a/b", "data.source=folder:gs://bucket/a")
+    printed = [failed(capsys, "check", "quickstart", option) for option in options]
+    assert "data.data_dir: s3:// is not served" in printed[0]
+    assert "data.source: a folder of images is read from a disk" in printed[1]
+    bucket_proxy.status = 403
+    for command in ((*evaluate, str(bucket / "run")), ("fuse", str(bucket / "a.npz"))):
+        assert "gcloud auth application-default login" in failed(capsys, *command)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
+    assert "pip install 'jaxcnn[gcs]'" in failed(capsys, *evaluate, weights)

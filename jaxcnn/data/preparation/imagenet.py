@@ -10,7 +10,7 @@ from jaxcnn.data.errors import DataError
 from jaxcnn.data.preparation.upload import prepared_in
 from jaxcnn.data.sources.tfds_metadata import TFRECORD, find_in_format
 from jaxcnn.data.tensorflow import load_tfds
-from jaxcnn.paths import Path, file_size, is_remote
+from jaxcnn.paths import Path, file_size, is_remote, local_path
 from jaxcnn.printable import say
 
 NAME, VERSION = "imagenet2012", "5.1.0"
@@ -89,6 +89,7 @@ def prepare_imagenet(
     if found is not None:
         say(f"{NAME} is already prepared in {found}")
         return found
+    tars = local_path(tars, "the folder of the tars")
     check_tars(tars, expected, checksums=checksums)
     size = sum(tar.size for tar in expected.values())
     with prepared_in(data_dir, NAME) as local:

@@ -20,7 +20,7 @@ from jaxcnn.data import DataSplits, pixel_statistics
 from jaxcnn.data.crops import ResizedCrop
 from jaxcnn.data.decode import decode, peek
 from jaxcnn.data.train_crops import draw_train_crop
-from jaxcnn.files import write_figure
+from jaxcnn.files import write_figure, writing
 from jaxcnn.folders import check_writable
 from jaxcnn.jax_settings import PRNG
 from jaxcnn.paths import Path
@@ -49,7 +49,8 @@ def draw_views(
     """
     data = open_splits(config["data"])
     positions = chosen_positions(data.train, images, ids, "the training split")
-    check_writable(path.parent)
+    with writing(path):
+        check_writable(path.parent)
     _draw(view_rows(config, data, positions.tolist(), views), path, _title(config))
     return len(positions)
 
