@@ -23,7 +23,7 @@ def use_writable_caches() -> None:
     """
     usual = cache_folder()
     caches = usual if usual and _writable(usual) else temporary_folder()
-    if caches is not usual:
+    if usual is None or caches is not usual:
         kept = f"they are in {caches} until this process ends" if caches else "there are none"
         logging.getLogger(__name__).warning(
             "cannot write to the folder for caches %s: %s, and each start compiles the image resize again; "

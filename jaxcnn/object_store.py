@@ -162,7 +162,7 @@ def keys(folder: Path) -> list[str]:
     """
     with errors_of_gcsfs(folder):
         found = _gcsfs().find(os.fspath(folder))
-    start = len(os.fspath(folder).removeprefix("gs://").rstrip("/")) + 1
+    start = len("/".join(bucket_and_key(folder)).rstrip("/")) + 1
     return sorted(name[start:] for name in found if not name.endswith("/"))
 
 

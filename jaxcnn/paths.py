@@ -113,7 +113,7 @@ def is_bucket_name(text: str) -> bool:
     return text.startswith("gs://")
 
 
-def bucket_and_key(path: Path) -> tuple[str, str]:
+def bucket_and_key(path: str | os.PathLike[str]) -> tuple[str, str]:
     """(the bucket, the name of the object in it) of a path in a bucket."""
     bucket, _, key = os.fspath(path).removeprefix("gs://").partition("/")
     return bucket, key

@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from jaxcnn.paths import bucket_and_key, is_bucket_name
+
 _LOGGER = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -128,8 +130,7 @@ def _outage(place: str) -> _Outage:
 
 def _place(path: str | os.PathLike[str]) -> str:
     """What may be out of order as a whole: a bucket, or this machine's disks."""
-    scheme, separator, rest = os.fspath(path).partition("://")
-    return f"{scheme}://{rest.partition('/')[0]}" if separator else "the disk"
+    return f"gs://{bucket_and_key(path)[0]}" if is_bucket_name(os.fspath(path)) else "the disk"
 
 
 def time_left(began: float, limit: float) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from jaxcnn import object_store
 from jaxcnn.data.errors import DataError
 from jaxcnn.data.sources.retries import retry
-from jaxcnn.paths import Path, file_size, is_remote
+from jaxcnn.paths import Path, bucket_and_key, file_size, is_remote
 
 # 256 scans at a time hold a block each.
 _BLOCK, _READS_A_BLOCK = 1 << 20, 16
@@ -187,7 +187,7 @@ def list_bucket_folder(folder: Path) -> dict[str, int | None]:
         return retry(lambda: object_store.list_folder(folder), folder)
     except FileNotFoundError:
         # A bucket without objects is listed as one of no names, if it exists.
-        bucket = type(folder)(f"gs://{os.fspath(folder).removeprefix('gs://').partition('/')[0]}")
+        bucket = type(folder)(f"gs://{bucket_and_key(folder)[0]}")
         if bucket != folder:
             list_bucket_folder(bucket)
             return {}
