@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import re
 import shutil
 
 import pytest
@@ -43,7 +44,11 @@ def said(capsys, place, *arguments):
     assert main([text.replace("RUN", str(place)) for text in arguments]) == 0
     out, err = capsys.readouterr()
     lines = (out + err).replace(str(place), "RUN").splitlines()
-    return [line.partition("  in ")[0] for line in lines if "compil" not in line]
+    return [
+        re.sub(r"(,? +(in|after) [0-9.]+|  [0-9]+ images/s).*", "", line)
+        for line in lines
+        if "compil" not in line
+    ]
 
 
 QUICK = (
