@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import json
 import logging
 import os
@@ -30,6 +31,8 @@ _LOGGER = logging.getLogger("jaxcnn")
 RENEW_SECONDS = 10.0
 EXPIRES_SECONDS = 45.0
 _POLL_SECONDS = 1.0
+# How long one write of the lease may take.
+_ANSWER_SECONDS = 10.0
 
 
 class LeaseLost(WorkdirError):
@@ -50,6 +53,7 @@ class Lease:
             "token": self._token,
         }
         self._generation, self._renewed, self._lost = b"", 0.0, ""
+        self._failing = False  # whether the last renewal was not answered
         self._renewing, self._ended = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._keep, name="jaxcnn-lease", daemon=True)
 
@@ -97,6 +101,8 @@ class Lease:
         if self._lost:
             return
         try:
+            if self._failing:
+                raise OSError(errno.ETIMEDOUT, "object storage does not answer")
             object_store.delete(self._path, self._generation)
         except Changed:
             pass  # it has been taken since
@@ -106,8 +112,11 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._ended.wait(RENEW_SECONDS) and not self._lost:
-            with contextlib.suppress(OSError):  # tried again; `confirm` says so before a write
+            try:
                 self._renew()
+                self._failing = False
+            except OSError:  # tried again; `confirm` says so before a write
+                self._failing = True
 
     def _renew(self) -> None:
         with self._renewing:
@@ -161,7 +170,7 @@ class Lease:
         began = time.monotonic()
         content = json.dumps({**self._owner, "renewed": _now()}, indent=2).encode() + b"\n"
         try:
-            new = object_store.write(self._path, content, generation, seconds=RENEW_SECONDS)
+            new = object_store.write(self._path, content, generation, seconds=_ANSWER_SECONDS)
         except Changed:  # perhaps by a write whose answer was lost
             found = self._read()
             if found is None or _parse(found.data).get("token") != self._token:
