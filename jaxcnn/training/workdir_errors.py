@@ -12,6 +12,10 @@ class WorkdirError(RuntimeError):
     """A workdir that cannot be used for this run; says what to do."""
 
 
+class WorkdirInUse(WorkdirError):
+    """Another run has the workdir."""
+
+
 def cannot_write(folder: Path, error: OSError) -> WorkdirError:
     """The error that says why `folder` cannot be written."""
     reason = str(error)
@@ -26,7 +30,7 @@ def cannot_write(folder: Path, error: OSError) -> WorkdirError:
 
 def in_use(folder: Path, holder: str) -> WorkdirError:
     """The error of a run that finds another one in its workdir."""
-    return WorkdirError(
+    return WorkdirInUse(
         f"{folder} is in use by {holder}; wait for it, or use another --workdir. If "
         "these processes should train together but each one runs alone, see --distributed"
     )

@@ -2,6 +2,7 @@
 
 A process locks a file in the workdir of its run. The operating system frees the lock when the process ends
 in any way, and the next process resumes the run. The file system must have `flock`, as every local one does.
+In a bucket the lock is a lease, which the next process takes over when nobody renews it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 import jax
@@ -24,7 +25,7 @@ import jax
 from jaxcnn import config as configs
 from jaxcnn.data.loader import processor_name
 from jaxcnn.files import FileError, exists, read_json, write_text, writing
-from jaxcnn.paths import Path
+from jaxcnn.paths import Path, is_remote
 from jaxcnn.research.comparison.grid import GridRun
 from jaxcnn.research.comparison.measures import is_reported
 from jaxcnn.training import Diverged, run_files, schema
@@ -34,8 +35,10 @@ from jaxcnn.training.console import Console
 from jaxcnn.training.data_record import recorded_digests
 from jaxcnn.training.signals import Stopped, StopSignal
 from jaxcnn.training.workdir import WorkdirError, has_begun
+from jaxcnn.training.workdir_errors import WorkdirInUse
+from jaxcnn.training.workdir_lease import hold_lease
 
-LOCK_FILE, DIVERGED = "holder.json", "diverged.json"
+LOCK_FILE, LEASE, DIVERGED = "holder.json", ".queue_lease", "diverged.json"
 
 
 class RunState(enum.StrEnum):
@@ -116,25 +119,42 @@ def lock_owner(folder: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def acquire(folder: Path) -> Iterator[bool]:
-    """Locks the run in `folder`; yields False if another process has it. Never waits."""
+def acquire(folder: Path, check_stop: Callable[[], None] = lambda: None) -> Iterator[bool]:
+    """Locks the run in `folder`; yields False if another process has it. Waits only in a bucket, until the
+    holder of the lease renews it or has to count as gone; `check_stop` is called meanwhile.
+    """
     path = folder / LOCK_FILE
+    if is_remote(folder):
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(hold_lease(folder / LEASE, check_stop))
+            except WorkdirInUse:
+                yield False
+                return
+            write_text(path, json.dumps(_this_process()))
+            yield True
+        return
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _open_at_once(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     with open(descriptor, "a", encoding="utf-8") as file:
         acquired = _try_lock(file, fcntl.LOCK_EX)
         if acquired:
-            here = f"{processor_name()}, {os.cpu_count()} cores"
-            owner = {"pid": os.getpid(), "host": socket.gethostname(), "machine": here}
             file.truncate(0)
-            json.dump(owner, file)
+            json.dump(_this_process(), file)
             file.flush()
         yield acquired  # closing the file frees the lock
 
 
+def _this_process() -> dict[str, Any]:
+    here = f"{processor_name()}, {os.cpu_count()} cores"
+    return {"pid": os.getpid(), "host": socket.gethostname(), "machine": here}
+
+
 def _is_locked(folder: Path) -> bool:
-    """Whether a process has locked the run in `folder`."""
+    """Whether a process has locked the run in `folder`; in a bucket, or had and was killed."""
+    if is_remote(folder):
+        return exists(folder / LEASE)
     try:
         with open(folder / LOCK_FILE, encoding="utf-8", opener=_open_at_once) as file:
             return not _try_lock(file, fcntl.LOCK_SH)
@@ -182,7 +202,7 @@ def run_queue(
             stop_signal.check()
             if run.name in errors or _how_it_ended(run):
                 continue
-            with acquire(run.folder) as acquired:
+            with acquire(run.folder, stop_signal.check) as acquired:
                 if not acquired:
                     locked.append(run)
                 elif not _how_it_ended(run):  # another process may just have finished it

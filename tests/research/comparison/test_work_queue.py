@@ -15,7 +15,7 @@ from jaxcnn.research.comparison.work_queue import (
     run_queue,
     run_state,
 )
-from jaxcnn.training import Diverged, Stopped
+from jaxcnn.training import Diverged, Stopped, workdir_lease
 from jaxcnn.training.console import Console
 from jaxcnn.training.signals import StopSignal
 from tests.research.made import diverge, finish, plan
@@ -114,6 +114,21 @@ def test_run_is_done_at_its_last_step_with_every_protocol(tmp_path):
     report["results"][0]["protocol"] = "centre(40->32)"
     (second.folder / "report.json").write_text(json.dumps(report))
     assert run_state(second) is not RunState.DONE
+
+
+def test_in_a_bucket_the_lock_is_a_lease(bucket, monkeypatch):
+    monkeypatch.setattr(workdir_lease, "RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(workdir_lease, "EXPIRES_SECONDS", 5.0)
+    run = plan(bucket / "out").runs()[0]
+    assert run_state(run) == "to do"
+    with acquire(run.folder) as mine:
+        assert mine
+        assert run_state(run) == "running"
+        assert work_queue.lock_owner(run.folder)["pid"] == os.getpid()
+        with acquire(run.folder) as again:
+            assert not again
+    assert run_state(run) == "to do"
+    assert work_queue.lock_owner(run.folder)["machine"]
 
 
 def test_lock_has_one_owner_and_is_freed_by_a_kill(tmp_path, holding):
