@@ -20,20 +20,20 @@ def threads():
     pool.close()
 
 
-def fail(barrier):
-    barrier.wait(30)
-    raise OSError(errno.EIO, "gone")
-
-
 def read_by_all(threads, results):
     """The outcomes of as many reads at a time as there are threads, each of which fails as often as
-    `results` has None, then returns the next one."""
+    `results` has None, then returns the next one. No read ends before all have begun."""
     barrier = threading.Barrier(THREADS)
+
+    def read(outcomes):
+        barrier.wait(30)
+        if (result := next(outcomes)) is None:
+            raise OSError(errno.EIO, "gone")
+        return result
 
     def work(number):
         outcomes = iter(results)
-        path = f"gs://bucket/set/{number}"
-        return retry(lambda: next(outcomes) or fail(barrier), path)
+        return retry(lambda: read(outcomes), f"gs://bucket/set/{number}")
 
     return [threads.submit(work, number) for number in range(THREADS)]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from jaxcnn.cli.arguments import Output, add_config, add_json, path, show_progress
 from jaxcnn.files import disk_advice
 from jaxcnn.folders import check_writable
-from jaxcnn.paths import Path, user_path
+from jaxcnn.paths import Path
 from jaxcnn.printable import shell_join
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> Output:
     from jaxcnn.training.console import Console, duration
     from jaxcnn.training.evaluator import open_splits
 
-    out = options.out or user_path(f"statistics/{pathlib.Path(options.config).stem}.npz")
+    out = options.out or pathlib.Path(f"statistics/{pathlib.Path(options.config).stem}.npz")
     _, config = schema.read_resolved(options.config, options.overrides)
     augment: Augment = configs.build_section("augment", config["augment"], schema.SECTIONS)
     console, began = Console(), time.perf_counter()

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from jaxcnn.data.errors import DataError
-from jaxcnn.data.sources.source import Source
+from jaxcnn.data.sources.source import Read, Source, begin
 from jaxcnn.data.threads import ThreadPool
 from jaxcnn.printable import printable_name
 
@@ -29,9 +29,6 @@ MID_GREY = 128
 _MAX_CORRUPT, _MIN_COUNT = 0.01, 10
 # Reads in flight from a bucket, each of which waits for tens of milliseconds.
 _READERS = 64
-
-# Returns the encoded image and the label, or raises, as `Source.read`.
-Read = Callable[[], tuple[bytes | memoryview, int]]
 
 
 def available_cores() -> int:
@@ -51,10 +48,15 @@ def processor_name() -> str:
 
 
 def default_readers(source: Source) -> int:
-    """Returns the number of threads that only read: 64 for a source in a bucket, else none."""
+    """Returns the number of reads in flight apart from decoding: 64 for a source in a bucket, else none."""
+    return _READERS if in_bucket(source) else 0
+
+
+def in_bucket(source: Source) -> bool:
+    """Whether a source is in a bucket, where many reads can be begun by one thread."""
     while (base := getattr(source, "base", None)) is not None:
         source = base
-    return _READERS if getattr(source, "in_bucket", False) else 0
+    return getattr(source, "in_bucket", False)
 
 
 class Loader(abc.ABC, Generic[_T]):
@@ -63,8 +65,8 @@ class Loader(abc.ABC, Generic[_T]):
     Use it in a `with` block, or call `close()`. At most `ahead` + 1 items are in preparation or ready. An
     exception in a thread is raised by the `next()` of its item, and closes the loader.
 
-    With `readers`, that many further threads read, and the others only decode what was read, so that the
-    latency of a network does not cost a core.
+    With `readers`, that many reads are in flight in further threads, and the others only decode what was
+    read, so that the latency of a network does not cost a core. `reads` is how many one thread begins.
 
     `check_stop` is called now and then while `next()` waits, since a read may hang; it raises to leave.
     """
@@ -76,10 +78,14 @@ class Loader(abc.ABC, Generic[_T]):
         ahead: int,
         check_stop: Callable[[], None] = lambda: None,
         readers: int = 0,
+        reads: int = 1,
     ):
         self._ahead, self._check_stop = ahead, check_stop
         self._pool = ThreadPool(threads, "jaxcnn-data")
-        self._readers = ThreadPool(readers, "jaxcnn-reader") if readers else None
+        self._readers: ThreadPool | None = None
+        if readers:
+            self._readers = ThreadPool(-(-readers // reads), "jaxcnn-reader")
+        self._reads = reads
         self._inputs = iter(inputs)
         self._pending: deque[Any] = deque()
         self._fill()  # the first items are prepared while the caller compiles
@@ -131,9 +137,14 @@ class Loader(abc.ABC, Generic[_T]):
         if self._readers is None:
             reads = [functools.partial(source.read, position) for position in positions]
             return self._pool.submit(function, reads, *arguments)
-        begun = [self._readers.submit(source.read, position) for position in positions]
-        done = [one.result for one in begun]
-        return self._pool.submit_after(begun, function, done, *arguments)
+        step = self._reads
+        parts = [positions[i : i + step] for i in range(0, len(positions), step)]
+        begun = [self._readers.submit(_read_all, source, part) for part in parts]
+
+        def work() -> Any:
+            return function([read for one in begun for read in one.result()], *arguments)
+
+        return self._pool.submit_after(begun, work)
 
     def _result(self, future: "Future[Any]") -> Any:
         return self._pool.wait_for(future, self._check_stop)
@@ -141,6 +152,34 @@ class Loader(abc.ABC, Generic[_T]):
     def _fill(self) -> None:
         missing = self._ahead + 1 - len(self._pending)
         self._pending.extend(map(self._submit, itertools.islice(self._inputs, missing)))
+
+
+def _read_all(source: Source, positions: Sequence[int]) -> list[Read]:
+    """Reads some images at the same time; returns what gives each result, or raises its error."""
+    begun = [_begin(source, position) for position in positions]
+    return [_finished(read) for read in begun]
+
+
+def _begin(source: Source, position: int) -> Read:
+    try:
+        return begin(source, position)
+    except Exception as error:
+        return _raises(error)
+
+
+def _finished(read: Read) -> Read:
+    try:
+        result = read()
+    except Exception as error:
+        return _raises(error)
+    return lambda: result
+
+
+def _raises(error: Exception) -> Read:
+    def read() -> tuple[bytes, int]:
+        raise error
+
+    return read
 
 
 class CorruptCounter:

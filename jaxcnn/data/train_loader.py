@@ -20,6 +20,7 @@ from jaxcnn.data.loader import (
     Read,
     available_cores,
     default_readers,
+    in_bucket,
 )
 from jaxcnn.data.sampler import SampleIndex, train_indices
 from jaxcnn.data.sources.source import Source
@@ -109,7 +110,9 @@ class TrainLoader(Loader[Batch]):
         )
         load_decoders()
         readers = readers or default_readers(source)
-        super().__init__(indices, threads or available_cores() + 1, prefetch, readers=readers)
+        reads = min(_GROUP, readers) if in_bucket(source) else 1
+        threads = threads or available_cores() + 1
+        super().__init__(indices, threads, prefetch, readers=readers, reads=max(reads, 1))
 
     def _submit(self, given: list[SampleIndex]) -> _Submitted:
         batch, count = self._empty_batch(given), len(given)

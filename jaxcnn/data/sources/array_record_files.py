@@ -14,7 +14,7 @@ import resource
 import tempfile
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,9 +50,26 @@ class ArrayRecordIndex(RecordIndex):
 
     def read(self, files: Sequence[ShardFile], record: int) -> bytes:
         shard = self.shard.item(record)
-        file, number = files[shard], record - self._first[shard]
+        number = record - self._first[shard]
+        return self._data(
+            files, record, lambda: self._reader(files[shard]).read(number, number + 1)
+        )
+
+    def begin(self, files: Sequence[ShardFile], record: int) -> Callable[[], bytes]:
+        shard = self.shard.item(record)
+        number = record - self._first[shard]
+        reader = self._reader(files[shard])
+        wait = reader.begin(number) if isinstance(reader, _RangeReader) else None
+        if wait is None:
+            return functools.partial(self.read, files, record)
+        return functools.partial(self._data, files, record, wait)
+
+    def _data(
+        self, files: Sequence[ShardFile], record: int, read: Callable[[], list[bytes]]
+    ) -> bytes:
+        file = files[self.shard.item(record)]
         try:
-            (data,) = self._reader(file).read(number, number + 1)
+            (data,) = read()
         except (RuntimeError, IndexError) as error:
             self._reader.cache_clear()  # of a file that was replaced on a network disk
             # An OSError, which the package makes a RuntimeError, if it was one.
@@ -152,10 +169,18 @@ class _RangeReader:
 
     def read(self, begin: int, end: int) -> list[bytes]:
         start, stop = self._offsets.item(begin), self._offsets.item(end)
-        chunks = self._file.read(start, stop - start)
+        return self._decode(self._file.read(start, stop - start), begin, end)
+
+    def begin(self, number: int) -> Callable[[], list[bytes]]:
+        """Begins `read` of one record; the call of what this returns waits for it."""
+        start, stop = self._offsets.item(number), self._offsets.item(number + 1)
+        wait = self._file.begin(start, stop - start)
+        return lambda: self._decode(wait(), number, number + 1)
+
+    def _decode(self, chunks: bytes, begin: int, end: int) -> list[bytes]:
         with self._lock:
             try:
-                os.pwrite(self._scratch, chunks, start)
+                os.pwrite(self._scratch, chunks, self._offsets.item(begin))
                 return self._reader.read(begin, end)
             finally:
                 os.ftruncate(self._scratch, 0)

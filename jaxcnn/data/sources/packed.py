@@ -12,11 +12,12 @@ In a bucket, the index is read once, and each record by its range.
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -87,9 +88,22 @@ class PackedSource(Recorded):
             raise DataError(self.damage[0])
         if self.index_file is not None:
             self.index_file.check()
-        number, offset, length, label, readable, _ = self.index[index].item()
+        number, offset, length, *_ = self.index[index].item()
+        return self._image(index, lambda: self.shards[number].read(offset, length))
+
+    def begin(self, index: int) -> Callable[[], tuple[bytes | memoryview, int]]:
+        number, offset, length, *_ = self.index[index].item()
+        shard = self.shards[number]
+        if isinstance(shard, MappedFile):
+            return functools.partial(self.read, index)
+        return functools.partial(self._image, index, shard.begin(offset, length))
+
+    def _image(
+        self, index: int, read: Callable[[], bytes | memoryview]
+    ) -> tuple[bytes | memoryview, int]:
+        number, _, length, label, readable, _ = self.index[index].item()
         try:
-            record = self.shards[number].read(offset, length)
+            record = read()
         except OSError as error:
             path = self.folder / shard_name(number)
             raise DataError(f"{path} cannot be read ({error.strerror}); {self._again}") from error

@@ -8,6 +8,7 @@ returns, so that a data set that changed never gives old bytes. A copy that is n
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import pathlib
@@ -67,13 +68,29 @@ class CachedFile(BucketFile):
             if data is not None:
                 return data
         data = self.read_object(offset, length)
+        self._ask()
+        return data
+
+    def begin(self, offset: int, length: int) -> Callable[[], bytes]:
+        if self.copy is not None:
+            return functools.partial(self.read, offset, length)
+        wait = super().begin(offset, length)
+
+        def result() -> bytes:
+            data = wait()
+            self._ask()
+            return data
+
+        return result
+
+    def read_object(self, offset: int, length: int) -> bytes:
+        return super().begin(offset, length)()
+
+    def _ask(self) -> None:
+        """Asks for a copy, once."""
         if not self.asked and self.generation:
             self.asked = True
             self._cache.keep(self)
-        return data
-
-    def read_object(self, offset: int, length: int) -> bytes:
-        return super().read(offset, length)
 
     def distrust(self) -> bool:
         if (copy := self.copy) is not None:

@@ -3,6 +3,7 @@
 import abc
 import collections
 import contextlib
+import functools
 import os
 import resource
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,10 @@ class ShardFile(abc.ABC):
           DataError: the disk or the bucket does not answer, or the file was replaced.
           OSError: it cannot be read for another reason.
         """
+
+    def begin(self, offset: int, length: int) -> Callable[[], bytes]:
+        """Begins `read`, where that is possible; the call of what this returns waits for the bytes."""
+        return functools.partial(self.read, offset, length)
 
     @contextlib.contextmanager
     def opened(self, size: int, reads: int) -> Iterator[Callable[[int, int], bytes]]:
@@ -129,10 +134,17 @@ class BucketFile(ShardFile):
     generation = b""
 
     def read(self, offset: int, length: int) -> bytes:
-        def content() -> object_store.Content:
-            return object_store.read_content(self.path, offset, offset + length)
+        return self.begin(offset, length)()
 
-        data, generation = retry(content, self.path)
+    def begin(self, offset: int, length: int) -> Callable[[], bytes]:
+        again = functools.partial(object_store.begin_read, self.path, offset, offset + length)
+        begun = [again()]
+        return lambda: self._checked(
+            retry(lambda: (begun.pop() if begun else again())(), self.path)
+        )
+
+    def _checked(self, content: object_store.Content) -> bytes:
+        data, generation = content
         if generation:  # not of a read that begins beyond the end
             self.generation = self.generation or generation
             if generation != self.generation:

@@ -1,6 +1,8 @@
 """What a source is, and a part of one."""
 
 import abc
+import functools
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -52,6 +54,24 @@ class Source(Protocol):
         ...
 
 
+# Returns the encoded image and the label, or raises, as `Source.read`.
+Read = Callable[[], tuple[bytes | memoryview, int]]
+
+
+@runtime_checkable
+class Begins(Protocol):
+    """A source, such as one in a bucket, that can begin to read an image and wait for it later."""
+
+    def begin(self, index: int) -> Read: ...
+
+
+def begin(source: Source, index: int) -> Read:
+    """Begins `source.read(index)`, if the source can; the call of what this returns waits for it."""
+    if isinstance(source, Begins):
+        return source.begin(index)
+    return functools.partial(source.read, index)
+
+
 @runtime_checkable
 class Recorded(Source, Protocol):
     """A source that knows its examples without reading them."""
@@ -79,6 +99,9 @@ class Subset(Source):
     def read(self, index: int) -> tuple[bytes | memoryview, int]:
         return self.base.read(int(self.indices[index]))
 
+    def begin(self, index: int) -> Read:
+        return begin(self.base, int(self.indices[index]))
+
     def name(self, index: int) -> str:
         return self.base.name(int(self.indices[index]))
 
@@ -97,8 +120,14 @@ class Renumbered(Recorded):
         return len(self.base)
 
     def read(self, index: int) -> tuple[bytes | memoryview, int]:
+        return self._renumbered(lambda: self.base.read(index))
+
+    def begin(self, index: int) -> Read:
+        return functools.partial(self._renumbered, begin(self.base, index))
+
+    def _renumbered(self, read: Read) -> tuple[bytes | memoryview, int]:
         try:
-            encoded, label = self.base.read(index)
+            encoded, label = read()
         except CorruptImage as error:
             raise CorruptImage(str(error), self.number(error.label)) from error
         number = self.number(label)

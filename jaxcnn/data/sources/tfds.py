@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,10 +68,17 @@ class PreparedSource(Recorded):
         return Records(names, unknown, self.index.length, self.index.checksums)
 
     def read(self, index: int) -> tuple[bytes, int]:
+        return self._example(index, lambda: self.index.read(self.files, index))
+
+    def begin(self, index: int) -> Callable[[], tuple[bytes, int]]:
+        wait = self.index.begin(self.files, index)
+        return lambda: self._example(index, wait)
+
+    def _example(self, index: int, read: Callable[[], bytes]) -> tuple[bytes, int]:
         file = self.files[self.index.shard.item(index)]
         try:
             try:
-                data = self.index.read(self.files, index)
+                data = read()
             except DataError:
                 if not file.distrust():
                     raise

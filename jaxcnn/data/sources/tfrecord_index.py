@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -75,6 +75,12 @@ class RecordIndex:
         start, size = place.whole
         data = files[self.shard.item(record)].read(start, size)
         return record_data(data, place, lambda: self.name(files, record))
+
+    def begin(self, files: Sequence[ShardFile], record: int) -> Callable[[], bytes]:
+        """Begins `read`; the call of what this returns waits for the data."""
+        place = self.place(record)
+        wait = files[self.shard.item(record)].begin(*place.whole)
+        return lambda: record_data(wait(), place, lambda: self.name(files, record))
 
     def name(self, files: Sequence[ShardFile], record: int) -> str:
         """The name of a record: its file, and its number there."""
