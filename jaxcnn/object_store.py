@@ -22,6 +22,8 @@ from jaxcnn.retries import POLL_SECONDS, TRANSIENT, retry, time_left
 
 # Of one request; TensorStore itself would wait for ever.
 TIMEOUT_SECONDS = 60.0
+# Bytes a second of an upload that goes on; one that stalls is ended by TensorStore.
+_SLOWEST = 250_000
 # Those in flight at a time; whoever reads has less threads.
 _CONCURRENCY = 2048
 
@@ -98,14 +100,15 @@ def write(
         path: of the object.
         data: its content.
         if_generation: write only if the object is of this generation; `NONE`: if it does not exist.
-        seconds: how long to wait for the answer; TIMEOUT_SECONDS if None. A write that was not answered may
-            still be done.
+        seconds: how long to wait for the answer, besides the time that the data take; TIMEOUT_SECONDS if
+            None. A write that was not answered may still be done.
 
     Raises:
         Changed: the object is of another generation.
         OSError: it cannot be written.
     """
     store, key = _locate(path)
+    seconds = (TIMEOUT_SECONDS if seconds is None else seconds) + len(data) / _SLOWEST
     stamp = _result(path, lambda: store.write(key, data, if_equal=if_generation), seconds)
     if not stamp.generation:
         raise Changed(errno.EEXIST, "another process wrote it", str(path))
@@ -136,21 +139,12 @@ def list_folder(folder: Path) -> dict[str, int | None]:
     Raises:
         OSError: it cannot be listed; FileNotFoundError: there is no such folder, or no such bucket.
     """
-    import aiohttp
-    import fsspec
-    from gcsfs.retry import HttpError
-
     try:
-        found = fsspec.filesystem("gs").ls(os.fspath(folder), detail=True)
+        with errors_of_gcsfs(folder):
+            found = _gcsfs().ls(os.fspath(folder), detail=True)
     except FileNotFoundError:
-        raise FileNotFoundError(
-            errno.ENOENT, "there is no such folder, or no such bucket", str(folder)
-        ) from None
-    except (HttpError, aiohttp.ClientError, OSError) as error:
-        # gcsfs makes an OSError without a number of the status 403.
-        refused = getattr(error, "code", 0) == 401 or str(error).startswith("Forbidden")
-        code = errno.EACCES if refused else errno.EIO
-        raise OSError(code, " ".join(str(error).split())[:200], str(folder)) from error
+        text = "there is no such folder, or no such bucket"
+        raise FileNotFoundError(errno.ENOENT, text, str(folder)) from None
     return {
         one["name"].rstrip("/").rpartition("/")[2]: one["size"] if one["type"] == "file" else None
         for one in found
@@ -184,11 +178,9 @@ def copy(path: Path, to: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Deletes all that a folder holds. Raises OSError."""
-    with errors_of_gcsfs(folder):
-        for _ in range(2):  # folders that servers keep are empty only after the first
-            with contextlib.suppress(FileNotFoundError):
-                _gcsfs().rm(os.fspath(folder), recursive=True)
+    """Deletes all that a folder holds, and nothing else: no name is a pattern. Raises OSError."""
+    for name in keys(folder):
+        delete(folder / name)
 
 
 def read_again(path: Path, start: int = 0, stop: int | None = None) -> bytes:
@@ -231,8 +223,10 @@ def errors_of_gcsfs(path: Path) -> Iterator[None]:
     try:
         yield
     except (HttpError, google.auth.exceptions.GoogleAuthError) as error:
-        refused = not isinstance(error, HttpError) or error.code in (401, 403)
-        code, cause = errno.EACCES if refused else errno.EIO, error
+        status = error.code if isinstance(error, HttpError) else 401
+        refused = status in (401, 403)
+        wrong = 400 <= (status or 0) < 500 and status not in (404, 408, 429)
+        code, cause = errno.EACCES if refused else errno.EINVAL if wrong else errno.EIO, error
     except aiohttp.ClientError as error:
         code, cause = errno.EIO, error
     except OSError as error:

@@ -142,6 +142,11 @@ def _bucket_path(text: str, scheme: str) -> epath.Path:
             f"{text} names no bucket: {bucket!r} is not its name, which has 3 or more lowercase letters, "
             "digits, '-', '_' and '.', and begins and ends with a letter or digit"
         )
+    if bad := sorted({*"*?[]#\r\n"} & {*text}):
+        raise ValueError(
+            f"{text!r} has {' '.join(map(repr, bad))}, which clients of object storage take for patterns: "
+            "use another name"
+        )
     if {".", ".."} & {*parts}:
         raise ValueError(f"{text}: object storage has no '.' and '..'; write the path without them")
     if importlib.util.find_spec("gcsfs") is None:

@@ -127,6 +127,7 @@ def kept_text(folder: Path, command: Sequence[str]) -> Callable[[], str]:
 
 def _has_state(folder: Path) -> bool:
     from jaxcnn.data.threads import run_in_thread
+    from jaxcnn.training.workdir import has_begun
 
     began = time.monotonic()
 
@@ -134,8 +135,7 @@ def _has_state(folder: Path) -> bool:
         if time.monotonic() - began > STOP_SECONDS:
             raise TimeoutError(f"no answer in {STOP_SECONDS:.0f} s")
 
-    checkpoints = folder / "checkpoints"
-    return run_in_thread(lambda: any(e.name.isdigit() for e in checkpoints.glob("*")), check)
+    return run_in_thread(lambda: has_begun(folder), check)
 
 
 def _lost_advice(error: Exception) -> str:

@@ -43,6 +43,7 @@ class Checkpoints:
         read_only: bool = False,
         process_group: ProcessGroup = SINGLE_PROCESS,
         images: str = "",
+        confirm: Callable[[], None] = lambda: None,
     ) -> None:
         """All processes of a group must call every method except `steps`; they share one folder.
 
@@ -53,8 +54,10 @@ class Checkpoints:
             process_group: the processes that save together.
             images: the digest of the training and held-out images. The accuracy of a checkpoint that was
                 evaluated on other ones is not compared.
+            confirm: raises if this run may not write here any more; asked before anything is written or
+                deleted.
         """
-        self._process_group, self._read_only = process_group, read_only
+        self._process_group, self._read_only, self._confirm = process_group, read_only, confirm
         # Orbax rejects relative paths, but only later.
         self.folder = folder if is_remote(folder) else folder.absolute()
         self.notices: list[str] = []
@@ -85,10 +88,14 @@ class Checkpoints:
         step, primary = int(state.step), self._on_primary
         if step == self._last:
             return
+        if is_remote(self.folder) and self._last is not None:
+            # In a bucket a save that goes on looks like one that was interrupted.
+            self.wait()
         try:
             exists = primary(lambda: step in files.complete_steps(self.folder))
             if exists and (best is None or step in self._retention.top1):
                 return
+            self._process_group.run_on_primary(self._confirm)
             primary(lambda: self._make_room(step, state))
             if exists:  # a stop saved it before the held-out images were evaluated
                 primary(lambda: files.move_replaced(self.folder, step))
@@ -242,6 +249,7 @@ class Checkpoints:
 
     def _tidy(self) -> None:
         """Ends what a replacement began; deletes old checkpoints in a bucket, where Orbax does not."""
+        self._confirm()
         try:
             files.put_back_replaced(self.folder)
             if is_remote(self.folder):

@@ -71,6 +71,16 @@ def complete_steps(folder: Path) -> list[int]:
     return sorted(int(entry.name) for entry in _numbered(folder) if _has_state(entry))
 
 
+def has_state(folder: Path) -> bool:
+    """Whether a run continues from a checkpoint in `folder`. Raises OSError if a bucket does not say."""
+    if is_remote(folder):
+        entries = objects.list_entries(folder).items()
+        names = [name for name, inside in entries if objects.is_complete(inside)]
+    else:
+        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return any(name.removesuffix(REPLACED).isdigit() for name in names)
+
+
 def incomplete_entries(folder: Path, good: int | None) -> list[tuple[int, str]]:
     """Entries in the place of a checkpoint that hold no state, with what they are: they block their step.
 

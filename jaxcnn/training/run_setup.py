@@ -62,6 +62,7 @@ class Run:
             config["checkpoint"]["keep"],
             process_group=process_group,
             images=claim.get("data", {}).get("train", ""),
+            confirm=lease.confirm if lease else lambda: None,
         )
         log = config["log"]
         self.writer = MetricsWriter(

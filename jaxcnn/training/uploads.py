@@ -11,7 +11,6 @@ import threading
 from jaxcnn import object_store, retries
 from jaxcnn.files import writing
 from jaxcnn.paths import Path
-from jaxcnn.training.workdir_errors import WorkdirError
 from jaxcnn.training.workdir_lease import Lease
 
 
@@ -76,7 +75,7 @@ class Uploads:
                 asked = self._asked
             try:
                 self._upload_changed()
-            except (OSError, WorkdirError) as error:
+            except Exception as error:  # of any type: `upload` waits for this thread
                 self._failure = error
             with self._changed:
                 self._finished = asked
@@ -89,8 +88,13 @@ class Uploads:
             if self._done.get(path.name) == state:
                 continue
             target = self._folder / path.name
-            with writing(target):
+            content = path.read_bytes()
+
+            def write(target: Path = target, content: bytes = content) -> None:
                 if self._lease is not None:
-                    retries.retry(self._lease.confirm, target, "write")
-                object_store.write_again(target, path.read_bytes())
+                    self._lease.confirm()  # at each try: another run may have taken the workdir meanwhile
+                object_store.write(target, content)
+
+            with writing(target):
+                retries.retry(write, target, "write")
             self._done[path.name] = state

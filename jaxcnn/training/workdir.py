@@ -13,7 +13,7 @@ from jaxcnn.files import FileError, exists, read_lines, read_text, remove, write
 from jaxcnn.parallel import ProcessGroup
 from jaxcnn.paths import Path
 from jaxcnn.training import run_files
-from jaxcnn.training.checkpoint_files import REPLACED
+from jaxcnn.training.checkpoint_files import has_state
 from jaxcnn.training.data_record import (
     Fingerprints,
     changes,
@@ -87,10 +87,7 @@ def claim_workdir(
 
 def has_begun(folder: Path) -> bool:
     """Whether `folder` has checkpoints from which a run continues."""
-    checkpoints = folder / "checkpoints"
-    return checkpoints.is_dir() and any(
-        entry.name.removesuffix(REPLACED).isdigit() for entry in checkpoints.iterdir()
-    )
+    return has_state(folder / "checkpoints")
 
 
 def check_shared(folder: Path, process_group: ProcessGroup) -> None:

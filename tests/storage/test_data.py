@@ -1,6 +1,7 @@
 """Data sets in buckets: the same batches as from a disk, and the errors of what is not there."""
 
 import io
+import time
 
 import numpy as np
 import pytest
@@ -204,3 +205,25 @@ def test_a_data_set_that_is_deleted_while_it_is_read(uploaded, bucket_proxy, sta
         with pytest.raises(DataError, match=expected):
             next(loader)
         assert loader.corrupt == []
+
+
+def test_copies_of_packed_data_are_compared_with_their_checksums(packed, tmp_path):
+    """Their records have no checksums, so a damaged copy would give other images."""
+    root, cache = packed[1], tmp_path / "copies"
+
+    def read(copied):
+        data = open_data(f"packed:{root}", eval_split="test", cache_dir=str(cache))
+        shard = data.train.shards[0]
+        found = [bytes(data.train.read(i)[0]) for i in range(_COUNT)]
+        until = time.monotonic() + 30
+        while copied and shard.copy is None:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        return [bytes(data.train.read(i)[0]) for i in range(_COUNT)] == found and found
+
+    expected = read(copied=True)
+    (copy,) = (path for path in cache.rglob("00000.rgb.*") if path.stat().st_size > 9 * 24 * 24 * 3)
+    whole = copy.read_bytes()
+    copy.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert read(copied=True) == expected
+    assert copy.read_bytes() == whole

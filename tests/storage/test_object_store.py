@@ -98,6 +98,8 @@ def test_small_files(bucket):
         ("gs:///run", "two slashes"),
         ("gs://b/run", "names no bucket: 'b'"),
         ("gs://", "names no bucket: ''"),
+        ("gs://bucket/run*", r"'\*', which clients .* take for patterns"),
+        ("gs://bucket/run[1]", r"'\[' '\]'"),
         ("gs://bucket/../run", r"no '\.' and '\.\.'"),
     ],
 )

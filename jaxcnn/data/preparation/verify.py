@@ -1,6 +1,6 @@
 """Verifies encoded images: each is decoded once, and what a decoder would mend by a guess is a fault."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
@@ -8,9 +8,9 @@ from jaxcnn.data import jpeg, pillow
 from jaxcnn.data.decode import is_jpeg, load_decoders
 from jaxcnn.data.errors import CorruptImage, DamagedRecord
 from jaxcnn.data.limits import BUDGET, OUT_OF_MEMORY, check_bytes
-from jaxcnn.data.loader import Loader, available_cores
+from jaxcnn.data.loader import Loader, available_cores, default_readers
 from jaxcnn.data.sources import packed_record
-from jaxcnn.data.sources.source import Source
+from jaxcnn.data.sources.source import Read, Source
 from jaxcnn.data.tensorflow import decode_strictly
 
 # Images verified ahead of the one that is reported.
@@ -47,17 +47,19 @@ class _Verifier(Loader[str]):
     def __init__(self, source: Source, threads: int):
         self._source = source
         load_decoders()
-        super().__init__(range(len(source)), threads or available_cores(), _AHEAD)
+        readers = default_readers(source)
+        threads, ahead = threads or available_cores(), max(_AHEAD, readers)
+        super().__init__(range(len(source)), threads, ahead, readers=readers)
 
     def _submit(self, given: int) -> "Future[str]":
-        return self._pool.submit(self._verify, given)
+        return self._submit_reads(self._source, [given], self._verify)
 
     def _finish(self, submitted: "Future[str]") -> str:
         return self._result(submitted)
 
-    def _verify(self, position: int) -> str:
+    def _verify(self, reads: Sequence[Read]) -> str:
         try:
-            verify_image(self._source.read(position)[0])
+            verify_image(reads[0]()[0])
             return ""
         except DamagedRecord as error:
             return error.reason

@@ -97,7 +97,7 @@ class CacheFolder:
             while self._room() < size and others:
                 _remove_unused(others.pop(0))
             if self._room() >= size:
-                part.truncate(size)
+                os.posix_fallocate(part.fileno(), 0, size)  # other downloads see that it is taken
                 return True
         return False
 

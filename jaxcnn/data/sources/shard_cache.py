@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import logging
 import os
 import pathlib
@@ -38,10 +39,15 @@ _DOWNLOADS = 4
 _CHUNK = 8 << 20
 
 
-def open_shards(paths: Sequence[Path], cache: ShardCache | None = None) -> tuple[ShardFile, ...]:
-    """Returns the files at `paths`; those in buckets are kept in `cache`, if there is one."""
+def open_shards(
+    paths: Sequence[Path], cache: ShardCache | None = None, sums: Sequence[str] = ()
+) -> tuple[ShardFile, ...]:
+    """Returns the files at `paths`; those in buckets are kept in `cache`, if there is one. `sums`, the SHA-256
+    of files whose records have no checksums, are compared with copies."""
+    known = sums or [""] * len(paths)
     return tuple(
-        CachedFile(path, cache) if cache and is_remote(path) else shard_file(path) for path in paths
+        CachedFile(path, cache, sha256) if cache and is_remote(path) else shard_file(path)
+        for path, sha256 in zip(paths, known, strict=True)
     )
 
 
@@ -56,8 +62,9 @@ def open_cache(data: Path, folder: str, gigabytes: float) -> ShardCache | None:
 class CachedFile(BucketFile):
     """An object in a bucket, read from its copy on a disk as soon as there is one."""
 
-    def __init__(self, path: Path, cache: ShardCache) -> None:
+    def __init__(self, path: Path, cache: ShardCache, sha256: str = "") -> None:
         super().__init__(path)
+        self.sha256 = sha256  # of the whole object; '' if the copy's readers find damage
         self._cache, self.folder = cache, cache.use(path)
         self.copy: LocalFile | None = None
         self.asked, self._lost = False, False
@@ -163,7 +170,7 @@ class ShardCache:
 
     def keep(self, file: CachedFile) -> None:
         """Gives `file` its copy, or begins to make one."""
-        if os.path.exists(file.place()):
+        if os.path.exists(file.place()) and not file.sha256:
             file.copy = LocalFile(file.place())
         elif not self._closed:
             # What is not needed any more, at the end of a run, is not downloaded.
@@ -173,13 +180,21 @@ class ShardCache:
         """Makes the copy of a file, if there is room."""
         place = file.place()
         try:
+            if file.sha256 and place.exists():
+                if _digest(place) == file.sha256:
+                    file.copy = LocalFile(place)
+                    return
+                self.warn("a copy in data.cache_dir is damaged, and is made again: %s", place)
+                place.unlink()
             if not self._closed:
                 size = _from_bucket(lambda: self._size(file.path))
                 if size is None:
                     return
                 with self._folder.new_copy(place, file.name, size) as part:
-                    if part is not None:
-                        _copy(file, part, size)
+                    if part is not None and not _copy(file, part, size):
+                        text = "%s does not have its recorded SHA-256: no copy is kept; see prepare --verify"
+                        self.warn(text, file.path)
+                        raise _NotRead
                 if place.exists():
                     file.copy = LocalFile(place)
                 else:
@@ -236,11 +251,20 @@ def _from_bucket(read: Callable[[], _T]) -> _T:
         raise _NotRead from error
 
 
-def _copy(file: CachedFile, part: IO[bytes], size: int) -> None:
-    """Writes an object of `size` bytes into a partial file."""
+def _digest(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _copy(file: CachedFile, part: IO[bytes], size: int) -> bool:
+    """Writes an object of `size` bytes into a partial file; returns whether it has its checksum, if known."""
+    digest = hashlib.sha256()
     for offset in range(0, size, _CHUNK):
         length = min(_CHUNK, size - offset)
         data = _from_bucket(lambda: file.read_object(offset, length))  # noqa: B023 (called at once)
         if len(data) != length:
             raise _NotRead
         part.write(data)
+        if file.sha256:
+            digest.update(data)
+    return file.sha256 in ("", digest.hexdigest())

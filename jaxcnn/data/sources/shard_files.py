@@ -171,7 +171,11 @@ class BucketFile(ShardFile):
         yield read
 
     def size(self) -> int:
-        return retry(lambda: file_size(self.path), self.path)
+        def size() -> int:
+            with object_store.errors_of_gcsfs(self.path):
+                return file_size(self.path)
+
+        return retry(size, self.path)
 
 
 def shard_file(path: Path) -> ShardFile:

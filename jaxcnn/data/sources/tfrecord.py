@@ -65,5 +65,6 @@ def record_data(record: bytes, place: RecordPlace, name: Callable[[], str]) -> b
             return data
     raise DataError(
         f"record {name()} is not where the index says: the file changed after it was indexed; start again, "
-        "and prepare the data set again if that does not help"
+        "and if that does not help, delete the index (jaxcnn-index-*.npz, beside the data set or in "
+        "~/.cache/jaxcnn) and prepare the data set again"
     )
