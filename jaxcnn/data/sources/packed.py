@@ -187,10 +187,8 @@ def open_split(folder: Path, cache: ShardCache | None = None) -> PackedSource:
         if hashlib.sha256(data).hexdigest() != metadata["index_sha256"]:
             raise DataError(f"{folder / INDEX} does not have the recorded SHA-256; {again}")
         if index_file is None:
-            index, shards = (
-                np.load(io.BytesIO(data)),
-                open_shards(paths, cache, metadata.get("shard_sha256", ())),
-            )
+            index = np.load(io.BytesIO(data))
+            shards = open_shards(paths, cache, metadata.get("shard_sha256", ()))
             _check_sizes(shards, sizes, again)
         else:
             found = np.load(folder / INDEX, mmap_mode="r")

@@ -42,8 +42,11 @@ _CHUNK = 8 << 20
 def open_shards(
     paths: Sequence[Path], cache: ShardCache | None = None, sums: Sequence[str] = ()
 ) -> tuple[ShardFile, ...]:
-    """Returns the files at `paths`; those in buckets are kept in `cache`, if there is one. `sums`, the SHA-256
-    of files whose records have no checksums, are compared with copies."""
+    """Returns the files at `paths`; those in buckets are kept in `cache`, if there is one.
+
+    Args:
+      sums: SHA-256 of the files, for those whose records have no checksums; copies are compared with it.
+    """
     known = sums or [""] * len(paths)
     return tuple(
         CachedFile(path, cache, sha256) if cache and is_remote(path) else shard_file(path)
