@@ -71,7 +71,8 @@ class MetricsWriter:
         self._file, self._uploads, self._spool = self.path, None, None
         if is_remote(workdir) and process_group.is_primary:
             self._spool = tempfile.TemporaryDirectory(prefix="jaxcnn-run-")
-            spool = pathlib.Path(self._spool.name)
+            spool = pathlib.Path(self._spool.name, "files")
+            spool.mkdir()
             self._file = spool / self.path.name
             # What is flushed is half of what is late, so twice in the time.
             self._flush_seconds, self._flushed = upload_seconds / 2, time.monotonic()
@@ -93,7 +94,9 @@ class MetricsWriter:
         ):  # the events are not sent to the other processes, which read the file
             kept = recover_events(self.path, step)
             if self._uploads is not None:
-                write_events(self._file, kept)
+                whole = self._file.parent.with_name(self._file.name)  # outside of what is uploaded
+                write_events(whole, kept)
+                whole.rename(self._file)
 
         self._process_group.run_on_primary(recover)
         return read_events(self.path)

@@ -29,7 +29,8 @@ class Uploads:
         self._done: dict[str, tuple[int, int]] = {}  # what was uploaded: name -> time, size
         self._changed = threading.Condition()
         self._asked = self._finished = 0
-        self._closed, self._failure = False, None
+        self._closed = False
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="jaxcnn-uploads", daemon=True)
         self._thread.start()
 
@@ -57,7 +58,10 @@ class Uploads:
             raise self._failure
 
     def close(self) -> None:
-        """Uploads what has changed, unless an upload has failed before, which was said then."""
+        """Uploads what has changed, unless an upload has failed before, which was said then. May be called
+        twice."""
+        if self._closed:
+            return
         try:
             if self._failure is None:
                 self.upload()
