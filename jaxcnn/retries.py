@@ -35,7 +35,7 @@ TRANSIENT = frozenset(
 # Seconds before each further try; a file server that starts again answers within a minute or two.
 PAUSES = (0.1, 0.5, 2.0, 8.0, 20.0, 60.0)
 # After a stop was asked for, each read or write of object storage gets these: whoever asked kills soon.
-STOP_SECONDS = 4.0
+STOP_SECONDS = 2.5
 POLL_SECONDS = 0.2
 _stop_asked = math.inf
 

@@ -128,7 +128,8 @@ def test_a_bucket_that_goes_away_and_comes_back(bucket, bucket_proxy, tmp_path):
         text = process.communicate()[0]
     assert process.returncode == 0, text
     assert "trying again in" in text
-    run(runs.config(**length), tmp_path)
+    with start(tmp_path, **length) as process:
+        process.communicate()
     assert_same_run(folder, tmp_path)
 
 
