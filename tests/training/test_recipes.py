@@ -45,7 +45,10 @@ RECIPES = {
 }
 
 
-@pytest.fixture(scope="module", params=RECIPES)
+# AlexNet's runs take twenty seconds more; its crops, mean image and lighting have fast tests of their own.
+@pytest.fixture(
+    scope="module", params=[pytest.param("alexnet", marks=pytest.mark.slow), "googlenet"]
+)
 def recipe(request):
     return request.param
 
