@@ -160,7 +160,7 @@ def test_a_protocol_that_the_report_lacks_is_evaluated(finished, tmp_path):
         pytest.param("train", 1, 1, marks=pytest.mark.slow),
         ("train", 13, 13),
         ("evaluation", 40, 8),
-        ("compile", 0, 0),
+        pytest.param("compile", 0, 0, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_stopped_in_any_phase_resumes_to_the_same_bits(
