@@ -89,9 +89,8 @@ class MetricsWriter:
     def truncate(self, step: int) -> list[dict[str, Any]]:
         """Removes the events after `step`, which a resumed run writes again; returns the others."""
 
-        def recover() -> (
-            None
-        ):  # the events are not sent to the other processes, which read the file
+        # Returns no events: the other processes read the file.
+        def recover() -> None:
             kept = recover_events(self.path, step)
             if self._uploads is not None:
                 whole = self._file.parent.with_name(self._file.name)  # outside of what is uploaded

@@ -11,7 +11,7 @@ from jaxcnn.data.sources.tfds import index_all
 from jaxcnn.data.sources.tfds_metadata import METADATA_FILE, find_prepared
 from jaxcnn.data.threads import ThreadPool
 from jaxcnn.files import read_bytes
-from jaxcnn.paths import Path, is_remote
+from jaxcnn.paths import Path, file_size, is_remote
 from jaxcnn.printable import say
 
 # Files uploaded at a time; each is in memory meanwhile, and TFDS's have 100 to 200 MB.
@@ -34,9 +34,8 @@ def prepared_in(data_dir: Path, name: str) -> Iterator[Path]:
         yield local
         folder = find_prepared(name, local)
         assert folder is not None
-        index_all(
-            folder
-        )  # its index is uploaded too: no start has to read the headers of all records
+        # Its index is uploaded too, so that no start has to read the headers of all records.
+        index_all(folder)
         upload(folder, data_dir / folder.relative_to(local))
 
 
@@ -48,7 +47,7 @@ def upload(folder: Path, to: Path) -> None:
       DataError: they cannot be written.
     """
     names = sorted(path.name for path in folder.iterdir())
-    total = sum((folder / name).stat().st_size for name in names)  # pyright: ignore
+    total = sum(file_size(folder / name) for name in names)
     say(f"uploading {len(names):,} files, {total / 1e9:.3g} GB, to {to}")
     pool = ThreadPool(_UPLOADS, "jaxcnn-upload")
     with contextlib.closing(pool):
