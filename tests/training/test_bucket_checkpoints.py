@@ -11,7 +11,9 @@ from jaxcnn import object_store, retries
 from jaxcnn.parallel import SINGLE_PROCESS, make_placement
 from jaxcnn.training import store_watch
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
+from jaxcnn.training.checkpoint_files import has_state
 from jaxcnn.training.checkpoint_probe import prove_saving
+from jaxcnn.training.workdir_lease import LeaseLost
 from tests.training.test_checkpoint import opened, random_state, restored, state
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -171,3 +173,26 @@ def test_a_save_ends_when_object_storage_stays_away(saved, bucket_proxy, monkeyp
     with contextlib.closing(Checkpoints(saved / "checkpoints", read_only=True)) as checkpoints:
         assert checkpoints.steps() == [8, 16]
     np.testing.assert_equal(restored(saved)[0], 16)
+
+
+def test_a_run_that_lost_its_lease_deletes_and_saves_nothing(saved):
+    """Another run has the workdir, and decides what stays."""
+
+    def lost():
+        raise LeaseLost("taken")
+
+    before = keys(saved)
+    checkpoints = Checkpoints(saved / "checkpoints", keep=1, confirm=lost)
+    with pytest.raises(LeaseLost):
+        checkpoints.save(random_state(24), {})
+    with pytest.raises(LeaseLost):
+        checkpoints.close()
+    assert keys(saved) == before
+
+
+def test_only_a_complete_checkpoint_is_a_state(saved):
+    folder = saved / "checkpoints"
+    assert has_state(folder)
+    for step in (8, 16):
+        drop(saved, f"{step}/commit_success.txt")
+    assert not has_state(folder)
